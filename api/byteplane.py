@@ -1,0 +1,257 @@
+"""The byte plane's frames: how readers and workers exchange bytes, over TCP and unix sockets.
+
+Owns encoding and decoding; does no I/O. One frame:
+
+    0      2       3    4        6       8            16           20           24
+    magic  version op   status   flags   request_id   meta_bytes   data_bytes   meta … data …
+
+Little endian. `meta` is MessagePack of the op's struct below, `data` raw bytes. A reply carries its request's
+`op` and `request_id`; replies may come in any order. `status` is 0 or an errno, and then meta is `Failure`.
+Flag FD says that exactly one descriptor came with the frame's first byte (SCM_RIGHTS, unix sockets only).
+Invariants: a frame never exceeds the limits below; a reader refuses one that does (FrameError) and hangs up.
+"""
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import Final, TypeVar
+
+import msgspec
+
+MAGIC: Final = 0x5248  # "HR"
+VERSION: Final = 1
+HEADER: Final = struct.Struct("<HBBHHQII")
+META_BYTES_MAX: Final = 1 << 20
+DATA_BYTES_MAX: Final = 64 << 20
+BLOCK_SIZE_BYTES: Final = 4 << 20
+"""Default block: 4 MiB of one object version (architecture.md)."""
+
+
+class Op(IntEnum):
+    """What a frame asks for. READ is for peers (TCP); the others for the node's own clients (unix socket)."""
+
+    HELLO = 1
+    OPEN = 2
+    ENSURE = 3
+    CLOSE = 4
+    READ = 5
+    CREATE = 6
+    COMMIT = 7
+    ABORT = 8
+    REMOVE = 9
+    RENAME = 10
+    MAKE_DIRECTORY = 11
+
+
+class Flag(IntFlag):
+    """Frame flags."""
+
+    REPLY = 1
+    FD = 2
+
+
+NO_FLAGS: Final = Flag(0)
+
+
+class FrameError(ValueError):
+    """Bytes that are no frame of this protocol; the connection cannot go on."""
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of every meta; unknown fields are ignored so that fields can be added."""
+
+
+class Hello(Struct, frozen=True, kw_only=True):
+    """First frame of a connection. Reply: HelloReply."""
+
+    client: str
+    node: str = ""
+
+
+class HelloReply(Struct, frozen=True, kw_only=True):
+    """Who answers, and its block size."""
+
+    node: str
+    epoch: int
+    block_size_bytes: int
+
+
+class Open(Struct, frozen=True, kw_only=True):
+    """Pin one object version for reading. Reply: Opened with the sparse file's descriptor (read only)."""
+
+    uid: str
+    path: str
+    etag: str
+    size_bytes: int
+
+
+class Opened(Struct, frozen=True, kw_only=True):
+    """`handle` is good until CLOSE or the connection's end; `is_resident`: every block may be read at once."""
+
+    handle: int
+    is_resident: bool
+
+
+class Ensure(Struct, frozen=True, kw_only=True):
+    """Make [offset, offset+length) resident. Reply: Ensured; ESTALE when the object is no longer that version."""
+
+    handle: int
+    offset_bytes: int
+    length_bytes: int
+
+
+class Ensured(Struct, frozen=True, kw_only=True):
+    """The range may be read through the descriptor. Bytes by where they had to come from."""
+
+    is_resident: bool = False
+    """The whole file is resident now: no further ENSURE is needed on this handle."""
+    local_bytes: int = 0
+    peer_bytes: int = 0
+    origin_bytes: int = 0
+
+
+class Handle(Struct, frozen=True, kw_only=True):
+    """CLOSE and ABORT. Reply: Empty."""
+
+    handle: int
+
+
+class Empty(Struct, frozen=True, kw_only=True):
+    """Nothing to say."""
+
+
+class Read(Struct, frozen=True, kw_only=True):
+    """A peer asks for one range inside one block. Reply: ReadReply with the bytes as data."""
+
+    uid: str
+    path: str
+    etag: str
+    size_bytes: int
+    offset_bytes: int
+    length_bytes: int
+    resident_only: bool = False
+    """Answer ENODATA instead of fetching from the under store."""
+
+
+class ReadReply(Struct, frozen=True, kw_only=True):
+    """CRC32C of the data, and whether the block had to be fetched from the under store for it."""
+
+    crc32c: int
+    from_origin: bool = False
+
+
+class Create(Struct, frozen=True, kw_only=True):
+    """Begin writing a file. Reply: Created with a read-write descriptor of the staging file. With `base_etag`
+    the staging file starts as that version's bytes (append, patch); else empty."""
+
+    uid: str
+    path: str
+    base_etag: str = ""
+    base_size_bytes: int = 0
+
+
+class Created(Struct, frozen=True, kw_only=True):
+    """`handle` names the staging file in COMMIT and ABORT."""
+
+    handle: int
+
+
+class Commit(Struct, frozen=True, kw_only=True):
+    """Make the staging file's bytes durable in the under store and visible in the namespace. May be called
+    again after more writes; the handle stays until CLOSE or ABORT. Reply: Committed."""
+
+    handle: int
+    mode: int
+    mtime_ns: int
+
+
+class Committed(Struct, frozen=True, kw_only=True):
+    """The version that is durable now."""
+
+    etag: str
+    size_bytes: int
+    snapshot_version: int
+
+
+class Remove(Struct, frozen=True, kw_only=True):
+    """Remove a file, or an empty directory. Reply: Mutated."""
+
+    uid: str
+    path: str
+    directory: bool = False
+
+
+class Rename(Struct, frozen=True, kw_only=True):
+    """Rename a file over whatever file is there, or a directory onto nothing. Reply: Mutated."""
+
+    uid: str
+    source: str
+    target: str
+
+
+class MakeDirectory(Struct, frozen=True, kw_only=True):
+    """Reply: Mutated."""
+
+    uid: str
+    path: str
+    mode: int
+
+
+class Mutated(Struct, frozen=True, kw_only=True):
+    """The namespace's version after the change; for a renamed file its etag under the new name."""
+
+    snapshot_version: int
+    etag: str = ""
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """Meta of a reply whose status is an errno: one sentence for the log."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A frame's first 24 bytes, decoded and checked."""
+
+    op: Op
+    status: int
+    flags: Flag
+    request_id: int
+    meta_bytes: int
+    data_bytes: int
+
+
+_encoder = msgspec.msgpack.Encoder()
+M = TypeVar("M", bound=Struct)
+
+
+def encode(
+    op: Op, request_id: int, meta: Struct, *, data_bytes: int = 0, flags: Flag = NO_FLAGS, status: int = 0
+) -> bytes:
+    """Return header and meta; the caller sends `data_bytes` raw bytes right behind them."""
+    body = _encoder.encode(meta)
+    return HEADER.pack(MAGIC, VERSION, op, status, flags, request_id, len(body), data_bytes) + body
+
+
+def decode_header(raw: bytes | bytearray | memoryview) -> Header:
+    """Return the header in the first 24 bytes; FrameError when it is not one of ours or breaks a limit."""
+    magic, version, op, status, flags, request_id, meta_bytes, data_bytes = HEADER.unpack_from(raw)
+    if magic != MAGIC:
+        raise FrameError(f"frame starts with {magic:#06x}, expected {MAGIC:#06x}: the peer speaks another protocol")
+    if version != VERSION:
+        raise FrameError(f"frame version {version}, expected {VERSION}: upgrade the older side")
+    if meta_bytes > META_BYTES_MAX or data_bytes > DATA_BYTES_MAX:
+        raise FrameError(f"frame of {meta_bytes}+{data_bytes} bytes exceeds {META_BYTES_MAX}+{DATA_BYTES_MAX}")
+    try:
+        return Header(Op(op), status, Flag(flags), request_id, meta_bytes, data_bytes)
+    except ValueError as error:
+        raise FrameError(f"frame with unknown op {op} or flags {flags:#x}") from error
+
+
+def decode_meta(raw: bytes | bytearray | memoryview, kind: type[M]) -> M:
+    """Return the meta of that kind; FrameError when the bytes are not it."""
+    try:
+        return msgspec.msgpack.decode(raw, type=kind)
+    except msgspec.MsgspecError as error:
+        raise FrameError(f"bad {kind.__name__}: {error}") from error

@@ -1,0 +1,416 @@
+"""data.headrace.dev/v1alpha1: Dataset, CacheRuntime, DataLoad, NodeCache.
+
+Owns the fields, limits and rules. Where Fluid has a field, ours has its name and meaning. `manifests/crds` is
+generated from here (`make generate`). Written by: users (spec), the cache controller (status).
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from api import names
+from api.conditions import Condition
+from api.model import (
+    AnyObject,
+    KubeObject,
+    Model,
+    Name,
+    Path,
+    Quantity,
+    ShortText,
+    StringMap,
+    Text,
+    cel,
+    immutable,
+    rules,
+)
+
+Medium = Literal["MEM", "SSD", "HDD"]
+AccessMode = Literal["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce"]
+Conditions = Annotated[list[Condition], Field(max_length=16)]
+
+
+class SecretKeyRef(Model):
+    """One key of a Secret in the object's namespace."""
+
+    name: Name
+    key: Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+
+
+class ValueFrom(Model):
+    """Where an option's value comes from."""
+
+    secret_key_ref: SecretKeyRef
+
+
+class EncryptOption(Model):
+    """An option of the under store whose value is secret (credentials)."""
+
+    name: ShortText
+    value_from: ValueFrom
+
+
+class Mount(Model):
+    """One under store, and where it shows inside the dataset."""
+
+    RULES: ClassVar = (
+        cel(
+            "self.mountPoint.matches('^(s3|oss|file|hdfs|webhdfs|http|https|pvc|dataset)://.+')",
+            "mountPoint must start with s3://, oss://, file://, hdfs://, webhdfs://, http(s)://, pvc:// or dataset://",
+        ),
+    )
+
+    mount_point: Annotated[str, StringConstraints(min_length=5, max_length=1024)] = Field(
+        description="URL of the under store, e.g. s3://bucket/prefix or file:///data"
+    )
+    name: Annotated[str, StringConstraints(min_length=1, max_length=63)] = Field(description="name of the mount")
+    path: Path | None = Field(default=None, description="where it shows in the dataset; default /{name}")
+    options: StringMap = Field(default_factory=dict, description="options of the under store, nothing secret")
+    encrypt_options: list[EncryptOption] = Field(default_factory=list, max_length=32)
+    read_only: bool = False
+    shared: bool = False
+
+
+class NodeAffinity(Model):
+    """Which nodes may keep cached blocks (a core/v1 NodeSelector)."""
+
+    required: AnyObject | None = None
+
+
+class MetadataSync(Model):
+    """When the namespace is compared with the under store again; each change makes a new snapshot."""
+
+    RULES: ClassVar = (
+        cel("self.policy != 'Interval' || has(self.interval)", "interval is needed with policy Interval, e.g. 10m"),
+    )
+
+    policy: Literal["Once", "Interval", "OnJobStart", "Always"] = "Once"
+    interval: Annotated[str, StringConstraints(max_length=32, pattern=r"^([0-9]+(s|m|h))+$")] | None = None
+
+
+class CachePolicy(Model):
+    """How the pool keeps the dataset's blocks."""
+
+    replicas: int = Field(default=1, ge=1, le=16, description="copies of each block the pool keeps")
+    local_copies: bool = Field(default=True, description="a reader's own node may keep one more")
+    write_policy: Literal["WriteThrough", "WriteAround"] = "WriteThrough"
+
+
+class Reclaim(Model):
+    """When cached blocks are given back."""
+
+    policy: Literal["Retain", "WhenUnused"] = "Retain"
+    idle_ttl: Annotated[str, StringConstraints(max_length=32, pattern=r"^([0-9]+(s|m|h))+$")] | None = Field(
+        default=None, alias="idleTTL"
+    )
+
+
+class DatasetSpec(Model):
+    """What data it is and how it may be cached."""
+
+    mounts: list[Mount] = Field(min_length=1, max_length=64)
+    shared_options: StringMap = Field(default_factory=dict)
+    shared_encrypt_options: list[EncryptOption] = Field(default_factory=list, max_length=32)
+    access_modes: list[AccessMode] = Field(default=["ReadOnlyMany"], max_length=3)
+    node_affinity: NodeAffinity | None = None
+    tolerations: list[AnyObject] = Field(default_factory=list, max_length=32)
+    runtime: Name = Field(default="default", description="the CacheRuntime that holds it")
+    metadata_sync: MetadataSync = Field(default_factory=MetadataSync)
+    cache: CachePolicy = Field(default_factory=CachePolicy)
+    reclaim: Reclaim = Field(default_factory=Reclaim)
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether pods may write to it."""
+        return any(mode != "ReadOnlyMany" for mode in self.access_modes)
+
+
+class CacheStates(Model):
+    """Fluid's keys; strings for people. Distinct bytes of verified blocks, copies apart."""
+
+    cached: ShortText | None = None
+    cached_percentage: ShortText | None = None
+    cached_copies: ShortText | None = None
+    cache_capacity: ShortText | None = None
+    cache_hit_ratio: ShortText | None = None
+    local_hit_ratio: ShortText | None = None
+    remote_hit_ratio: ShortText | None = None
+
+
+class SnapshotStatus(Model):
+    """The immutable file list that is current."""
+
+    version: int = 0
+    files: int = 0
+    bytes: int = 0
+    synced_at: ShortText | None = None
+
+
+class Reference(Model):
+    """Who uses the dataset."""
+
+    kind: ShortText
+    namespace: ShortText
+    name: ShortText
+
+
+class DatasetStatus(Model):
+    """What the cache controller saw last."""
+
+    phase: Literal["Pending", "Bound", "NotBound", "Failed", "Updating"] = "Pending"
+    ufs_total: ShortText | None = None
+    file_num: ShortText | None = None
+    cache_states: CacheStates | None = None
+    snapshot: SnapshotStatus | None = None
+    references: list[Reference] = Field(default_factory=list, max_length=256)
+    conditions: Conditions = Field(default_factory=list)
+    observed_generation: int = 0
+
+
+class Dataset(KubeObject):
+    """A set of files in an under store that pods read (and, if allowed, write) at cache speed."""
+
+    GROUP: ClassVar = names.DATA_GROUP
+    KIND: ClassVar = "Dataset"
+    PLURAL: ClassVar = "datasets"
+    SHORT_NAMES: ClassVar = ("ds",)
+    COLUMNS: ClassVar = (
+        ("Phase", "string", ".status.phase"),
+        ("Total", "string", ".status.ufsTotal"),
+        ("Files", "string", ".status.fileNum"),
+        ("Cached", "string", ".status.cacheStates.cached"),
+        ("Cached %", "string", ".status.cacheStates.cachedPercentage"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    )
+
+    spec: DatasetSpec
+    status: DatasetStatus | None = None
+
+
+READY = "Ready"
+"""Dataset condition: its namespace is listed and current."""
+REASON_LISTING = "Listing"
+REASON_LISTED = "Listed"
+"""Other reasons of Ready=False come from the listing: BucketNotFound, AccessDenied, Unreachable, InvalidMount,
+SecretNotFound."""
+
+
+class TierLevel(Model):
+    """One medium of every worker."""
+
+    mediumtype: Medium
+    path: Path
+    quota: Quantity
+    high: ShortText | None = Field(default=None, description="demote above this part of the quota, e.g. 0.95")
+    low: ShortText | None = None
+
+
+class TieredStore(Model):
+    """Fastest first; all levels are used."""
+
+    levels: list[TierLevel] = Field(default_factory=list, max_length=8)
+
+
+class Component(Model):
+    """Pods of one part of the runtime."""
+
+    resources: AnyObject | None = None
+    node_selector: StringMap = Field(default_factory=dict)
+    tolerations: list[AnyObject] = Field(default_factory=list, max_length=32)
+    pod_metadata: AnyObject | None = None
+
+
+class FuseComponent(Component):
+    """The FUSE clients."""
+
+    clean_policy: Literal["OnRuntimeDeleted", "OnDemand"] = "OnRuntimeDeleted"
+
+
+class CacheRuntimeSpec(Model):
+    """A pool of workers shared by many datasets."""
+
+    replicas: int = Field(default=1, ge=0, le=15000)
+    node_selector: StringMap = Field(default_factory=dict, description="one worker on each matching node")
+    tieredstore: TieredStore = Field(default_factory=TieredStore)
+    worker: Component = Field(default_factory=Component)
+    fuse: FuseComponent = Field(default_factory=FuseComponent)
+    metadata: Component = Field(default_factory=Component)
+    block_size: Quantity = "4Mi"
+
+
+class CacheRuntimeStatus(Model):
+    """What the cache controller saw last."""
+
+    worker_phase: Literal["NotReady", "PartialReady", "Ready"] = "NotReady"
+    worker_number_ready: int = 0
+    desired_worker_number_scheduled: int = 0
+    cache_states: CacheStates | None = None
+    selector: Text | None = None
+    conditions: Conditions = Field(default_factory=list)
+
+
+class CacheRuntime(KubeObject):
+    """A pool of cache workers."""
+
+    GROUP: ClassVar = names.DATA_GROUP
+    KIND: ClassVar = "CacheRuntime"
+    PLURAL: ClassVar = "cacheruntimes"
+    COLUMNS: ClassVar = (
+        ("Workers", "integer", ".status.workerNumberReady"),
+        ("Phase", "string", ".status.workerPhase"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    )
+
+    spec: CacheRuntimeSpec = Field(default_factory=CacheRuntimeSpec)
+    status: CacheRuntimeStatus | None = None
+
+
+class DatasetRef(Model):
+    """A Dataset, in the same namespace if none is given."""
+
+    name: Name
+    namespace: Name | None = None
+
+
+class LoadTarget(Model):
+    """What to load, and how many copies of it."""
+
+    path: Path = "/"
+    replicas: int = Field(default=1, ge=1, le=16)
+    priority: int = Field(default=0, ge=0, le=100)
+    nodes: list[Name] = Field(
+        default_factory=list, max_length=256, description="keep a whole copy on each of these nodes"
+    )
+
+
+class DataLoadSpec(Model):
+    """Bring data into the cache before somebody waits for it."""
+
+    dataset: DatasetRef = Field(json_schema_extra=rules(immutable("dataset")))
+    target: list[LoadTarget] = Field(default_factory=lambda: [LoadTarget()], max_length=64)
+    load_metadata: bool = False
+    policy: Literal["Once", "Cron", "OnEvent"] = "Once"
+    schedule: ShortText | None = None
+    ttl_seconds_after_finished: int | None = Field(default=None, ge=0)
+    rate_limit: Quantity | None = Field(default=None, description="bytes a second over all workers, e.g. 100Mi")
+    min_percent: int = Field(default=100, ge=1, le=100, description="loaded percent at which it counts as complete")
+
+
+class FailedFile(Model):
+    """A file that could not be loaded, and why."""
+
+    path: Path
+    error: Text
+
+
+class LoadProgress(Model):
+    """Verified bytes against the target's bytes; copies count each."""
+
+    bytes_total: int = 0
+    bytes_loaded: int = 0
+    files_total: int = 0
+    files_loaded: int = 0
+    bytes_per_second: int = 0
+    eta_seconds: int | None = None
+    origin_bytes: int = Field(default=0, description="fetched from the under store for this load")
+    failed: list[FailedFile] = Field(default_factory=list, max_length=100)
+
+
+class DataLoadStatus(Model):
+    """Complete means: every block of the target is resident and its checksum was verified."""
+
+    phase: Literal["Pending", "Executing", "Complete", "Failed"] = "Pending"
+    duration: ShortText | None = None
+    started_at: ShortText | None = None
+    finished_at: ShortText | None = None
+    progress: LoadProgress = Field(default_factory=LoadProgress)
+    snapshot_version: int = 0
+    conditions: Conditions = Field(default_factory=list)
+    observed_generation: int = 0
+
+
+class DataLoad(KubeObject):
+    """One load of a Dataset, or of parts of it, into the cache."""
+
+    GROUP: ClassVar = names.DATA_GROUP
+    KIND: ClassVar = "DataLoad"
+    PLURAL: ClassVar = "dataloads"
+    COLUMNS: ClassVar = (
+        ("Dataset", "string", ".spec.dataset.name"),
+        ("Phase", "string", ".status.phase"),
+        ("Loaded", "integer", ".status.progress.bytesLoaded"),
+        ("Total", "integer", ".status.progress.bytesTotal"),
+        ("ETA s", "integer", ".status.progress.etaSeconds"),
+        ("Duration", "string", ".status.duration"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    )
+
+    spec: DataLoadSpec
+    status: DataLoadStatus | None = None
+
+
+class WorkerStatus(Model):
+    """The worker on this node; `epoch` changes with every restart."""
+
+    endpoint: ShortText
+    epoch: int
+
+
+class TierStatus(Model):
+    """One tier, measured."""
+
+    medium: Medium
+    capacity: int
+    used: int
+    read_bytes_per_second: int = 0
+
+
+class RateStatus(Model):
+    """A measured rate; 0 = not measured yet."""
+
+    read_bytes_per_second: int = 0
+
+
+class ResidentBytes(Model):
+    """Bytes by medium."""
+
+    mem: int = Field(default=0, alias="MEM")
+    ssd: int = Field(default=0, alias="SSD")
+    hdd: int = Field(default=0, alias="HDD")
+
+
+class DatasetOnNode(Model):
+    """Bytes of one dataset resident on this node, in verified blocks of that snapshot."""
+
+    namespace: ShortText
+    name: ShortText
+    uid: ShortText
+    snapshot: int
+    resident_bytes: ResidentBytes
+    groups: Annotated[dict[Annotated[str, StringConstraints(max_length=256)], int], Field(max_length=64)] | None = None
+
+
+class NodeCacheStatus(Model):
+    """What the node's cache worker holds."""
+
+    worker: WorkerStatus | None = None
+    tiers: list[TierStatus] = Field(default_factory=list, max_length=8)
+    network: RateStatus = Field(default_factory=RateStatus)
+    origin: RateStatus = Field(default_factory=RateStatus)
+    datasets: list[DatasetOnNode] = Field(default_factory=list, max_length=1024)
+
+
+class NodeCache(KubeObject):
+    """What one node has cached; its name is the node's. Written by the cache controller only."""
+
+    GROUP: ClassVar = names.DATA_GROUP
+    KIND: ClassVar = "NodeCache"
+    PLURAL: ClassVar = "nodecaches"
+    NAMESPACED: ClassVar = False
+    COLUMNS: ClassVar = (
+        ("Worker", "string", ".status.worker.endpoint"),
+        ("Datasets", "string", ".status.datasets[*].name"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    )
+
+    status: NodeCacheStatus | None = None

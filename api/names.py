@@ -1,0 +1,62 @@
+"""Labels, annotations, environment names and finalizers: each once, with who writes and who reads it.
+
+Owns spelling only. Invariant: no other module spells one of these as a literal.
+"""
+
+from typing import Final
+
+DATA_GROUP: Final = "data.headrace.dev"
+TRAINING_GROUP: Final = "training.headrace.dev"
+SCHEDULING_GROUP: Final = "scheduling.x-k8s.io"
+API_VERSION: Final = "v1alpha1"
+
+DEFAULT_SCHEDULER_NAME: Final = "headrace-scheduler"
+"""`spec.schedulerName` of pods the scheduler takes; written by users and the job controller."""
+
+CSI_DRIVER: Final = "csi.headrace.dev"
+"""Driver of PVs and inline volumes; attributes below. Read by the scheduler and by nodes."""
+CSI_ATTRIBUTE_DATASET: Final = "dataset"
+CSI_ATTRIBUTE_NAMESPACE: Final = "namespace"
+STORAGE_CLASS: Final = "headrace"
+"""`storageClassName` of the PV and PVC the cache controller makes for each Dataset (same name as it)."""
+DATASET_LABEL: Final = "data.headrace.dev/dataset"
+"""On the PVC and PV of a Dataset: its name. Written by the cache controller; read by scheduler and nodes."""
+
+DATASETS_ANNOTATION: Final = "data.headrace.dev/datasets"
+"""On a pod: JSON list of the data it reads (api.md "How a pod names its data"). Users and job controller
+write it; the scheduler reads it."""
+DECISION_ANNOTATION: Final = "scheduling.headrace.dev/decision"
+"""On a bound pod: JSON verdict (see `api.decision`). Written by the scheduler with the binding."""
+
+POD_GROUP_LABEL: Final = "scheduling.x-k8s.io/pod-group"
+"""On a pod: the PodGroup it belongs to (coscheduling's label)."""
+VOLCANO_GROUP_ANNOTATION: Final = "scheduling.k8s.io/group-name"
+"""On a pod: Volcano's spelling of the same; read only."""
+
+JOB_NAME_LABEL: Final = "training.headrace.dev/job-name"
+JOB_UID_LABEL: Final = "training.headrace.dev/job-uid"
+JOB_ROLE_LABEL: Final = "training.headrace.dev/role"
+JOB_INDEX_LABEL: Final = "training.headrace.dev/index"
+JOB_ATTEMPT_LABEL: Final = "training.headrace.dev/attempt"
+"""On every pod of a TrainingJob; written by the job controller, read by it and by `headrace logs`."""
+
+CHECKPOINT_NODES_ANNOTATION: Final = "training.headrace.dev/checkpoint-nodes"
+"""On a pod of a later attempt: JSON {node: bytes of the checkpoint resident there}. Written by the job
+controller, read by the scheduler as one more dataset of that many bytes."""
+
+ENV_JOB_NAME: Final = "HEADRACE_JOB_NAME"
+ENV_JOB_ATTEMPT: Final = "HEADRACE_ATTEMPT"
+ENV_ROLE: Final = "HEADRACE_ROLE"
+ENV_INDEX: Final = "HEADRACE_INDEX"
+ENV_RESUME_FROM: Final = "HEADRACE_RESUME_FROM"
+"""Path inside the container of the newest complete checkpoint; absent when there is none."""
+ENV_RESUME_STEP: Final = "HEADRACE_RESUME_STEP"
+ENV_CHECKPOINT_DIR: Final = "HEADRACE_CHECKPOINT_DIR"
+"""Path inside the container below which checkpoints are to be written."""
+
+GPU_RESOURCE: Final = "nvidia.com/gpu"
+PROCESS_NODE_LABEL: Final = "headrace.dev/node-kind"
+"""On Nodes of the local cluster: `process`. Written by the process node agent."""
+
+DATASET_FINALIZER: Final = "data.headrace.dev/cache"
+"""On a Dataset: the cache controller still has to drop its blocks and namespace."""

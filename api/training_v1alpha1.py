@@ -1,0 +1,263 @@
+"""training.headrace.dev/v1alpha1: TrainingJob.
+
+Owns the fields, limits and rules. Where KubeDL has a field, ours has its name and meaning. `manifests/crds` is
+generated from here. Written by: users (spec), the job controller (status).
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from api import names
+from api.conditions import Condition
+from api.model import AnyObject, KubeObject, Model, Name, Path, ShortText, StringMap, Text, cel, immutable, rules
+
+Framework = Literal["PyTorch", "TensorFlow", "MPI", "JAX", "XGBoost", "Paddle", "Custom"]
+RestartPolicy = Literal["Always", "OnFailure", "Never", "ExitCode"]
+RoleName = Annotated[str, StringConstraints(min_length=1, max_length=32, pattern=r"^[A-Za-z][A-Za-z0-9]*$")]
+
+
+class DependsOn(Model):
+    """Start this role after another reached a state."""
+
+    role: RoleName
+    status: Literal["Running", "Ready", "Succeeded"] = "Running"
+
+
+class SpotReplicas(Model):
+    """The last `spotReplicaNumber` indexes run on capacity that may be taken away."""
+
+    spot_replica_number: int = Field(default=0, ge=0)
+    priority_class_name: Name | None = None
+    labels: StringMap = Field(default_factory=dict)
+    tolerations: list[AnyObject] = Field(default_factory=list, max_length=32)
+
+
+class ReplicaSpec(Model):
+    """One role's pods."""
+
+    replicas: int = Field(default=1, ge=0, le=20000)
+    template: AnyObject = Field(description="core/v1 PodTemplateSpec")
+    restart_policy: RestartPolicy | None = None
+    depends_on: list[DependsOn] = Field(default_factory=list, max_length=8)
+    spot_replica_spec: SpotReplicas | None = None
+
+
+class Topology(Model):
+    """Node label keys the gang should share a value of."""
+
+    required: ShortText | None = None
+    preferred: ShortText | None = None
+
+
+class SchedulingPolicy(Model):
+    """How the gang is placed."""
+
+    min_available: int | None = Field(default=None, ge=1)
+    queue: Name | None = None
+    priority_class_name: Name | None = None
+    topology: Topology | None = None
+    timeout_seconds: int | None = Field(default=None, ge=1)
+
+
+class Restarts(Model):
+    """Restart budgets: how many whole-attempt restarts each kind of failure may cost."""
+
+    user_error: int = Field(default=0, ge=0, le=1000)
+    infrastructure: int = Field(default=10, ge=0, le=1000)
+    preemption: int = Field(default=100, ge=0, le=10000)
+
+
+class RunPolicy(Model):
+    """The life of the job around its pods."""
+
+    clean_pod_policy: Literal["All", "Running", "None"] = "Running"
+    ttl_seconds_after_finished: int | None = Field(default=None, ge=0)
+    active_deadline_seconds: int | None = Field(default=None, ge=1)
+    backoff_limit: int | None = Field(default=None, ge=0, description="cap over all restarts, whatever their kind")
+    suspend: bool = False
+    managed_by: ShortText | None = Field(default=None, json_schema_extra=rules(immutable("managedBy")))
+    scheduling_policy: SchedulingPolicy = Field(default_factory=SchedulingPolicy)
+    restarts: Restarts = Field(default_factory=Restarts)
+    success_policy: Literal["Default", "AllWorkers"] = "Default"
+
+
+class JobDataset(Model):
+    """A Dataset the job reads or writes, and where its pods see it."""
+
+    RULES: ClassVar = (cel("self.mountPath.startsWith('/')", "mountPath must be absolute, e.g. /data"),)
+
+    name: Name
+    mount_path: Path
+    paths: list[Path] = Field(default_factory=list, max_length=64, description="the parts that will be read")
+    required: bool = Field(default=False, description="only nodes where all of it is resident")
+    max_wait_seconds: int | None = Field(default=None, ge=0, description="how long to wait for a warm node")
+    min_cached_percent: int | None = Field(default=None, ge=0, le=100)
+    read_only: bool = True
+
+
+class CheckpointSpec(Model):
+    """Where the job writes checkpoints, and what makes one complete."""
+
+    RULES: ClassVar = (cel("has(self.dataset) != has(self.volume)", "give either dataset or volume, not both"),)
+
+    dataset: Name | None = Field(default=None, description="one of spec.datasets, with readOnly: false")
+    volume: Name | None = None
+    path: Path = Field(default="", description="directory inside the dataset that holds one directory a step")
+    format: Literal["auto", "TorchDCP", "Orbax", "DeepSpeed", "Megatron", "Marker"] = "auto"
+    marker: ShortText = Field(default="COMPLETE", description="file whose presence completes a checkpoint")
+    keep: int | None = Field(default=None, ge=1)
+    grace_seconds: int | None = Field(default=None, ge=1)
+
+
+class PyTorchOptions(Model):
+    """Options of framework PyTorch."""
+
+    nproc_per_node: int | Literal["auto", "gpu", "cpu"] = Field(
+        default=1, json_schema_extra={"x-kubernetes-int-or-string": True}
+    )
+    port: int | None = Field(default=None, ge=1, le=65535)
+
+
+class JaxOptions(Model):
+    """Options of framework JAX."""
+
+    port: int | None = Field(default=None, ge=1, le=65535)
+
+
+class MpiOptions(Model):
+    """Options of framework MPI."""
+
+    slots_per_worker: int = Field(default=1, ge=1)
+    implementation: Literal["OpenMPI", "Intel", "MPICH"] = "OpenMPI"
+
+
+class TrainingJobSpec(Model):
+    """What to run, on what data, and how to live through failures."""
+
+    RULES: ClassVar = (
+        cel(
+            "self.replicaSpecs.all(role, role.matches('^[A-Za-z][A-Za-z0-9]{0,31}$'))",
+            "a role in replicaSpecs is a word like Worker or Master: letters and digits, at most 32",
+        ),
+        cel(
+            "!has(self.checkpoint) || !has(self.checkpoint.dataset) || "
+            "(has(self.datasets) && self.datasets.exists(d, d.name == self.checkpoint.dataset))",
+            "checkpoint.dataset must be the name of one of spec.datasets",
+        ),
+    )
+
+    framework: Framework = Field(default="Custom", json_schema_extra=rules(immutable("framework")))
+    replica_specs: Annotated[dict[RoleName, ReplicaSpec], Field(min_length=1, max_length=8)]
+    run_policy: RunPolicy = Field(default_factory=RunPolicy)
+    datasets: list[JobDataset] = Field(default_factory=list, max_length=16)
+    checkpoint: CheckpointSpec | None = None
+    pytorch: PyTorchOptions | None = None
+    jax: JaxOptions | None = None
+    mpi: MpiOptions | None = None
+
+
+class ReplicaStatus(Model):
+    """Pods of the current attempt by what they are doing."""
+
+    active: int = 0
+    ready: int = 0
+    succeeded: int = 0
+    failed: int = 0
+
+
+class RestartCounts(Model):
+    """Whole-attempt restarts so far, by kind."""
+
+    user_error: int = 0
+    infrastructure: int = 0
+    preemption: int = 0
+
+
+class CheckpointStatus(Model):
+    """One checkpoint the metadata service knows."""
+
+    step: int
+    complete: bool
+    durable: bool
+    bytes: int
+    path: Path
+    nodes: Annotated[dict[Annotated[str, StringConstraints(max_length=253)], int], Field(max_length=256)] = Field(
+        default_factory=dict
+    )
+
+
+class Goodput(Model):
+    """Seconds of one attempt by activity."""
+
+    attempt: int
+    queued: float = 0
+    placing: float = 0
+    staging: float = 0
+    starting: float = 0
+    training: float = 0
+    lost: float = 0
+
+
+class PodPlacement(Model):
+    """Where a pod of the current attempt is."""
+
+    pod: ShortText
+    node: ShortText
+
+
+class TrainingJobStatus(Model):
+    """What the job controller saw last; restart counts and the attempt live here, so they survive it."""
+
+    conditions: Annotated[list[Condition], Field(max_length=16)] = Field(default_factory=list)
+    replica_statuses: Annotated[dict[RoleName, ReplicaStatus], Field(max_length=8)] = Field(default_factory=dict)
+    attempt: int = 0
+    restarts: RestartCounts = Field(default_factory=RestartCounts)
+    handled_failures: list[ShortText] = Field(
+        default_factory=list, max_length=64, description="UIDs of failed pods already counted as a restart"
+    )
+    resume_step: int | None = Field(default=None, description="step the current attempt resumed from")
+    checkpoints: list[CheckpointStatus] = Field(default_factory=list, max_length=16)
+    goodput: list[Goodput] = Field(default_factory=list, max_length=64)
+    placement: list[PodPlacement] = Field(default_factory=list, max_length=1024)
+    start_time: ShortText | None = None
+    completion_time: ShortText | None = None
+    message: Text | None = None
+    observed_generation: int = 0
+
+
+class TrainingJob(KubeObject):
+    """A distributed training job: a gang of pods near its data, restarted from checkpoints it knows."""
+
+    GROUP: ClassVar = names.TRAINING_GROUP
+    KIND: ClassVar = "TrainingJob"
+    PLURAL: ClassVar = "trainingjobs"
+    SHORT_NAMES: ClassVar = ("tj",)
+    COLUMNS: ClassVar = (
+        ("Framework", "string", ".spec.framework"),
+        ("State", "string", ".status.conditions[-1:].type"),
+        ("Attempt", "integer", ".status.attempt"),
+        ("Resumed at", "integer", ".status.resumeStep"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    )
+
+    spec: TrainingJobSpec
+    status: TrainingJobStatus | None = None
+
+
+CREATED = "Created"
+QUEUED = "Queued"
+PODS_SCHEDULED = "PodsScheduled"
+DATA_READY = "DataReady"
+RUNNING = "Running"
+RESTARTING = "Restarting"
+SUSPENDED = "Suspended"
+SUCCEEDED = "Succeeded"
+FAILED = "Failed"
+
+
+def is_finished(status: TrainingJobStatus | None) -> bool:
+    """Whether the job reached Succeeded or Failed; it never leaves them."""
+    return status is not None and any(
+        condition.type in (SUCCEEDED, FAILED) and condition.status == "True" for condition in status.conditions
+    )
