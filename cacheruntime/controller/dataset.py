@@ -1,0 +1,219 @@
+"""A Dataset's plan: what metadata is told, what volumes it needs, what its status says.
+
+Pure: takes the object, the nodes and what metadata answered; returns messages and objects. The shell
+(`reconciler.py`) sends them. Invariant: phase is level-triggered, always derived anew from what is known now.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from api import names
+from api.conditions import Condition, ConditionStatus, set_condition, timestamp
+from api.data_v1alpha1 import (
+    READY,
+    REASON_LISTED,
+    REASON_LISTING,
+    CacheStates,
+    Dataset,
+    DatasetStatus,
+    Mount,
+    SnapshotStatus,
+)
+from api.gen import metadata_pb2
+from api.quantities import format_bytes
+from cacheruntime.controller.node_selector import matches
+
+PV_CAPACITY_MIN_BYTES = 1 << 30
+
+
+def credential_file(namespace: str, secret: str, key: str) -> str:
+    """Return the path below the credentials folder that holds one key of a Secret."""
+    return f"{namespace}/{secret}/{key}"
+
+
+def secret_keys(dataset: Dataset) -> set[tuple[str, str]]:
+    """Return (secret, key) of every credential the dataset names."""
+    spec = dataset.spec
+    options = [*spec.shared_encrypt_options, *(one for mount in spec.mounts for one in mount.encrypt_options)]
+    return {(one.value_from.secret_key_ref.name, one.value_from.secret_key_ref.key) for one in options}
+
+
+def eligible_nodes(dataset: Dataset, nodes: Mapping[str, Mapping[str, str]]) -> list[str] | None:
+    """Return nodes that may keep its blocks, by name; [] = all, None = it has an affinity and no node matches.
+
+    `nodes` maps node name to labels."""
+    affinity = dataset.spec.node_affinity
+    if affinity is None or affinity.required is None:
+        return []
+    selected = sorted(name for name, labels in nodes.items() if matches(affinity.required, name, labels))
+    return selected or None
+
+
+def sync_request(dataset: Dataset, eligible: Sequence[str]) -> metadata_pb2.SyncRequest:
+    """Return what metadata must know of the dataset."""
+    meta, spec = dataset.metadata, dataset.spec
+    return metadata_pb2.SyncRequest(
+        uid=meta.uid,
+        namespace=meta.namespace,
+        name=meta.name,
+        mounts=[_mount(dataset, mount, single=len(spec.mounts) == 1) for mount in spec.mounts],
+        eligible_nodes=eligible,
+        writable=spec.is_writable,
+        local_copies=spec.cache.local_copies,
+        replicas=spec.cache.replicas,
+    )
+
+
+def _mount(dataset: Dataset, mount: Mount, *, single: bool) -> metadata_pb2.Mount:
+    spec, namespace = dataset.spec, dataset.metadata.namespace
+    secret_options = {
+        one.name: credential_file(namespace, one.value_from.secret_key_ref.name, one.value_from.secret_key_ref.key)
+        for one in [*spec.shared_encrypt_options, *mount.encrypt_options]
+    }
+    # Fluid: the default is /{name}; a dataset with one mount at "/" shows it at its root.
+    path = f"/{mount.name}" if mount.path is None else mount.path
+    if mount.path is None and single:
+        path = "/"
+    return metadata_pb2.Mount(
+        mount_point=mount.mount_point,
+        name=mount.name,
+        path=path.strip("/"),
+        options={**spec.shared_options, **mount.options},
+        secret_options=secret_options,
+        read_only=mount.read_only or not spec.is_writable,
+    )
+
+
+def failed_status(dataset: Dataset, reason: str, message: str, now_seconds: float) -> DatasetStatus:
+    """Return the status of a dataset that cannot be synced now; what was known stays."""
+    old = dataset.status or DatasetStatus()
+    condition = Condition(type=READY, status="False", reason=reason, message=message)
+    return old.model_copy(
+        update={
+            "phase": "Failed",
+            "conditions": set_condition(old.conditions, condition, now_seconds),
+            "observed_generation": dataset.metadata.generation,
+        }
+    )
+
+
+def status(dataset: Dataset, info: metadata_pb2.DatasetInfo, capacity_bytes: int, now_seconds: float) -> DatasetStatus:
+    """Return the status that metadata's answer amounts to. `capacity_bytes`: of all live workers."""
+    old = dataset.status or DatasetStatus()
+    has_snapshot = info.snapshot_version > 0
+    total = info.bytes if has_snapshot else info.listed_bytes
+    files = info.files if has_snapshot else info.listed_files
+    percent = 100.0 * info.cached_bytes / info.bytes if info.bytes else 0.0
+    return old.model_copy(
+        update={
+            "phase": _phase(info),
+            "ufs_total": format_bytes(total),
+            "file_num": str(files),
+            "cache_states": CacheStates(
+                cached=format_bytes(info.cached_bytes),
+                cached_percentage=f"{percent:.1f}%",
+                cached_copies=format_bytes(info.cached_copy_bytes),
+                cache_capacity=format_bytes(capacity_bytes),
+            ),
+            "snapshot": SnapshotStatus(
+                version=info.snapshot_version,
+                files=info.files,
+                bytes=info.bytes,
+                synced_at=timestamp(info.synced_at_ns / 1e9),
+            )
+            if has_snapshot
+            else None,
+            "conditions": set_condition(old.conditions, _ready(info), now_seconds),
+            "observed_generation": dataset.metadata.generation,
+        }
+    )
+
+
+def _phase(info: metadata_pb2.DatasetInfo) -> str:
+    if info.snapshot_version > 0:
+        return "Updating" if info.syncing else "Bound"
+    if info.error:
+        return "Failed"
+    return "NotBound" if info.syncing else "Pending"
+
+
+def _ready(info: metadata_pb2.DatasetInfo) -> Condition:
+    if info.error:
+        kept = f"; snapshot {info.snapshot_version} stays in use" if info.snapshot_version else ""
+        reason = info.error_reason or "ListingFailed"
+        state: ConditionStatus = "True" if info.snapshot_version else "False"
+        return Condition(type=READY, status=state, reason=reason, message=f"{info.error}{kept}")
+    if info.snapshot_version == 0:
+        message = f"listed {info.listed_files} files, {format_bytes(info.listed_bytes)} so far"
+        return Condition(type=READY, status="False", reason=REASON_LISTING, message=message)
+    message = f"snapshot {info.snapshot_version}: {info.files} files, {format_bytes(info.bytes)}"
+    return Condition(type=READY, status="True", reason=REASON_LISTED, message=message)
+
+
+def volume_name(namespace: str, name: str) -> str:
+    """Return the PV's name: Fluid's `<namespace>-<name>`, shortened with a hash beyond 63 characters."""
+    full = f"{namespace}-{name}"
+    if len(full) <= 63:
+        return full
+    return f"{full[:50]}-{hashlib.sha256(full.encode()).hexdigest()[:12]}"
+
+
+def volumes(dataset: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the PV and PVC through which pods mount the dataset; the PVC has the dataset's name."""
+    meta, spec = dataset.metadata, dataset.spec
+    size = max(
+        dataset.status.snapshot.bytes if dataset.status and dataset.status.snapshot else 0, PV_CAPACITY_MIN_BYTES
+    )
+    labels = {names.DATASET_LABEL: meta.name} if len(meta.name) <= 63 else {}
+    capacity, pv_name = {"storage": str(size)}, volume_name(meta.namespace, meta.name)
+    pv = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": pv_name, "labels": labels},
+        "spec": {
+            "capacity": capacity,
+            "accessModes": list(spec.access_modes),
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": names.STORAGE_CLASS,
+            "claimRef": {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "namespace": meta.namespace,
+                "name": meta.name,
+            },
+            "csi": {
+                "driver": names.CSI_DRIVER,
+                "volumeHandle": meta.uid,
+                "volumeAttributes": {
+                    names.CSI_ATTRIBUTE_DATASET: meta.name,
+                    names.CSI_ATTRIBUTE_NAMESPACE: meta.namespace,
+                },
+            },
+        },
+    }
+    pvc = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": meta.name,
+            "namespace": meta.namespace,
+            "labels": labels,
+            "ownerReferences": [
+                {
+                    "apiVersion": f"{names.DATA_GROUP}/{names.API_VERSION}",
+                    "kind": "Dataset",
+                    "name": meta.name,
+                    "uid": meta.uid,
+                    "controller": True,
+                }
+            ],
+        },
+        "spec": {
+            "accessModes": list(spec.access_modes),
+            "resources": {"requests": capacity},
+            "storageClassName": names.STORAGE_CLASS,
+            "volumeName": pv_name,
+        },
+    }
+    return pv, pvc

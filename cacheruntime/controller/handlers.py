@@ -1,0 +1,42 @@
+"""kopf registration: every event only lands in the objects' copies and enqueues a key."""
+
+from typing import Any
+
+import kopf
+
+from api import names
+from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset
+from cacheruntime.controller.objects import Objects
+from cacheruntime.controller.reconciler import Reconciler
+
+
+def register(registry: kopf.OperatorRegistry, objects: Objects, reconciler: Reconciler) -> None:
+    """Register the handlers of the kinds this controller owns, and of nodes."""
+    group, version = names.DATA_GROUP, names.API_VERSION
+
+    @kopf.on.event(group, version, Dataset.PLURAL, registry=registry)
+    async def on_dataset(type: str | None, body: kopf.Body, **_: Any) -> None:
+        key = objects.see(Dataset, dict(body), is_deleted=type == "DELETED")
+        reconciler.datasets.add(key)
+        for load_key in objects.keys(DataLoad):
+            reconciler.loads.add(load_key)
+
+    @kopf.on.event(group, version, DataLoad.PLURAL, registry=registry)
+    async def on_load(type: str | None, body: kopf.Body, **_: Any) -> None:
+        reconciler.loads.add(objects.see(DataLoad, dict(body), is_deleted=type == "DELETED"))
+
+    @kopf.on.event(group, version, CacheRuntime.PLURAL, registry=registry)
+    async def on_runtime(type: str | None, body: kopf.Body, **_: Any) -> None:
+        objects.see(CacheRuntime, dict(body), is_deleted=type == "DELETED")
+
+    @kopf.on.event("", "v1", "nodes", registry=registry)
+    async def on_node(type: str | None, body: kopf.Body, **_: Any) -> None:
+        name, labels = body["metadata"]["name"], dict(body["metadata"].get("labels") or {})
+        before = objects.nodes.get(name)
+        if type == "DELETED":
+            objects.nodes.pop(name, None)
+        else:
+            objects.nodes[name] = labels
+        if objects.nodes.get(name) != before:
+            for key in objects.keys(Dataset):
+                reconciler.datasets.add(key)

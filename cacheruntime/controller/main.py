@@ -1,0 +1,96 @@
+"""`python -m cacheruntime controller`: wiring only."""
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+from prometheus_client import start_http_server
+
+from cacheruntime.controller.credentials import CredentialFiles
+from cacheruntime.controller.handlers import register
+from cacheruntime.controller.objects import Objects
+from cacheruntime.controller.reconciler import Reconciler
+from cacheruntime.controller.services import Metadata, Workers
+from cacheruntime.controller.settings import ControllerSettings
+from kube.client import KubeClient
+from kube.config import load_config
+from kube.lease import LeaderElector
+from kube.operator import new_registry, run_operator
+
+log = structlog.get_logger()
+LEASE_NAME = "headrace-cache-controller"
+
+
+def parse(argv: Sequence[str]) -> ControllerSettings:
+    """Return the settings of a command line."""
+    parser = argparse.ArgumentParser(prog="python -m cacheruntime controller", description="the cache controller")
+    for name, field in ControllerSettings.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        if field.annotation is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=field.description)
+        else:
+            parser.add_argument(flag, default=None, help=field.description)
+    given = {key: value for key, value in vars(parser.parse_args(argv)).items() if value is not None}
+    return ControllerSettings(**given)
+
+
+async def _serve(settings: ControllerSettings) -> None:
+    config = load_config(settings.kubeconfig)
+    metadata = Metadata(settings.metadata, settings.call_seconds)
+    workers = Workers(settings.call_seconds)
+    async with KubeClient(config, user_agent=LEASE_NAME) as client:
+        objects = Objects(client)
+        credentials = CredentialFiles(client, Path(settings.credentials_dir))
+        reconciler = Reconciler(objects, credentials, metadata, workers, settings.poll_seconds)
+        registry = new_registry(config)
+        register(registry, objects, reconciler)
+
+        async def lead() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(run_operator(registry, asyncio.Event()))
+                tasks.create_task(reconciler.run())
+
+        try:
+            if settings.leader_elect:
+                identity = f"{socket.gethostname()}-{os.getpid()}"
+                elector = LeaderElector(client, settings.lease_namespace, LEASE_NAME, identity)
+                async with elector.lead():
+                    log.info("leading", lease=LEASE_NAME)
+                    await lead()
+            else:
+                await lead()
+        finally:
+            await metadata.close()
+            await workers.close()
+
+
+async def _until_signal(settings: ControllerSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    serving = asyncio.create_task(_serve(settings))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not serving.done():
+        serving.cancel()
+        await asyncio.wait({serving}, timeout=10)
+    else:
+        serving.result()
+
+
+def run(argv: Sequence[str]) -> int:
+    """Serve until SIGTERM; return the exit status."""
+    settings = parse(argv)
+    log.info("cache controller starts", **settings.model_dump(mode="json"))
+    if settings.metrics:
+        host, _, port = settings.metrics.rpartition(":")
+        start_http_server(int(port), addr=host or "127.0.0.1")
+    asyncio.run(_until_signal(settings))
+    return 0

@@ -1,0 +1,129 @@
+"""The controller's view of the API server: last seen objects, and idempotent writes.
+
+Owns the copies kopf's events feed and the patch calls. Decides nothing. Invariant: a status is written only when it
+differs from the object's last seen one, with the uid as precondition where the API has one.
+"""
+
+from typing import Any, TypeVar
+
+from api import names
+from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, NodeCacheStatus
+from api.model import KubeObject, Model
+from kube.client import KubeClient
+from kube.errors import AlreadyExists, NotFound
+from kube.resources import (
+    CACHE_RUNTIMES,
+    DATA_LOADS,
+    DATASETS,
+    NODE_CACHES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
+    Resource,
+)
+
+Key = tuple[str, str]
+Kind = TypeVar("Kind", bound=KubeObject)
+FIELD_MANAGER = "headrace-cache-controller"
+RESOURCES: dict[type[KubeObject], Resource] = {Dataset: DATASETS, DataLoad: DATA_LOADS, CacheRuntime: CACHE_RUNTIMES}
+
+
+class Objects:
+    """What was seen last of every kind, raw; parsed when asked for (a bad object harms only its own key)."""
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+        self._raw: dict[type[KubeObject], dict[Key, dict[str, Any]]] = {kind: {} for kind in RESOURCES}
+        self.nodes: dict[str, dict[str, str]] = {}
+        """Labels by node name."""
+
+    def see(self, kind: type[KubeObject], body: dict[str, Any], *, is_deleted: bool) -> Key:
+        """Take in one event; return the object's key."""
+        meta = body["metadata"]
+        key = (meta.get("namespace", ""), meta["name"])
+        if is_deleted:
+            self._raw[kind].pop(key, None)
+        else:
+            self._raw[kind][key] = body
+        return key
+
+    def keys(self, kind: type[KubeObject]) -> list[Key]:
+        """Return the keys of every object of that kind."""
+        return list(self._raw[kind])
+
+    def get(self, kind: type[Kind], key: Key) -> Kind | None:
+        """Return the object, or None when it is gone. Raises pydantic.ValidationError for one that is malformed."""
+        body = self._raw[kind].get(key)
+        return None if body is None else kind.model_validate(body)
+
+    async def write_status(self, item: KubeObject, status: Model) -> None:
+        """Write the status if it differs from what the object had."""
+        wire = status.to_wire()
+        old = getattr(item, "status", None)
+        if old is not None and old.to_wire() == wire:
+            return
+        key = (item.metadata.namespace, item.metadata.name)
+        body = {"metadata": {"uid": item.metadata.uid}, "status": _with_removals(old, wire)}
+        try:
+            written = await self._client.patch(RESOURCES[type(item)], key[1], body, key[0], subresource="status")
+        except NotFound:
+            return
+        self._raw[type(item)][key] = written
+
+    async def write_node_cache(self, node: str, status: NodeCacheStatus) -> None:
+        """Create the node's NodeCache if need be and replace its status."""
+        try:
+            body = await self._client.get(NODE_CACHES, node)
+        except NotFound:
+            api_version = f"{names.DATA_GROUP}/{names.API_VERSION}"
+            fresh = {"apiVersion": api_version, "kind": "NodeCache", "metadata": {"name": node}}
+            body = await self._client.create(NODE_CACHES, fresh)
+        body["status"] = status.to_wire()
+        await self._client.replace(NODE_CACHES, node, body, subresource="status")
+
+    async def node_cache_names(self) -> list[str]:
+        """Return the nodes that have a NodeCache."""
+        return [body["metadata"]["name"] for body in (await self._client.list(NODE_CACHES)).items]
+
+    async def set_finalizers(self, dataset: Dataset, finalizers: list[str]) -> None:
+        """Replace the object's finalizers; Conflict when it changed meanwhile."""
+        body = {"metadata": {"finalizers": finalizers, "resourceVersion": dataset.metadata.resource_version}}
+        key = (dataset.metadata.namespace, dataset.metadata.name)
+        try:
+            self._raw[Dataset][key] = await self._client.patch(DATASETS, key[1], body, key[0])
+        except NotFound:
+            self._raw[Dataset].pop(key, None)
+
+    async def ensure_volumes(self, pv: dict[str, Any], pvc: dict[str, Any]) -> None:
+        """Create the PV and PVC of a dataset if they are not there."""
+        for resource, body in ((PERSISTENT_VOLUMES, pv), (PERSISTENT_VOLUME_CLAIMS, pvc)):
+            meta = body["metadata"]
+            try:
+                await self._client.get(resource, meta["name"], meta.get("namespace"))
+            except NotFound:
+                try:
+                    await self._client.create(resource, body, meta.get("namespace"), field_manager=FIELD_MANAGER)
+                except AlreadyExists:
+                    continue
+
+    async def delete_volumes(self, pv: dict[str, Any], pvc: dict[str, Any]) -> None:
+        """Delete the PVC, then the PV; pods that still mount it keep it until they end."""
+        for resource, body in ((PERSISTENT_VOLUME_CLAIMS, pvc), (PERSISTENT_VOLUMES, pv)):
+            meta = body["metadata"]
+            try:
+                await self._client.delete(resource, meta["name"], meta.get("namespace"))
+            except NotFound:
+                continue
+
+    async def delete_load(self, load: DataLoad) -> None:
+        """Delete a DataLoad whose time is over."""
+        try:
+            await self._client.delete(DATA_LOADS, load.metadata.name, load.metadata.namespace, uid=load.metadata.uid)
+        except NotFound:
+            return
+
+
+def _with_removals(old: Model | None, wire: dict[str, Any]) -> dict[str, Any]:
+    """A merge patch keeps what it does not name: fields that went away are named as null."""
+    if old is None:
+        return wire
+    return {**{key: None for key in old.to_wire() if key not in wire}, **wire}

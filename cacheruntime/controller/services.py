@@ -1,0 +1,94 @@
+"""The controller's gRPC clients: the metadata service and the workers.
+
+Owns channels and deadlines. Decides nothing. Every call has a deadline; a failed call raises grpc.aio.AioRpcError.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import grpc
+
+from api.gen import metadata_pb2, metadata_pb2_grpc, worker_pb2, worker_pb2_grpc
+
+
+class Metadata:
+    """Calls to the metadata service."""
+
+    def __init__(self, address: str, call_seconds: float) -> None:
+        self._channel = grpc.aio.insecure_channel(address)
+        self._seconds = call_seconds
+        self._namespace = metadata_pb2_grpc.NamespaceStub(self._channel)
+        self._residency = metadata_pb2_grpc.ResidencyStub(self._channel)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+    async def sync(self, request: metadata_pb2.SyncRequest) -> metadata_pb2.DatasetInfo:
+        """Create or update a dataset's record and start its listing."""
+        return await self._namespace.Sync(request, timeout=self._seconds)
+
+    async def dataset(self, namespace: str, name: str) -> metadata_pb2.DatasetInfo:
+        """Return one dataset; NOT_FOUND when metadata does not know it."""
+        return await self._namespace.GetDataset(
+            metadata_pb2.DatasetRequest(namespace=namespace, name=name), timeout=self._seconds
+        )
+
+    async def datasets(self) -> Sequence[metadata_pb2.DatasetInfo]:
+        """Return every dataset."""
+        answer = await self._namespace.ListDatasets(metadata_pb2.ListDatasetsRequest(), timeout=self._seconds)
+        return answer.datasets
+
+    async def remove(self, uid: str) -> None:
+        """Forget a dataset; no error when it is not known."""
+        await self._namespace.RemoveDataset(metadata_pb2.DatasetRequest(uid=uid), timeout=self._seconds)
+
+    async def workers(self) -> Sequence[metadata_pb2.Worker]:
+        """Return every worker metadata has heard of, dead ones too."""
+        answer = await self._residency.ListWorkers(metadata_pb2.ListWorkersRequest(), timeout=self._seconds)
+        return answer.workers
+
+    async def by_node(self) -> Sequence[metadata_pb2.NodeResidency]:
+        """Return what each live worker holds."""
+        answer = await self._residency.ByNode(metadata_pb2.ByNodeRequest(), timeout=self._seconds)
+        return answer.nodes
+
+
+class Workers:
+    """Calls to the workers' control services; one channel an endpoint, dropped when the worker is."""
+
+    def __init__(self, call_seconds: float) -> None:
+        self._seconds = call_seconds
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    async def close(self) -> None:
+        """Close every channel."""
+        await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+
+    async def keep_only(self, endpoints: set[str]) -> None:
+        """Close channels to workers that are gone."""
+        for endpoint in self._channels.keys() - endpoints:
+            await self._channels.pop(endpoint).close()
+
+    def _stub(self, endpoint: str) -> worker_pb2_grpc.WorkerControlAsyncStub:
+        channel = self._channels.get(endpoint)
+        if channel is None:
+            channel = self._channels[endpoint] = grpc.aio.insecure_channel(endpoint)
+        return worker_pb2_grpc.WorkerControlStub(channel)
+
+    async def start_load(
+        self, workers: Sequence[metadata_pb2.Worker], request: worker_pb2.StartLoadRequest
+    ) -> list[worker_pb2.LoadProgress]:
+        """Start (or join) a load on every worker; return their progress in the same order."""
+        return list(
+            await asyncio.gather(
+                *(self._stub(worker.control_endpoint).StartLoad(request, timeout=self._seconds) for worker in workers)
+            )
+        )
+
+    async def evict(self, workers: Sequence[metadata_pb2.Worker], uid: str) -> None:
+        """Drop a dataset's blocks on every worker."""
+        request = worker_pb2.EvictRequest(uid=uid)
+        await asyncio.gather(
+            *(self._stub(worker.control_endpoint).Evict(request, timeout=self._seconds) for worker in workers)
+        )

@@ -1,0 +1,57 @@
+"""kopf as a source of events: logged in from our configuration, one leader by Lease instead of peering.
+
+Owns the settings every Headrace operator shares. Handlers registered here only enqueue keys; nothing is stored on
+the objects (kopf's `on.event` handlers keep no progress annotations). kopf's peering is not used: two operators of
+equal priority would freeze each other (kopf docs, peering).
+"""
+
+import asyncio
+
+import kopf
+
+from kube.config import ClusterConfig
+
+WATCH_SERVER_TIMEOUT_SECONDS = 300
+WATCH_SILENCE_SECONDS = 360
+"""A watch connection older than this is renewed; below it kopf relists by itself."""
+
+
+def new_registry(config: ClusterConfig) -> kopf.OperatorRegistry:
+    """Return a registry whose login uses `config`."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    def login(**_: object) -> kopf.ConnectionInfo:
+        token = config.token
+        if token is None and config.token_file is not None:
+            token = config.token_file.read_text().strip()
+        return kopf.ConnectionInfo(
+            server=config.server,
+            ca_data=config.ca_pem,
+            insecure=config.insecure_skip_tls_verify or None,
+            certificate_data=config.client_cert_pem,
+            private_key_data=config.client_key_pem,
+            token=token,
+        )
+
+    return registry
+
+
+def _settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.watching.server_timeout = WATCH_SERVER_TIMEOUT_SECONDS
+    settings.watching.client_timeout = WATCH_SILENCE_SECONDS
+    settings.scanning.disabled = False
+    return settings
+
+
+async def run_operator(registry: kopf.OperatorRegistry, ready: asyncio.Event) -> None:
+    """Deliver events to the registry's handlers until cancelled; `ready` is set once kopf has started."""
+    await kopf.operator(
+        registry=registry,
+        settings=_settings(),
+        standalone=True,
+        clusterwide=True,
+        ready_flag=ready,
+    )
