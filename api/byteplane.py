@@ -28,7 +28,8 @@ BLOCK_SIZE_BYTES: Final = 4 << 20
 
 
 class Op(IntEnum):
-    """What a frame asks for. READ is for peers (TCP); the others for the node's own clients (unix socket)."""
+    """What a frame asks for. READ is for peers (TCP) and answered on the unix socket too; the others are for the
+    node's own clients (unix socket)."""
 
     HELLO = 1
     OPEN = 2
@@ -93,7 +94,8 @@ class Opened(Struct, frozen=True, kw_only=True):
 
 
 class Ensure(Struct, frozen=True, kw_only=True):
-    """Make [offset, offset+length) resident. Reply: Ensured; ESTALE when the object is no longer that version."""
+    """Make [offset, offset+length) resident. Reply: Ensured; ESTALE when the object is no longer that version;
+    ENOBUFS when every tier is full, also for a moment: READ then brings the bytes inline."""
 
     handle: int
     offset_bytes: int
@@ -131,6 +133,8 @@ class Read(Struct, frozen=True, kw_only=True):
     length_bytes: int
     resident_only: bool = False
     """Answer ENODATA instead of fetching from the under store."""
+    verify: bool = False
+    """The last answer did not have its checksum: check the stored bytes, and fetch them again when they are bad."""
 
 
 class ReadReply(Struct, frozen=True, kw_only=True):

@@ -63,7 +63,9 @@ class SchedulingPolicy(Model):
 class Restarts(Model):
     """Restart budgets: how many whole-attempt restarts each kind of failure may cost."""
 
-    user_error: int = Field(default=0, ge=0, le=1000)
+    user_error: int | None = Field(
+        default=None, ge=0, le=1000, description="default 0; 6 where restartPolicy is OnFailure, Always or ExitCode"
+    )
     infrastructure: int = Field(default=10, ge=0, le=1000)
     preemption: int = Field(default=100, ge=0, le=10000)
 
@@ -185,6 +187,7 @@ class CheckpointStatus(Model):
     nodes: Annotated[dict[Annotated[str, StringConstraints(max_length=253)], int], Field(max_length=256)] = Field(
         default_factory=dict
     )
+    completed_at: ShortText | None = None
 
 
 class Goodput(Model):
@@ -216,7 +219,18 @@ class TrainingJobStatus(Model):
     handled_failures: list[ShortText] = Field(
         default_factory=list, max_length=64, description="UIDs of failed pods already counted as a restart"
     )
+    attempt_began_at: ShortText | None = Field(default=None, description="when the current attempt was decided")
+    started_attempt: int | None = Field(
+        default=None, description="newest attempt whose pods may be created; resumeStep and resumePath are its own"
+    )
+    started_replicas: Annotated[dict[RoleName, int], Field(max_length=8)] = Field(
+        default_factory=dict, description="pods by role of startedAttempt; a changed spec counts from the next one"
+    )
+    created_attempt: int | None = Field(
+        default=None, description="newest attempt of which every pod was seen; a pod of it that is missing is lost"
+    )
     resume_step: int | None = Field(default=None, description="step the current attempt resumed from")
+    resume_path: Path | None = Field(default=None, description="that checkpoint's path inside the dataset")
     checkpoints: list[CheckpointStatus] = Field(default_factory=list, max_length=16)
     goodput: list[Goodput] = Field(default_factory=list, max_length=64)
     placement: list[PodPlacement] = Field(default_factory=list, max_length=1024)

@@ -1,0 +1,204 @@
+"""Metadata, workers and FUSE mounts as real processes in one directory, for as long as a benchmark or test runs.
+
+Owns the processes and their ports. Invariant: leaving the context unmounts everything and ends every process
+that was started here, whatever happened inside.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Self
+
+import grpc
+
+from api.gen import metadata_pb2 as pb
+from api.gen import metadata_pb2_grpc
+
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 20.0
+POLL_SECONDS: Final = 0.02
+
+
+class DataPlaneError(Exception):
+    """A process did not start, or a dataset was not listed; the message holds the end of its log."""
+
+
+@dataclass
+class Process:
+    """One process and its log."""
+
+    name: str
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    def tail(self) -> str:
+        """Return the end of the log."""
+        return self.log.read_text(errors="replace")[-2000:]
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the log's JSON events."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signal and wait; SIGKILL past the deadline. Returns the exit status."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(number)
+            try:
+                self.popen.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait(STOP_SECONDS)
+        return self.popen.returncode
+
+
+class DataPlane:
+    """A context: metadata at `metadata_address`, workers and mounts by node name."""
+
+    def __init__(self, directory: Path, *, tier_bytes: int = 8 << 30) -> None:
+        self.directory = directory
+        self._tier_bytes = tier_bytes
+        self._logs: list[IO[bytes]] = []
+        self.processes: list[Process] = []
+        self.metadata_address = "127.0.0.1:0"
+        self.metadata: Process | None = None
+        self.workers: dict[str, Process] = {}
+        self.mounts: dict[str, Path] = {}
+        self.daemons: dict[str, Process] = {}
+
+    def __enter__(self) -> Self:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "credentials").mkdir(exist_ok=True)
+        try:
+            self.start_metadata()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop mounts first, then workers, then metadata. May be called twice."""
+        for process in reversed(self.processes):
+            process.stop()
+        for mount in self.mounts.values():
+            subprocess.run(["umount", "-l", str(mount)], check=False, capture_output=True, timeout=STOP_SECONDS)
+        for log in self._logs:
+            log.close()
+        self.processes.clear()
+
+    def spawn(self, name: str, arguments: Sequence[str]) -> Process:
+        """Start `python arguments…` with its output in a log of its own."""
+        path = self.directory / f"{name}.log"
+        log = path.open("wb")
+        self._logs.append(log)
+        command = [sys.executable, *arguments]
+        popen = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        process = Process(name, popen, path)
+        self.processes.append(process)
+        return process
+
+    def _await(self, process: Process, what: str, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not condition():
+            if process.popen.poll() is not None:
+                raise DataPlaneError(f"{process.name} ended with {process.popen.returncode}:\n{process.tail()}")
+            if time.monotonic() > deadline:
+                raise DataPlaneError(f"{process.name}: no {what} in {START_SECONDS} s:\n{process.tail()}")
+            time.sleep(POLL_SECONDS)
+
+    def start_metadata(self) -> None:
+        """Start metadata, or start it again where it was."""
+        store = f"sqlite:///{(self.directory / 'metadata.db').absolute()}"
+        credentials = str(self.directory / "credentials")
+        arguments = ["--listen", self.metadata_address, "--store", store, "--credentials-dir", credentials]
+        process = self.spawn(f"metadata-{len(self.processes)}", ["-m", "metadata", *arguments])
+        self._await(process, "ready event", lambda: self._ready(process) is not None)
+        self.metadata_address = self._ready(process) or ""
+        self.metadata = process
+
+    @staticmethod
+    def _ready(process: Process) -> str | None:
+        return next((each["address"] for each in process.events() if each["event"] == "metadata.ready"), None)
+
+    def socket(self, node: str) -> Path:
+        """Return the unix socket of a node's worker."""
+        return self.directory / f"{node}.sock"
+
+    def start_worker(self, node: str) -> Process:
+        """Start (or start again) a node's worker; returns when its socket answers."""
+        tier = self.directory / f"{node}-tier"
+        tier.mkdir(exist_ok=True)
+        socket = self.socket(node)
+        socket.unlink(missing_ok=True)
+        process = self.spawn(
+            f"worker-{node}-{len(self.processes)}",
+            [
+                *["-m", "cacheruntime", "worker", "--node", node, "--metadata", self.metadata_address],
+                *["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--socket", str(socket)],
+                *["--tier", f"SSD:{tier.absolute()}:{self._tier_bytes}"],
+                *["--credentials-dir", str(self.directory / "credentials")],
+            ],
+        )
+        self._await(process, "socket", socket.exists)
+        self.workers[node] = process
+        return process
+
+    def start_mount(self, node: str) -> Path:
+        """Mount on a node; returns the mount point once it serves."""
+        mount = (self.directory / f"{node}-mount").absolute()
+        process = self.spawn(
+            f"fuse-{node}-{len(self.processes)}",
+            [
+                *["-m", "fuse", "--node", node, "--metadata", self.metadata_address],
+                *["--worker-socket", str(self.socket(node)), "--mount", str(mount)],
+            ],
+        )
+        self._await(process, "mount", lambda: any(each["event"] == "ready" for each in process.events()))
+        self.mounts[node] = mount
+        self.daemons[node] = process
+        return mount
+
+    def sync(self, name: str, origin: str, *, writable: bool = False, namespace: str = "bench") -> pb.DatasetInfo:
+        """Make a dataset of one mount, list it (again), and return its record once the listing is done."""
+        with grpc.insecure_channel(self.metadata_address) as channel:
+            stub = metadata_pb2_grpc.NamespaceStub(channel)
+            request = pb.SyncRequest(
+                uid=f"uid-{namespace}-{name}",
+                namespace=namespace,
+                name=name,
+                mounts=[pb.Mount(mount_point=origin, name="data", path="", read_only=not writable)],
+                writable=writable,
+                local_copies=True,
+                replicas=1,
+                force=True,
+            )
+            info = stub.Sync(request, timeout=START_SECONDS)
+            deadline = time.monotonic() + START_SECONDS
+            while info.syncing or not info.snapshot_version:
+                if info.error or time.monotonic() > deadline:
+                    raise DataPlaneError(f"dataset {name} of {origin} was not listed: {info.error or 'timeout'}")
+                time.sleep(POLL_SECONDS)
+                info = stub.GetDataset(pb.DatasetRequest(uid=request.uid), timeout=START_SECONDS)
+            return info
+
+
+def drop_page_cache() -> bool:
+    """Empty the kernel's page cache; False when not permitted (not root)."""
+    os.sync()
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("3\n")
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,9 @@
+"""The benchmarks by name: one line each. Modules are imported when they run, so that one's needs are its own."""
+
+from typing import Final
+
+BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
+    "fuse": ("benchmarks.fuse", "the FUSE mount against ext4, cp and a direct put"),
+    "scheduler": ("benchmarks.scheduler", "pods placed a second, against kube-scheduler"),
+}
+"""Name → module, and what it measures."""

@@ -1,0 +1,359 @@
+"""Schedulers on one real API server, one after another: pods bound per second, first to last bind.
+
+Owns the cluster of the run (etcd and kube-apiserver as processes, nodes as plain objects, no controllers)
+and the clock: an independent watch sees the binds. Every scheduler gets the same nodes, fresh pods created
+beforehand, and the same client limits. Nothing runs the pods, so they stay Pending after the bind.
+A scheduler is a command; {kubeconfig} and {name} (the pods' schedulerName) are filled in."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import yaml
+
+from benchmarks import frame
+from benchmarks.scheduler_core import core_cases
+from headrace.cluster import manifests
+from headrace.cluster.binaries import require
+from headrace.cluster.control_plane import ControlPlane
+from kube.client import KubeClient
+from kube.config import load_config
+from kube.errors import AlreadyExists
+from kube.resources import NODES, POD_GROUPS, PODS
+from kube.watch import list_watch
+
+NAMESPACE = "default"
+CREATE_IN_FLIGHT = 32
+SETTLE_SECONDS = 3.0
+# A scheduler that binds nothing more for so long is stuck; the case then fails with what it did.
+STUCK_SECONDS = 60.0
+GOAL_RATIO = 2.5
+GOAL_GANG_RATIO = 1 / 1.1
+QPS, BURST = 5000, 10000
+APISERVER_ARGS = (
+    # The control plane's own throttles would be what is measured.
+    "--enable-priority-and-fairness=false",
+    "--max-requests-inflight=0",
+    "--max-mutating-requests-inflight=0",
+    # No controller lifts the not-ready taint or makes service accounts here.
+    "--disable-admission-plugins=TaintNodesByCondition,ServiceAccount,DefaultTolerationSeconds",
+)
+
+
+class _Meta(msgspec.Struct, gc=False):
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resourceVersion: str = ""
+
+    @property
+    def resource_version(self) -> str:
+        """For kube's watch, which reads it to resume."""
+        return self.resourceVersion
+
+
+class _Spec(msgspec.Struct, gc=False):
+    nodeName: str = ""
+
+
+class _Pod(msgspec.Struct, gc=False):
+    """As little of a pod as shows a bind: watching must not cost what is measured."""
+
+    metadata: _Meta = msgspec.field(default_factory=_Meta)
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduler:
+    """One under test: a command, started anew for each run."""
+
+    name: str
+    command: str
+    pod_scheduler_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`gangs` × `size` pods; size 0: plain pods."""
+
+    case: str
+    pods: int
+    gang_size: int = 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run the cases; prints the report."""
+    options = _options(arguments)
+    cases: list[frame.Case] = []
+    if options.only in ("", "core"):
+        cases += core_cases(quick=options.quick)
+    if options.only != "core":
+        with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
+            cases += _cluster_cases(Path(folder), options)
+    frame.report("scheduler", cases, options.json, options.plot)
+    return 0
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = frame.parser("scheduler", __doc__ or "")
+    parser.add_argument("--nodes", type=int, help="nodes (1000; quick: 200)")
+    parser.add_argument("--pods", type=int, help="pods a run (3000; quick: 500)")
+    parser.add_argument("--gang-size", type=int, default=0, help="members a gang in the gang case (a tenth of pods)")
+    parser.add_argument("--only", choices=("plain", "gang", "core"), default="", help="run only this kind of case")
+    if "--quick" in arguments:
+        parser.set_defaults(runs=1)
+    options = parser.parse_args(arguments)
+    options.nodes = options.nodes or (200 if options.quick else 1000)
+    options.pods = options.pods or (500 if options.quick else 3000)
+    options.gang_size = options.gang_size or max(1, options.pods // 10)
+    return options
+
+
+def _cluster_cases(folder: Path, options: argparse.Namespace) -> list[frame.Case]:
+    binaries = require(("etcd", "kube-apiserver", "kube-scheduler"))
+    plane = ControlPlane(
+        folder,
+        binaries,
+        name="bench",
+        components=("etcd", "kube-apiserver"),
+        extra_args={"kube-apiserver": APISERVER_ARGS},
+    )
+    frame.progress("starting etcd and kube-apiserver")
+    try:
+        plane.start()
+        manifests.apply(plane.kubeconfig, manifests.crd_files())
+        return asyncio.run(_measure(plane, str(binaries["kube-scheduler"]), folder, options))
+    finally:
+        plane.stop()
+
+
+async def _measure(
+    plane: ControlPlane, kube_scheduler: str, folder: Path, options: argparse.Namespace
+) -> list[frame.Case]:
+    ours = Scheduler(
+        "headrace",
+        f"{shlex.quote(sys.executable)} -m scheduler --kubeconfig {{kubeconfig}} --no-leader-elect "
+        f"--qps {QPS} --scheduler-name {{name}} --log-level warning",
+        "headrace-scheduler",
+    )
+    config = folder / "kube-scheduler.yaml"
+    config.write_text(_kube_scheduler_config(plane.kubeconfig), encoding="utf-8")
+    theirs = [
+        Scheduler(
+            "kube-scheduler 1.36",
+            f"{shlex.quote(kube_scheduler)} --config {config} --secure-port=0",
+            "default-scheduler",
+        )
+    ]
+    theirs += [Scheduler(name, command, name) for name, command in options.yardstick]
+    plain = Load(f"plain-{options.nodes}-nodes", options.pods)
+    gangs = Load(f"gang-{options.pods // options.gang_size}x{options.gang_size}", options.pods, options.gang_size)
+    cases: list[frame.Case] = []
+    async with KubeClient(load_config(plane.kubeconfig), user_agent="headrace-bench") as client:
+        frame.progress(f"creating {options.nodes} nodes")
+        await _create_all(client, NODES, [_node(index) for index in range(options.nodes)], None)
+        bench = Bench(client, plane.kubeconfig, folder)
+        if options.only in ("", "plain"):
+            cases += await _plain(bench, ours, theirs, plain, options.runs)
+        if options.only in ("", "gang"):
+            cases.append(await _gang(bench, ours, plain, gangs, options.runs))
+    return cases
+
+
+async def _plain(
+    bench: "Bench", ours: Scheduler, theirs: Sequence[Scheduler], load: Load, runs: int
+) -> list[frame.Case]:
+    figures: dict[str, list[float]] = {scheduler.name: [] for scheduler in (ours, *theirs)}
+    for turn in range(runs):
+        order = (ours, *theirs) if turn % 2 else (*theirs, ours)
+        for scheduler in order:
+            figures[scheduler.name].append(await bench.pods_per_second(scheduler, load))
+    note = f"{load.pods} pods; QPS {QPS} each; all nodes scored by ours; Scheduled events and decision annotations on"
+    return [
+        frame.Case(
+            load.case if index == 0 else f"{load.case}-{scheduler.name}",
+            "pods/s",
+            list(zip(figures[ours.name], figures[scheduler.name], strict=True)),
+            yardstick=scheduler.name,
+            goal=GOAL_RATIO,
+            note=note,
+        )
+        for index, scheduler in enumerate(theirs)
+    ]
+
+
+async def _gang(bench: "Bench", ours: Scheduler, plain: Load, gangs: Load, runs: int) -> frame.Case:
+    pairs: list[tuple[float, ...]] = []
+    for _ in range(runs):
+        alone = await bench.pods_per_second(ours, plain)
+        pairs.append((await bench.pods_per_second(ours, gangs), alone))
+    return frame.Case(
+        gangs.case,
+        "pods/s",
+        pairs,
+        yardstick="ours, the same number of plain pods",
+        goal=round(GOAL_GANG_RATIO, 3),
+        note="all-or-nothing; goal: first to last bind at most 1.1 × that of plain pods",
+    )
+
+
+@dataclass(slots=True)
+class Bench:
+    """One cluster with its nodes; runs schedulers on it."""
+
+    client: KubeClient
+    kubeconfig: Path
+    folder: Path
+    rounds: int = 0
+
+    async def pods_per_second(self, scheduler: Scheduler, load: Load) -> float:
+        """Create fresh pods, start the scheduler, wait for the last bind, stop it, delete the pods."""
+        self.rounds += 1
+        prefix = f"r{self.rounds}"
+        frame.progress(f"{load.case}: creating {load.pods} pods for {scheduler.name}")
+        if load.gang_size:
+            groups = [_group(f"{prefix}-g{index}", load.gang_size) for index in range(load.pods // load.gang_size)]
+            await _create_all(self.client, POD_GROUPS, groups, NAMESPACE)
+        pods = [_pod(f"{prefix}-{index}", scheduler, load, prefix, index) for index in range(load.pods)]
+        await _create_all(self.client, PODS, pods, NAMESPACE)
+        await asyncio.sleep(SETTLE_SECONDS)
+        watching = asyncio.create_task(_watch_binds(self.kubeconfig, prefix, len(pods)))
+        await asyncio.sleep(0.5)
+        async with _running(scheduler, self.kubeconfig, self.folder):
+            seconds = await watching
+        await self._delete_all(load)
+        rate = (len(pods) - 1) / seconds
+        frame.progress(f"{load.case}: {scheduler.name}: {rate:,.0f} pods/s ({seconds:.2f} s)")
+        return rate
+
+    async def _delete_all(self, load: Load) -> None:
+        await self.client.request(
+            "DELETE", PODS.path(NAMESPACE), body=b'{"gracePeriodSeconds":0}', timeout_seconds=180, idempotent=True
+        )
+        if load.gang_size:
+            await self.client.request("DELETE", POD_GROUPS.path(NAMESPACE), timeout_seconds=180, idempotent=True)
+
+
+@contextlib.asynccontextmanager
+async def _running(scheduler: Scheduler, kubeconfig: Path, folder: Path) -> AsyncIterator[None]:
+    command = scheduler.command.replace("{kubeconfig}", str(kubeconfig)).replace("{name}", scheduler.pod_scheduler_name)
+    log = folder / f"{scheduler.name.split()[0]}.log"
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *shlex.split(command),
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "KUBECONFIG": str(kubeconfig)},
+            start_new_session=True,
+        )
+    try:
+        yield
+    except TimeoutError:
+        tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
+        raise SystemExit(f"{scheduler.name} did not bind all pods; the end of its log:\n{tail}") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), 20)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def _watch_binds(kubeconfig: Path, prefix: str, count: int) -> float:
+    """Seconds from the first bind to the last, as a client of its own sees them."""
+    bound: set[str] = set()
+    first = last = 0.0
+    async with KubeClient(load_config(kubeconfig), user_agent="headrace-bench-watch") as client:
+        batches = list_watch(client, PODS, _Pod, namespace=NAMESPACE, jitter=Random(0))
+        while True:
+            async with asyncio.timeout(STUCK_SECONDS):
+                batch = await anext(batches)
+            now = time.monotonic()
+            changed = getattr(batch, "events", None) or ()
+            for change in changed:
+                pod = change.object
+                if pod.spec.nodeName and pod.metadata.name.startswith(prefix):
+                    bound.add(pod.metadata.name)
+            if bound and not first:
+                first = now
+            last = now
+            if len(bound) >= count:
+                return last - first
+
+
+async def _create_all(
+    client: KubeClient, resource: Any, bodies: Sequence[dict[str, Any]], namespace: str | None
+) -> None:
+    waiting = iter(bodies)
+
+    async def create() -> None:
+        for body in waiting:
+            with contextlib.suppress(AlreadyExists):
+                await client.create(resource, body, namespace)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(CREATE_IN_FLIGHT):
+            tasks.create_task(create())
+
+
+def _node(index: int) -> dict[str, Any]:
+    room = {"cpu": "96", "memory": "768Gi", "pods": "110", "ephemeral-storage": "1Ti", "nvidia.com/gpu": "8"}
+    ready = {
+        "type": "Ready",
+        "status": "True",
+        "reason": "KubeletReady",
+        "lastHeartbeatTime": "2026-01-01T00:00:00Z",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    name = f"node-{index:05d}"
+    labels = {"kubernetes.io/hostname": name, "topology.kubernetes.io/zone": f"zone-{index % 3}"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": labels},
+        "status": {"allocatable": room, "capacity": room, "conditions": [ready]},
+    }
+
+
+def _pod(name: str, scheduler: Scheduler, load: Load, prefix: str, index: int) -> dict[str, Any]:
+    requests = {"cpu": "1", "memory": "1Gi"}
+    metadata: dict[str, Any] = {"name": name}
+    if load.gang_size:
+        metadata["labels"] = {"scheduling.x-k8s.io/pod-group": f"{prefix}-g{index // load.gang_size}"}
+    container = {"name": "main", "image": "registry.invalid/none", "resources": {"requests": requests}}
+    spec = {"schedulerName": scheduler.pod_scheduler_name, "containers": [container]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _group(name: str, size: int) -> dict[str, Any]:
+    return {
+        "apiVersion": POD_GROUPS.api_version,
+        "kind": POD_GROUPS.kind,
+        "metadata": {"name": name},
+        "spec": {"minMember": size},
+    }
+
+
+def _kube_scheduler_config(kubeconfig: Path) -> str:
+    return yaml.safe_dump(
+        {
+            "apiVersion": "kubescheduler.config.k8s.io/v1",
+            "kind": "KubeSchedulerConfiguration",
+            "clientConnection": {"kubeconfig": str(kubeconfig), "qps": QPS, "burst": BURST},
+            "leaderElection": {"leaderElect": False},
+        }
+    )

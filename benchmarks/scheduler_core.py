@@ -1,0 +1,89 @@
+"""The scheduler's core alone, in this process: decisions per second, every node scored.
+
+Owns the synthetic clusters. No API server, no I/O: what is measured is handle + decide. A decision counts
+with everything it does in production: the try, taking the room, the decision record and the event's note."""
+
+import time
+
+from benchmarks import frame
+from kube.identity import ObjectMeta
+from kube.objects import Container, Node, NodeStatus, Pod, PodGroup, PodGroupSpec, PodSpec, ResourceRequirements
+from scheduler.__main__ import engine_settings
+from scheduler.core.decisions import Bind
+from scheduler.core.engine import Engine
+from scheduler.core.events import Event, GroupChanged, NodeChanged, PodPending
+from scheduler.core.pod_request import ShapeCache, pod_request
+from scheduler.plugins.registry import build
+from scheduler.settings import Settings
+
+GOALS = {5000: 8000.0, 15000: 3000.0}
+BINDS_A_ROUND = 64
+
+
+def core_cases(*, quick: bool) -> list[frame.Case]:
+    """Plain pods at two cluster sizes, and one gang of 500."""
+    cases = []
+    for nodes in (1000, 5000) if quick else (5000, 15000):
+        pods = 2000 if quick else 10_000
+        frame.progress(f"core: {pods} pods on {nodes} nodes")
+        rate = _plain(nodes, pods)
+        cases.append(
+            frame.Case(f"core-{nodes}-nodes", "decisions/s", [(rate,)], goal=GOALS.get(nodes), note="one thread")
+        )
+    nodes, members = (1000, 500) if quick else (5000, 500)
+    frame.progress(f"core: a gang of {members} on {nodes} nodes")
+    seconds = min(_gang(nodes, members) for _ in range(3))
+    cases.append(
+        frame.Case(
+            f"core-gang-{members}-on-{nodes}",
+            "ms",
+            [(seconds * 1000,)],
+            higher_is_better=False,
+            goal=20.0,
+            note="placement of the whole gang with its decision records; best of 3",
+        )
+    )
+    return cases
+
+
+def _engine(nodes: int) -> Engine:
+    settings = Settings()
+    engine = Engine(build(settings), engine_settings(settings))
+    room = {"cpu": "96", "memory": "768Gi", "pods": "110", "nvidia.com/gpu": "8"}
+    events: list[Event] = [
+        NodeChanged(Node(metadata=ObjectMeta(name=f"node-{index}"), status=NodeStatus(allocatable=room)))
+        for index in range(nodes)
+    ]
+    engine.handle(events, 0.0)
+    return engine
+
+
+def _pod(index: int, group: str | None = None) -> Pod:
+    labels = {"scheduling.x-k8s.io/pod-group": group} if group else {}
+    requests = {"cpu": "1", "memory": "1Gi"} | ({"nvidia.com/gpu": "1"} if group else {})
+    return Pod(
+        metadata=ObjectMeta(name=f"pod-{index}", namespace="default", uid=f"uid-{index}", labels=labels),
+        spec=PodSpec(containers=[Container(name="main", resources=ResourceRequirements(requests=requests))]),
+    )
+
+
+def _plain(nodes: int, pods: int) -> float:
+    engine, shapes = _engine(nodes), ShapeCache()
+    engine.handle([PodPending(pod_request(_pod(index), shapes)) for index in range(pods)], 0.0)
+    started, decided = time.perf_counter(), 0
+    while decided < pods:
+        decided += len(engine.decide(0.0, BINDS_A_ROUND))
+    return decided / (time.perf_counter() - started)
+
+
+def _gang(nodes: int, members: int) -> float:
+    engine, shapes = _engine(nodes), ShapeCache()
+    group = PodGroup(metadata=ObjectMeta(name="g", namespace="default"), spec=PodGroupSpec(min_member=members))
+    events: list[Event] = [GroupChanged(group)]
+    events += [PodPending(pod_request(_pod(index, "g"), shapes)) for index in range(members)]
+    engine.handle(events, 0.0)
+    started = time.perf_counter()
+    binds = engine.decide(0.0, BINDS_A_ROUND)
+    seconds = time.perf_counter() - started
+    assert sum(isinstance(decision, Bind) for decision in binds) == members
+    return seconds

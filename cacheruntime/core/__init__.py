@@ -1,0 +1,1 @@
+"""Decisions of the cache: pure, no I/O, no clock, no randomness, no logging."""

@@ -1,0 +1,97 @@
+"""Where new bytes go: admit until full, then bypass.
+
+Owns the choice of a tier for a file and of what a block may displace. All blocks of one version on a node lie in
+one sparse file, so in one tier: the tier is chosen once, for the bytes that file is expected to bring. Order:
+the fastest tier with room; else the slowest where eviction makes room (it hurts least); else bypass: the bytes
+are served and not kept.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cacheruntime.core.eviction import Candidate, victims
+from cacheruntime.core.tiers import Tier
+
+EVICT_PERCENT: Final = 2
+"""Of a quota, dropped at a time: one look at all files then pays for many admissions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Tier for a new file. `reserve_bytes` are to be set aside there, after `evict` is gone."""
+
+    tier: int
+    reserve_bytes: int = 0
+    evict: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Whether a block may stay in its file's tier, after `evict` is gone."""
+
+    is_admitted: bool
+    evict: tuple[Candidate, ...] = ()
+
+
+def place(
+    tiers: Sequence[Tier],
+    candidates: Callable[[], Iterable[Candidate]],
+    *,
+    wanted_bytes: int,
+    uid: str,
+    as_home: bool,
+    now_seconds: float,
+) -> Placement:
+    """Choose the tier for a file of which `wanted_bytes` are expected to be kept (0 = none, only served).
+
+    `candidates` is called only when nothing has room: it lists every file of the node.
+    """
+    usable = [i for i, tier in enumerate(tiers) if not tier.is_blocked(now_seconds)]
+    for index in usable:
+        if wanted_bytes and tiers[index].free_bytes(now_seconds) >= wanted_bytes:
+            return Placement(index, wanted_bytes)
+    if wanted_bytes:
+        files = list(candidates())
+        for index in reversed(usable):
+            needed = wanted_bytes - tiers[index].free_bytes(now_seconds)
+            chosen = _victims(tiers, files, needed, index, uid, as_home=as_home)
+            if chosen:
+                return Placement(index, wanted_bytes, tuple(chosen))
+    return Placement(_roomiest(tiers, usable or range(len(tiers)), now_seconds))
+
+
+def _roomiest(tiers: Sequence[Tier], usable: Iterable[int], now_seconds: float) -> int:
+    def room(index: int) -> tuple[int, int]:
+        tier = tiers[index]
+        return tier.free_bytes(now_seconds), tier.temporary_limit_bytes - tier.temporary_bytes
+
+    return max(usable, key=room)
+
+
+def admit(
+    tiers: Sequence[Tier],
+    candidates: Callable[[], Iterable[Candidate]],
+    *,
+    tier: int,
+    size_bytes: int,
+    reserved_bytes: int,
+    uid: str,
+    as_home: bool,
+    now_seconds: float,
+) -> Admission:
+    """Decide on one block of a file in `tier`; `reserved_bytes` are what that file still has set aside."""
+    if tiers[tier].is_blocked(now_seconds):
+        return Admission(False)
+    needed = size_bytes - reserved_bytes - tiers[tier].free_bytes(now_seconds)
+    if needed <= 0:
+        return Admission(True)
+    chosen = _victims(tiers, candidates(), needed, tier, uid, as_home=as_home)
+    return Admission(bool(chosen), tuple(chosen))
+
+
+def _victims(
+    tiers: Sequence[Tier], files: Iterable[Candidate], needed: int, tier: int, uid: str, *, as_home: bool
+) -> list[Candidate]:
+    goal = tiers[tier].quota_bytes * EVICT_PERCENT // 100
+    return victims(files, needed_bytes=needed, goal_bytes=goal, tier=tier, uid=uid, as_home=as_home)

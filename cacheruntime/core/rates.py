@@ -1,0 +1,61 @@
+"""Measured speeds and a rate limit, with the clock passed in.
+
+Owns arithmetic only. `BusyRate` is the speed of a path while it is in use, all streams together: bytes over the
+time in which at least one transfer ran, newer ones counting more. Idle time does not lower it.
+"""
+
+from dataclasses import dataclass
+from math import exp
+
+
+@dataclass(slots=True)
+class BusyRate:
+    """Bytes per second of busy time; what lies `memory_seconds` of busy time back counts a third (1/e)."""
+
+    memory_seconds: float = 5.0
+    total_bytes: int = 0
+    _active: int = 0
+    _since: float = 0.0
+    _bytes: float = 0.0
+    _seconds: float = 0.0
+
+    @property
+    def bytes_per_second(self) -> float:
+        """The speed; 0 = nothing was moved yet."""
+        return self._bytes / self._seconds if self._seconds > 0 else 0.0
+
+    def start(self, now_seconds: float) -> None:
+        """A transfer begins."""
+        self._pass(now_seconds)
+        self._active += 1
+
+    def finish(self, now_seconds: float, size_bytes: int) -> None:
+        """A transfer ended after that many bytes (0 when it failed)."""
+        self._pass(now_seconds)
+        self._active -= 1
+        self._bytes += size_bytes
+        self.total_bytes += size_bytes
+
+    def _pass(self, now_seconds: float) -> None:
+        if self._active:
+            busy = now_seconds - self._since
+            kept = exp(-busy / self.memory_seconds)
+            self._bytes *= kept
+            self._seconds = self._seconds * kept + busy
+        self._since = now_seconds
+
+
+@dataclass(slots=True)
+class TokenBucket:
+    """Bytes per second with a burst of one second; 0 = unlimited."""
+
+    bytes_per_second: int
+    _debt_until: float = 0.0
+
+    def delay_seconds(self, size_bytes: int, now_seconds: float) -> float:
+        """Book the bytes and return how long to wait before they may be fetched."""
+        if self.bytes_per_second <= 0:
+            return 0.0
+        start = max(self._debt_until, now_seconds - 1.0)
+        self._debt_until = start + size_bytes / self.bytes_per_second
+        return max(0.0, self._debt_until - now_seconds)

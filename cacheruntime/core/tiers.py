@@ -1,0 +1,69 @@
+"""What each tier of this node holds: quota, charges, reservations, room for temporary bytes.
+
+Owns the ledger of bytes. Does not touch files and does not decide who goes (eviction.py) or where to
+(admission.py). Units: bytes; times are seconds of the caller's monotonic clock. Invariants: used, reserved and
+temporary bytes never go below zero; used + reserved never exceeds the quota through `charge` and `reserve`.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+MEDIA: Final = ("MEM", "SSD", "HDD")
+"""Fastest first."""
+
+
+@dataclass(slots=True)
+class Tier:
+    """One directory with a quota. `temporary` bytes are those of readers that were bypassed."""
+
+    medium: str
+    quota_bytes: int
+    temporary_limit_bytes: int
+    used_bytes: int = 0
+    reserved_bytes: int = 0
+    temporary_bytes: int = 0
+    device_free_bytes: int = 1 << 62
+    """What the medium itself has left, as last asked; others may use it too."""
+    blocked_until_seconds: float = float("-inf")
+    """The medium itself was full: no admission before that time."""
+
+    def is_blocked(self, now_seconds: float) -> bool:
+        """Whether the medium refused bytes a short while ago."""
+        return now_seconds < self.blocked_until_seconds
+
+    def free_bytes(self, now_seconds: float) -> int:
+        """Bytes that may still be admitted; 0 while blocked."""
+        if self.is_blocked(now_seconds):
+            return 0
+        room = min(self.quota_bytes - self.used_bytes, self.device_free_bytes)
+        return max(0, room - self.reserved_bytes)
+
+    def reserve(self, size_bytes: int) -> None:
+        """Set bytes aside for a file that is about to be filled."""
+        self.reserved_bytes += size_bytes
+
+    def release(self, size_bytes: int) -> None:
+        """Give back what was reserved and not charged."""
+        assert size_bytes <= self.reserved_bytes, "released more than was reserved"
+        self.reserved_bytes -= size_bytes
+
+    def charge(self, size_bytes: int) -> None:
+        """Count bytes as used."""
+        self.used_bytes += size_bytes
+
+    def refund(self, size_bytes: int) -> None:
+        """Count bytes as gone."""
+        assert size_bytes <= self.used_bytes, "refunded more than was charged"
+        self.used_bytes -= size_bytes
+
+    def take_temporary(self, size_bytes: int, now_seconds: float) -> bool:
+        """Charge bytes of a bypassed reader; False when there is no room for them."""
+        if self.is_blocked(now_seconds) or self.temporary_bytes + size_bytes > self.temporary_limit_bytes:
+            return False
+        self.temporary_bytes += size_bytes
+        return True
+
+    def return_temporary(self, size_bytes: int) -> None:
+        """A bypassed reader's bytes were punched out."""
+        assert size_bytes <= self.temporary_bytes, "returned more than was taken"
+        self.temporary_bytes -= size_bytes

@@ -1,0 +1,395 @@
+"""Every object version on this node: what is resident where, and the room it takes.
+
+Owns the charges of each tier and the life of a cached file. file_index.py finds files, tier_files.py does the
+disk, core decides.
+All state changes on the event loop; disk work of any size runs in threads.
+
+    (none) --acquire--> open --release--> kept on disk, or gone when nothing of it is resident
+    kept --evict, superseded--> gone          open --evict, superseded--> unlinked --last release--> gone
+
+Invariants:
+- a block is counted (and reported) only while its checksum is stored and its room is charged;
+- nothing is punched out or overwritten with other bytes while a reader has the file open;
+- an unlinked file's bytes stay charged until its last reader is gone;
+- bytes found after a restart, or touched by somebody else, are checked before they are served.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import structlog
+
+from cacheruntime.core.block_map import BlockMap
+from cacheruntime.core.blocks import Version, version_name
+from cacheruntime.core.eviction import Candidate, victims
+from cacheruntime.errors import CacheError, NoRoom
+from cacheruntime.worker import tier_files
+from cacheruntime.worker.file_index import FileIndex
+from cacheruntime.worker.metrics import Metrics
+from cacheruntime.worker.rooms import FULL_ERRNOS, Rooms, TierFolder
+from cacheruntime.worker.tier_files import CachedFile
+
+log = structlog.get_logger()
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class BlockStore:
+    """The files of all tiers."""
+
+    def __init__(
+        self,
+        folders: list[TierFolder],
+        *,
+        block_size_bytes: int,
+        threads: Executor,
+        clock: Callable[[], float],
+        metrics: Metrics,
+        changed: Callable[[str], None],
+    ) -> None:
+        self.block_size_bytes = block_size_bytes
+        self._rooms = Rooms(folders, clock, metrics)
+        self.tiers = self._rooms.tiers
+        """The ledgers, fastest first."""
+        self._threads = threads
+        self._clock = clock
+        self._metrics = metrics
+        self.index = FileIndex(changed)
+        self._storing: dict[tuple[str, int], asyncio.Future[bool]] = {}
+        self._checking: dict[str, asyncio.Lock] = {}
+
+    def directory(self, tier: int) -> Path:
+        """Folder of a tier."""
+        return self._rooms.directory(tier)
+
+    async def recover(self) -> list[CachedFile]:
+        """Index what earlier runs left; the files are unverified until `check`ed. CacheError when a folder is
+        unusable."""
+        found: list[CachedFile] = []
+        for number in range(len(self.tiers)):
+            folder = self.directory(number)
+            try:
+                files = await self.run(tier_files.scan, folder, number, self.block_size_bytes)
+            except OSError as error:
+                raise CacheError(f"tier folder {folder} cannot be used: {error.strerror}") from error
+            for file in files:
+                if self.index.get(file.name) is not None:
+                    tier_files.unlink_file(file)
+                    continue
+                self.index.add(file)
+                self.tiers[number].charge(file.map.resident_bytes)
+                found.append(file)
+        return found
+
+    # Finding and holding
+
+    def find(self, version: Version) -> CachedFile | None:
+        """Return the file of a version; its bytes may be unverified."""
+        return self.index.get(version_name(version))
+
+    def files_of(self, uid: str) -> list[CachedFile]:
+        """The files of one dataset."""
+        return [file for file in self.index.all() if file.version.uid == uid]
+
+    async def acquire(self, version: Version, *, wanted_bytes: int, as_home: bool) -> CachedFile:
+        """Return the version's file, open and verified, and hold it until `release`.
+
+        `wanted_bytes` are expected to be kept: room for them is set aside, in the tier that has it. NoRoom when
+        no medium takes even an empty file.
+        """
+        for tries_left in reversed(range(len(self.tiers))):
+            file = self.find(version) or self._create(version, wanted_bytes, as_home=as_home)
+            file.references += 1
+            try:
+                self._open(file)
+                if not file.is_verified or tier_files.is_touched(file):
+                    await self.check(file)
+            except NoRoom:
+                self.release(file)
+                if not tries_left:
+                    raise
+            except BaseException:
+                self.release(file)
+                raise
+            else:
+                file.last_used_seconds = self._clock()
+                return file
+        raise AssertionError("the last try returns or raises")
+
+    def _open(self, file: CachedFile) -> None:
+        try:
+            tier_files.open_file(file)
+        except OSError as error:
+            raise self._rooms.failed(file.tier, error) from error
+
+    def hold(self, file: CachedFile) -> None:
+        """Hold a file that somebody else holds already, until `release`."""
+        assert file.references > 0, "only a held file can be held once more"
+        file.references += 1
+
+    def release(self, file: CachedFile) -> None:
+        """Let a held file go."""
+        file.references -= 1
+        file.last_used_seconds = self._clock()
+        if file.references:
+            return
+        tier = self.tiers[file.tier]
+        tier.release(file.reserved_bytes)
+        file.reserved_bytes = 0
+        self._punch_temporary(file)
+        if file.is_unlinked or file.map.resident_bytes == 0:
+            self._forget(file)
+        else:
+            tier_files.close_file(file)
+
+    async def check(self, file: CachedFile) -> None:
+        """Verify every resident block against its checksum and drop those that fail. The file is held."""
+        lock = self._checking.setdefault(file.name, asyncio.Lock())
+        async with lock:
+            if file.is_verified and not tier_files.is_touched(file):
+                return
+            try:
+                bad = await self.run(tier_files.verify, file)
+            except OSError as error:
+                raise self._rooms.failed(file.tier, error) from error
+            for index in bad:
+                self.drop_corrupt(file, index, found="check")
+            file.is_verified = True
+            self.index.note(file)
+        if not lock.locked():
+            self._checking.pop(file.name, None)
+
+    # Bytes in
+
+    async def store_block(
+        self, file: CachedFile, index: int, data: memoryview, checksum: int, *, as_home: bool
+    ) -> bool:
+        """Keep one block of a held file; False when there is no room for it. Waits for another one's same block."""
+        key = (file.name, index)
+        if (other := self._storing.get(key)) is not None:
+            return await asyncio.shield(other)
+        if file.map.has(index):
+            return True
+        if not self._admit(file, len(data), as_home=as_home):
+            self._metrics.bypassed_bytes.labels(self.tiers[file.tier].medium).inc(len(data))
+            return False
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._storing[key] = future
+        is_stored = False
+        try:
+            is_stored = await self._write(file, index, data, checksum, as_home=as_home)
+        finally:
+            del self._storing[key]
+            future.set_result(is_stored)
+        return is_stored
+
+    async def _write(self, file: CachedFile, index: int, data: memoryview, checksum: int, *, as_home: bool) -> bool:
+        file.references += 1
+        file.writes += 1
+        is_stored = False
+        try:
+            await self._write_with_room(
+                file, len(data), lambda: tier_files.write_block(file, index, data, checksum, as_home=as_home)
+            )
+            is_stored = True
+        except OSError as error:
+            self._rooms.failed(file.tier, error)
+        finally:
+            file.writes -= 1
+            if not is_stored:
+                self.tiers[file.tier].refund(len(data))
+            elif index in file.temporary:
+                file.temporary.discard(index)
+                self.tiers[file.tier].return_temporary(len(data))
+            self.index.note(file)
+            self.release(file)
+        return is_stored
+
+    async def hold_temporarily(self, file: CachedFile, index: int, data: memoryview) -> None:
+        """Make a block readable until the held file's last release; NoRoom when that is too much."""
+        if file.has(index):
+            return
+        tier = self.tiers[file.tier]
+        if not tier.take_temporary(len(data), self._clock()):
+            raise NoRoom(
+                f"the cache is full and {tier.temporary_bytes} bytes of readers it cannot keep fill the "
+                f"{tier.medium} tier's temporary room of {tier.temporary_limit_bytes}"
+            )
+        file.writes += 1
+        try:
+            await self._write_with_room(file, len(data), lambda: tier_files.write_temporary_block(file, index, data))
+        except OSError as error:
+            tier.return_temporary(len(data))
+            raise self._rooms.failed(file.tier, error) from error
+        finally:
+            file.writes -= 1
+        if file.has(index):
+            tier.return_temporary(len(data))
+        else:
+            file.temporary.add(index)
+
+    async def read_block(self, file: CachedFile, index: int) -> bytearray | None:
+        """Return a resident block of a held file, checked; a block that fails is dropped and None returned."""
+        try:
+            data = await self.run(tier_files.read_block, file, index)
+        except OSError as error:
+            raise self._rooms.failed(file.tier, error) from error
+        if data is None:
+            self.drop_corrupt(file, index, found="read")
+        return data
+
+    def drop_corrupt(self, file: CachedFile, index: int, *, found: str) -> None:
+        """A block's bytes do not have its checksum: it is not resident any more."""
+        length = file.map.length(index)
+        if not tier_files.drop_block(file, index):
+            return
+        self.tiers[file.tier].refund(length)
+        self._metrics.corrupt_blocks.labels(found).inc()
+        log.warning("block_corrupt", dataset=file.version.uid, file=file.name, block=index, found=found)
+        self.index.note(file)
+
+    # Bytes out
+
+    def drop(self, file: CachedFile) -> int:
+        """Take a file out of the cache; whoever has it open reads on. Return the bytes it had."""
+        if self.index.get(file.name) is not file:
+            return 0
+        resident = file.map.resident_bytes
+        if not file.is_unlinked:
+            tier_files.unlink_file(file)
+            self.index.note(file)
+        if file.references == 0:
+            self._forget(file)
+        return resident
+
+    def drop_path(self, uid: str, path: str, *, keep: str = "") -> None:
+        """Take all versions of a path out, except the file named `keep`."""
+        for file in self.index.at_path(uid, path):
+            if file.name != keep:
+                self.drop(file)
+
+    def rekey(self, old: Version, new: Version) -> None:
+        """The same bytes are now known as `new`: readers that hold the file go on with it."""
+        file = self.find(old)
+        if file is None or file.is_unlinked or self.find(new) is not None or not file.is_verified:
+            return
+        self.index.remove(file)
+        try:
+            tier_files.rename_file(file, new, tier_files.data_path(self.directory(file.tier), new))
+        except OSError as error:
+            log.warning("rekey_failed", file=file.name, error=error.strerror)
+            self.index.add(file)
+            self.drop(file)
+            return
+        self.index.add(file)
+        self.index.note(file)
+
+    def adopt(self, version: Version, staging: Path, tier: int, checksums: list[int], *, as_home: bool) -> bool:
+        """Make a written file, whose bytes are durable elsewhere, the cached file of `version`; False = no room."""
+        if self.find(version) is not None or not checksums:
+            return False
+        path = tier_files.data_path(self.directory(tier), version)
+        file = CachedFile(BlockMap(version, self.block_size_bytes, is_home=as_home), tier, path)
+        if not self._admit(file, version.size_bytes, as_home=as_home):
+            return False
+        file.references += 1
+        self.index.add(file)
+        try:
+            tier_files.take_over(file, staging, checksums)
+            self.index.note(file)
+        except OSError as error:
+            self._rooms.failed(file.tier, error)
+            self.tiers[tier].refund(version.size_bytes)
+        finally:
+            self.release(file)
+        return file.map.is_complete
+
+    # Inside
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run blocking file work in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
+
+    def _create(self, version: Version, wanted_bytes: int, *, as_home: bool) -> CachedFile:
+        placement = self._rooms.place(
+            version.uid,
+            wanted_bytes,
+            lambda: self.index.candidates(version.uid, as_home=as_home),
+            as_home=as_home,
+        )
+        self._evict(placement.evict)
+        path = tier_files.data_path(self.directory(placement.tier), version)
+        file = CachedFile(BlockMap(version, self.block_size_bytes), placement.tier, path)
+        file.reserved_bytes = placement.reserve_bytes
+        self.tiers[placement.tier].reserve(placement.reserve_bytes)
+        self.index.add(file)
+        return file
+
+    def _admit(self, file: CachedFile, size_bytes: int, *, as_home: bool) -> bool:
+        uid = file.version.uid
+        admission = self._rooms.admit(
+            file.tier,
+            uid,
+            size_bytes,
+            lambda: self.index.candidates(uid, as_home=as_home),
+            reserved_bytes=file.reserved_bytes,
+            as_home=as_home,
+        )
+        if not admission.is_admitted:
+            return False
+        self._evict(admission.evict)
+        tier = self.tiers[file.tier]
+        taken = min(size_bytes, file.reserved_bytes)
+        file.reserved_bytes -= taken
+        tier.release(taken)
+        tier.charge(size_bytes)
+        return True
+
+    async def _write_with_room(self, file: CachedFile, size_bytes: int, write: Callable[[], None]) -> None:
+        """Write; when the medium is fuller than its quota says, a reader is worth more than what nobody reads."""
+        try:
+            await self.run(write)
+        except OSError as error:
+            if error.errno not in FULL_ERRNOS:
+                raise
+            everything = self.index.candidates("", as_home=True)
+            chosen = victims(everything, needed_bytes=size_bytes, tier=file.tier, uid="", as_home=True)
+            if not chosen:
+                raise
+            log.warning("medium_full", medium=self.tiers[file.tier].medium, dropped=len(chosen))
+            self._evict(chosen)
+            self._rooms.forget_measure()
+            await self.run(write)
+
+    def _evict(self, chosen: Iterable[Candidate]) -> None:
+        for candidate in chosen:
+            file = self.index.get(candidate.name)
+            if file is not None and not file.references:
+                medium = self.tiers[file.tier].medium
+                self._metrics.evicted_bytes.labels(medium).inc(self.drop(file))
+
+    def _punch_temporary(self, file: CachedFile) -> None:
+        if not file.temporary:
+            return
+        length = sum(map(file.map.length, file.temporary))
+        if not file.is_unlinked and file.map.resident_bytes:
+            try:
+                tier_files.punch(file, file.temporary)
+            except OSError as error:
+                # Without holes the room comes back only with the whole file.
+                log.warning("punch_failed", file=file.name, error=error.strerror)
+                tier_files.unlink_file(file)
+                self.index.note(file)
+        file.temporary.clear()
+        self.tiers[file.tier].return_temporary(length)
+
+    def _forget(self, file: CachedFile) -> None:
+        tier_files.close_file(file)
+        if not file.is_unlinked:
+            tier_files.unlink_file(file)
+        self.index.remove(file)
+        self.tiers[file.tier].refund(file.map.resident_bytes)

@@ -1,0 +1,124 @@
+"""The TCP side of the byte plane: blocks for peers.
+
+Owns HELLO and READ. A resident block goes out by sendfile with the checksum of its map, so the peer checks what
+the disk gave; small ones are read, checked here and sent at once.
+"""
+
+from concurrent.futures import Executor
+from typing import Final
+
+from api.byteplane import Flag, FrameError, Header, Hello, HelloReply, Op, Read, ReadReply, decode_meta, encode
+from cacheruntime.core.blocks import Version, block_count, block_length
+from cacheruntime.core.checksums import crc32c
+from cacheruntime.errors import BadRequest, NotResident
+from cacheruntime.worker.block_store import BlockStore
+from cacheruntime.worker.datasets import check_path
+from cacheruntime.worker.filler import Source
+from cacheruntime.worker.frame_socket import FrameSocket
+from cacheruntime.worker.metrics import Metrics
+from cacheruntime.worker.reader import Reader
+from cacheruntime.worker.tier_files import CachedFile
+from cacheruntime.worker.workers import Peer
+
+SENDFILE_BYTES_MIN: Final = 256 << 10
+"""Below this a read and one send cost less than a thread and sendfile."""
+
+
+async def answer_hello(link: FrameSocket, header: Header, meta: bytes, me: Peer, block_size_bytes: int) -> None:
+    """Greet back."""
+    decode_meta(meta, Hello)
+    reply = HelloReply(node=me.node, epoch=me.epoch, block_size_bytes=block_size_bytes)
+    await link.send(encode(Op.HELLO, header.request_id, reply, flags=Flag.REPLY))
+
+
+class ReadAnswerer:
+    """Answers READ on any connection."""
+
+    def __init__(self, store: BlockStore, reader: Reader, metrics: Metrics, senders: Executor) -> None:
+        self._store = store
+        self._reader = reader
+        self._metrics = metrics
+        self._senders = senders
+
+    async def answer(self, link: FrameSocket, header: Header, meta: bytes, *, for_peer: bool) -> None:
+        """Send the range; NotResident, or what the way to the under store raised."""
+        read = decode_meta(meta, Read)
+        version, index = self._checked(read)
+        is_sent = not read.verify and await self._send_resident(link, header, read, version, index)
+        if not is_sent:
+            await self._send_fetched(link, header, read, version, index, for_peer=for_peer)
+        if for_peer:
+            self._metrics.peer_served_bytes.inc(read.length_bytes)
+
+    def _checked(self, read: Read) -> tuple[Version, int]:
+        check_path(read.path)
+        block_size = self._store.block_size_bytes
+        index = read.offset_bytes // block_size
+        if read.offset_bytes < 0 or not 0 <= index < block_count(read.size_bytes, block_size):
+            raise BadRequest(f"offset_bytes {read.offset_bytes} is outside an object of {read.size_bytes} bytes")
+        end = index * block_size + block_length(index, read.size_bytes, block_size)
+        if read.length_bytes < 1 or read.offset_bytes + read.length_bytes > end:
+            raise BadRequest(f"length_bytes {read.length_bytes} at {read.offset_bytes} leaves block {index}")
+        return Version(read.uid, read.path, read.etag, read.size_bytes), index
+
+    async def _send_resident(self, link: FrameSocket, header: Header, read: Read, version: Version, index: int) -> bool:
+        known = self._store.find(version)
+        is_whole = read.length_bytes == block_length(index, version.size_bytes, self._store.block_size_bytes)
+        if known is None or not known.map.has(index) or not is_whole or read.length_bytes < SENDFILE_BYTES_MIN:
+            return False
+        file = await self._store.acquire(version, wanted_bytes=0, as_home=False)
+        try:
+            if not file.map.has(index):
+                return False
+            await self._send_file(link, header, read, file, index)
+            return True
+        finally:
+            self._store.release(file)
+
+    async def _send_file(self, link: FrameSocket, header: Header, read: Read, file: CachedFile, index: int) -> None:
+        head = encode(
+            Op.READ,
+            header.request_id,
+            ReadReply(crc32c=file.map.checksum(index)),
+            data_bytes=read.length_bytes,
+            flags=Flag.REPLY,
+        )
+        await link.send_file(head, file.descriptor, read.offset_bytes, read.length_bytes, self._senders)
+
+    async def _send_fetched(
+        self, link: FrameSocket, header: Header, read: Read, version: Version, index: int, *, for_peer: bool
+    ) -> None:
+        if read.resident_only:
+            known = self._store.find(version)
+            if known is None or not known.map.has(index):
+                raise NotResident(f"block {index} of {version.path!r} is not here")
+        fetched = await self._reader.block(version, index, for_peer=for_peer)
+        start = read.offset_bytes - index * self._store.block_size_bytes
+        data = fetched.data[start : start + read.length_bytes]
+        checksum = fetched.checksum if len(data) == len(fetched.data) else crc32c(data)
+        reply = ReadReply(crc32c=checksum, from_origin=fetched.source is Source.ORIGIN)
+        head = encode(Op.READ, header.request_id, reply, data_bytes=len(data), flags=Flag.REPLY)
+        await link.send(head, data)
+
+
+class PeerSession:
+    """One peer's connection."""
+
+    def __init__(self, link: FrameSocket, me: Peer, answerer: ReadAnswerer, block_size_bytes: int) -> None:
+        self._link = link
+        self._me = me
+        self._answerer = answerer
+        self._block_size_bytes = block_size_bytes
+
+    async def handle(self, header: Header, meta: bytes) -> None:
+        """Answer one request."""
+        match header.op:
+            case Op.HELLO:
+                await answer_hello(self._link, header, meta, self._me, self._block_size_bytes)
+            case Op.READ:
+                await self._answerer.answer(self._link, header, meta, for_peer=True)
+            case _:
+                raise FrameError(f"{header.op.name} is for the node's unix socket")
+
+    async def close(self) -> None:
+        """Nothing is held for a peer."""

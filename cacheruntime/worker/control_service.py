@@ -1,0 +1,74 @@
+"""gRPC service WorkerControl: loads and eviction. Owns requests, answers and the translation of errors only."""
+
+import errno
+from collections.abc import Awaitable
+from typing import Any, Final, NoReturn, TypeVar
+
+import grpc
+import structlog
+
+from api.gen import worker_pb2, worker_pb2_grpc
+from cacheruntime.core.load_plan import is_below
+from cacheruntime.errors import CacheError
+from cacheruntime.worker.block_store import BlockStore
+from cacheruntime.worker.loads import Loads
+from cacheruntime.worker.metrics import Metrics
+
+log = structlog.get_logger()
+
+Context = grpc.aio.ServicerContext[Any, Any]
+A = TypeVar("A")
+
+_STATUS: Final = {
+    errno.ENOENT: grpc.StatusCode.NOT_FOUND,
+    errno.EINVAL: grpc.StatusCode.INVALID_ARGUMENT,
+    errno.EACCES: grpc.StatusCode.PERMISSION_DENIED,
+}
+
+
+class ControlService(worker_pb2_grpc.WorkerControlServicer):
+    """The service of one worker."""
+
+    def __init__(self, loads: Loads, store: BlockStore, metrics: Metrics) -> None:
+        self._loads = loads
+        self._store = store
+        self._metrics = metrics
+
+    async def StartLoad(self, request: worker_pb2.StartLoadRequest, context: Context) -> worker_pb2.LoadProgress:
+        if not request.load_id or not request.uid:
+            field = "uid" if request.load_id else "load_id"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{field} is empty; name the load and its dataset")
+        return await self._answer(self._loads.start(request), context)
+
+    async def GetLoad(self, request: worker_pb2.LoadRequest, context: Context) -> worker_pb2.LoadProgress:
+        return await self._answer(self._loads.get(request.load_id), context)
+
+    async def CancelLoad(self, request: worker_pb2.LoadRequest, context: Context) -> worker_pb2.LoadProgress:
+        return await self._answer(self._loads.cancel(request.load_id), context)
+
+    async def Evict(self, request: worker_pb2.EvictRequest, context: Context) -> worker_pb2.EvictResponse:
+        if not request.uid:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "uid is empty; name the dataset")
+        if not request.paths:
+            self._loads.cancel_dataset(request.uid)
+        files = [file for file in self._store.files_of(request.uid) if is_below(file.version.path, request.paths)]
+        return worker_pb2.EvictResponse(freed_bytes=sum(map(self._store.drop, files)))
+
+    async def _answer(self, work: Awaitable[A], context: Context) -> A:
+        try:
+            return await work
+        except CacheError as error:
+            await _abort(context, error)
+        except Exception:
+            self._metrics.bugs.labels("control").inc()
+            log.exception("bug", op="control")
+            await context.abort(grpc.StatusCode.INTERNAL, "the call hit a bug in the worker; its log has the trace")
+        raise AssertionError("abort raises")
+
+
+async def _abort(context: Context, error: CacheError) -> NoReturn:
+    code = _STATUS.get(error.errno)
+    if code is None:
+        code = grpc.StatusCode.UNAVAILABLE if error.is_retryable else grpc.StatusCode.FAILED_PRECONDITION
+    await context.abort(code, error.message)
+    raise AssertionError("abort raises")

@@ -1,0 +1,143 @@
+"""Datasets as a worker needs them: record, mounts, and the under store behind a path.
+
+Owns a short cache of records and the open stores. Invariants: the longest mount path that contains a path
+decides; a record metadata cannot confirm is used as last known, so reads go on while metadata is away; a store is
+opened once for equal mounts and lives as long as the worker.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from api.gen import metadata_pb2 as pb
+from cacheruntime.errors import BadRequest, CacheError, Missing, ReadOnly, from_store
+from cacheruntime.worker.metadata_client import MetadataClient
+from understores.base import UnderStore
+from understores.credentials import SecretOptions
+from understores.errors import UnderStoreError
+from understores.registry import open_store
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a dataset's path lies."""
+
+    store: UnderStore
+    key: str
+    is_read_only: bool
+
+
+@dataclass(slots=True)
+class _Record:
+    info: pb.DatasetInfo
+    read_at_seconds: float
+
+
+class Datasets:
+    """Records and stores, by dataset uid."""
+
+    def __init__(
+        self,
+        metadata: MetadataClient,
+        credentials: Path,
+        *,
+        fresh_seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._metadata = metadata
+        self._credentials = credentials
+        self._fresh_seconds = fresh_seconds
+        self._clock = clock
+        self._records: dict[str, _Record] = {}
+        self._reading: dict[str, asyncio.Task[pb.DatasetInfo]] = {}
+        self._stores: dict[bytes, UnderStore] = {}
+
+    async def get(self, uid: str) -> pb.DatasetInfo:
+        """Return the record, at most `fresh_seconds` old while metadata answers; Missing."""
+        record = self._records.get(uid)
+        if record is not None and self._clock() - record.read_at_seconds < self._fresh_seconds:
+            return record.info
+        task = self._reading.get(uid)
+        if task is None:
+            task = self._reading[uid] = asyncio.create_task(self._read(uid))
+            task.add_done_callback(lambda done: self._done(uid, done))
+        return await asyncio.shield(task)
+
+    def _done(self, uid: str, task: asyncio.Task[pb.DatasetInfo]) -> None:
+        self._reading.pop(uid, None)
+        if not task.cancelled():
+            task.exception()  # seen by whoever waits; nobody may be left
+
+    async def _read(self, uid: str) -> pb.DatasetInfo:
+        try:
+            info = await self._metadata.dataset(uid)
+        except Missing:
+            self._records.pop(uid, None)
+            raise
+        except CacheError as error:
+            record = self._records.get(uid)
+            if record is None:
+                raise
+            log.warning("dataset_not_confirmed", dataset=uid, error=error.message)
+            record.read_at_seconds = self._clock()
+            return record.info
+        self._records[uid] = _Record(info, self._clock())
+        return info
+
+    async def locate(self, uid: str, path: str) -> Location:
+        """Return the store and key of a path; Missing when no mount holds it."""
+        return self._locate(await self.get(uid), path)
+
+    async def locate_writable(self, uid: str, path: str) -> Location:
+        """Like `locate`; ReadOnly when dataset or mount may not be written."""
+        info = await self.get(uid)
+        location = self._locate(info, path)
+        if not info.writable or location.is_read_only:
+            what = "mount" if info.writable else "dataset"
+            raise ReadOnly(f"{path!r} cannot be written: the {what} of {info.namespace}/{info.name} is read-only")
+        return location
+
+    def _locate(self, info: pb.DatasetInfo, path: str) -> Location:
+        check_path(path)
+        best: pb.Mount | None = None
+        for mount in info.mounts:
+            root = mount.path.strip("/")
+            is_inside = not root or path == root or path.startswith(root + "/")
+            if is_inside and (best is None or len(root) > len(best.path.strip("/"))):
+                best = mount
+        if best is None:
+            raise Missing(f"{path!r} is below none of the {len(info.mounts)} mounts of {info.namespace}/{info.name}")
+        root = best.path.strip("/")
+        return Location(self._store(best), path[len(root) :].lstrip("/"), best.read_only)
+
+    def _store(self, mount: pb.Mount) -> UnderStore:
+        identity = pb.Mount(
+            mount_point=mount.mount_point, options=mount.options, secret_options=mount.secret_options
+        ).SerializeToString(deterministic=True)
+        store = self._stores.get(identity)
+        if store is None:
+            try:
+                secrets = SecretOptions(self._credentials, dict(mount.secret_options))
+                store = open_store(mount.mount_point, dict(mount.options), secrets)
+            except UnderStoreError as error:
+                raise from_store(error) from error
+            self._stores[identity] = store
+        return store
+
+    async def close(self) -> None:
+        """Close every store."""
+        for task in list(self._reading.values()):
+            task.cancel()
+        for store in self._stores.values():
+            await store.close()
+
+
+def check_path(path: str) -> None:
+    """BadRequest unless the path is relative, with '/' between real names."""
+    if not path or any(name in ("", ".", "..") or "\0" in name for name in path.split("/")):
+        raise BadRequest(f"path {path!r} must be relative with '/' between names, none of them empty, '.' or '..'")

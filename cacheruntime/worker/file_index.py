@@ -1,0 +1,118 @@
+"""Which files are on this node, by name, path and dataset; and what reports have to say of them.
+
+Owns the index, the counts eviction's shortcut needs, and the names of files that are gone but were reported.
+Touches no file. Invariant: a file that reports may have told of is told gone when it leaves.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, ValuesView
+
+from cacheruntime.core.blocks import Version
+from cacheruntime.core.eviction import Candidate
+from cacheruntime.worker.tier_files import CachedFile
+
+
+class FileIndex:
+    """The files of all tiers; `changed` is called with the name of each file reports must tell of."""
+
+    def __init__(self, changed: Callable[[str], None]) -> None:
+        self._changed = changed
+        self._files: dict[str, CachedFile] = {}
+        self._by_path: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        self._held: defaultdict[str, int] = defaultdict(int)
+        self._copies: defaultdict[str, int] = defaultdict(int)
+        self._gone: dict[str, Version] = {}
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def get(self, name: str) -> CachedFile | None:
+        """Return the file of that name."""
+        return self._files.get(name)
+
+    def all(self) -> ValuesView[CachedFile]:
+        """Every file."""
+        return self._files.values()
+
+    def uids(self) -> set[str]:
+        """Datasets with a file here."""
+        return set(self._held)
+
+    def at_path(self, uid: str, path: str) -> list[CachedFile]:
+        """Every version of a path."""
+        return [self._files[name] for name in self._by_path.get((uid, path), ())]
+
+    def add(self, file: CachedFile) -> None:
+        """A file is on this node."""
+        version = file.version
+        self._files[file.name] = file
+        self._by_path[version.uid, version.path].add(file.name)
+        self._held[version.uid] += 1
+        self._copies[version.uid] += not file.is_home
+        self._gone.pop(file.name, None)
+
+    def remove(self, file: CachedFile) -> None:
+        """A file is not on this node any more, under this name at least."""
+        version = file.version
+        key = (version.uid, version.path)
+        del self._files[file.name]
+        self._by_path[key].discard(file.name)
+        if not self._by_path[key]:
+            del self._by_path[key]
+        self._held[version.uid] -= 1
+        self._copies[version.uid] -= not file.is_home
+        if not self._held[version.uid]:
+            del self._held[version.uid], self._copies[version.uid]
+        if file.is_noted:
+            self._gone[file.name] = version
+            self._changed(file.name)
+
+    def note(self, file: CachedFile) -> None:
+        """Something reports must tell of changed; also takes over whether its map now says home."""
+        if file.map.is_home and not file.is_home:
+            file.is_home = True
+            if file.name in self._files:
+                self._copies[file.version.uid] -= 1
+        file.is_noted = True
+        self._changed(file.name)
+
+    # Reports
+
+    def names(self) -> list[str]:
+        """Names of all files that may be reported."""
+        return [name for name, file in self._files.items() if file.is_verified and not file.is_unlinked]
+
+    def named(self, name: str) -> tuple[Version | None, CachedFile | None]:
+        """Return what a reported name stands for; None as file = nothing of it is resident, None as version =
+        nothing was ever said of it."""
+        file = self._files.get(name)
+        if file is None:
+            return self._gone.get(name), None
+        return file.version, file if file.is_verified and not file.is_unlinked else None
+
+    def forget_gone(self, names: Iterable[str]) -> None:
+        """These were reported as gone."""
+        for name in names:
+            self._gone.pop(name, None)
+
+    # Eviction
+
+    def candidates(self, uid: str, *, as_home: bool) -> list[Candidate]:
+        """Return every file as eviction sees it; [] at once when none could make room for dataset `uid`."""
+        # The common case of a full cache is one dataset alone: nothing to look through then.
+        is_alone = not (self._held.keys() - {uid})
+        if is_alone and not (as_home and self._copies.get(uid, 0)):
+            return []
+        return [
+            Candidate(
+                name=file.name,
+                uid=file.version.uid,
+                tier=file.tier,
+                resident_bytes=file.map.resident_bytes,
+                is_home=file.is_home,
+                is_referenced=file.references > 0,
+                is_pinned=file.is_pinned,
+                last_used_seconds=file.last_used_seconds,
+            )
+            for file in self._files.values()
+        ]

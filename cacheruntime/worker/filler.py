@@ -1,0 +1,260 @@
+"""Brings a block here: from whoever is nearest to it, once.
+
+Owns the route of a block and single flight. Does not keep bytes: callers store what they got.
+
+    resident here? -> yes: done
+    am I a home?   -> no: the homes, best first (a home fetches from the under store itself)
+                   -> yes, not the first: the homes before me
+    then           -> if I joined after the next in line: does it still have the block?
+                   -> the under store, pinned to the etag
+
+Invariants: one fetch of a block from the under store at a time on a node, whoever waits for it; a peer's request
+goes to the under store and never on to another peer (no rings); bytes without their checksum are asked for again
+and never handed on; a changed object is VersionChanged for everyone who waits.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+import structlog
+
+from api.byteplane import Read
+from api.gen import metadata_pb2 as pb
+from cacheruntime.core.blocks import Version, block_length, version_name
+from cacheruntime.core.checksums import crc32c
+from cacheruntime.core.fills import Fills, Join
+from cacheruntime.core.homes import eligible, rank
+from cacheruntime.core.rates import BusyRate
+from cacheruntime.errors import CacheError, NotResident, PeerFailed, from_store
+from cacheruntime.worker.datasets import Datasets
+from cacheruntime.worker.metrics import Metrics
+from cacheruntime.worker.peers import CorruptAnswer, PeerBytes, PeerRefused, Peers
+from cacheruntime.worker.workers import Peer, Workers
+from understores.errors import UnderStoreError
+
+log = structlog.get_logger()
+
+SPARE_PEERS = 1
+"""Asked after all homes failed, before the under store: the next in line is the home once they are known dead."""
+
+
+class Source(StrEnum):
+    """Where a block's bytes came from, seen from this node."""
+
+    LOCAL = "local"
+    PEER = "peer"
+    ORIGIN = "origin"
+
+
+class Keep(StrEnum):
+    """Whether a block may stay on this node."""
+
+    NO = "no"
+    COPY = "copy"
+    HOME = "home"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A block's bytes; not yet kept."""
+
+    data: memoryview
+    checksum: int
+    source: Source
+
+
+Key: TypeAlias = tuple[str, str, int]
+KeepBytes: TypeAlias = Callable[[Fetched], Coroutine[Any, Any, Any]]
+"""Stores a block if it may stay; called with what was fetched."""
+
+
+class Filler:
+    """Fetches blocks."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        peers: Peers,
+        datasets: Datasets,
+        metrics: Metrics,
+        *,
+        block_size_bytes: int,
+        origin_streams: int,
+        peer_streams: int,
+        origin_seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._workers = workers
+        self._peers = peers
+        self._datasets = datasets
+        self._metrics = metrics
+        self._block_size_bytes = block_size_bytes
+        self._origin_slots = asyncio.Semaphore(origin_streams)
+        self._peer_slots = asyncio.Semaphore(peer_streams)
+        self._question_slots = asyncio.Semaphore(peer_streams)
+        self._origin_seconds = origin_seconds
+        self._clock = clock
+        self._fills: Fills[Key] = Fills()
+        self._flights: dict[Key, asyncio.Task[Fetched]] = {}
+        self.origin_rate = BusyRate()
+        self.peer_rate = BusyRate()
+
+    # Who keeps what
+
+    def ranking(self, info: pb.DatasetInfo, version: Version, index: int) -> list[Peer]:
+        """Return the live workers that may keep the block, best home first."""
+        live = self._workers.live()
+        nodes = eligible(live, info.eligible_nodes)
+        return [live[node] for node in rank(version.uid, version.path, index, nodes)]
+
+    def keep(self, info: pb.DatasetInfo, version: Version, index: int) -> Keep:
+        """Return whether a block that a reader of this node wants may stay here."""
+        if info.eligible_nodes and self._workers.me.node not in info.eligible_nodes:
+            return Keep.NO
+        homes = self.ranking(info, version, index)[: max(1, info.replicas)]
+        if self._workers.me in homes:
+            return Keep.HOME
+        return Keep.COPY if info.local_copies else Keep.NO
+
+    def may_be_home(self, info: pb.DatasetInfo) -> bool:
+        """Whether this node may keep blocks of the dataset at all."""
+        return not info.eligible_nodes or self._workers.me.node in info.eligible_nodes
+
+    # Fetching
+
+    async def fetch(self, info: pb.DatasetInfo, version: Version, index: int, keep: KeepBytes) -> Fetched:
+        """Return a block by the shortest way; for this node's own readers and loads.
+
+        `keep` of whoever starts the fetch is awaited before anyone gets the block: between the fetch and its being
+        resident there is no moment in which another one would start.
+        """
+        return await self._fly(
+            ("route", version_name(version), index), lambda: self._route(info, version, index, keep), keep
+        )
+
+    async def fetch_for_peer(self, info: pb.DatasetInfo, version: Version, index: int, keep: KeepBytes) -> Fetched:
+        """Return a block that a peer takes us to be the home of: never asks a peer to fetch it."""
+        return await self._fly(
+            ("origin", version_name(version), index), lambda: self._at_home(info, version, index), keep
+        )
+
+    async def _fly(self, key: Key, fetch: Callable[[], Coroutine[Any, Any, Fetched]], keep: KeepBytes) -> Fetched:
+        join = self._fills.join(key, self._clock())
+        if join is Join.REFUSED:
+            raise self._fills.refusal(key)
+        if join is Join.START:
+            # A task of its own: a reader that leaves takes nothing from those who still wait.
+            self._flights[key] = asyncio.create_task(self._finish(key, fetch, keep))
+            self._flights[key].add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(self._flights[key])
+
+    async def _finish(self, key: Key, fetch: Callable[[], Coroutine[Any, Any, Fetched]], keep: KeepBytes) -> Fetched:
+        try:
+            fetched = await fetch()
+            await keep(fetched)
+        except BaseException as error:
+            is_pause = isinstance(error, CacheError) and error.is_retryable
+            reason = error if isinstance(error, Exception) else CacheError("the worker is stopping")
+            self._fills.fail(key, self._clock(), reason, pause=is_pause)
+            raise
+        else:
+            self._fills.succeed(key)
+            return fetched
+        finally:
+            del self._flights[key]
+
+    async def _route(self, info: pb.DatasetInfo, version: Version, index: int, keep: KeepBytes) -> Fetched:
+        ranking = self.ranking(info, version, index)
+        homes = ranking[: max(1, info.replicas)]
+        me = self._workers.me
+        ahead = homes[: homes.index(me)] if me in homes else ranking[: len(homes) + SPARE_PEERS]
+        for peer in ahead:
+            if peer == me:
+                break
+            try:
+                found = await self._ask(peer, version, index, resident_only=False)
+            except (PeerFailed, NotResident) as error:
+                log.info("peer_failed", peer=peer.node, error=error.message)
+                continue
+            return Fetched(found.data, found.checksum, Source.ORIGIN if found.from_origin else Source.PEER)
+        return await self.fetch_for_peer(info, version, index, keep)
+
+    async def _at_home(self, info: pb.DatasetInfo, version: Version, index: int) -> Fetched:
+        ranking = self.ranking(info, version, index)
+        me = self._workers.me
+        # Whoever was home before this incarnation started may have it still.
+        if len(ranking) > 1 and ranking[0] == me and ranking[1].epoch < me.epoch:
+            try:
+                found = await self._ask(ranking[1], version, index, resident_only=True)
+                return Fetched(found.data, found.checksum, Source.PEER)
+            except (PeerFailed, NotResident):
+                pass
+        return await self._origin(version, index)
+
+    async def _ask(self, peer: Peer, version: Version, index: int, *, resident_only: bool) -> PeerBytes:
+        length = block_length(index, version.size_bytes, self._block_size_bytes)
+
+        def request(*, verify: bool) -> Read:
+            return Read(
+                uid=version.uid,
+                path=version.path,
+                etag=version.etag,
+                size_bytes=version.size_bytes,
+                offset_bytes=index * self._block_size_bytes,
+                length_bytes=length,
+                resident_only=resident_only,
+                verify=verify,
+            )
+
+        # Questions that no fetch waits behind must not wait behind fetches: two workers could wait for each other.
+        async with self._question_slots if resident_only else self._peer_slots:
+            self.peer_rate.start(self._clock())
+            moved = 0
+            try:
+                try:
+                    found = await self._peers.read(peer, request(verify=False))
+                except CorruptAnswer:
+                    self._metrics.corrupt_blocks.labels("peer").inc()
+                    found = await self._peers.read(peer, request(verify=True))
+                moved = length if not found.from_origin else 0
+            except CorruptAnswer:
+                self._metrics.corrupt_blocks.labels("peer").inc()
+                raise
+            except PeerRefused:
+                self._metrics.failed_peers.inc()
+                raise
+            except PeerFailed:
+                self._metrics.failed_peers.inc()
+                self._workers.suspect(peer)
+                raise
+            finally:
+                self.peer_rate.finish(self._clock(), moved)
+        self._metrics.peer_bytes.inc(length)
+        return found
+
+    async def _origin(self, version: Version, index: int) -> Fetched:
+        location = await self._datasets.locate(version.uid, version.path)
+        length = block_length(index, version.size_bytes, self._block_size_bytes)
+        async with self._origin_slots:
+            data = memoryview(bytearray(length))
+            self.origin_rate.start(self._clock())
+            moved = 0
+            try:
+                async with asyncio.timeout(self._origin_seconds):
+                    await location.store.get_range(
+                        location.key, index * self._block_size_bytes, data, etag=version.etag
+                    )
+                moved = length
+            except UnderStoreError as error:
+                raise from_store(error) from error
+            except TimeoutError:
+                seconds = self._origin_seconds
+                message = f"the under store sent {version.path!r} block {index} not within {seconds} s"
+                raise CacheError(message, is_retryable=True) from None
+            finally:
+                self.origin_rate.finish(self._clock(), moved)
+        self._metrics.origin_bytes.inc(length)
+        return Fetched(data, crc32c(data), Source.ORIGIN)

@@ -1,0 +1,130 @@
+"""Accepts connections and turns each frame into one call of a session.
+
+Owns listening, the limit of requests in flight, and the only translation of errors to a Failure reply. Does not
+know any operation. Invariants: a connection that breaks the protocol is closed; a session is closed exactly once,
+after its last request ended; an exception nobody expected costs one request, is logged and counted.
+"""
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+
+from api.byteplane import Failure, Flag, FrameError, Header, encode
+from cacheruntime.errors import CacheError
+from cacheruntime.worker.frame_socket import FrameSocket
+from cacheruntime.worker.metrics import Metrics
+
+log = structlog.get_logger()
+
+REQUESTS_MAX: Final = 128
+"""In flight a connection; then the connection is not read any further, and TCP slows the peer."""
+CONNECTIONS_MAX: Final = 4096
+ABORT_SECONDS: Final = 5.0
+
+
+class Session(Protocol):
+    """What one connection can ask."""
+
+    async def handle(self, header: Header, meta: bytes) -> None:
+        """Do one request and send its reply; CacheError becomes a Failure."""
+        ...
+
+    async def close(self) -> None:
+        """The connection is gone."""
+        ...
+
+
+class FrameServer:
+    """Serves one listening socket until cancelled."""
+
+    def __init__(
+        self, listener: socket.socket, open_session: Callable[[FrameSocket], Session], metrics: Metrics
+    ) -> None:
+        listener.setblocking(False)
+        self._listener = listener
+        self._open_session = open_session
+        self._metrics = metrics
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Accept and serve; on cancellation every connection is closed."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                try:
+                    sock, _ = await loop.sock_accept(self._listener)
+                except OSError as error:
+                    # Out of descriptors, or the client left before we came: others are still served.
+                    log.warning("accept_failed", error=error.strerror)
+                    await asyncio.sleep(0.1)
+                    continue
+                if len(self._connections) >= CONNECTIONS_MAX:
+                    log.warning("connection_refused", connections=len(self._connections))
+                    sock.close()
+                    continue
+                task = loop.create_task(self._serve(FrameSocket(sock, loop)))
+                self._connections.add(task)
+                task.add_done_callback(self._connections.discard)
+        finally:
+            self._listener.close()
+            for task in list(self._connections):
+                task.cancel()
+            if self._connections:
+                await asyncio.wait(list(self._connections), timeout=ABORT_SECONDS)
+
+    async def _serve(self, link: FrameSocket) -> None:
+        session = self._open_session(link)
+        requests: set[asyncio.Task[None]] = set()
+        try:
+            while (header := await link.receive_header()) is not None:
+                meta = bytes(await link.receive(header.meta_bytes))
+                if header.flags & Flag.REPLY or header.data_bytes:
+                    raise FrameError(f"{header.op.name} request came as a reply or with data")
+                task = asyncio.create_task(self._answer(session, link, header, meta))
+                requests.add(task)
+                task.add_done_callback(requests.discard)
+                if len(requests) >= REQUESTS_MAX:
+                    await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
+        except FrameError as error:
+            log.warning("protocol_error", error=str(error))
+        except OSError as error:
+            log.debug("connection_lost", error=str(error))
+        finally:
+            link.hang_up()
+            for task in requests:
+                task.cancel()
+            if requests:
+                await asyncio.wait(requests)
+            await session.close()
+            await link.close()
+
+    async def _answer(self, session: Session, link: FrameSocket, header: Header, meta: bytes) -> None:
+        try:
+            await session.handle(header, meta)
+        except CacheError as error:
+            name = errno.errorcode.get(error.errno, str(error.errno))
+            self._metrics.failed_requests.labels(header.op.name, name).inc()
+            log.info("request_failed", op=header.op.name, errno=name, error=error.message)
+            await _fail(link, header, error.errno, error.message)
+        except FrameError as error:
+            log.warning("protocol_error", op=header.op.name, error=str(error))
+            link.hang_up()
+        except ConnectionError as error:
+            log.debug("reply_lost", op=header.op.name, error=str(error))
+            link.hang_up()
+        except Exception:
+            self._metrics.bugs.labels(header.op.name).inc()
+            log.exception("bug", op=header.op.name)
+            await _fail(link, header, errno.EIO, f"{header.op.name} hit a bug in the worker; its log has the trace")
+
+
+async def _fail(link: FrameSocket, header: Header, number: int, message: str) -> None:
+    frame = encode(header.op, header.request_id, Failure(message=message), flags=Flag.REPLY, status=number)
+    try:
+        await link.send(frame)
+    except OSError:
+        link.hang_up()

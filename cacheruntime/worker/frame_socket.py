@@ -1,0 +1,194 @@
+"""One connection that carries frames: buffered receive, ordered send, descriptors, files without copies.
+
+Owns a non-blocking socket. Does not know what frames mean. Invariants: one task receives; sends of several tasks
+do not mix (a lock is held for a whole frame); after any error the connection is of no more use and is closed.
+`ConnectionResetError` stands for every way the other side can be gone.
+"""
+
+import array
+import asyncio
+import os
+import select
+import socket
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from typing import Final
+
+from api.byteplane import HEADER, Header, decode_header
+
+_BUFFER_BYTES: Final = 64 << 10
+"""Many small frames arrive in one system call; a block's bytes go straight to their place."""
+_SEND_SECONDS: Final = 60.0
+"""A reader that takes nothing for so long is gone."""
+
+
+class FrameSocket:
+    """A connected stream socket; closes it in the end."""
+
+    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = sock
+        self._loop = loop
+        self._buffer = bytearray(_BUFFER_BYTES)
+        self._start = self._end = 0
+        self._sending = asyncio.Lock()
+        self.is_closed = False
+
+    async def receive_header(self) -> Header | None:
+        """Return the next frame's header; None when the other side hung up between frames. FrameError."""
+        while self._end - self._start < HEADER.size:
+            if not await self._fill():
+                if self._end == self._start:
+                    return None
+                raise ConnectionResetError("the connection ended inside a frame's header")
+        header = decode_header(memoryview(self._buffer)[self._start : self._end])
+        self._start += HEADER.size
+        return header
+
+    async def receive(self, size_bytes: int) -> bytearray:
+        """Return exactly that many bytes."""
+        data = bytearray(size_bytes)
+        await self.receive_into(memoryview(data))
+        return data
+
+    async def receive_into(self, view: memoryview) -> None:
+        """Fill `view`."""
+        ready = min(len(view), self._end - self._start)
+        view[:ready] = memoryview(self._buffer)[self._start : self._start + ready]
+        self._start += ready
+        view = view[ready:]
+        while view:
+            if len(view) < _BUFFER_BYTES // 2:
+                if not await self._fill():
+                    raise ConnectionResetError("the connection ended inside a frame")
+                ready = min(len(view), self._end - self._start)
+                view[:ready] = memoryview(self._buffer)[self._start : self._start + ready]
+                self._start += ready
+                view = view[ready:]
+                continue
+            count = await self._loop.sock_recv_into(self._socket, view)
+            if count == 0:
+                raise ConnectionResetError("the connection ended inside a frame")
+            view = view[count:]
+
+    async def _fill(self) -> bool:
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._start:
+            rest = self._end - self._start
+            self._buffer[:rest] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, rest
+        count = await self._loop.sock_recv_into(self._socket, memoryview(self._buffer)[self._end :])
+        self._end += count
+        return count > 0
+
+    async def send(self, head: bytes, data: memoryview | None = None) -> None:
+        """Send a frame whose data is in memory."""
+        async with self._sending, self._unbroken():
+            await self._send([memoryview(head)] if data is None else [memoryview(head), data])
+
+    async def send_with_descriptor(self, head: bytes, descriptor: int) -> None:
+        """Send a frame with one descriptor at its first byte."""
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+        async with self._sending, self._unbroken():
+            while True:
+                try:
+                    sent = self._socket.sendmsg([head], ancillary, socket.MSG_NOSIGNAL)
+                    break
+                except BlockingIOError:
+                    await self._writable()
+            await self._send([memoryview(head)[sent:]])
+
+    async def send_file(self, head: bytes, descriptor: int, offset: int, size_bytes: int, senders: Executor) -> None:
+        """Send a frame whose data is a piece of a file, which the kernel moves by itself."""
+        async with self._sending, self._unbroken():
+            await self._send([memoryview(head)], more=True)
+            # In a thread: the file may have to come from a disk, and moving 4 MiB takes the loop milliseconds.
+            number = self._socket.fileno()
+            moving = self._loop.run_in_executor(senders, _send_file, number, descriptor, offset, size_bytes)
+            try:
+                await asyncio.shield(moving)
+            except asyncio.CancelledError:
+                # The thread still uses both descriptors: they may be closed only after it.
+                self.hang_up()
+                await asyncio.wait({moving})
+                raise
+
+    @asynccontextmanager
+    async def _unbroken(self) -> AsyncIterator[None]:
+        # Part of a frame may be out, also when a disk failed under sendfile: nothing more can follow it.
+        try:
+            yield
+        except OSError as error:
+            self.hang_up()
+            raise ConnectionResetError(f"a frame could not be sent: {error}") from error
+
+    async def _send(self, parts: list[memoryview], *, more: bool = False) -> None:
+        flags = socket.MSG_MORE if more else 0
+        while parts:
+            try:
+                sent = self._socket.sendmsg(parts, [], flags | socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                await self._writable()
+                continue
+            while parts and sent >= len(parts[0]):
+                sent -= len(parts.pop(0))
+            if parts:
+                parts[0] = parts[0][sent:]
+
+    async def _writable(self) -> None:
+        future: asyncio.Future[None] = self._loop.create_future()
+        number = self._socket.fileno()
+        if number < 0:
+            raise ConnectionResetError("the connection was closed while a frame was being sent")
+
+        def ready() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        self._loop.add_writer(number, ready)
+        try:
+            async with asyncio.timeout(_SEND_SECONDS):
+                await future
+        except TimeoutError:
+            raise ConnectionResetError(f"the other side took nothing for {_SEND_SECONDS} s") from None
+        finally:
+            self._loop.remove_writer(number)
+
+    def hang_up(self) -> None:
+        """End the connection in both directions; a task that waits on it sees that. May be called twice."""
+        if not self.is_closed:
+            try:
+                self._socket.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return  # already gone
+
+    async def close(self) -> None:
+        """Give the socket back, after whoever sends on it is done."""
+        if self.is_closed:
+            return
+        self.hang_up()
+        self.is_closed = True
+        async with self._sending:
+            self._socket.close()
+
+
+def _send_file(sock: int, descriptor: int, offset: int, size_bytes: int) -> None:
+    """Move a piece of a file to a non-blocking socket. Blocks; OSError."""
+    poll: select.poll | None = None
+    while size_bytes:
+        try:
+            sent = os.sendfile(sock, descriptor, offset, size_bytes)
+        except BlockingIOError:
+            if poll is None:
+                poll = select.poll()
+                poll.register(sock, select.POLLOUT)
+            if not poll.poll(_SEND_SECONDS * 1000):
+                raise ConnectionResetError(f"the other side took nothing for {_SEND_SECONDS} s") from None
+            continue
+        if sent == 0:
+            raise ConnectionResetError("the cached file ended early")
+        offset, size_bytes = offset + sent, size_bytes - sent

@@ -1,0 +1,220 @@
+"""The unix socket of this node's own clients: descriptors of sparse files, ranges made resident, writes.
+
+Owns the handles of each connection; they end with it. Reading is reader.py, writing writes.py.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+from api import byteplane as bp
+from api.byteplane import Flag, Header, Op, Struct, decode_meta, encode
+from cacheruntime.core.blocks import Version
+from cacheruntime.errors import BadRequest, CacheError
+from cacheruntime.worker import tier_files
+from cacheruntime.worker.block_store import BlockStore
+from cacheruntime.worker.byte_plane import ReadAnswerer, answer_hello
+from cacheruntime.worker.datasets import check_path
+from cacheruntime.worker.frame_socket import FrameSocket
+from cacheruntime.worker.metrics import Metrics
+from cacheruntime.worker.reader import Reader
+from cacheruntime.worker.renames import Renames
+from cacheruntime.worker.tier_files import CachedFile
+from cacheruntime.worker.workers import Peer
+from cacheruntime.worker.writes import Staging, Writes
+
+HANDLES_MAX: Final = 200_000
+"""A connection; each open file costs a descriptor here, so the process limit usually comes first."""
+_numbers = count(1)
+
+
+def listen(path: Path) -> socket.socket:
+    """Return a socket listening at `path`, for this user only; replaces a dead worker's. CacheError when taken."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.connect(str(path))
+    except FileNotFoundError:
+        pass
+    except ConnectionRefusedError:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise CacheError(f"--socket {path} cannot be used: {error.strerror}") from error
+    else:
+        raise CacheError(f"--socket {path} is in use: another worker answers there")
+    finally:
+        probe.close()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise CacheError(f"--socket {path} cannot be used: {error.strerror}") from error
+    finally:
+        os.umask(before)
+    listener.listen(128)
+    return listener
+
+
+class LocalSession:
+    """One client's connection."""
+
+    def __init__(
+        self,
+        link: FrameSocket,
+        *,
+        me: Peer,
+        store: BlockStore,
+        reader: Reader,
+        writes: Writes,
+        renames: Renames,
+        answerer: ReadAnswerer,
+        metrics: Metrics,
+    ) -> None:
+        self._link = link
+        self._me = me
+        self._store = store
+        self._reader = reader
+        self._writes = writes
+        self._renames = renames
+        self._answerer = answerer
+        self._metrics = metrics
+        self._files: dict[int, CachedFile] = {}
+        self._stagings: dict[int, Staging] = {}
+        self._is_closed = False
+        self._operations: dict[Op, Callable[[Header, bytes], Awaitable[None]]] = {
+            Op.HELLO: self._hello,
+            Op.OPEN: self._open,
+            Op.ENSURE: self._ensure,
+            Op.CLOSE: self._close_handle,
+            Op.ABORT: self._close_handle,
+            Op.READ: self._read,
+            Op.CREATE: self._create,
+            Op.COMMIT: self._commit,
+            Op.REMOVE: self._remove,
+            Op.RENAME: self._rename,
+            Op.MAKE_DIRECTORY: self._make_directory,
+        }
+
+    async def handle(self, header: Header, meta: bytes) -> None:
+        """Answer one request."""
+        await self._operations[header.op](header, meta)
+
+    async def close(self) -> None:
+        """Let go of everything the connection had open; what it did not commit is dropped."""
+        self._is_closed = True
+        for number in list(self._files):
+            self._release(number)
+        for number in list(self._stagings):
+            await self._end_staging(number)
+
+    async def _reply(self, header: Header, meta: Struct) -> None:
+        await self._link.send(encode(header.op, header.request_id, meta, flags=Flag.REPLY))
+
+    async def _reply_with_descriptor(self, header: Header, meta: Struct, descriptor: int) -> None:
+        head = encode(header.op, header.request_id, meta, flags=Flag.REPLY | Flag.FD)
+        await self._link.send_with_descriptor(head, descriptor)
+
+    async def _hello(self, header: Header, meta: bytes) -> None:
+        await answer_hello(self._link, header, meta, self._me, self._store.block_size_bytes)
+
+    # Reading
+
+    async def _open(self, header: Header, meta: bytes) -> None:
+        wanted = decode_meta(meta, bp.Open)
+        check_path(wanted.path)
+        if wanted.size_bytes < 0:
+            raise BadRequest(f"size_bytes {wanted.size_bytes} must not be below 0")
+        if len(self._files) >= HANDLES_MAX:
+            raise CacheError(f"{HANDLES_MAX} files are open on this connection; close some", number=errno.EMFILE)
+        file = await self._reader.open(Version(wanted.uid, wanted.path, wanted.etag, wanted.size_bytes))
+        number = next(_numbers)
+        self._files[number] = file
+        self._metrics.open_handles.inc()
+        try:
+            descriptor = tier_files.open_for_reader(file)
+        except OSError as error:
+            self._release(number)
+            raise CacheError(f"the cached file cannot be opened: {error.strerror}", number=error.errno) from error
+        try:
+            opened = bp.Opened(handle=number, is_resident=file.map.is_complete)
+            await self._reply_with_descriptor(header, opened, descriptor)
+        finally:
+            os.close(descriptor)
+            if self._is_closed:
+                self._release(number)
+
+    async def _ensure(self, header: Header, meta: bytes) -> None:
+        wanted = decode_meta(meta, bp.Ensure)
+        file = self._files.get(wanted.handle)
+        if file is None:
+            raise CacheError(f"handle {wanted.handle} is not open for reading", number=errno.EBADF)
+        if wanted.offset_bytes < 0 or wanted.length_bytes < 0:
+            raise BadRequest(f"range {wanted.offset_bytes}+{wanted.length_bytes} must not be below 0")
+        await self._reply(header, await self._reader.ensure(file, wanted.offset_bytes, wanted.length_bytes))
+
+    async def _read(self, header: Header, meta: bytes) -> None:
+        await self._answerer.answer(self._link, header, meta, for_peer=False)
+
+    async def _close_handle(self, header: Header, meta: bytes) -> None:
+        number = decode_meta(meta, bp.Handle).handle
+        if number in self._stagings:
+            await self._end_staging(number)
+        else:
+            self._release(number)
+        await self._reply(header, bp.Empty())
+
+    def _release(self, number: int) -> None:
+        file = self._files.pop(number, None)
+        if file is not None:
+            self._store.release(file)
+            self._metrics.open_handles.dec()
+
+    # Writing
+
+    async def _create(self, header: Header, meta: bytes) -> None:
+        wanted = decode_meta(meta, bp.Create)
+        staging = await self._writes.create(
+            wanted.uid, wanted.path, base_etag=wanted.base_etag, base_size_bytes=wanted.base_size_bytes
+        )
+        number = next(_numbers)
+        self._stagings[number] = staging
+        self._metrics.open_handles.inc()
+        try:
+            await self._reply_with_descriptor(header, bp.Created(handle=number), staging.descriptor)
+        finally:
+            if self._is_closed:
+                await self._end_staging(number)
+
+    async def _commit(self, header: Header, meta: bytes) -> None:
+        wanted = decode_meta(meta, bp.Commit)
+        staging = self._stagings.get(wanted.handle)
+        if staging is None:
+            raise CacheError(f"handle {wanted.handle} is not open for writing", number=errno.EBADF)
+        committed = await self._writes.commit(staging, mode=wanted.mode, mtime_ns=wanted.mtime_ns)
+        await self._reply(header, committed)
+
+    async def _end_staging(self, number: int) -> None:
+        staging = self._stagings.pop(number, None)
+        if staging is not None:
+            self._metrics.open_handles.dec()
+            await self._writes.end(staging)
+
+    async def _remove(self, header: Header, meta: bytes) -> None:
+        wanted = decode_meta(meta, bp.Remove)
+        version = await self._writes.remove(wanted.uid, wanted.path, directory=wanted.directory)
+        await self._reply(header, bp.Mutated(snapshot_version=version))
+
+    async def _rename(self, header: Header, meta: bytes) -> None:
+        wanted = decode_meta(meta, bp.Rename)
+        await self._reply(header, await self._renames.rename(wanted.uid, wanted.source, wanted.target))
+
+    async def _make_directory(self, header: Header, meta: bytes) -> None:
+        wanted = decode_meta(meta, bp.MakeDirectory)
+        version = await self._writes.make_directory(wanted.uid, wanted.path, mode=wanted.mode)
+        await self._reply(header, bp.Mutated(snapshot_version=version))

@@ -1,0 +1,296 @@
+"""`python -m cacheruntime worker`: wiring, start and stop of one worker."""
+
+import asyncio
+import resource
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import structlog
+import uvloop
+from prometheus_client import start_http_server
+
+from api.gen.worker_pb2_grpc import add_WorkerControlServicer_to_server
+from cacheruntime.core.reports import ReportState
+from cacheruntime.core.tiers import Tier
+from cacheruntime.errors import CacheError
+from cacheruntime.worker import local_socket
+from cacheruntime.worker.block_store import BlockStore
+from cacheruntime.worker.byte_plane import PeerSession, ReadAnswerer
+from cacheruntime.worker.control_service import ControlService
+from cacheruntime.worker.datasets import Datasets
+from cacheruntime.worker.filler import Filler
+from cacheruntime.worker.frame_server import FrameServer
+from cacheruntime.worker.frame_socket import FrameSocket
+from cacheruntime.worker.loads import Loads
+from cacheruntime.worker.local_socket import LocalSession
+from cacheruntime.worker.metadata_client import MetadataClient
+from cacheruntime.worker.metrics import Metrics
+from cacheruntime.worker.peers import Peers
+from cacheruntime.worker.pruner import Pruner
+from cacheruntime.worker.reader import Reader, in_parallel
+from cacheruntime.worker.renames import Renames
+from cacheruntime.worker.reporter import Reporter
+from cacheruntime.worker.rooms import TierFolder
+from cacheruntime.worker.settings import Address, WorkerSettings, parse
+from cacheruntime.worker.speeds import measure_read
+from cacheruntime.worker.tier_files import CachedFile
+from cacheruntime.worker.workers import Peer, Workers
+from cacheruntime.worker.writes import Writes
+
+log = structlog.get_logger()
+
+STOP_SECONDS = 5.0
+RECHECKS = 2
+"""Files verified at once after a restart: the rest of the disk's speed is the readers'."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Serve until SIGTERM; 0 after a graceful stop, 1 when it cannot serve."""
+    settings = parse(argv)
+    log.info("worker_starts", **settings.loggable())
+    _raise_descriptor_limit()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_until_signal(settings))
+    except CacheError as error:
+        log.error("worker_cannot_serve", error=error.message)
+        return 1
+    return 0
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _until_signal(settings: WorkerSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    serving = asyncio.create_task(_serve(settings))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if serving.done():
+        try:
+            serving.result()
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
+        return
+    serving.cancel()
+    await asyncio.wait({serving}, timeout=STOP_SECONDS)
+    log.info("worker_stopped")
+
+
+async def _serve(settings: WorkerSettings) -> None:
+    tunables = settings.tunables
+    metrics = Metrics()
+    state = ReportState()
+    threads = ThreadPoolExecutor(tunables.io_threads, thread_name_prefix="io")
+    # Their own threads: a peer that takes nothing for a while must not hold up the disks.
+    senders = ThreadPoolExecutor(tunables.send_threads, thread_name_prefix="send")
+    folders = [TierFolder(_tier(settings, number), tier.directory) for number, tier in enumerate(settings.tiers)]
+    store = BlockStore(
+        folders,
+        block_size_bytes=tunables.block_size_bytes,
+        threads=threads,
+        clock=time.monotonic,
+        metrics=metrics,
+        changed=state.changed,
+    )
+    found = await store.recover()
+    log.info("recovered", files=len(found), bytes=sum(tier.used_bytes for tier in store.tiers))
+    speeds = [await _measure(store, tier.directory, tunables.probe_bytes) for tier in settings.tiers]
+
+    listener = _listen(settings.listen, "--listen")
+    me = Peer(settings.node, await store.run(_next_epoch, settings.tiers[-1].directory), _name(listener, settings))
+    metadata = MetadataClient(
+        str(settings.metadata),
+        call_seconds=tunables.metadata_seconds,
+        mutation_seconds=tunables.mutation_seconds,
+    )
+    datasets = Datasets(
+        metadata, settings.credentials_dir, fresh_seconds=tunables.dataset_seconds, clock=time.monotonic
+    )
+    peers = Peers(
+        me.node,
+        connect_seconds=tunables.peer_connect_seconds,
+        read_seconds=tunables.peer_read_seconds,
+        clock=time.monotonic,
+    )
+    workers = Workers(
+        me,
+        metadata,
+        interval_seconds=tunables.workers_seconds,
+        clock=time.monotonic,
+        changed=peers.keep_only,
+    )
+    filler = Filler(
+        workers,
+        peers,
+        datasets,
+        metrics,
+        block_size_bytes=tunables.block_size_bytes,
+        origin_streams=tunables.origin_streams,
+        peer_streams=tunables.peer_streams,
+        origin_seconds=tunables.origin_read_seconds,
+        clock=time.monotonic,
+    )
+    reader = Reader(store, filler, datasets, metrics)
+    writes = Writes(store=store, reader=reader, filler=filler, datasets=datasets, metadata=metadata, metrics=metrics)
+    await store.run(writes.recover)
+    renames = Renames(store, writes, datasets, metadata)
+    answerer = ReadAnswerer(store, reader, metrics, senders)
+    loads = Loads(
+        store=store,
+        reader=reader,
+        datasets=datasets,
+        metadata=metadata,
+        workers=workers,
+        metrics=metrics,
+        streams=tunables.load_streams,
+        clock=time.monotonic,
+    )
+    pruner = Pruner(store, datasets, metadata, interval_seconds=tunables.prune_seconds)
+
+    def peer_session(link: FrameSocket) -> PeerSession:
+        return PeerSession(link, me, answerer, tunables.block_size_bytes)
+
+    def local_session(link: FrameSocket) -> LocalSession:
+        return LocalSession(
+            link,
+            me=me,
+            store=store,
+            reader=reader,
+            writes=writes,
+            renames=renames,
+            answerer=answerer,
+            metrics=metrics,
+        )
+
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    add_WorkerControlServicer_to_server(ControlService(loads, store, metrics), server)
+    control = Address(settings.control.host, _bind_control(server, settings.control))
+    reporter = Reporter(
+        me=me,
+        control_endpoint=str(control),
+        state=state,
+        store=store,
+        filler=filler,
+        reader=reader,
+        metadata=metadata,
+        metrics=metrics,
+        interval_seconds=tunables.report_seconds,
+        tier_speeds=speeds,
+    )
+    local_listener = local_socket.listen(settings.socket)
+    _serve_metrics(settings.metrics, metrics)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(FrameServer(listener, peer_session, metrics).run())
+            await server.start()
+            await reporter.register()
+            await workers.refresh()
+            tasks.create_task(FrameServer(local_listener, local_session, metrics).run())
+            tasks.create_task(reporter.run())
+            tasks.create_task(workers.run())
+            tasks.create_task(pruner.run())
+            tasks.create_task(_recheck(store, found))
+            log.info("worker_ready", node=me.node, listen=me.endpoint, control=str(control))
+    finally:
+        settings.socket.unlink(missing_ok=True)
+        await loads.close()
+        await server.stop(grace=1)
+        await peers.close()
+        await datasets.close()
+        await metadata.close()
+        for pool in (threads, senders):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _tier(settings: WorkerSettings, number: int) -> Tier:
+    tier, tunables = settings.tiers[number], settings.tunables
+    temporary = int(tier.quota_bytes * tunables.temporary_percent / 100)
+    return Tier(tier.medium, tier.quota_bytes, max(temporary, tunables.temporary_bytes_min))
+
+
+def _listen(address: Address, flag: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address.host.strip("[]"), address.port))
+    except OSError as error:
+        listener.close()
+        raise CacheError(f"{flag} {address} cannot be used: {error.strerror}") from error
+    listener.listen(1024)
+    return listener
+
+
+def _name(listener: socket.socket, settings: WorkerSettings) -> str:
+    return str(Address(settings.listen.host, listener.getsockname()[1]))
+
+
+def _bind_control(server: grpc.aio.Server, address: Address) -> int:
+    try:
+        return server.add_insecure_port(str(address))
+    except RuntimeError as error:
+        raise CacheError(f"--control {address} cannot be used: the port is in use or not ours") from error
+
+
+def _serve_metrics(address: Address | None, metrics: Metrics) -> None:
+    if address is None:
+        return
+    try:
+        start_http_server(address.port, addr=address.host, registry=metrics.registry)
+    except OSError as error:
+        raise CacheError(f"--metrics {address} cannot be used: {error.strerror}") from error
+
+
+def _next_epoch(directory: Path) -> int:
+    """Return an epoch above every earlier one of this directory, also when the clock went back. Blocks."""
+    path = directory / "epoch"
+    try:
+        last = int(path.read_text())
+    except (FileNotFoundError, ValueError):
+        last = 0
+    epoch = max(time.time_ns(), last + 1)
+    temporary = path.with_name("epoch.new")
+    try:
+        temporary.write_text(str(epoch))
+        temporary.replace(path)
+    except OSError as error:
+        # A full disk must not keep a worker from serving; the clock alone is then what orders its starts.
+        log.warning("epoch_not_stored", folder=str(directory), error=error.strerror)
+    return epoch
+
+
+async def _measure(store: BlockStore, directory: Path, size_bytes: int) -> int:
+    try:
+        return await store.run(measure_read, directory, size_bytes)
+    except OSError as error:
+        log.warning("tier_not_measured", folder=str(directory), error=error.strerror)
+        return 0
+
+
+async def _recheck(store: BlockStore, found: list[CachedFile]) -> None:
+    """Verify what earlier runs left, so that it can be reported; readers who come first verify by themselves."""
+
+    async def one(file: CachedFile) -> None:
+        if file.is_verified or store.find(file.version) is not file:
+            return
+        try:
+            store.release(await store.acquire(file.version, wanted_bytes=0, as_home=False))
+        except CacheError as error:
+            log.warning("file_not_verified", file=file.name, error=error.message)
+
+    if found:
+        await in_parallel(found, RECHECKS, one)
+        log.info("verified", files=len(store.index.names()), bytes=sum(tier.used_bytes for tier in store.tiers))

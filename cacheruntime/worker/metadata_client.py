@@ -1,0 +1,179 @@
+"""Calls of the metadata service, each with a deadline, as CacheErrors.
+
+Owns the channel and the retry of mutations under one request id. Decides nothing about what the answers mean.
+"""
+
+import asyncio
+import errno
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, TypeVar
+
+import grpc
+
+from api.gen import metadata_pb2 as pb
+from api.gen.metadata_pb2_grpc import NamespaceStub, ResidencyStub
+from cacheruntime.errors import CacheError, from_rpc
+
+RETRY_SECONDS: Final = 0.2
+MANIFEST_SECONDS: Final = 600.0
+"""A stream of millions of entries; each wait of a reader is shorter, but gRPC knows only the whole."""
+_OPTIONS: Final = (
+    # A restarted service is found again within a second, and full reports are larger than gRPC's 4 MiB.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_receive_message_length", 32 << 20),
+    ("grpc.max_send_message_length", 32 << 20),
+)
+
+A = TypeVar("A")
+
+
+class Fenced(CacheError):
+    """Metadata knows a newer incarnation of this worker."""
+
+
+class MetadataClient:
+    """The three services of one address."""
+
+    def __init__(self, address: str, *, call_seconds: float, mutation_seconds: float) -> None:
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._namespace = NamespaceStub(self._channel)
+        self._residency = ResidencyStub(self._channel)
+        self._call_seconds = call_seconds
+        self._mutation_seconds = mutation_seconds
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._channel.close()
+
+    async def dataset(self, uid: str) -> pb.DatasetInfo:
+        """Return a dataset's record; Missing."""
+        return await self._call(
+            "GetDataset", self._namespace.GetDataset(pb.DatasetRequest(uid=uid), timeout=self._call_seconds)
+        )
+
+    async def lookup(self, uid: str, path: str) -> pb.Entry:
+        """Return the entry of a path; Missing."""
+        request = pb.LookupRequest(uid=uid, path=path)
+        return await self._call("Lookup", self._namespace.Lookup(request, timeout=self._call_seconds))
+
+    async def read_directory(self, uid: str, path: str) -> list[pb.Entry]:
+        """Return every entry of a directory; Missing."""
+        entries: list[pb.Entry] = []
+        while True:
+            after = entries[-1].path.rpartition("/")[2] if entries else ""
+            request = pb.ReadDirectoryRequest(uid=uid, path=path, after=after)
+            call = self._namespace.ReadDirectory(request, timeout=self._call_seconds)
+            answer = await self._call("ReadDirectory", call)
+            entries.extend(answer.entries)
+            if not answer.more or not answer.entries:
+                return entries
+
+    async def manifest(self, uid: str, paths: list[str]) -> AsyncIterator[pb.EntryBatch]:
+        """Yield every entry below the paths."""
+        try:
+            stream = self._namespace.Manifest(pb.ManifestRequest(uid=uid, paths=paths), timeout=MANIFEST_SECONDS)
+            async for batch in stream:
+                yield batch
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, "Manifest") from error
+
+    async def register(self, request: pb.RegisterRequest) -> float:
+        """Announce this incarnation; return the lease in seconds. Fenced when a newer one is known."""
+        try:
+            answer = await self._residency.Register(request, timeout=self._call_seconds)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                raise Fenced(error.details() or "a newer worker of this node is registered") from error
+            raise from_rpc(error, "Register") from error
+        return answer.lease_seconds
+
+    async def report(self, request: pb.BlockReport) -> bool:
+        """Send a report; return whether a full one is wanted. Fenced when we are not the known incarnation."""
+        try:
+            answer = await self._residency.Report(request, timeout=self._call_seconds)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND):
+                raise Fenced(error.details() or "this worker is not registered") from error
+            raise from_rpc(error, "Report") from error
+        return answer.need_full
+
+    async def workers(self) -> list[pb.Worker]:
+        """Return every worker metadata has heard of."""
+        answer = await self._call(
+            "ListWorkers", self._residency.ListWorkers(pb.ListWorkersRequest(), timeout=self._call_seconds)
+        )
+        return list(answer.workers)
+
+    async def put_file(self, uid: str, path: str, *, size_bytes: int, etag: str, mtime_ns: int, mode: int) -> int:
+        """Show a durable file in the namespace; return the snapshot version."""
+        request = pb.PutFileRequest(
+            request_id=_request_id(),
+            uid=uid,
+            path=path,
+            size_bytes=size_bytes,
+            etag=etag,
+            mtime_ns=mtime_ns,
+            mode=mode,
+        )
+        return await self._mutate(
+            "PutFile",
+            lambda: self._namespace.PutFile(request, timeout=self._call_seconds),
+            precondition=errno.EISDIR,
+        )
+
+    async def make_directory(self, uid: str, path: str, *, mode: int, mtime_ns: int) -> int:
+        """Show a directory; return the snapshot version."""
+        request = pb.MakeDirectoryRequest(request_id=_request_id(), uid=uid, path=path, mode=mode, mtime_ns=mtime_ns)
+        return await self._mutate(
+            "MakeDirectory",
+            lambda: self._namespace.MakeDirectory(request, timeout=self._call_seconds),
+            precondition=errno.ENOTDIR,
+        )
+
+    async def remove(self, uid: str, path: str, *, directory: bool) -> int:
+        """Take a path out; a directory that is not empty is ENOTEMPTY. Return the snapshot version."""
+        request = pb.RemoveRequest(request_id=_request_id(), uid=uid, path=path, directory=directory)
+        return await self._mutate(
+            "Remove",
+            lambda: self._namespace.Remove(request, timeout=self._call_seconds),
+            precondition=errno.ENOTEMPTY,
+        )
+
+    async def rename(self, uid: str, source: str, target: str, *, target_etag: str) -> int:
+        """Rename a file; return the snapshot version."""
+        request = pb.RenameRequest(
+            request_id=_request_id(), uid=uid, source=source, target=target, target_etag=target_etag
+        )
+        return await self._mutate(
+            "Rename",
+            lambda: self._namespace.Rename(request, timeout=self._call_seconds),
+            precondition=errno.EISDIR,
+        )
+
+    async def _call(self, what: str, call: Awaitable[A]) -> A:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, what) from error
+
+    async def _mutate(
+        self, what: str, call: Callable[[], Awaitable[pb.Mutation]], *, precondition: int = errno.EINVAL
+    ) -> int:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._mutation_seconds
+        while True:
+            try:
+                return (await call()).snapshot_version
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                    raise CacheError(error.details() or what, number=precondition) from error
+                failure = from_rpc(error, what)
+                if not failure.is_retryable or loop.time() >= deadline:
+                    raise failure from error
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+def _request_id() -> str:
+    return uuid.uuid4().hex

@@ -1,0 +1,38 @@
+"""Every metric of a worker: name, unit, bounded labels. Stability: stable unless it says otherwise.
+
+Labels hold media, sources, operations and reasons only; never a dataset, path or peer.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class Metrics:
+    """One registry a worker, so that tests may run several in one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"headrace_worker_{name}", text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"headrace_worker_{name}", text, labels, registry=self.registry)
+
+        self.origin_bytes = counter("origin_read_bytes", "bytes read from under stores")
+        self.peer_bytes = counter("peer_read_bytes", "bytes read from peers")
+        self.peer_served_bytes = counter("peer_served_bytes", "bytes sent to peers")
+        self.reader_bytes = counter("reader_bytes", "bytes made readable for local readers", "source")
+        self.corrupt_blocks = counter("corrupt_blocks", "blocks whose bytes did not have their checksum", "found")
+        self.evicted_bytes = counter("evicted_bytes", "bytes that made room for others", "medium")
+        self.bypassed_bytes = counter("bypassed_bytes", "bytes served and not kept", "medium")
+        self.failed_requests = counter("failed_requests", "requests answered with an errno", "op", "errno")
+        self.failed_peers = counter("failed_peer_reads", "blocks a peer did not deliver")
+        self.bugs = counter("bugs", "exceptions no code expected; each is logged", "where")
+        self.tier_full = counter("tier_full", "times a medium refused bytes", "medium")
+        self.used_bytes = gauge("used_bytes", "bytes kept", "medium")
+        self.temporary_bytes = gauge("temporary_bytes", "bytes of bypassed readers on the medium", "medium")
+        self.files = gauge("files", "object versions with a sparse file")
+        self.open_handles = gauge("open_handles", "handles of local readers and writers")
+        self.commit_seconds = Histogram(
+            "headrace_worker_commit_seconds", "time to make a written file durable", registry=self.registry
+        )

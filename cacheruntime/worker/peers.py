@@ -1,0 +1,236 @@
+"""Blocks from other workers: pooled, pipelined connections of the byte plane.
+
+Owns the client side: connections a peer, requests in flight, deadlines, the checksum of what arrives. Does not
+choose whom to ask (filler.py). Invariants: bytes are handed on only when they have the checksum the peer sent; a
+peer that is late or breaks the protocol loses its connection, and every request on it ends with PeerFailed.
+"""
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from api.byteplane import (
+    Failure,
+    Flag,
+    FrameError,
+    Header,
+    Hello,
+    HelloReply,
+    Op,
+    Read,
+    ReadReply,
+    Struct,
+    decode_meta,
+    encode,
+)
+from cacheruntime.core.checksums import crc32c
+from cacheruntime.errors import CacheError, Denied, Missing, NotResident, PeerFailed, VersionChanged
+from cacheruntime.worker.frame_socket import FrameSocket
+from cacheruntime.worker.workers import Peer
+
+log = structlog.get_logger()
+
+CONNECTIONS_PER_PEER: Final = 2
+"""One stream of 4 MiB blocks fills a core; a second keeps small ones from waiting behind large ones."""
+RESIDENT_ONLY_SECONDS: Final = 5.0
+_FINAL: Final[dict[int, type[CacheError]]] = {
+    errno.ESTALE: VersionChanged,
+    errno.ENOENT: Missing,
+    errno.EACCES: Denied,
+    errno.ENODATA: NotResident,
+}
+"""What a peer says of the object itself: asking another one would not help."""
+
+
+class PeerRefused(PeerFailed):
+    """The peer lives and says that it could not."""
+
+
+class CorruptAnswer(PeerFailed):
+    """The bytes did not have the checksum that came with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerBytes:
+    """A block from a peer, checked."""
+
+    data: memoryview
+    checksum: int
+    from_origin: bool
+
+
+@dataclass(slots=True)
+class _Waiting:
+    reply: asyncio.Future[ReadReply]
+    buffer: memoryview
+
+
+@dataclass(slots=True)
+class _Link:
+    """One connection; `receiving` delivers replies in whatever order they come."""
+
+    socket: FrameSocket
+    waiting: dict[int, _Waiting] = field(default_factory=dict)
+    receiving: asyncio.Task[None] | None = None
+    next_id: int = 1
+    is_broken: bool = False
+
+    def fail(self, reason: str) -> None:
+        """No request on it will be answered any more."""
+        self.is_broken = True
+        self.socket.hang_up()
+        for waiting in self.waiting.values():
+            if not waiting.reply.done():
+                waiting.reply.set_exception(PeerFailed(reason))
+        self.waiting.clear()
+
+
+class Peers:
+    """Connections to all peers, by incarnation."""
+
+    def __init__(self, node: str, *, connect_seconds: float, read_seconds: float, clock: Callable[[], float]) -> None:
+        self._node = node
+        self._connect_seconds = connect_seconds
+        self._read_seconds = read_seconds
+        self._clock = clock
+        self._links: dict[Peer, list[_Link]] = {}
+        self._connecting: dict[Peer, asyncio.Lock] = {}
+
+    async def read(self, peer: Peer, request: Read) -> PeerBytes:
+        """Return the range from that peer. PeerFailed (CorruptAnswer), or what the peer says of the object."""
+        seconds = RESIDENT_ONLY_SECONDS if request.resident_only else self._read_seconds
+        try:
+            link = await self._link(peer)
+            async with asyncio.timeout(seconds):
+                buffer, reply = await self._ask(link, request)
+        except TimeoutError:
+            self._drop(peer, f"{peer.node} did not answer within {seconds} s")
+            raise PeerFailed(f"{peer.node} did not answer within {seconds} s") from None
+        except OSError as error:
+            self._drop(peer, str(error))
+            raise PeerFailed(f"{peer.node} at {peer.endpoint}: {error}") from error
+        if crc32c(buffer) != reply.crc32c:
+            raise CorruptAnswer(f"{peer.node} sent bytes that do not have their checksum")
+        return PeerBytes(buffer, reply.crc32c, reply.from_origin)
+
+    def keep_only(self, peers: frozenset[Peer]) -> None:
+        """Hang up on incarnations that are gone: whoever waits for them asks others."""
+        for peer in self._links.keys() - peers:
+            self._drop(peer, f"{peer.node} is gone")
+
+    async def close(self) -> None:
+        """Hang up on all."""
+        self.keep_only(frozenset())
+        await asyncio.sleep(0)
+
+    async def _ask(self, link: _Link, request: Read) -> tuple[memoryview, ReadReply]:
+        buffer = memoryview(bytearray(request.length_bytes))
+        future: asyncio.Future[ReadReply] = asyncio.get_running_loop().create_future()
+        request_id, link.next_id = link.next_id, link.next_id + 1
+        link.waiting[request_id] = _Waiting(future, buffer)
+        is_sent = False
+        try:
+            await link.socket.send(encode(Op.READ, request_id, request))
+            is_sent = True
+            return buffer, await future
+        except asyncio.CancelledError:
+            if not is_sent:
+                link.fail("a request was cut short")
+            # The answer would still be written into the buffer; the connection skips it.
+            if request_id in link.waiting:
+                link.waiting[request_id] = _Waiting(future, memoryview(b""))
+            raise
+
+    async def _link(self, peer: Peer) -> _Link:
+        links = self._links.setdefault(peer, [])
+        links[:] = [link for link in links if not link.is_broken]
+        idle = min(links, key=lambda link: len(link.waiting), default=None)
+        if idle is not None and (not idle.waiting or len(links) >= CONNECTIONS_PER_PEER):
+            return idle
+        async with self._connecting.setdefault(peer, asyncio.Lock()):
+            links = self._links.setdefault(peer, [])
+            if len(links) >= CONNECTIONS_PER_PEER:
+                return min(links, key=lambda link: len(link.waiting))
+            link = await self._connect(peer)
+            links.append(link)
+            return link
+
+    async def _connect(self, peer: Peer) -> _Link:
+        host, _, port = peer.endpoint.rpartition(":")
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._connect_seconds):
+            found = await loop.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+            family, kind, protocol, _, address = found[0]
+            sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+            sock.setblocking(False)
+            try:
+                await loop.sock_connect(sock, address)
+                link = _Link(FrameSocket(sock, loop))
+                await self._greet(link, peer)
+            except BaseException:
+                sock.close()
+                raise
+        link.receiving = loop.create_task(self._receive(link, peer))
+        return link
+
+    async def _greet(self, link: _Link, peer: Peer) -> None:
+        await link.socket.send(encode(Op.HELLO, 0, Hello(client="worker", node=self._node)))
+        header = await link.socket.receive_header()
+        if header is None or header.op is not Op.HELLO or header.status:
+            raise ConnectionResetError(f"{peer.node} did not greet")
+        hello = decode_meta(await link.socket.receive(header.meta_bytes), HelloReply)
+        if hello.node != peer.node or hello.epoch != peer.epoch:
+            raise ConnectionResetError(f"{peer.endpoint} is {hello.node} epoch {hello.epoch}, not {peer}")
+
+    async def _receive(self, link: _Link, peer: Peer) -> None:
+        reason = f"{peer.node} hung up"
+        try:
+            while (header := await link.socket.receive_header()) is not None:
+                await self._deliver(link, header)
+        except (OSError, FrameError) as error:
+            reason = f"{peer.node}: {error}"
+        finally:
+            link.fail(reason)
+            await link.socket.close()
+
+    async def _deliver(self, link: _Link, header: Header) -> None:
+        meta = await link.socket.receive(header.meta_bytes)
+        waiting = link.waiting.get(header.request_id)
+        if waiting is None or not header.flags & Flag.REPLY:
+            raise FrameError(f"{header.op.name} reply {header.request_id} to nothing that was asked")
+        if header.status:
+            message = decode_meta(meta, Failure).message
+            kind = _FINAL.get(header.status, PeerRefused)
+            _settle(link, header.request_id, kind(message))
+            return
+        reply = decode_meta(meta, ReadReply)
+        if len(waiting.buffer) == header.data_bytes:
+            # Stays among the waiting while its bytes arrive, so that a cancelled one is seen.
+            await link.socket.receive_into(waiting.buffer)
+        else:
+            await link.socket.receive(header.data_bytes)
+            if not waiting.reply.cancelled() and not waiting.reply.done() and len(waiting.buffer):
+                _settle(link, header.request_id, PeerFailed(f"{header.data_bytes} bytes came, not what was asked"))
+                return
+        _settle(link, header.request_id, reply)
+
+    def _drop(self, peer: Peer, reason: str) -> None:
+        for link in self._links.pop(peer, []):
+            link.fail(reason)
+        self._connecting.pop(peer, None)
+
+
+def _settle(link: _Link, request_id: int, outcome: Struct | CacheError) -> None:
+    waiting = link.waiting.pop(request_id, None)
+    if waiting is None or waiting.reply.done():
+        return
+    if isinstance(outcome, CacheError):
+        waiting.reply.set_exception(outcome)
+    else:
+        assert isinstance(outcome, ReadReply)
+        waiting.reply.set_result(outcome)

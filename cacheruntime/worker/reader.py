@@ -1,0 +1,186 @@
+"""Makes ranges readable for whoever asks: local readers through their descriptor, peers and loads by block.
+
+Owns the order resident -> fetch -> keep -> hold until close. Does not speak to sockets. Invariant: a range is
+announced as readable only when every block of it is in the reader's own sparse file.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from api.byteplane import Ensured
+from cacheruntime.core.blocks import Version, block_length, blocks_of_range, overlap_bytes
+from cacheruntime.core.checksums import crc32c
+from cacheruntime.errors import CacheError, NoRoom
+from cacheruntime.worker.block_store import BlockStore
+from cacheruntime.worker.datasets import Datasets
+from cacheruntime.worker.filler import Fetched, Filler, Keep, KeepBytes, Source
+from cacheruntime.worker.metrics import Metrics
+from cacheruntime.worker.tier_files import CachedFile
+
+T = TypeVar("T")
+
+PARALLEL_BLOCKS: Final = 16
+"""Of one request at a time: a whole large file must not take every stream of the worker."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Bytes handed to readers of this node since the start, by where they had to come from."""
+
+    by_source: dict[Source, int] = field(default_factory=lambda: dict.fromkeys(Source, 0))
+
+
+class Reader:
+    """Reads of whole blocks, with everything behind them."""
+
+    def __init__(self, store: BlockStore, filler: Filler, datasets: Datasets, metrics: Metrics) -> None:
+        self._store = store
+        self._filler = filler
+        self._datasets = datasets
+        self._metrics = metrics
+        self.counters = Counters()
+
+    async def open(self, version: Version) -> CachedFile:
+        """Return the version's sparse file, held; room is set aside if this node may keep all of it."""
+        info = await self._datasets.get(version.uid)
+        file = self._store.find(version)
+        wanted = 0
+        if file is None and self._filler.may_be_home(info) and info.local_copies:
+            wanted = version.size_bytes
+        file = await self._store.acquire(version, wanted_bytes=wanted, as_home=False)
+        if file.map.is_complete:
+            self.count(Source.LOCAL, version.size_bytes)
+        return file
+
+    async def ensure(self, file: CachedFile, offset_bytes: int, length_bytes: int) -> Ensured:
+        """Make a range of a held file readable; CacheError of the first block that could not be."""
+        # The handle may be closed while we wait; what follows still needs the file.
+        self._store.hold(file)
+        try:
+            return await self._ensure(file, offset_bytes, length_bytes)
+        finally:
+            self._store.release(file)
+
+    async def _ensure(self, file: CachedFile, offset_bytes: int, length_bytes: int) -> Ensured:
+        version, block_size = file.version, self._store.block_size_bytes
+        moved = dict.fromkeys(Source, 0)
+
+        async def one(index: int) -> None:
+            source = await self._ensure_block(file, index)
+            moved[source] += overlap_bytes(index, offset_bytes, length_bytes, version.size_bytes, block_size)
+
+        blocks = blocks_of_range(offset_bytes, length_bytes, version.size_bytes, block_size)
+        if file.map.is_complete:
+            moved[Source.LOCAL] = sum(
+                overlap_bytes(i, offset_bytes, length_bytes, version.size_bytes, block_size) for i in blocks
+            )
+        else:
+            await in_parallel(blocks, PARALLEL_BLOCKS, one)
+        for source, size_bytes in moved.items():
+            self.count(source, size_bytes)
+        return Ensured(
+            # Bytes that are only held until close do not make a file complete: the kernel may read it long
+            # after its reader's connection, and with it the promise to hold them, has ended.
+            is_resident=file.map.is_complete,
+            local_bytes=moved[Source.LOCAL],
+            peer_bytes=moved[Source.PEER],
+            origin_bytes=moved[Source.ORIGIN],
+        )
+
+    async def _ensure_block(self, file: CachedFile, index: int) -> Source:
+        if file.has(index):
+            return Source.LOCAL
+        info = await self._datasets.get(file.version.uid)
+        keep = self._filler.keep(info, file.version, index)
+
+        fetched = await self._filler.fetch(info, file.version, index, self._keeper(file.version, index, keep))
+        if not await self._keep(file, index, fetched, keep):
+            await self._store.hold_temporarily(file, index, fetched.data)
+        return fetched.source
+
+    async def _keep(self, file: CachedFile, index: int, fetched: Fetched, keep: Keep) -> bool:
+        if keep is Keep.NO:
+            return False
+        is_home = keep is Keep.HOME
+        return await self._store.store_block(file, index, fetched.data, fetched.checksum, as_home=is_home)
+
+    async def load_block(self, file: CachedFile, index: int, *, as_home: bool) -> Source:
+        """Make one block of a held file resident for good; NoRoom when it cannot stay."""
+        if file.map.has(index):
+            return Source.LOCAL
+        info = await self._datasets.get(file.version.uid)
+
+        keep = Keep.HOME if as_home else Keep.COPY
+        fetched = await self._filler.fetch(info, file.version, index, self._keeper(file.version, index, keep))
+        if not await self._keep(file, index, fetched, keep):
+            medium = self._store.tiers[file.tier].medium
+            raise NoRoom(f"the cache is full: no room for a block of {len(fetched.data)} bytes in tier {medium}")
+        return fetched.source
+
+    async def block(self, version: Version, index: int, *, for_peer: bool) -> Fetched:
+        """Return a block's bytes, checked, keeping them if they may stay. Works with every tier full."""
+        file = self._store.find(version)
+        if file is not None and (data := await self._resident(file.version, index)) is not None:
+            return Fetched(memoryview(data), crc32c(data), Source.LOCAL)
+        info = await self._datasets.get(version.uid)
+        if for_peer:
+            keep = Keep.HOME if self._filler.may_be_home(info) else Keep.NO
+        else:
+            keep = self._filler.keep(info, version, index)
+
+        fetch = self._filler.fetch_for_peer if for_peer else self._filler.fetch
+        return await fetch(info, version, index, self._keeper(version, index, keep))
+
+    def _keeper(self, version: Version, index: int, keep: Keep) -> KeepBytes:
+        # By version and not by file: the fetch may outlive the reader who began it, and with it its file.
+        async def store(fetched: Fetched) -> None:
+            await self._try_to_keep(version, index, fetched, keep)
+
+        return store
+
+    async def _resident(self, version: Version, index: int) -> bytearray | None:
+        file = await self._store.acquire(version, wanted_bytes=0, as_home=False)
+        try:
+            return await self._store.read_block(file, index) if file.map.has(index) else None
+        finally:
+            self._store.release(file)
+
+    async def _try_to_keep(self, version: Version, index: int, fetched: Fetched, keep: Keep) -> None:
+        if keep is Keep.NO:
+            return
+        length = block_length(index, version.size_bytes, self._store.block_size_bytes)
+        try:
+            file = await self._store.acquire(version, wanted_bytes=length, as_home=keep is Keep.HOME)
+        except CacheError:
+            return  # the store has logged it; the bytes are in hand
+        try:
+            await self._keep(file, index, fetched, keep)
+        finally:
+            self._store.release(file)
+
+    def count(self, source: Source, size_bytes: int) -> None:
+        """Count bytes handed to a reader of this node."""
+        if size_bytes:
+            self.counters.by_source[source] += size_bytes
+            self._metrics.reader_bytes.labels(source.value).inc(size_bytes)
+
+
+async def in_parallel(items: Sequence[T], limit: int, one: Callable[[T], Coroutine[Any, Any, None]]) -> None:
+    """Await `one` of every item, `limit` at a time; the first failure ends the rest and is raised."""
+    if len(items) == 1:
+        await one(items[0])
+        return
+    pending = iter(items)
+
+    async def run() -> None:
+        for item in pending:
+            await one(item)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(limit, len(items))):
+                tasks.create_task(run())
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None

@@ -1,0 +1,79 @@
+"""Renames over stores that have none: copy, show, delete.
+
+Owns the order. A file is copied, the namespace switches, then the old object goes: a crash in between leaves an
+object too many, never one too few. A directory moves file by file, so others may see it half way; it ends either
+whole under the new name or, after an error, with every file under one of the two.
+"""
+
+import errno
+
+from api.byteplane import Mutated
+from api.gen import metadata_pb2 as pb
+from cacheruntime.core.blocks import Version
+from cacheruntime.errors import CacheError, Missing, VersionChanged, from_store
+from cacheruntime.worker.block_store import BlockStore
+from cacheruntime.worker.datasets import Datasets
+from cacheruntime.worker.metadata_client import MetadataClient
+from cacheruntime.worker.writes import Writes
+from understores.errors import UnderStoreError
+
+
+class Renames:
+    """Renames in under store, namespace and cache."""
+
+    def __init__(self, store: BlockStore, writes: Writes, datasets: Datasets, metadata: MetadataClient) -> None:
+        self._store = store
+        self._writes = writes
+        self._datasets = datasets
+        self._metadata = metadata
+
+    async def rename(self, uid: str, source: str, target: str) -> Mutated:
+        """Rename a file over whatever file is there, or a directory onto nothing."""
+        if target == source:
+            return Mutated(snapshot_version=0)
+        if target.startswith(source + "/"):
+            raise CacheError(f"{source!r} cannot move into itself", number=errno.EINVAL)
+        entry = await self._metadata.lookup(uid, source)
+        there = await self._lookup(uid, target)
+        if there is not None and (there.is_directory or entry.is_directory):
+            number = errno.EISDIR if there.is_directory and not entry.is_directory else errno.EEXIST
+            raise CacheError(f"{target!r} exists and cannot be replaced by {source!r}", number=number)
+        if entry.is_directory:
+            return Mutated(snapshot_version=await self._rename_directory(uid, source, target, entry.mode))
+        return await self._rename_file(uid, source, target, entry)
+
+    async def _lookup(self, uid: str, path: str) -> pb.Entry | None:
+        try:
+            return await self._metadata.lookup(uid, path)
+        except Missing:
+            return None
+
+    async def _rename_file(self, uid: str, source: str, target: str, entry: pb.Entry) -> Mutated:
+        origin = await self._datasets.locate_writable(uid, source)
+        destination = await self._datasets.locate_writable(uid, target)
+        if origin.store is not destination.store:
+            raise CacheError(f"{source!r} and {target!r} lie in different mounts", number=errno.EXDEV)
+        try:
+            if (await origin.store.head(origin.key)).etag != entry.etag:
+                raise VersionChanged(f"{source!r} is not the version the namespace knows")
+            info = await origin.store.copy(origin.key, destination.key)
+            snapshot_version = await self._metadata.rename(uid, source, target, target_etag=info.etag)
+            await origin.store.delete(origin.key)
+        except UnderStoreError as error:
+            raise from_store(error) from error
+        self._writes.renamed(uid, source, target, old_etag=entry.etag, new_etag=info.etag)
+        self._store.drop_path(uid, target)
+        old = Version(uid, source, entry.etag, entry.size_bytes)
+        self._store.rekey(old, Version(uid, target, info.etag, entry.size_bytes))
+        self._store.drop_path(uid, source)
+        return Mutated(snapshot_version=snapshot_version, etag=info.etag)
+
+    async def _rename_directory(self, uid: str, source: str, target: str, mode: int) -> int:
+        await self._writes.make_directory(uid, target, mode=mode)
+        for entry in await self._metadata.read_directory(uid, source):
+            moved = target + entry.path[len(source) :]
+            if entry.is_directory:
+                await self._rename_directory(uid, entry.path, moved, entry.mode)
+            else:
+                await self._rename_file(uid, entry.path, moved, entry)
+        return await self._writes.remove(uid, source, directory=True)

@@ -1,0 +1,156 @@
+"""Settings of a worker: flags for what differs a node, HEADRACE_WORKER_* for the tunables.
+
+Owns parsing and its messages; no setting is read anywhere else.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from api.byteplane import BLOCK_SIZE_BYTES
+from api.quantities import to_int
+from cacheruntime.core.tiers import MEDIA
+
+
+@dataclass(frozen=True, slots=True)
+class TierSetting:
+    """One `--tier MEDIUM:DIRECTORY:QUOTA`."""
+
+    medium: str
+    directory: Path
+    quota_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Host and port to listen on or to call."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class Tunables(BaseSettings):
+    """Numbers that fit most nodes as they are."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_WORKER_")
+
+    block_size_bytes: int = Field(default=BLOCK_SIZE_BYTES, ge=4096, description="unit of residency; peers must agree")
+    origin_streams: int = Field(default=32, ge=1, description="requests to under stores at once; each holds one block")
+    peer_streams: int = Field(default=32, ge=1, description="blocks asked of peers at once")
+    load_streams: int = Field(default=24, ge=1, description="blocks one load has in flight; leaves room for readers")
+    io_threads: int = Field(default=16, ge=2, description="threads for file I/O; they mostly wait")
+    send_threads: int = Field(default=16, ge=1, description="large blocks sent to peers at once")
+    temporary_percent: float = Field(
+        default=10.0, ge=0, le=100, description="of a quota, on top of it, for readers that found the cache full"
+    )
+    temporary_bytes_min: int = Field(default=64 << 20, ge=0, description="least room for such readers, in bytes")
+    report_seconds: float = Field(default=0.5, gt=0, description="interval of block reports, also the sign of life")
+    workers_seconds: float = Field(default=1.0, gt=0, description="interval of reading the list of workers")
+    dataset_seconds: float = Field(default=2.0, gt=0, description="how long a dataset's record is taken as current")
+    peer_connect_seconds: float = Field(default=2.0, gt=0, description="deadline of a connection to a peer")
+    peer_read_seconds: float = Field(default=60.0, gt=0, description="deadline of a block a peer may have to fetch")
+    origin_read_seconds: float = Field(default=120.0, gt=0, description="deadline of one block from an under store")
+    metadata_seconds: float = Field(default=5.0, gt=0, description="deadline of one call to metadata")
+    mutation_seconds: float = Field(default=30.0, gt=0, description="how long mutations wait for metadata")
+    prune_seconds: float = Field(default=10.0, gt=0, description="interval of dropping what no snapshot has")
+    probe_bytes: int = Field(default=16 << 20, ge=0, description="size of the read that measures each tier at start")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """Everything one worker was told."""
+
+    node: str
+    metadata: Address
+    listen: Address
+    control: Address
+    socket: Path
+    tiers: tuple[TierSetting, ...]
+    credentials_dir: Path
+    metrics: Address | None
+    tunables: Tunables
+
+    def loggable(self) -> dict[str, Any]:
+        """Fields for the first log line; nothing here is secret."""
+        return {
+            "node": self.node,
+            "metadata": str(self.metadata),
+            "listen": str(self.listen),
+            "control": str(self.control),
+            "socket": str(self.socket),
+            "tiers": [f"{t.medium}:{t.directory}:{t.quota_bytes}" for t in self.tiers],
+            **self.tunables.model_dump(),
+        }
+
+
+def parse_address(text: str) -> Address:
+    """Return HOST:PORT; ArgumentTypeError says what would be right."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address; write it like 127.0.0.1:7070")
+    return Address(host, int(port))
+
+
+def parse_tier(text: str) -> TierSetting:
+    """Return MEDIUM:DIRECTORY:QUOTA; ArgumentTypeError says what would be right."""
+    medium, _, rest = text.partition(":")
+    directory, _, quota = rest.rpartition(":")
+    if medium not in MEDIA or not directory.startswith("/"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no tier; write it like SSD:/var/cache/headrace:200Gi with {', '.join(MEDIA)} as medium"
+        )
+    try:
+        quota_bytes = to_int(quota)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"quota of tier {text!r}: {error}") from error
+    if quota_bytes <= 0:
+        raise argparse.ArgumentTypeError(f"quota of tier {text!r} is {quota_bytes}; it must be above 0")
+    return TierSetting(medium, Path(directory), quota_bytes)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cacheruntime worker", description="one cache worker")
+    parser.add_argument("--node", required=True, help="name of this node in Kubernetes")
+    parser.add_argument("--metadata", required=True, type=parse_address, metavar="HOST:PORT")
+    parser.add_argument("--listen", required=True, type=parse_address, metavar="HOST:PORT", help="byte plane")
+    parser.add_argument("--control", type=parse_address, default=Address("127.0.0.1", 0), metavar="HOST:PORT")
+    parser.add_argument("--socket", required=True, type=Path, metavar="PATH", help="unix socket of local readers")
+    parser.add_argument(
+        "--tier", required=True, type=parse_tier, action="append", metavar="MEDIUM:DIR:QUOTA", help="fastest first"
+    )
+    parser.add_argument("--credentials-dir", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--metrics", type=parse_address, default=None, metavar="HOST:PORT")
+    return parser
+
+
+def parse(argv: Sequence[str]) -> WorkerSettings:
+    """Return the settings of a command line; exits with a message on a wrong one."""
+    parser = _parser()
+    given = parser.parse_args(argv)
+    tiers = tuple(sorted(given.tier, key=lambda tier: MEDIA.index(tier.medium)))
+    if len({tier.directory.absolute() for tier in tiers}) != len(tiers):
+        parser.error("two --tier options name the same directory; each tier needs its own")
+    try:
+        tunables = Tunables()
+    except ValidationError as error:
+        first = error.errors()[0]
+        parser.error(f"HEADRACE_WORKER_{'_'.join(map(str, first['loc'])).upper()}={first['input']}: {first['msg']}")
+    return WorkerSettings(
+        node=given.node,
+        metadata=given.metadata,
+        listen=given.listen,
+        control=given.control,
+        socket=given.socket,
+        tiers=tiers,
+        credentials_dir=given.credentials_dir,
+        metrics=given.metrics,
+        tunables=tunables,
+    )

@@ -1,0 +1,92 @@
+"""Who else caches: the live workers as metadata lists them, minus those we just saw fail.
+
+Owns the last known list and the suspects. Invariant: this worker itself is always in the list, so a block has a
+home even while metadata is away; a suspect comes back after a few seconds by itself.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from cacheruntime.errors import CacheError
+from cacheruntime.worker.metadata_client import MetadataClient
+
+log = structlog.get_logger()
+
+SUSPECT_SECONDS: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One incarnation of one worker."""
+
+    node: str
+    epoch: int
+    endpoint: str
+
+
+class Workers:
+    """The list, refreshed by `run`."""
+
+    def __init__(
+        self,
+        me: Peer,
+        metadata: MetadataClient,
+        *,
+        interval_seconds: float,
+        clock: Callable[[], float],
+        changed: Callable[[frozenset[Peer]], None],
+    ) -> None:
+        self._me = me
+        self._metadata = metadata
+        self._interval_seconds = interval_seconds
+        self._clock = clock
+        self._changed = changed
+        self._peers: dict[str, Peer] = {me.node: me}
+        self._suspects: dict[Peer, float] = {}
+
+    @property
+    def me(self) -> Peer:
+        """This worker."""
+        return self._me
+
+    def live(self) -> dict[str, Peer]:
+        """Workers by node, without suspects."""
+        if self._suspects:
+            now = self._clock()
+            self._suspects = {peer: until for peer, until in self._suspects.items() if until > now}
+        return {node: peer for node, peer in self._peers.items() if peer not in self._suspects}
+
+    def listed(self) -> dict[str, Peer]:
+        """Workers by node as metadata sees them."""
+        return self._peers
+
+    def suspect(self, peer: Peer) -> None:
+        """A peer did not answer: leave it out for a while."""
+        if peer != self._me and peer not in self._suspects:
+            log.warning("peer_suspected", peer=peer.node, epoch=peer.epoch)
+            self._suspects[peer] = self._clock() + SUSPECT_SECONDS
+
+    async def refresh(self) -> frozenset[Peer]:
+        """Read the list now; return who is alive in it. Keeps the old list when metadata does not answer."""
+        try:
+            listed = await self._metadata.workers()
+        except CacheError as error:
+            log.warning("workers_unknown", error=error.message)
+            return frozenset(self._peers.values())
+        peers = {w.node: Peer(w.node, w.epoch, w.data_endpoint) for w in listed if w.alive}
+        peers[self._me.node] = self._me
+        if peers != self._peers:
+            log.info("workers_changed", workers=sorted(peers))
+            self._peers = peers
+            self._changed(frozenset(peers.values()))
+        return frozenset(peers.values())
+
+    async def run(self) -> None:
+        """Refresh for ever."""
+        while True:
+            await self.refresh()
+            await asyncio.sleep(self._interval_seconds)

@@ -1,0 +1,253 @@
+"""Write-through: a staging file on this node, made durable in the under store, then shown in the namespace.
+
+Owns staging files and the order of every change: under store first, metadata second, cache last. So what the
+namespace shows is durable, and what fails half way leaves at worst an object nobody sees yet.
+
+    create -> staging --commit--> durable and visible --end, unchanged since--> cached file of that version
+                                                      --end, changed since----> dropped
+
+Invariants: a commit that returns is durable in the under store; bytes that changed while they were uploaded are
+uploaded again by the next commit; an upload under way is finished before its staging file is closed, also when
+the client is gone.
+"""
+
+import asyncio
+import errno
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from api.byteplane import Committed
+from cacheruntime.core.blocks import Version, block_count, version_name
+from cacheruntime.errors import CacheError, from_store
+from cacheruntime.worker import tier_files
+from cacheruntime.worker.block_store import BlockStore
+from cacheruntime.worker.datasets import Datasets
+from cacheruntime.worker.filler import Filler, Keep
+from cacheruntime.worker.metadata_client import MetadataClient
+from cacheruntime.worker.metrics import Metrics
+from cacheruntime.worker.reader import PARALLEL_BLOCKS, Reader, in_parallel
+from understores.errors import UnderStoreError
+
+log = structlog.get_logger()
+
+TICK_SECONDS: Final = 0.012
+"""Older kernels stamp mtime by timer ticks, 10 ms at most: a write within the same tick would not show."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells one content of a staging file from the next."""
+
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(slots=True)
+class Staging:
+    """One file being written."""
+
+    uid: str
+    path: str
+    file: Path
+    descriptor: int
+    committed: Committed | None = None
+    stamp: Stamp | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    is_ended: bool = False
+
+
+class Writes:
+    """All staging files of this node, and changes of the namespace."""
+
+    def __init__(
+        self,
+        *,
+        store: BlockStore,
+        reader: Reader,
+        filler: Filler,
+        datasets: Datasets,
+        metadata: MetadataClient,
+        metrics: Metrics,
+        wall_clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._filler = filler
+        self._datasets = datasets
+        self._metadata = metadata
+        self._metrics = metrics
+        self._wall_clock_ns = wall_clock_ns
+        # The fastest tier that is not memory: what is being written must not push datasets out of memory.
+        self._tier = next((i for i, tier in enumerate(store.tiers) if tier.medium != "MEM"), 0)
+        self._folder = store.directory(self._tier) / tier_files.STAGING_FOLDER
+        self._stagings: dict[int, Staging] = {}
+
+    def recover(self) -> None:
+        """Drop staging files of earlier runs: what was acknowledged of them is in the under store. Blocks."""
+        if self._folder.exists():
+            for left in self._folder.iterdir():
+                left.unlink(missing_ok=True)
+
+    async def create(self, uid: str, path: str, *, base_etag: str, base_size_bytes: int) -> Staging:
+        """Return a new staging file, empty or with the bytes of the base version; ReadOnly, VersionChanged."""
+        await self._datasets.locate_writable(uid, path)
+        file = self._folder / secrets.token_hex(16)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise CacheError(f"no staging file can be made: {error.strerror}", number=error.errno) from error
+        staging = Staging(uid, path, file, descriptor)
+        self._stagings[id(staging)] = staging
+        try:
+            if base_etag and base_size_bytes:
+                await self._copy_base(staging, Version(uid, path, base_etag, base_size_bytes))
+        except BaseException:
+            await self.end(staging)
+            raise
+        return staging
+
+    async def _copy_base(self, staging: Staging, base: Version) -> None:
+        block_size = self._store.block_size_bytes
+
+        async def one(index: int) -> None:
+            fetched = await self._reader.block(base, index, for_peer=False)
+            try:
+                await self._store.run(tier_files.write_at, staging.descriptor, fetched.data, index * block_size)
+            except OSError as error:
+                raise CacheError(f"the staging file: {error.strerror}", number=error.errno) from error
+
+        await in_parallel(range(block_count(base.size_bytes, block_size)), PARALLEL_BLOCKS, one)
+
+    async def commit(self, staging: Staging, *, mode: int, mtime_ns: int) -> Committed:
+        """Make the bytes durable and visible; at once when they did not change since the last time."""
+        # Not cancelled with the client: the upload reads the descriptor until it ends.
+        return await asyncio.shield(asyncio.ensure_future(self._commit(staging, mode, mtime_ns)))
+
+    async def _commit(self, staging: Staging, mode: int, mtime_ns: int) -> Committed:
+        async with staging.lock:
+            if staging.is_ended:
+                raise CacheError("the staging file is closed", number=errno.EBADF)
+            stamp = await self._settled_stamp(staging)
+            if staging.committed is not None and staging.stamp == stamp:
+                return staging.committed
+            with self._metrics.commit_seconds.time():
+                committed = await self._upload(staging, stamp, mode, mtime_ns)
+            staging.committed, staging.stamp = committed, stamp
+            log.info("committed", dataset=staging.uid, size_bytes=stamp.size_bytes)
+            return committed
+
+    async def _settled_stamp(self, staging: Staging) -> Stamp:
+        stamp = _stamp(staging.descriptor)
+        if abs(self._wall_clock_ns() - stamp.mtime_ns) < TICK_SECONDS * 1e9:
+            await asyncio.sleep(TICK_SECONDS)
+            stamp = _stamp(staging.descriptor)
+        return stamp
+
+    async def _upload(self, staging: Staging, stamp: Stamp, mode: int, mtime_ns: int) -> Committed:
+        location = await self._datasets.locate_writable(staging.uid, staging.path)
+        try:
+            info = await location.store.put(location.key, staging.descriptor, stamp.size_bytes)
+        except UnderStoreError as error:
+            raise from_store(error) from error
+        snapshot_version = await self._metadata.put_file(
+            staging.uid,
+            staging.path,
+            size_bytes=info.size_bytes,
+            etag=info.etag,
+            mtime_ns=mtime_ns or info.mtime_ns,
+            mode=mode & 0o7777,
+        )
+        version = Version(staging.uid, staging.path, info.etag, info.size_bytes)
+        self._store.drop_path(staging.uid, staging.path, keep=version_name(version))
+        return Committed(etag=info.etag, size_bytes=info.size_bytes, snapshot_version=snapshot_version)
+
+    async def end(self, staging: Staging) -> None:
+        """Close the staging file; committed bytes stay as cache, others are dropped. May be called twice."""
+        async with staging.lock:
+            if staging.is_ended:
+                return
+            staging.is_ended = True
+            self._stagings.pop(id(staging), None)
+            try:
+                await self._keep(staging)
+            except (OSError, CacheError) as error:
+                # The bytes are durable in the under store; the next reader fetches them.
+                log.warning("written_file_not_cached", dataset=staging.uid, error=str(error))
+            finally:
+                os.close(staging.descriptor)
+                staging.file.unlink(missing_ok=True)
+
+    async def _keep(self, staging: Staging) -> None:
+        committed = staging.committed
+        if committed is None or committed.size_bytes == 0 or _stamp(staging.descriptor) != staging.stamp:
+            return
+        info = await self._datasets.get(staging.uid)
+        if not self._filler.may_be_home(info):
+            return
+        block_size = self._store.block_size_bytes
+        checksums = await self._store.run(tier_files.checksums, staging.descriptor, committed.size_bytes, block_size)
+        if _stamp(staging.descriptor) != staging.stamp:
+            return
+        # After the last await: a rename meanwhile has given the staging file its new name.
+        committed = staging.committed or committed
+        version = Version(staging.uid, staging.path, committed.etag, committed.size_bytes)
+        as_home = self._filler.keep(info, version, 0) is Keep.HOME
+        self._store.adopt(version, staging.file, self._tier, checksums, as_home=as_home)
+
+    # Names
+
+    async def remove(self, uid: str, path: str, *, directory: bool) -> int:
+        """Remove a file or an empty directory; return the snapshot version."""
+        location = await self._datasets.locate_writable(uid, path)
+        entry = await self._metadata.lookup(uid, path)
+        if entry.is_directory != directory:
+            kind, number = ("directory", errno.EISDIR) if entry.is_directory else ("file", errno.ENOTDIR)
+            raise CacheError(f"{path!r} is a {kind}", number=number)
+        if not location.key:
+            raise CacheError(f"{path!r} is where a mount shows; it cannot be removed", number=errno.EBUSY)
+        try:
+            if directory:
+                await location.store.remove_directory(location.key)
+            else:
+                await location.store.delete(location.key)
+        except UnderStoreError as error:
+            raise from_store(error) from error
+        snapshot_version = await self._metadata.remove(uid, path, directory=directory)
+        self._store.drop_path(uid, path)
+        return snapshot_version
+
+    async def make_directory(self, uid: str, path: str, *, mode: int) -> int:
+        """Make a directory; return the snapshot version."""
+        location = await self._datasets.locate_writable(uid, path)
+        try:
+            if location.key:
+                await location.store.make_directory(location.key)
+        except UnderStoreError as error:
+            raise from_store(error) from error
+        return await self._metadata.make_directory(uid, path, mode=mode & 0o7777, mtime_ns=self._wall_clock_ns())
+
+    def renamed(self, uid: str, source: str, target: str, *, old_etag: str, new_etag: str) -> None:
+        """A file has another name now: staging files that are open for it follow."""
+        for staging in self._stagings.values():
+            if staging.uid == uid and staging.path == source:
+                staging.path = target
+                committed = staging.committed
+                if committed is not None and committed.etag == old_etag:
+                    staging.committed = Committed(
+                        etag=new_etag,
+                        size_bytes=committed.size_bytes,
+                        snapshot_version=committed.snapshot_version,
+                    )
+
+
+def _stamp(descriptor: int) -> Stamp:
+    status = os.fstat(descriptor)
+    return Stamp(status.st_size, status.st_mtime_ns)

@@ -1,0 +1,212 @@
+"""One connection to the node's worker: frames out, frames and descriptors in, many requests at a time.
+
+Owns the socket. Does not retry or reconnect (worker_client.py does), and does not know what the ops mean.
+
+The socket is read with recvmsg, because a descriptor comes as ancillary data of the bytes it was sent with.
+The kernel never merges the bytes of two descriptors into one recvmsg, and keeps their order; so the n-th frame
+with flag FD owns the n-th descriptor.
+
+Invariants: a request ends with its reply, its deadline or the connection, whichever comes first; a descriptor
+nobody waits for any more is closed.
+"""
+
+import array
+import asyncio
+import os
+import socket
+from collections import deque
+from typing import Final
+
+from api.byteplane import (
+    HEADER,
+    Failure,
+    Flag,
+    FrameError,
+    Header,
+    Op,
+    Struct,
+    decode_header,
+    decode_meta,
+    encode,
+)
+
+RECEIVE_BYTES: Final = 64 << 10
+DESCRIPTORS_MAX: Final = 64
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(DESCRIPTORS_MAX * array.array("i").itemsize)
+
+
+class ConnectionLost(Exception):
+    """The worker hung up, or never answered; the request may or may not have been carried out."""
+
+
+class Refused(Exception):
+    """The worker answered with an errno."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Reply:
+    """Meta of an answer, and the descriptor that came with it (the receiver's to close)."""
+
+    __slots__ = ("descriptor", "meta")
+
+    def __init__(self, meta: bytes, descriptor: int | None) -> None:
+        self.meta = meta
+        self.descriptor = descriptor
+
+
+class Connection:
+    """A connected socket; made by `connect`."""
+
+    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        self._socket = sock
+        self._loop = loop
+        self._next_id = 1
+        self._waiting: dict[int, asyncio.Future[Reply]] = {}
+        self._descriptors: deque[int] = deque()
+        self._received = bytearray()
+        self._unsent = bytearray()
+        self.is_open = True
+        loop.add_reader(sock.fileno(), self._readable)
+
+    async def request(self, op: Op, meta: Struct, timeout_seconds: float) -> Reply:
+        """Send one request and return its reply. Refused, ConnectionLost (also when the deadline passes: a worker
+        that does not answer is as good as gone, but its late answer is still read)."""
+        if not self.is_open:
+            raise ConnectionLost("the connection is closed")
+        request_id = self._next_id
+        self._next_id += 1
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        self._waiting[request_id] = future
+        self._send(encode(op, request_id, meta))
+        timer = self._loop.call_later(timeout_seconds, self._expire, request_id, timeout_seconds, op)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            self._waiting.pop(request_id, None)
+
+    def notify(self, op: Op, meta: Struct) -> None:
+        """Send a request whose reply does not matter."""
+        if self.is_open:
+            request_id = self._next_id
+            self._next_id += 1
+            self._send(encode(op, request_id, meta))
+
+    def close(self, reason: str = "closed here") -> None:
+        """Hang up; every waiting request ends with ConnectionLost. May be called twice."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        self._loop.remove_reader(self._socket.fileno())
+        if self._unsent:
+            self._loop.remove_writer(self._socket.fileno())
+        self._socket.close()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(ConnectionLost(reason))
+        self._waiting.clear()
+        while self._descriptors:
+            os.close(self._descriptors.popleft())
+
+    def _expire(self, request_id: int, timeout_seconds: float, op: Op) -> None:
+        future = self._waiting.pop(request_id, None)
+        if future is not None and not future.done():
+            future.set_exception(ConnectionLost(f"no answer to {op.name} within {timeout_seconds} s"))
+
+    def _send(self, frame: bytes) -> None:
+        if self._unsent:
+            self._unsent += frame
+            return
+        try:
+            sent = self._socket.send(frame)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self.close(f"send failed: {error.strerror}")
+            return
+        if sent < len(frame):
+            self._unsent += frame[sent:]
+            self._loop.add_writer(self._socket.fileno(), self._writable)
+
+    def _writable(self) -> None:
+        try:
+            sent = self._socket.send(self._unsent)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.close(f"send failed: {error.strerror}")
+            return
+        del self._unsent[:sent]
+        if not self._unsent:
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _readable(self) -> None:
+        try:
+            data, ancillary, _, _ = self._socket.recvmsg(RECEIVE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.close(f"receive failed: {error.strerror}")
+            return
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(payload[: len(payload) - len(payload) % numbers.itemsize])
+                self._descriptors.extend(numbers)
+        if not data:
+            self.close("the worker hung up")
+            return
+        self._received += data
+        try:
+            self._take_frames()
+        except FrameError as error:
+            self.close(str(error))
+
+    def _take_frames(self) -> None:
+        at = 0
+        received = self._received
+        while len(received) - at >= HEADER.size:
+            header = decode_header(memoryview(received)[at : at + HEADER.size])
+            end = at + HEADER.size + header.meta_bytes + header.data_bytes
+            if len(received) < end:
+                break
+            meta = bytes(received[at + HEADER.size : at + HEADER.size + header.meta_bytes])
+            at = end
+            self._deliver(header, meta)
+            if not self.is_open:
+                return
+        del received[:at]
+
+    def _deliver(self, header: Header, meta: bytes) -> None:
+        descriptor = None
+        if header.flags & Flag.FD:
+            if not self._descriptors:
+                raise FrameError(f"{header.op.name} reply says it has a descriptor, but none came")
+            descriptor = self._descriptors.popleft()
+        future = self._waiting.pop(header.request_id, None)
+        if future is None or future.done():
+            if descriptor is not None:
+                os.close(descriptor)
+        elif header.status:
+            if descriptor is not None:
+                os.close(descriptor)
+            message = decode_meta(meta, Failure).message
+            future.set_exception(Refused(header.status, message))
+        else:
+            future.set_result(Reply(meta, descriptor))
+
+
+async def connect(path: str, timeout_seconds: float) -> Connection:
+    """Return a connection to the unix socket at `path`; OSError, TimeoutError."""
+    loop = asyncio.get_running_loop()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await loop.sock_connect(sock, path)
+    except BaseException:
+        sock.close()
+        raise
+    return Connection(sock, loop)

@@ -1,0 +1,168 @@
+"""The metadata service as the core sees it: names with deadlines, and the watch of snapshots.
+
+Owns the channel, deadlines, retries and single flight (many readers of one directory make one call). Does not
+cache: directories.py does.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import grpc
+import structlog
+
+from api.gen import metadata_pb2 as pb
+from api.gen import metadata_pb2_grpc
+from fuse.core.contracts import Dataset, Entry, Page
+from fuse.errors import (
+    AccessDenied,
+    AlreadyExists,
+    FileSystemError,
+    InvalidRequest,
+    NotFound,
+    Stale,
+    Unavailable,
+)
+
+log = structlog.get_logger()
+
+CALL_SECONDS: Final = 5.0
+PATIENCE_SECONDS: Final = 15.0
+OUTAGE_PATIENCE_SECONDS: Final = 0.5
+BACKOFF_FIRST_SECONDS: Final = 0.05
+BACKOFF_MAX_SECONDS: Final = 1.0
+WATCH_PAUSE_SECONDS: Final = 1.0
+MESSAGE_BYTES_MAX: Final = 64 << 20
+
+_RETRYABLE: Final = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+_ERRORS: Final[dict[grpc.StatusCode, type[FileSystemError]]] = {
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+    grpc.StatusCode.FAILED_PRECONDITION: Stale,
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    grpc.StatusCode.PERMISSION_DENIED: AccessDenied,
+}
+
+_T = TypeVar("_T")
+
+
+class MetadataClient:
+    """Implements the core's Namespace."""
+
+    def __init__(
+        self, target: str, *, call_seconds: float = CALL_SECONDS, patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
+        self._channel = grpc.aio.insecure_channel(
+            target,
+            options=[
+                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                # A restarted service is found again within a second, not after grpc's two minutes.
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 1000),
+                ("grpc.keepalive_time_ms", 20_000),
+                ("grpc.keepalive_timeout_ms", 5_000),
+            ],
+        )
+        self._stub = metadata_pb2_grpc.NamespaceStub(self._channel)
+        self._call_seconds = call_seconds
+        self._patience_seconds = patience_seconds
+        #: The last call ran out of patience.
+        self._is_out = False
+        self._flights: dict[tuple[Any, ...], asyncio.Task[Any]] = {}
+
+    async def list_datasets(self) -> list[Dataset]:
+        """Return every dataset; Unavailable."""
+        response = await self._once(("list",), lambda: self._call(self._stub.ListDatasets, pb.ListDatasetsRequest()))
+        return [_dataset(info) for info in response.datasets]
+
+    async def lookup(self, uid: str, path: str) -> Entry:
+        """Return the entry at `path`; NotFound, Unavailable."""
+        request = pb.LookupRequest(uid=uid, path=path)
+        return _entry(await self._once(("lookup", uid, path), lambda: self._call(self._stub.Lookup, request)))
+
+    async def read_directory(self, uid: str, path: str, after: str, limit: int) -> Page:
+        """Return one page of a directory; NotFound, Unavailable."""
+        request = pb.ReadDirectoryRequest(uid=uid, path=path, after=after, limit=limit)
+        key = ("directory", uid, path, after, limit)
+        response = await self._once(key, lambda: self._call(self._stub.ReadDirectory, request))
+        strip = len(path) + 1 if path else 0
+        entries = [(each.path[strip:], _entry(each)) for each in response.entries]
+        return Page(entries=entries, more=response.more, snapshot_version=response.snapshot_version)
+
+    async def _once(self, key: tuple[Any, ...], start: Callable[[], Awaitable[_T]]) -> _T:
+        """Join the call under way for `key`, or make it. It goes on when one of the callers gives up."""
+        task = self._flights.get(key)
+        if task is None:
+            task = asyncio.ensure_future(start())
+            self._flights[key] = task
+            task.add_done_callback(lambda done: self._landed(key, done))
+        result: _T = await asyncio.shield(task)
+        return result
+
+    def _landed(self, key: tuple[Any, ...], task: "asyncio.Task[Any]") -> None:
+        self._flights.pop(key, None)
+        if not task.cancelled():
+            task.exception()
+
+    async def _call(self, method: Callable[..., Awaitable[_T]], request: object) -> _T:
+        """Call until an answer, a refusal or the end of our patience. A short restart is waited for; an outage is
+        waited for once, and then each caller hears of it soon, so that what is cached goes on being served."""
+        deadline = time.monotonic() + (OUTAGE_PATIENCE_SECONDS if self._is_out else self._patience_seconds)
+        pause = BACKOFF_FIRST_SECONDS
+        while True:
+            try:
+                answer = await method(request, timeout=min(self._call_seconds, max(0.1, deadline - time.monotonic())))
+            except grpc.aio.AioRpcError as error:
+                is_retryable = error.code() in _RETRYABLE
+                if not is_retryable or time.monotonic() + pause >= deadline:
+                    self._is_out = is_retryable
+                    kind = _ERRORS.get(error.code(), Unavailable)
+                    raise kind(f"metadata: {error.details() or error.code().name}") from error
+            else:
+                self._is_out = False
+                return answer
+            await asyncio.sleep(pause * random.uniform(0.75, 1.25))
+            pause = min(pause * 2, BACKOFF_MAX_SECONDS)
+
+    async def watch(self, changed: Callable[[Dataset], Awaitable[None]], watching: Callable[[bool], None]) -> None:
+        """Tell of every dataset now and of each new snapshot, for ever; `watching` says whether the stream stands."""
+        while True:
+            try:
+                async for info in self._stub.Watch(pb.WatchRequest()):
+                    await changed(_dataset(info))
+                    watching(True)
+                reason = "the service ended the stream"
+            except grpc.aio.AioRpcError as error:
+                reason = error.details() or error.code().name
+            watching(False)
+            log.warning("watch_interrupted", reason=reason)
+            await asyncio.sleep(WATCH_PAUSE_SECONDS * random.uniform(0.75, 1.25))
+
+    async def close(self) -> None:
+        """Close the channel; calls under way are cancelled."""
+        for task in list(self._flights.values()):
+            task.cancel()
+        await self._channel.close()
+
+
+def _dataset(info: pb.DatasetInfo) -> Dataset:
+    return Dataset(
+        uid=info.uid,
+        namespace=info.namespace,
+        name=info.name,
+        snapshot_version=info.snapshot_version,
+        writable=info.writable,
+        files=info.files,
+        size_bytes=info.bytes,
+    )
+
+
+def _entry(entry: pb.Entry) -> Entry:
+    return Entry(entry.is_directory, entry.size_bytes, entry.etag, entry.mtime_ns, entry.mode, entry.version)

@@ -1,0 +1,186 @@
+"""One object version read through the worker's sparse file.
+
+Owns the descriptor and what is known of resident ranges. File bytes never cross the socket: the worker makes a
+range resident and the descriptor it passed is read here.
+
+Invariants:
+- Nothing is asked of the worker before the first `ensure`; one OPEN serves every reader of the version.
+- What is known of residency belongs to one connection: with it the worker's promise to keep the blocks
+  ends, so the version is opened again before anything more is read.
+- Two requests for one range become one.
+"""
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from api.byteplane import Ensure, Ensured, Handle, Op, Open, Opened, decode_meta
+from fuse.client.connection import Connection, ConnectionLost
+from fuse.core.contracts import Bytes
+from fuse.core.read_plan import Range, ResidentBlocks
+from fuse.errors import Unavailable
+
+if TYPE_CHECKING:
+    from fuse.client.worker_client import WorkerClient
+
+log = structlog.get_logger()
+
+BUFFER_BYTES: Final = 1 << 20
+"""The largest read the kernel asks for."""
+NO_GENERATION: Final = -1
+"""Equals no connection's number, not even that of none."""
+_NOT_CACHED: Final = getattr(os, "RWF_NOWAIT", 0)
+
+
+class _ReadBuffer:
+    """One buffer for every read of the mount: the reply is written to the kernel before anything else runs, so
+    the next read may overwrite it; and fresh memory for each would be zeroed by the kernel first."""
+
+    memory = bytearray(BUFFER_BYTES)
+    view = memoryview(memory)
+
+
+def read_descriptor(descriptor: int, offset_bytes: int, length_bytes: int) -> memoryview | None:
+    """Return bytes that are in the page cache, in the shared buffer; None when the disk would have to be asked,
+    so that it is asked in a thread and never stalls the mount."""
+    target = _ReadBuffer.view[:length_bytes]
+    try:
+        count = os.preadv(descriptor, [target], offset_bytes, _NOT_CACHED)
+    except OSError:
+        return None
+    return target if count == length_bytes else None
+
+
+class PinnedWorkerFile:
+    """Implements the core's PinnedFile."""
+
+    def __init__(self, client: "WorkerClient", uid: str, path: str, etag: str, size_bytes: int) -> None:
+        self._client = client
+        self._open = Open(uid=uid, path=path, etag=etag, size_bytes=size_bytes)
+        self._blocks = ResidentBlocks(size_bytes)
+        self._descriptor: int | None = None
+        self._handle = 0
+        self._connection: Connection | None = None
+        self._generation = NO_GENERATION
+        self._opening: asyncio.Task[None] | None = None
+        self._under_way: dict[Range, asyncio.Task[None]] = {}
+        self._is_closed = False
+
+    def is_resident(self, offset_bytes: int, length_bytes: int) -> bool:
+        """True while the range can be read at once."""
+        if self._descriptor is None or self._generation != self._client.generation:
+            return False
+        return self._blocks.covers(offset_bytes, length_bytes)
+
+    async def ensure(self, offset_bytes: int, length_bytes: int) -> None:
+        """Make the range resident; Stale, Unavailable."""
+        await asyncio.shield(self._request((offset_bytes, length_bytes)))
+
+    def ensure_soon(self, offset_bytes: int, length_bytes: int) -> None:
+        """Start making the range resident."""
+        if length_bytes and not self._is_closed:
+            self._request((offset_bytes, length_bytes))
+
+    def _request(self, wanted: Range) -> asyncio.Task[None]:
+        for known, task in self._under_way.items():
+            if known[0] <= wanted[0] and wanted[0] + wanted[1] <= known[0] + known[1]:
+                return task
+        task = self._client.run_soon(self._ensure(wanted))
+        self._under_way[wanted] = task
+        task.add_done_callback(lambda done: self._finished(wanted, done))
+        return task
+
+    def _finished(self, wanted: Range, task: asyncio.Task[None]) -> None:
+        self._under_way.pop(wanted, None)
+        if not task.cancelled() and task.exception() is not None:
+            # Seen by whoever awaits the range; readahead that nobody awaits fails again when it is read.
+            log.debug("ensure_failed", path=self._open.path, offset_bytes=wanted[0], error=str(task.exception()))
+
+    async def _ensure(self, wanted: Range) -> None:
+        client = self._client
+        deadline: float | None = None
+        while not self.is_resident(*wanted):
+            await self._opened()
+            if self.is_resident(*wanted) or self._connection is None:
+                continue
+            meta = Ensure(handle=self._handle, offset_bytes=wanted[0], length_bytes=wanted[1])
+            generation = self._generation
+            try:
+                reply = await client.request(self._connection, Op.ENSURE, meta)
+            except ConnectionLost as lost:
+                deadline = deadline or time.monotonic() + client.patience_seconds
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"the worker was lost while {self._open.path} was read: {lost}") from lost
+                client.metrics.retried("ENSURE")
+                continue
+            ensured = decode_meta(reply.meta, Ensured)
+            client.metrics.ensured(ensured.local_bytes, ensured.peer_bytes, ensured.origin_bytes)
+            if generation == self._generation:
+                self._blocks.add(*wanted, is_whole=ensured.is_resident)
+
+    async def _opened(self) -> None:
+        while self._descriptor is None or self._generation != self._client.generation:
+            if self._is_closed:
+                raise Unavailable("the file was closed meanwhile")
+            if self._opening is None:
+                self._opening = self._client.run_soon(self._reopen())
+            opening = self._opening
+            try:
+                await asyncio.shield(opening)
+            finally:
+                if self._opening is opening and opening.done():
+                    self._opening = None
+
+    async def _reopen(self) -> None:
+        client = self._client
+        opened, reply, connection, generation = await client.call_on(Op.OPEN, self._open, Opened)
+        if reply.descriptor is None:
+            raise Unavailable("the worker sent no descriptor with OPEN")
+        self._drop_descriptor()
+        if self._is_closed:
+            os.close(reply.descriptor)
+            connection.notify(Op.CLOSE, Handle(handle=opened.handle))
+            return
+        self._descriptor, self._handle = reply.descriptor, opened.handle
+        self._connection, self._generation = connection, generation
+        self._blocks.clear()
+        if opened.is_resident:
+            self._blocks.add(0, self._open.size_bytes, is_whole=True)
+
+    async def read(self, offset_bytes: int, length_bytes: int) -> Bytes:
+        """Return the bytes of a resident range, good until the caller next waits."""
+        descriptor = self._descriptor
+        if descriptor is None:
+            return b""
+        if length_bytes <= BUFFER_BYTES:
+            cached = read_descriptor(descriptor, offset_bytes, length_bytes)
+            if cached is not None:
+                return cached
+        # A descriptor of its own: this one may be replaced or closed while the thread reads.
+        own = os.dup(descriptor)
+        try:
+            data = await asyncio.to_thread(os.pread, own, length_bytes, offset_bytes)
+        except OSError as error:
+            raise Unavailable(f"reading the cached {self._open.path}: {error.strerror}") from error
+        finally:
+            os.close(own)
+        if len(data) != length_bytes:
+            raise Unavailable(f"the cached {self._open.path} is shorter than its {self._open.size_bytes} bytes")
+        return data
+
+    def close(self) -> None:
+        """Let the version go."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._connection is not None and self._generation == self._client.generation:
+            self._connection.notify(Op.CLOSE, Handle(handle=self._handle))
+        self._drop_descriptor()
+
+    def _drop_descriptor(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

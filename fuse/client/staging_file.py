@@ -1,0 +1,192 @@
+"""A file being written, in the worker's staging file.
+
+Owns its descriptor. Bytes are written here and never cross the socket; COMMIT tells the worker to carry them to
+the under store.
+
+Invariants:
+- Nothing is asked of the worker before the first use.
+- The descriptor outlives the worker: when the handle was lost with its connection, the bytes are copied
+  from the old descriptor into the next worker's staging file before anything goes on. No written byte is lost
+  by the worker's death.
+- One commit at a time.
+"""
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from api.byteplane import Commit, Create, Created, Handle, Op, decode_meta
+from api.byteplane import Committed as CommittedReply
+from fuse.client.connection import Connection, ConnectionLost
+from fuse.client.pinned_file import BUFFER_BYTES, NO_GENERATION, read_descriptor
+from fuse.core.contracts import Bytes, Committed
+from fuse.core.errnos import error_of
+from fuse.errors import Unavailable
+
+if TYPE_CHECKING:
+    from fuse.client.worker_client import WorkerClient
+
+log = structlog.get_logger()
+
+COPY_BYTES: Final = 8 << 20
+
+
+class StagedWorkerFile:
+    """Implements the core's StagingFile."""
+
+    def __init__(self, client: "WorkerClient", uid: str, path: str, base_etag: str, base_size_bytes: int) -> None:
+        self._client = client
+        self._uid = uid
+        self._path = path
+        self._base = (base_etag, base_size_bytes)
+        self._descriptor: int | None = None
+        self._handle = 0
+        self._connection: Connection | None = None
+        self._generation = NO_GENERATION
+        self._opening = asyncio.Lock()
+        self._committing = asyncio.Lock()
+        self._is_closed = False
+        #: Mode and time of the last commit; the worker tells contents apart by the staging file's own stamp only.
+        self._committed_as: tuple[int, int] | None = None
+
+    @property
+    def _is_good(self) -> bool:
+        return self._descriptor is not None and self._generation == self._client.generation
+
+    async def open(self) -> None:
+        """Create the staging file, or carry it over to the next worker."""
+        async with self._opening:
+            while not self._is_good:
+                await self._create()
+
+    async def _create(self) -> None:
+        if self._is_closed:
+            raise Unavailable("the file was closed meanwhile")
+        old = self._descriptor
+        etag, size_bytes = self._base if old is None else ("", 0)
+        meta = Create(uid=self._uid, path=self._path, base_etag=etag, base_size_bytes=size_bytes)
+        created, reply, connection, generation = await self._client.call_on(Op.CREATE, meta, Created)
+        if reply.descriptor is None:
+            raise Unavailable("the worker sent no descriptor with CREATE")
+        if old is not None:
+            try:
+                await asyncio.to_thread(_copy, old, reply.descriptor)
+            except OSError as error:
+                os.close(reply.descriptor)
+                raise error_of(error.errno or 0, f"carrying {self._path} over to the new worker: {error}") from error
+            os.close(old)
+            log.info("staging_carried_over", path=self._path, generation=generation)
+        self._descriptor, self._handle = reply.descriptor, created.handle
+        self._connection, self._generation = connection, generation
+
+    async def read(self, offset_bytes: int, length_bytes: int) -> Bytes:
+        """Return what was written; short at the end of the file."""
+        if self._descriptor is None:
+            await self.open()
+        descriptor = self._descriptor
+        if descriptor is None:
+            raise Unavailable("the file was closed meanwhile")
+        if length_bytes <= BUFFER_BYTES:
+            data = read_descriptor(descriptor, offset_bytes, length_bytes)
+            if data is not None:
+                return data
+        return os.pread(descriptor, length_bytes, offset_bytes)
+
+    async def write(self, offset_bytes: int, data: Bytes) -> int:
+        """Write all of `data`."""
+        if not self._is_good:
+            await self.open()
+        descriptor = self._descriptor
+        if descriptor is None:
+            raise Unavailable("the file was closed meanwhile")
+        view = memoryview(data)
+        done = 0
+        try:
+            while done < len(view):
+                done += os.pwrite(descriptor, view[done:], offset_bytes + done)
+        except OSError as error:
+            raise error_of(error.errno or 0, f"writing {self._path}: {error.strerror}") from error
+        return done
+
+    async def truncate(self, size_bytes: int) -> None:
+        """Cut or extend with zeros."""
+        if not self._is_good:
+            await self.open()
+        if self._descriptor is None:
+            raise Unavailable("the file was closed meanwhile")
+        try:
+            os.ftruncate(self._descriptor, size_bytes)
+        except OSError as error:
+            raise error_of(error.errno or 0, f"truncating {self._path}: {error.strerror}") from error
+
+    async def commit(self, mode: int, mtime_ns: int) -> Committed:
+        """Make the bytes durable in the under store; goes on with the next worker if this one dies. Committing
+        the same bytes twice is harmless, so a lost answer is asked for again."""
+        client = self._client
+        async with self._committing:
+            deadline: float | None = None
+            while True:
+                await self.open()
+                connection = self._connection
+                if connection is None:
+                    raise Unavailable("the file was closed meanwhile")
+                self._stamp(mode, mtime_ns)
+                meta = Commit(handle=self._handle, mode=mode, mtime_ns=mtime_ns)
+                try:
+                    reply = await client.request(connection, Op.COMMIT, meta, timeout_seconds=client.commit_seconds)
+                except ConnectionLost as lost:
+                    deadline = deadline or time.monotonic() + client.patience_seconds
+                    if time.monotonic() > deadline:
+                        raise Unavailable(f"the worker was lost while {self._path} was committed: {lost}") from lost
+                    client.metrics.retried("COMMIT")
+                    continue
+                answer = decode_meta(reply.meta, CommittedReply)
+                client.metrics.committed(answer.size_bytes)
+                self._committed_as = (mode, mtime_ns)
+                return Committed(
+                    etag=answer.etag, size_bytes=answer.size_bytes, snapshot_version=answer.snapshot_version
+                )
+
+    def _stamp(self, mode: int, mtime_ns: int) -> None:
+        """Make a commit of another mode or time a change, although the bytes are the same."""
+        if self._committed_as not in {None, (mode, mtime_ns)} and self._descriptor is not None:
+            os.utime(self._descriptor)
+
+    async def settle(self) -> None:
+        """Return when no commit is under way."""
+        async with self._committing:
+            return
+
+    def moved(self, path: str) -> None:
+        """The worker renamed the file, and its staging file with it; the next worker is told the new path."""
+        self._path = path
+
+    def close(self) -> None:
+        """Drop the staging file."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._connection is not None and self._is_good:
+            self._connection.notify(Op.ABORT, Handle(handle=self._handle))
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _copy(source: int, target: int) -> None:
+    """Copy all bytes of one descriptor to another, holes as zeros. Blocks."""
+    size = os.fstat(source).st_size
+    os.ftruncate(target, size)
+    at = 0
+    while at < size:
+        data = os.pread(source, min(COPY_BYTES, size - at), at)
+        if not data:
+            break
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(target, view, at)
+            at += written
+            view = view[written:]

@@ -1,0 +1,1 @@
+"""What each file-system operation means. No I/O: needs go through the protocols of `contracts`."""

@@ -1,0 +1,210 @@
+"""The inode table: numbers the kernel knows ↔ nodes of the tree, with the kernel's lookup counts.
+
+Owns numbers, names and parents. Does not know what a node's bytes are (handles.py, write_through.py hang on
+it) and asks nobody for entries. A path is never stored: it is the walk to the root, so a rename moves a
+whole subtree by moving one node.
+
+Invariants:
+- A number is used once in the life of a mount, so the generation is always 0.
+- A node is in the table while the kernel holds a lookup on it, a child of it is there, or it is open.
+- Another version of an object that is open here gets a node of its own (as if the file had been replaced by a
+  rename): one node never shows bytes of two versions. Nobody's file in between keeps its number.
+- A detached node (removed or replaced) has no path; it lives until the last handle and lookup are gone.
+"""
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from fuse.core.contracts import Dataset, Entry
+
+if TYPE_CHECKING:
+    from fuse.core.contracts import PinnedFile
+    from fuse.core.write_through import Writing
+
+ROOT_INODE: Final = 1
+
+
+class Kind(Enum):
+    """What stands at a node."""
+
+    ROOT = "root"
+    NAMESPACE = "namespace"
+    DATASET = "dataset"
+    DIRECTORY = "directory"
+    FILE = "file"
+
+
+class Node:
+    """One inode."""
+
+    __slots__ = (
+        "cached_etag",
+        "children",
+        "dataset",
+        "entry",
+        "handles",
+        "inode",
+        "is_detached",
+        "kind",
+        "lookups",
+        "missing",
+        "name",
+        "parent",
+        "pin",
+        "writing",
+    )
+
+    def __init__(
+        self, inode: int, kind: Kind, parent: "Node | None", name: str, *, dataset: Dataset | None, entry: Entry
+    ) -> None:
+        self.inode = inode
+        self.kind = kind
+        self.parent = parent
+        self.name = name
+        self.dataset = dataset
+        #: What lookup and getattr answer; of a file with handles: the version they are pinned to.
+        self.entry = entry
+        #: How many times the kernel was told of this node and has not yet forgotten it.
+        self.lookups = 0
+        #: Known children by name; never the whole directory.
+        self.children: dict[str, Node] = {}
+        #: Names the kernel was told are not in this directory, to be taken back when a snapshot brings them.
+        self.missing: set[str] = set()
+        #: Open file and directory handles.
+        self.handles = 0
+        self.is_detached = False
+        #: The version the open handles read; None while nothing is open.
+        self.pin: PinnedFile | None = None
+        #: State of the file while somebody on this node writes it.
+        self.writing: Writing | None = None
+        #: Version whose bytes the kernel may hold in its page cache for this inode.
+        self.cached_etag = ""
+
+    @property
+    def is_directory(self) -> bool:
+        """Everything but a file."""
+        return self.kind is not Kind.FILE
+
+    @property
+    def path(self) -> str:
+        """Path inside the dataset, "" at its root. Meaningless above a dataset and for detached nodes."""
+        names: list[str] = []
+        node = self
+        while node.kind in {Kind.DIRECTORY, Kind.FILE} and node.parent is not None:
+            names.append(node.name)
+            node = node.parent
+        return "/".join(reversed(names))
+
+
+DIRECTORY_ENTRY: Final = Entry(is_directory=True)
+
+
+class InodeTable:
+    """All nodes of one mount."""
+
+    def __init__(self) -> None:
+        self.root = Node(ROOT_INODE, Kind.ROOT, None, "", dataset=None, entry=DIRECTORY_ENTRY)
+        self.root.lookups = 1
+        self._nodes: dict[int, Node] = {ROOT_INODE: self.root}
+        self._next_inode = ROOT_INODE + 1
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def get(self, inode: int) -> Node:
+        """Return the node; KeyError is a defect, the kernel only names inodes it was told of."""
+        return self._nodes[inode]
+
+    def child(self, parent: Node, name: str, kind: Kind, dataset: Dataset | None, entry: Entry) -> Node:
+        """Return the node of `entry` at `name`: the known one brought up to date, or a new one."""
+        known = parent.children.get(name)
+        if known is not None:
+            if self._is_same(known, kind, dataset, entry):
+                if known.writing is None:
+                    known.entry = entry
+                known.dataset = dataset
+                return known
+            self.detach(known)
+        node = Node(self._next_inode, kind, parent, name, dataset=dataset, entry=entry)
+        self._next_inode += 1
+        self._nodes[node.inode] = node
+        parent.children[name] = node
+        return node
+
+    @staticmethod
+    def _is_same(known: Node, kind: Kind, dataset: Dataset | None, entry: Entry) -> bool:
+        if known.kind is not kind or _uid(known.dataset) != _uid(dataset):
+            return False
+        if known.writing is not None or not known.handles or known.is_directory:
+            return True
+        return known.entry.etag == entry.etag
+
+    def move(self, node: Node, parent: Node, name: str) -> None:
+        """Give the node another place; whatever was there is detached."""
+        replaced = parent.children.get(name)
+        if replaced is not None and replaced is not node:
+            self.detach(replaced)
+        old_parent = node.parent
+        if old_parent is not None:
+            old_parent.children.pop(node.name, None)
+        node.parent, node.name = parent, name
+        parent.children[name] = node
+        if old_parent is not None:
+            self._drop_if_unused(old_parent)
+
+    def detach(self, node: Node) -> None:
+        """Take the node off its place: its name is free. May be called twice."""
+        parent = node.parent
+        if parent is None or node.is_detached:
+            return
+        if parent.children.get(node.name) is node:
+            del parent.children[node.name]
+        node.is_detached = True
+        node.parent = None
+        self._drop_if_unused(node)
+        self._drop_if_unused(parent)
+
+    def forget(self, inode: int, lookups: int) -> None:
+        """The kernel lets go of `lookups` references. An unknown inode is ignored: it was never told of."""
+        node = self._nodes.get(inode)
+        if node is None:
+            return
+        node.lookups = max(0, node.lookups - lookups)
+        self._drop_if_unused(node)
+
+    def opened(self, node: Node) -> None:
+        """One more handle."""
+        node.handles += 1
+
+    def released(self, node: Node) -> None:
+        """One handle less."""
+        node.handles -= 1
+        self._drop_if_unused(node)
+
+    def drop_if_unused(self, node: Node) -> None:
+        """Take a node that the kernel was not told of after all out of the table."""
+        self._drop_if_unused(node)
+
+    def below(self, node: Node) -> Iterator[Node]:
+        """Yield every known node under `node`."""
+        pending = list(node.children.values())
+        while pending:
+            each = pending.pop()
+            yield each
+            pending.extend(each.children.values())
+
+    def _drop_if_unused(self, node: Node) -> None:
+        each: Node | None = node
+        while each is not None and each.kind is not Kind.ROOT:
+            if each.lookups or each.handles or each.children or each.writing is not None:
+                return
+            parent = each.parent
+            self._nodes.pop(each.inode, None)
+            if parent is not None and parent.children.get(each.name) is each:
+                del parent.children[each.name]
+            each = parent
+
+
+def _uid(dataset: Dataset | None) -> str:
+    return dataset.uid if dataset is not None else ""

@@ -1,0 +1,211 @@
+"""Names that come and go: mkdir, rmdir, unlink, rename.
+
+Owns the order of steps: what is being written is committed or orphaned first, then the worker changes the under
+store and the namespace, then our tables follow. Durable when the call returns.
+
+Invariants: a removed or replaced file goes on for those who have it open; after a rename what is open
+under the old name goes on under the new one.
+"""
+
+from typing import Final
+
+from fuse.core.attrs import Attributes
+from fuse.core.changes import PERMISSION_BITS, Changes, writable_dataset
+from fuse.core.contracts import Dataset, Entry
+from fuse.core.directories import Change
+from fuse.core.inodes import Kind, Node
+from fuse.core.names import Names, decode_name, join
+from fuse.core.state import State
+from fuse.errors import (
+    AlreadyExists,
+    CrossDataset,
+    InvalidRequest,
+    IsADirectory,
+    NotADirectory,
+    NotEmpty,
+    NotFound,
+    NotPermitted,
+    ReadOnly,
+)
+
+RENAME_NOREPLACE: Final = 1
+
+
+class Moves:
+    """Namespace changes of one mount."""
+
+    def __init__(self, state: State, names: Names, changes: Changes) -> None:
+        self._state = state
+        self._names = names
+        self._changes = changes
+
+    async def mkdir(self, parent_inode: int, raw_name: bytes, mode: int) -> Attributes:
+        """Make a directory; a lookup is counted. AlreadyExists, ReadOnly."""
+        state = self._state
+        parent = state.inodes.get(parent_inode)
+        dataset = writable_dataset(parent)
+        name = decode_name(raw_name)
+        if await self._find(parent, name) is not None:
+            raise AlreadyExists(f"{join(parent.path, name)} exists")
+        permissions = mode & PERMISSION_BITS
+        version = await state.worker.make_directory(dataset.uid, join(parent.path, name), permissions)
+        entry = Entry(is_directory=True, mtime_ns=state.wall_ns(), mode=permissions, version=version)
+        state.directories.changed_here(dataset.uid, version, [(parent.path, name, entry)])
+        node = self._names.child(parent, name, entry)
+        node.lookups += 1
+        return state.attributes(node)
+
+    async def rmdir(self, parent_inode: int, raw_name: bytes) -> None:
+        """Remove an empty directory. NotEmpty, NotADirectory, NotFound, ReadOnly."""
+        parent = self._state.inodes.get(parent_inode)
+        dataset = writable_dataset(parent)
+        node = await self._names.find(parent, decode_name(raw_name))
+        if not node.is_directory:
+            raise NotADirectory(f"{node.path} is a file")
+        await self._remove_directory(dataset, parent, node)
+
+    async def _remove_directory(self, dataset: Dataset, parent: Node, node: Node) -> None:
+        state = self._state
+        if any(child.writing is not None for child in node.children.values()):
+            raise NotEmpty(f"{node.path} has files being written")
+        path = node.path
+        version = await state.worker.remove(dataset.uid, path, directory=True)
+        state.directories.changed_here(dataset.uid, version, [(parent.path, node.name, None)])
+        state.directories.drop_below(dataset.uid, path)
+        state.inodes.detach(node)
+
+    async def unlink(self, parent_inode: int, raw_name: bytes) -> None:
+        """Remove a file; who has it open goes on. IsADirectory, NotFound, ReadOnly."""
+        state = self._state
+        parent = state.inodes.get(parent_inode)
+        dataset = writable_dataset(parent)
+        node = await self._names.find(parent, decode_name(raw_name))
+        if node.is_directory:
+            raise IsADirectory(f"{node.path} is a directory")
+        try:
+            if await self._orphan(node):
+                version = await state.worker.remove(dataset.uid, node.path, directory=False)
+                state.directories.changed_here(dataset.uid, version, [(parent.path, node.name, None)])
+        except BaseException:
+            _adopt(node)
+            raise
+        state.inodes.detach(node)
+
+    @staticmethod
+    async def _orphan(node: Node) -> bool:
+        """End commits of a file whose name goes away; return whether the namespace has it."""
+        writing = node.writing
+        if writing is None:
+            return True
+        writing.orphan()
+        await writing.staging.settle()
+        return writing.is_committed
+
+    async def rename(
+        self, parent_inode: int, raw_name: bytes, new_parent_inode: int, raw_new_name: bytes, flags: int
+    ) -> None:
+        """Rename a file over whatever file is there, a directory onto nothing or an empty directory. What is
+        being written is committed first. CrossDataset, NotFound, AlreadyExists, ReadOnly."""
+        state = self._state
+        parent, new_parent = state.inodes.get(parent_inode), state.inodes.get(new_parent_inode)
+        name, new_name = decode_name(raw_name), decode_name(raw_new_name)
+        dataset = self._one_dataset(parent, new_parent)
+        if flags & ~RENAME_NOREPLACE:
+            raise InvalidRequest("names cannot be exchanged in one step")
+        node = await self._names.find(parent, name)
+        target = await self._find(new_parent, new_name)
+        if target is node:
+            return
+        if target is not None:
+            if flags & RENAME_NOREPLACE:
+                raise AlreadyExists(f"{target.path} exists")
+            await self._make_room(dataset, node, new_parent, target)
+        try:
+            await self._commit_all(node)
+            await self._rename(dataset, node, new_parent, new_name)
+        except BaseException:
+            if target is not None:
+                _adopt(target)
+            raise
+
+    @staticmethod
+    def _one_dataset(parent: Node, new_parent: Node) -> Dataset:
+        if parent.dataset is None or new_parent.dataset is None:
+            raise ReadOnly("datasets are not renamed through the mount")
+        if parent.dataset.uid != new_parent.dataset.uid:
+            raise CrossDataset("a file stays in its dataset: copy it instead")
+        return writable_dataset(parent)
+
+    async def _make_room(self, dataset: Dataset, node: Node, new_parent: Node, target: Node) -> None:
+        if target.is_directory and not node.is_directory:
+            raise IsADirectory(f"{target.path} is a directory")
+        if node.is_directory and not target.is_directory:
+            raise NotADirectory(f"{target.path} is a file")
+        if target.is_directory:
+            await self._remove_directory(dataset, new_parent, target)
+        else:
+            await self._orphan(target)
+
+    async def _commit_all(self, node: Node) -> None:
+        await self._changes.commit(node)
+        for each in list(self._state.inodes.below(node)):
+            await self._changes.commit(each)
+
+    async def _rename(self, dataset: Dataset, node: Node, new_parent: Node, new_name: str) -> None:
+        state = self._state
+        source, target = node.path, join(new_parent.path, new_name)
+        old_directory, old_name = source.rpartition("/")[0], node.name
+        version, etag = await state.worker.rename(dataset.uid, source, target)
+        if node.is_directory:
+            entry = node.entry
+            state.directories.drop_below(dataset.uid, source)
+            state.directories.drop_below(dataset.uid, target)
+        else:
+            if not etag:
+                etag = (await state.namespace.lookup(dataset.uid, target)).etag
+            entry = _with_etag(node.entry, etag, version)
+        changes: list[Change] = [(old_directory, old_name, None), (new_parent.path, new_name, entry)]
+        state.directories.changed_here(dataset.uid, version, changes)
+        state.inodes.move(node, new_parent, new_name)
+        self._follow(node, entry)
+        for each in list(state.inodes.below(node)):
+            if each.kind is Kind.FILE and (each.handles or each.writing is not None):
+                self._follow(each, await state.namespace.lookup(dataset.uid, each.path))
+
+    @staticmethod
+    def _follow(node: Node, entry: Entry) -> None:
+        """The node's bytes are the same, under another path and perhaps another etag."""
+        if node.cached_etag == node.entry.etag:
+            node.cached_etag = entry.etag
+        node.entry = entry
+        if node.pin is not None:
+            node.pin.close()
+            node.pin = None
+        if node.writing is not None:
+            node.writing.staging.moved(node.path)
+
+    async def _find(self, parent: Node, name: str) -> Node | None:
+        try:
+            return await self._names.find(parent, name)
+        except NotFound:
+            return None
+
+    def refuse(self, what: str) -> NotPermitted:
+        """Return the error for what object stores have no form of: links and special files."""
+        return NotPermitted(f"{what} cannot be kept in an object store")
+
+
+def _adopt(node: Node) -> None:
+    if node.writing is not None:
+        node.writing.adopt()
+
+
+def _with_etag(entry: Entry, etag: str, version: int) -> Entry:
+    return Entry(
+        is_directory=entry.is_directory,
+        size_bytes=entry.size_bytes,
+        etag=etag,
+        mtime_ns=entry.mtime_ns,
+        mode=entry.mode,
+        version=version,
+    )

@@ -1,0 +1,230 @@
+"""Names to nodes: lookup, getattr, directories.
+
+Owns how a name is resolved: a file being written here first, then the listing of its directory (one call
+for thousands of names), then a lookup of its own. Does not change anything (changes.py does).
+Invariant: in a writable dataset "there is no such name" is always confirmed by the metadata service, because
+a name that another node just committed must be found.
+"""
+
+from typing import Final
+
+from fuse.core.attrs import Attributes, no_such_name
+from fuse.core.contracts import Dataset, Entry
+from fuse.core.directories import Listing
+from fuse.core.handles import DirectoryHandle
+from fuse.core.inodes import DIRECTORY_ENTRY, Kind, Node
+from fuse.core.state import State
+from fuse.errors import BadName, NameTooLong, NotADirectory, NotFound, Unavailable
+
+NAME_BYTES_MAX: Final = 255
+PAGE_ENTRIES: Final = 10_000
+MISSING_MAX: Final = 1024
+"""Names of one directory the kernel may remember as missing: each costs a message when a snapshot comes."""
+
+DirectoryItem = tuple[str, Entry]
+
+
+def decode_name(raw: bytes) -> str:
+    """Return the name as text; NameTooLong, BadName."""
+    if len(raw) > NAME_BYTES_MAX:
+        raise NameTooLong(f"a name of {len(raw)} bytes, at most {NAME_BYTES_MAX} are possible")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadName(f"name {raw!r} is not UTF-8") from None
+
+
+def join(directory: str, name: str) -> str:
+    """Return the path of `name` in `directory` ("" = the root)."""
+    return f"{directory}/{name}" if directory else name
+
+
+class Names:
+    """Resolves names of one mount."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def lookup(self, parent_inode: int, raw_name: bytes) -> Attributes:
+        """Return the attributes of a name and count a lookup; inode 0 when there is none (and the kernel may
+        remember that for the returned time)."""
+        state = self._state
+        parent = state.inodes.get(parent_inode)
+        try:
+            name = decode_name(raw_name)
+        except BadName:
+            return no_such_name(state.timeouts.negative(parent))
+        try:
+            node = await self.find(parent, name)
+        except NotFound:
+            return self._no_such_name(parent, name)
+        node.lookups += 1
+        return state.attributes(node)
+
+    def _no_such_name(self, parent: Node, name: str) -> Attributes:
+        if len(parent.missing) >= MISSING_MAX:
+            return no_such_name(0.0)
+        parent.missing.add(name)
+        return no_such_name(self._state.timeouts.negative(parent))
+
+    async def getattr(self, inode: int) -> Attributes:
+        """Return the attributes of a node. What is open or written here answers for itself; the rest is as
+        fresh as its dataset's timeout. NotFound when it was removed elsewhere."""
+        state = self._state
+        node = state.inodes.get(inode)
+        if node.writing is None and not node.handles and not node.is_detached:
+            await self.refresh(node)
+        return state.attributes(node)
+
+    async def refresh(self, node: Node) -> None:
+        """Bring a node's entry up to date. NotFound; Stale is for callers that hold another version."""
+        if node.kind not in {Kind.DIRECTORY, Kind.FILE} or node.dataset is None:
+            return
+        entry = await self.entry(node.dataset, node.path)
+        if entry.is_directory != node.is_directory:
+            raise NotFound(f"{node.path} is of another kind now")
+        node.entry = entry
+
+    def forget(self, inode: int, lookups: int) -> None:
+        """The kernel lets go of `lookups` references."""
+        self._state.inodes.forget(inode, lookups)
+
+    async def find(self, parent: Node, name: str) -> Node:
+        """Return the node of a name, without counting a lookup; NotFound, NotADirectory."""
+        state = self._state
+        if parent.kind is Kind.ROOT:
+            if any(namespace == name for namespace, _ in await state.catalogue.datasets()):
+                return state.inodes.child(parent, name, Kind.NAMESPACE, None, DIRECTORY_ENTRY)
+            raise NotFound(f"no namespace {name}")
+        if parent.kind is Kind.NAMESPACE:
+            dataset = await state.catalogue.find(parent.name, name)
+            return state.inodes.child(parent, name, Kind.DATASET, dataset, DIRECTORY_ENTRY)
+        if parent.kind is Kind.FILE:
+            raise NotADirectory(f"{parent.name} is a file")
+        if parent.is_detached or parent.dataset is None:
+            raise NotFound(f"the directory of {name} was removed")
+        known = parent.children.get(name)
+        if known is not None and known.writing is not None:
+            return known
+        entry = await self.entry(parent.dataset, join(parent.path, name))
+        return self.child(parent, name, entry)
+
+    def child(self, parent: Node, name: str, entry: Entry) -> Node:
+        """Return the node of an entry of `parent`, known or new; no lookup is counted."""
+        inodes = self._state.inodes
+        if parent.kind is Kind.ROOT:
+            return inodes.child(parent, name, Kind.NAMESPACE, None, DIRECTORY_ENTRY)
+        if parent.kind is Kind.NAMESPACE:
+            dataset = self._state.catalogue.by_uid(entry.etag)
+            return inodes.child(parent, name, Kind.DATASET, dataset, DIRECTORY_ENTRY)
+        kind = Kind.DIRECTORY if entry.is_directory else Kind.FILE
+        return inodes.child(parent, name, kind, parent.dataset, entry)
+
+    async def entry(self, dataset: Dataset, path: str) -> Entry:
+        """Return what stands at `path`; NotFound. One call lists the whole directory for the names to come."""
+        state = self._state
+        directory, _, name = path.rpartition("/")
+        listing, was_asked_for = await self._listing(dataset, directory)
+        entry = listing.entries.get(name)
+        if entry is not None:
+            return entry
+        if listing.is_complete and (was_asked_for or not dataset.writable):
+            raise NotFound(f"no {path} in {dataset.namespace}/{dataset.name}")
+        entry = await state.namespace.lookup(dataset.uid, path)
+        state.directories.add(dataset.uid, directory, name, entry)
+        return entry
+
+    async def _listing(self, dataset: Dataset, directory: str) -> tuple[Listing, bool]:
+        """Return a listing that may be trusted, and whether it was asked for just now. Snapshot data outlives
+        the metadata service: when that does not answer, the listing as last read is still the best there is."""
+        state = self._state
+        known = state.directories.get(dataset.uid, directory)
+        if known is not None and self._is_fresh(dataset, known):
+            return known, False
+        try:
+            page = await state.namespace.read_directory(dataset.uid, directory, "", PAGE_ENTRIES)
+        except Unavailable:
+            if known is None or dataset.writable:
+                raise
+            return known, False
+        return state.directories.put(dataset.uid, directory, page, state.monotonic()), True
+
+    def _is_fresh(self, dataset: Dataset, listing: Listing) -> bool:
+        if self._state.is_watching:
+            return True
+        timeouts = self._state.timeouts
+        seconds = timeouts.writable_seconds if dataset.writable else timeouts.read_only_seconds
+        return self._state.monotonic() - listing.loaded_at <= seconds
+
+    async def open_directory(self, inode: int) -> int:
+        """Return a handle; NotADirectory, NotFound when it was removed elsewhere."""
+        state = self._state
+        node = state.inodes.get(inode)
+        if not node.is_directory:
+            raise NotADirectory(f"{node.name} is a file")
+        handle = DirectoryHandle(node)
+        await self._fetch(handle)
+        state.inodes.opened(node)
+        return state.handles.add_directory(handle)
+
+    async def directory_page(self, number: int, start: int) -> tuple[Node, list[DirectoryItem]]:
+        """Return the directory and what is known of its entries so far, with at least one from `start` on
+        unless the directory ends there. Start 0 begins again with what is there now."""
+        handle = self._state.handles.directory(number)
+        if start == 0 and handle.was_read:
+            handle.rewind()
+        handle.was_read = True
+        while handle.has_more and start >= len(handle.entries):
+            await self._fetch(handle)
+        return handle.node, handle.entries
+
+    def release_directory(self, number: int) -> None:
+        """Close a directory."""
+        handle = self._state.handles.pop_directory(number)
+        self._state.inodes.released(handle.node)
+
+    async def _fetch(self, handle: DirectoryHandle) -> None:
+        node = handle.node
+        if node.dataset is None:
+            handle.entries.extend(await self._catalogue_entries(node))
+            handle.has_more = False
+            return
+        if node.is_detached:
+            handle.has_more = False
+            return
+        is_first = not handle.last_name
+        if is_first:
+            handle.entries.extend(self._uncommitted(node))
+        listing = self._state.directories.get(node.dataset.uid, node.path) if is_first else None
+        if listing is not None and listing.is_complete and self._is_fresh(node.dataset, listing):
+            own = {name for name, _ in handle.entries}
+            handle.entries.extend(item for item in listing.entries.items() if item[0] not in own)
+            handle.has_more = False
+            return
+        await self._fetch_page(handle, node, node.dataset)
+
+    async def _fetch_page(self, handle: DirectoryHandle, node: Node, dataset: Dataset) -> None:
+        state = self._state
+        page = await state.namespace.read_directory(dataset.uid, node.path, handle.last_name, PAGE_ENTRIES)
+        own = {name for name, _ in self._uncommitted(node)}
+        handle.entries.extend(item for item in page.entries if item[0] not in own)
+        handle.has_more = page.more and bool(page.entries)
+        if not handle.last_name and not page.more:
+            state.directories.put(dataset.uid, node.path, page, state.monotonic())
+        if page.entries:
+            handle.last_name = page.entries[-1][0]
+
+    @staticmethod
+    def _uncommitted(parent: Node) -> list[DirectoryItem]:
+        children = parent.children.items()
+        return [(name, each.entry) for name, each in children if each.writing and not each.writing.is_committed]
+
+    async def _catalogue_entries(self, node: Node) -> list[DirectoryItem]:
+        datasets = await self._state.catalogue.datasets()
+        if node.kind is Kind.ROOT:
+            return [(name, DIRECTORY_ENTRY) for name in sorted({namespace for namespace, _ in datasets})]
+        return [
+            (name, Entry(is_directory=True, etag=dataset.uid))
+            for (namespace, name), dataset in sorted(datasets.items(), key=lambda item: item[0])
+            if namespace == node.name
+        ]

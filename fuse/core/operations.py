@@ -1,0 +1,83 @@
+"""The file system of one mount: every operation, independent of any backend.
+
+Owns the wiring of the operation groups and what a new snapshot means:
+
+    names    lookup, getattr, forget, directories        reads    open, read, statfs, attributes
+    changes  create, write, commit, setattr              moves    mkdir, rmdir, unlink, rename
+
+Backends call these groups, turn Attributes into their own structs and errors into errnos (errnos.py), and
+do nothing else. Raises only errors of fuse/errors.py; anything else is a defect.
+"""
+
+from collections.abc import Callable
+
+from fuse.core.attrs import Timeouts
+from fuse.core.catalogue import Catalogue
+from fuse.core.changes import Changes
+from fuse.core.contracts import Dataset, Namespace, Worker
+from fuse.core.inodes import Kind
+from fuse.core.moves import Moves
+from fuse.core.names import Names
+from fuse.core.reads import Reads
+from fuse.core.state import State
+
+Invalidation = tuple[int, bytes]
+"""Parent inode and name of a directory entry the kernel has to ask for again."""
+
+
+class Operations:
+    """All operations of one mount, over two peers and two clocks."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        worker: Worker,
+        *,
+        monotonic: Callable[[], float],
+        wall_ns: Callable[[], int],
+        timeouts: Timeouts | None = None,
+        owner: tuple[int, int] = (0, 0),
+    ) -> None:
+        timeouts = timeouts or Timeouts()
+        self.state = State(
+            namespace=namespace,
+            worker=worker,
+            timeouts=timeouts,
+            catalogue=Catalogue(namespace, monotonic, timeouts.catalogue_seconds),
+            monotonic=monotonic,
+            wall_ns=wall_ns,
+            owner=owner,
+        )
+        self.names = Names(self.state)
+        self.reads = Reads(self.state, self.names)
+        self.changes = Changes(self.state, self.names, self.reads)
+        self.moves = Moves(self.state, self.names, self.changes)
+
+    async def open(self, inode: int, flags: int, *, writes: bool) -> tuple[int, bool]:
+        """Return a handle and whether the kernel may keep the file's cached pages."""
+        return await (self.changes.open(inode, flags) if writes else self.reads.open(inode))
+
+    def dataset_changed(self, dataset: Dataset) -> list[Invalidation]:
+        """The watch told of a dataset. Return what the kernel must be told to ask for again: the known
+        entries and missing names of a read-only dataset, which it trusts for long; those of writable ones time
+        out by themselves. Inodes stay."""
+        state = self.state
+        state.catalogue.update(dataset)
+        is_news = state.directories.advance(dataset.uid, dataset.snapshot_version)
+        if not is_news or dataset.writable:
+            return []
+        namespace = state.inodes.root.children.get(dataset.namespace)
+        node = namespace.children.get(dataset.name) if namespace is not None else None
+        if node is None or node.kind is not Kind.DATASET:
+            return []
+        stale: list[Invalidation] = []
+        for each in [node, *state.inodes.below(node)]:
+            if each is not node and each.lookups and each.parent is not None:
+                stale.append((each.parent.inode, each.name.encode()))
+            stale += [(each.inode, name.encode()) for name in each.missing]
+            each.missing.clear()
+        return stale
+
+    def watching(self, *, is_watching: bool) -> None:
+        """The watch came up or went down; while it is down listings time out."""
+        self.state.is_watching = is_watching

@@ -1,0 +1,148 @@
+"""Opening and reading files, and what else asks without changing: statfs, access, extended attributes.
+
+Owns the pin of a node: it comes with the first read (an open that only finds its bytes in the page cache costs
+the worker nothing) and goes with the last handle. Writing is in changes.py.
+
+Invariants: all handles of a node read one version; bytes are read only from ranges the worker said are
+resident, and if the worker was lost meanwhile they are asked for again before anything is returned.
+"""
+
+import os
+from typing import Final
+
+from fuse.core.contracts import Bytes, PinnedFile
+from fuse.core.handles import FileHandle
+from fuse.core.inodes import Kind, Node
+from fuse.core.names import Names
+from fuse.core.read_plan import needed_range
+from fuse.core.state import State
+from fuse.errors import BadHandle, IsADirectory, NoAttribute, NotFound, Stale, Unavailable
+
+ETAG_ATTRIBUTE: Final = b"user.headrace.etag"
+SNAPSHOT_ATTRIBUTE: Final = b"user.headrace.snapshot"
+READ_TRIES: Final = 8
+"""A read survives the loss of the worker this often; each try waits for the worker with a deadline."""
+
+
+class Reads:
+    """Reading operations of one mount."""
+
+    def __init__(self, state: State, names: Names) -> None:
+        self._state = state
+        self._names = names
+
+    async def open(self, inode: int) -> tuple[int, bool]:
+        """Return a handle for reading, and whether the kernel may keep the file's cached pages. Stale when the
+        name stands for another version now: the kernel then looks the name up again by itself."""
+        state = self._state
+        node = state.inodes.get(inode)
+        await self.revalidate(node)
+        handle = FileHandle(node, may_read=True, may_write=False, appends=False)
+        return self.opened(handle)
+
+    def opened(self, handle: FileHandle) -> tuple[int, bool]:
+        """Count the handle in; return its number and whether cached pages are of this version."""
+        node = handle.node
+        keeps_cache = node.writing is not None or node.cached_etag == node.entry.etag
+        node.cached_etag = node.entry.etag
+        self._state.inodes.opened(node)
+        return self._state.handles.add_file(handle), keeps_cache
+
+    async def revalidate(self, node: Node) -> None:
+        """Close-to-open: hold the node against the newest listing before it is opened. IsADirectory, Stale."""
+        if node.is_directory:
+            raise IsADirectory(f"{node.name} is a directory")
+        if node.writing is not None or node.dataset is None:
+            return
+        if node.is_detached:
+            raise Stale("the file was replaced or removed")
+        if not node.dataset.writable:
+            return
+        pinned_etag = node.entry.etag if node.handles else None
+        try:
+            entry = await self._names.entry(node.dataset, node.path)
+        except NotFound:
+            raise Stale(f"{node.path} was removed") from None
+        if entry.is_directory or (pinned_etag is not None and entry.etag != pinned_etag):
+            raise Stale(f"{node.path} was replaced")
+        node.entry = entry
+
+    async def read(self, number: int, offset_bytes: int, length_bytes: int) -> Bytes:
+        """Return up to `length_bytes` from `offset_bytes`; short at the end of the file. BadHandle, Stale,
+        Unavailable. The buffer is good until the caller next waits."""
+        handle = self._state.handles.file(number)
+        if not handle.may_read:
+            raise BadHandle("the file was opened for writing only")
+        node = handle.node
+        writing = node.writing
+        if writing is not None and writing.has_staged_bytes:
+            return await writing.staging.read(offset_bytes, length_bytes)
+        size_bytes = node.entry.size_bytes
+        length_bytes = min(length_bytes, size_bytes - offset_bytes)
+        if length_bytes <= 0:
+            return b""
+        for _ in range(READ_TRIES):
+            pin = node.pin or self._pin(node)
+            if not pin.is_resident(0, size_bytes):
+                await self._make_resident(handle, pin, offset_bytes, length_bytes)
+            data = await pin.read(offset_bytes, length_bytes)
+            if pin.is_resident(offset_bytes, length_bytes):
+                return data
+        raise Unavailable(f"the worker was lost {READ_TRIES} times during one read")
+
+    def _pin(self, node: Node) -> PinnedFile:
+        if node.dataset is None:
+            raise IsADirectory(f"{node.name} is no file")
+        entry = node.entry
+        node.pin = self._state.worker.pin(node.dataset.uid, node.path, entry.etag, entry.size_bytes)
+        return node.pin
+
+    @staticmethod
+    async def _make_resident(handle: FileHandle, pin: PinnedFile, offset_bytes: int, length_bytes: int) -> None:
+        size_bytes = handle.node.entry.size_bytes
+        needed = needed_range(offset_bytes, length_bytes, size_bytes)
+        is_missing = not pin.is_resident(*needed)
+        if is_missing:
+            # First in the queue, so that what is read now does not wait behind what may be read later.
+            pin.ensure_soon(*needed)
+        for ahead in handle.window.ahead(offset_bytes, length_bytes, size_bytes):
+            pin.ensure_soon(*ahead)
+        if is_missing:
+            await pin.ensure(*needed)
+
+    def release(self, handle: FileHandle) -> None:
+        """One handle is closed; the last one lets the version go."""
+        node = handle.node
+        if node.handles == 1 and node.pin is not None:
+            node.pin.close()
+            node.pin = None
+        self._state.inodes.released(node)
+
+    def statfs(self) -> tuple[int, int]:
+        """Return the bytes and files of all datasets."""
+        return self._state.catalogue.totals()
+
+    def may_access(self, inode: int, mask: int) -> bool:
+        """Whether access(2) with `mask` is granted, beyond what the kernel checks by the mode bits."""
+        node = self._state.inodes.get(inode)
+        if mask & os.W_OK:
+            return node.dataset is not None and node.dataset.writable
+        return True
+
+    def attribute(self, inode: int, name: bytes) -> bytes:
+        """Return an extended attribute; NoAttribute."""
+        node = self._state.inodes.get(inode)
+        if name == ETAG_ATTRIBUTE and node.kind is Kind.FILE and node.entry.etag:
+            return node.entry.etag.encode()
+        if name == SNAPSHOT_ATTRIBUTE and node.dataset is not None:
+            dataset = self._state.catalogue.by_uid(node.dataset.uid) or node.dataset
+            return str(dataset.snapshot_version).encode()
+        raise NoAttribute(f"no attribute {name!r}")
+
+    def attribute_names(self, inode: int) -> list[bytes]:
+        """Return the names of the extended attributes that have a value."""
+        node = self._state.inodes.get(inode)
+        names = [SNAPSHOT_ATTRIBUTE] if node.dataset is not None else []
+        if node.kind is Kind.FILE and node.entry.etag:
+            names.insert(0, ETAG_ATTRIBUTE)
+        return names

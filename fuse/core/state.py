@@ -1,0 +1,39 @@
+"""What all operations of one mount share.
+
+Owns nothing but the references; each table keeps its own invariants. Clocks come in as functions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fuse.core.attrs import Attributes, Timeouts, attributes_of
+from fuse.core.catalogue import Catalogue
+from fuse.core.contracts import Namespace, Worker
+from fuse.core.directories import DirectoryCache
+from fuse.core.handles import HandleTable
+from fuse.core.inodes import InodeTable, Node
+
+
+@dataclass(slots=True)
+class State:
+    """Tables, peers and clocks of one mount."""
+
+    namespace: Namespace
+    worker: Worker
+    timeouts: Timeouts
+    catalogue: Catalogue
+    monotonic: Callable[[], float]
+    """Seconds, for the age of what is cached."""
+    wall_ns: Callable[[], int]
+    """Nanoseconds since 1970, for times of files."""
+    owner: tuple[int, int]
+    """User and group everything belongs to."""
+    inodes: InodeTable = field(default_factory=InodeTable)
+    handles: HandleTable = field(default_factory=HandleTable)
+    directories: DirectoryCache = field(default_factory=DirectoryCache)
+    is_watching: bool = False
+    """New snapshots are being pushed to us, so listings need no timeout."""
+
+    def attributes(self, node: Node) -> Attributes:
+        """Return what stat shows of the node."""
+        return attributes_of(node, self.timeouts)

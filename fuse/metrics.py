@@ -1,0 +1,83 @@
+"""What the mount counts.
+
+Owns every metric of this part: name, unit, bounded labels (operations, error names and ops are closed sets; no
+paths, no datasets). Per-request counts are plain integers read at scrape time: the request path is hot.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+import prometheus_client
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+REQUESTS: Final = "headrace_fuse_requests"
+ERRORS: Final = "headrace_fuse_errors"
+DEFECTS: Final = "headrace_fuse_defects"
+RETRIES: Final = "headrace_fuse_worker_retries"
+ENSURED_BYTES: Final = "headrace_fuse_ensured_bytes"
+READ_BYTES: Final = "headrace_fuse_read_bytes"
+WRITTEN_BYTES: Final = "headrace_fuse_written_bytes"
+COMMITTED_BYTES: Final = "headrace_fuse_committed_bytes"
+INODES: Final = "headrace_fuse_inodes"
+
+
+class Metrics(Collector):
+    """Counters of one mount."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        self.errors: Counter[tuple[str, str]] = Counter()
+        self.defects: Counter[str] = Counter()
+        self.retries: Counter[str] = Counter()
+        self.ensured_bytes: Counter[str] = Counter()
+        self.read_bytes = 0
+        self.written_bytes = 0
+        self.committed_bytes = 0
+        self.inodes = 0
+
+    def retried(self, op: str) -> None:
+        """A request to the worker was sent again after the worker was lost."""
+        self.retries[op] += 1
+
+    def ensured(self, local_bytes: int, peer_bytes: int, origin_bytes: int) -> None:
+        """The worker made bytes resident; by where they came from."""
+        self.ensured_bytes["local"] += local_bytes
+        self.ensured_bytes["peer"] += peer_bytes
+        self.ensured_bytes["origin"] += origin_bytes
+
+    def committed(self, size_bytes: int) -> None:
+        """A written file became durable."""
+        self.committed_bytes += size_bytes
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric, for a scrape."""
+        yield _labelled(REQUESTS, "Requests of the kernel, by operation.", "operation", self.requests)
+        errors = CounterMetricFamily(ERRORS, "Requests answered with an errno.", labels=["operation", "error"])
+        for labels, value in self.errors.items():
+            errors.add_metric(labels, value)
+        yield errors
+        yield _labelled(DEFECTS, "Requests that met a defect of ours (EIO).", "operation", self.defects)
+        yield _labelled(RETRIES, "Requests sent again to a new worker.", "op", self.retries)
+        yield _labelled(ENSURED_BYTES, "Bytes made resident for readers.", "source", self.ensured_bytes)
+        yield CounterMetricFamily(READ_BYTES, "Bytes handed to the kernel.", value=self.read_bytes)
+        yield CounterMetricFamily(WRITTEN_BYTES, "Bytes taken from writers.", value=self.written_bytes)
+        yield CounterMetricFamily(COMMITTED_BYTES, "Bytes of committed files.", value=self.committed_bytes)
+        yield GaugeMetricFamily(INODES, "Inodes known.", value=self.inodes)
+
+
+def _labelled(name: str, help_text: str, label: str, values: Counter[str]) -> Metric:
+    family = CounterMetricFamily(name, help_text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def serve(metrics: Metrics, host: str, port: int) -> None:
+    """Serve /metrics in a thread; OSError when the port is taken."""
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(metrics)
+    prometheus_client.ProcessCollector(registry=registry)
+    prometheus_client.start_http_server(port, addr=host, registry=registry)

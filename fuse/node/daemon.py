@@ -1,0 +1,115 @@
+"""The daemon of one mount: peers, core and backend put together, from the mount to the unmount.
+
+Owns the order of starting and stopping and the watch of snapshots. Decides nothing about files.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from fuse import metrics as metrics_module
+from fuse.backends.base import Backend
+from fuse.backends.pyfuse3_backend import Pyfuse3Backend
+from fuse.client.metadata_client import MetadataClient
+from fuse.client.worker_client import WorkerClient
+from fuse.core.contracts import Dataset, Namespace, Worker
+from fuse.core.operations import Operations
+from fuse.metrics import Metrics
+from fuse.node import mounts
+from fuse.settings import Settings
+
+log = structlog.get_logger()
+
+DRAIN_SECONDS: Final = 10.0
+"""For requests in work at the end, such as the commit of a file that is just being closed."""
+
+
+class Daemon:
+    """One mount over any two peers; `run` is its whole life."""
+
+    def __init__(
+        self, namespace: Namespace, worker: Worker, metrics: Metrics, mount_point: Path, *, allow_other: bool
+    ) -> None:
+        self.operations = Operations(
+            namespace,
+            worker,
+            monotonic=time.monotonic,
+            wall_ns=time.time_ns,
+            owner=(os.geteuid(), os.getegid()),
+        )
+        self._mount_point = mount_point
+        self._backend: Backend = Pyfuse3Backend(self.operations, metrics, mount_point, allow_other=allow_other)
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Mount, serve until `stopping` or an unmount from outside, unmount. MountError, OSError."""
+        mounts.prepare(self._mount_point)
+        self._backend.mount()
+        serving = asyncio.ensure_future(self._backend.serve())
+        stop = asyncio.ensure_future(stopping.wait())
+        try:
+            await asyncio.to_thread(mounts.tune, self._mount_point)
+            log.info("ready", mount=str(self._mount_point), pid=os.getpid())
+            await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            await self._end(serving)
+
+    async def _end(self, serving: asyncio.Future[None]) -> None:
+        # The name first: from here on nobody finds the mount, and nobody new waits for us.
+        if mounts.is_mounted(self._mount_point):
+            mounts.detach(self._mount_point)
+        self._backend.stop()
+        for task in list(self._background):
+            task.cancel()
+        done, _ = await asyncio.wait({serving}, timeout=DRAIN_SECONDS)
+        if done:
+            self._backend.close()
+        else:
+            # Requests still in work would answer into a session that is gone; the exit ends them instead.
+            log.warning("requests_abandoned", waited_seconds=DRAIN_SECONDS)
+        log.info("unmounted", mount=str(self._mount_point))
+
+    async def dataset_changed(self, dataset: Dataset) -> None:
+        """The watch told of a snapshot: drop what it makes stale, here at once and in the kernel soon."""
+        entries = self.operations.dataset_changed(dataset)
+        if entries:
+            task = asyncio.ensure_future(asyncio.to_thread(self._backend.invalidate, entries))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    def watching(self, is_watching: bool) -> None:
+        """The watch came up or went down."""
+        self.operations.watching(is_watching=is_watching)
+
+
+async def run(settings: Settings) -> None:
+    """Run the daemon of one mount until SIGTERM, SIGINT or an unmount from outside."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    metrics = Metrics()
+    if settings.metrics is not None:
+        metrics_module.serve(metrics, *settings.metrics_address)
+    namespace = MetadataClient(settings.metadata, patience_seconds=settings.metadata_patience_seconds)
+    worker = WorkerClient(
+        str(settings.worker_socket),
+        node=settings.node,
+        metrics=metrics,
+        patience_seconds=settings.worker_patience_seconds,
+    )
+    daemon = Daemon(namespace, worker, metrics, settings.mount, allow_other=settings.allow_other)
+    watching = asyncio.ensure_future(namespace.watch(daemon.dataset_changed, daemon.watching))
+    try:
+        await daemon.run(stopping)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await worker.close()
+        await namespace.close()

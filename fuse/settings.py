@@ -1,0 +1,41 @@
+"""Settings of the daemon; command line first, then environment (HEADRACE_FUSE_*), then the defaults here."""
+
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything one mount can be told."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HEADRACE_FUSE_", cli_kebab_case=True, cli_implicit_flags=True, cli_prog_name="python -m fuse"
+    )
+
+    node: str = Field(min_length=1, max_length=253, description="name of the Kubernetes node this mount is on")
+    metadata: str = Field(pattern=r"^.+:\d+$", description="HOST:PORT of the metadata service")
+    worker_socket: Path = Field(description="unix socket of this node's cache worker")
+    mount: Path = Field(description="directory to mount at; made if it is not there")
+    metrics: str | None = Field(default=None, pattern=r"^.*:\d+$", description="HOST:PORT to serve /metrics at")
+    allow_other: bool = Field(default=os.geteuid() == 0, description="let other users in; the default when run as root")
+    worker_patience_seconds: float = Field(
+        default=30.0, gt=0, description="how long a request waits for a dead worker's successor before EIO"
+    )
+    metadata_patience_seconds: float = Field(
+        default=15.0, gt=0, description="how long a call waits for a restarting metadata service before EIO"
+    )
+
+    @property
+    def metrics_address(self) -> tuple[str, int]:
+        """Host ("" = loopback) and port of --metrics."""
+        host, _, port = (self.metrics or ":0").rpartition(":")
+        return host or "127.0.0.1", int(port)
+
+    @model_validator(mode="after")
+    def _absolute(self) -> Self:
+        self.mount = self.mount.absolute()
+        self.worker_socket = self.worker_socket.absolute()
+        return self

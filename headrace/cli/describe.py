@@ -1,0 +1,101 @@
+"""`headrace describe job`: everything a person asks about one job, on one screen.
+
+Owns the layout. Does not fetch (jobs.py does)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from api import names
+from api.quantities import format_bytes
+from headrace.cli.tables import age, console, state_of
+
+Body = dict[str, Any]
+MAX_EVENTS = 15
+_ACTIVITIES = ("queued", "placing", "staging", "starting", "training", "lost")
+
+
+def print_job(job: Body, pods: Sequence[Body], events: Sequence[Body]) -> None:
+    """Print a job, its pods and what happened to it."""
+    out = console()
+    status = job.get("status", {})
+    state, reason = state_of(job)
+    out.print(f"[bold]TrainingJob {job['metadata']['namespace']}/{job['metadata']['name']}[/]  ({age(job)} old)")
+    out.print(f"State      {state} ({reason})", markup=False)
+    out.print(f"           {status.get('message', '')}", markup=False)
+    out.print(f"Framework  {job['spec'].get('framework', 'Custom')}")
+    restarts = ", ".join(f"{kind} {times}" for kind, times in status.get("restarts", {}).items() if times)
+    resumed = f", resumed from step {status['resumeStep']}" if "resumeStep" in status else ""
+    out.print(f"Attempt    {status.get('attempt', 0)}{resumed}; restarts: {restarts or 'none'}")
+    _print(out, "Conditions", ("TYPE", "STATUS", "REASON", "MESSAGE"), _conditions(status))
+    _print(out, "Pods", ("POD", "ROLE", "PHASE", "NODE", "NOTE"), [_pod(pod) for pod in pods])
+    _print(out, "Checkpoints", ("STEP", "COMPLETE", "SIZE", "PATH", "ON NODES"), _checkpoints(status))
+    _print(out, "Seconds by activity", ("ATTEMPT", *(name.upper() for name in _ACTIVITIES)), _goodput(status))
+    _print(out, "Events", ("AGE", "TYPE", "REASON", "NOTE"), [_event(event) for event in events[-MAX_EVENTS:]])
+
+
+def _print(out: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(value.replace("[", "\\[") for value in row))
+    out.print(f"\n[bold]{title}[/]")
+    out.print(table)
+
+
+def _conditions(status: Body) -> list[tuple[str, ...]]:
+    return [
+        (one["type"], one["status"], one.get("reason", ""), one.get("message", ""))
+        for one in status.get("conditions") or []
+    ]
+
+
+def _pod(pod: Body) -> tuple[str, ...]:
+    status, labels = pod.get("status", {}), pod["metadata"].get("labels", {})
+    role = f"{labels.get(names.JOB_ROLE_LABEL, '')} {labels.get(names.JOB_INDEX_LABEL, '')}"
+    phase = "Terminating" if pod["metadata"].get("deletionTimestamp") else status.get("phase", "")
+    return pod["metadata"]["name"], role, phase, pod.get("spec", {}).get("nodeName", "-"), _pod_note(status)
+
+
+def _pod_note(status: Body) -> str:
+    for container in status.get("containerStatuses") or []:
+        ended = container.get("state", {}).get("terminated")
+        if ended:
+            return f"exit code {ended.get('exitCode')} ({ended.get('reason', '')})"
+        waiting = container.get("state", {}).get("waiting")
+        if waiting:
+            return f"{waiting.get('reason', '')} {waiting.get('message', '')}".strip()
+    return str(status.get("reason", ""))
+
+
+def _checkpoints(status: Body) -> list[tuple[str, ...]]:
+    return [
+        (
+            str(one["step"]),
+            "yes" if one["complete"] else "no",
+            format_bytes(one["bytes"]),
+            one["path"],
+            ", ".join(one.get("nodes", {})) or "-",
+        )
+        for one in status.get("checkpoints") or []
+    ]
+
+
+def _goodput(status: Body) -> list[tuple[str, ...]]:
+    return [
+        (str(one["attempt"]), *(f"{one.get(name, 0):.1f}" for name in _ACTIVITIES))
+        for one in status.get("goodput") or []
+    ]
+
+
+def _event(event: Body) -> tuple[str, ...]:
+    when = event.get("series", {}).get("lastObservedTime") or event.get("eventTime")
+    body = {"metadata": {"creationTimestamp": when}}
+    return age(body), event.get("type", ""), event.get("reason", ""), event.get("note", "")

@@ -1,0 +1,89 @@
+"""Waiting for jobs: each change of state as a line, and with `--follow` what their pods print.
+
+Owns the loop. Invariant: a pod's log is followed once, and no line of it is lost when the pod ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from api import names
+from api.training_v1alpha1 import FAILED, SUCCEEDED
+from headrace.cli.tables import state_of
+from kube.client import KubeClient
+from kube.errors import KubeError, NotFound
+from kube.resources import PODS, TRAINING_JOBS
+
+Body = dict[str, Any]
+LOOK_SECONDS = 0.5
+#: a followed log may be silent for as long as it likes
+SILENCE_SECONDS = 3600.0
+#: after the job's end its logs have this long to come in
+LAST_LINES_SECONDS = 5.0
+
+
+class Follower:
+    """Follows one job; `say` takes one line."""
+
+    def __init__(self, client: KubeClient, namespace: str, job: str, say: Callable[[str], None]) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._job = job
+        self._say = say
+        self._logs: dict[str, asyncio.Task[None]] = {}
+
+    async def until_finished(self, *, with_logs: bool) -> bool:
+        """Return whether the job succeeded; False also when it was deleted. Raises KubeError."""
+        last: tuple[str, str] | None = None
+        try:
+            while True:
+                try:
+                    job = await self._client.get(TRAINING_JOBS, self._job, self._namespace)
+                except NotFound:
+                    self._say(f"{self._job}: deleted")
+                    return False
+                state, message = state_of(job)[0], job.get("status", {}).get("message", "")
+                if (state, message) != last:
+                    self._say(f"{self._job}: {state}: {message}" if message else f"{self._job}: {state}")
+                    last = (state, message)
+                if with_logs:
+                    await self._follow_new_pods(job)
+                if state in (SUCCEEDED, FAILED):
+                    return state == SUCCEEDED
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            await self._end_logs()
+
+    async def _follow_new_pods(self, job: Body) -> None:
+        selector = f"{names.JOB_UID_LABEL}={job['metadata']['uid']}"
+        for pod in (await self._client.list(PODS, self._namespace, label_selector=selector)).items:
+            name = pod["metadata"]["name"]
+            has_started = pod.get("status", {}).get("phase") in ("Running", "Succeeded", "Failed")
+            if has_started and name not in self._logs:
+                self._logs[name] = asyncio.create_task(self._follow_log(pod))
+
+    async def _follow_log(self, pod: Body) -> None:
+        name, containers = pod["metadata"]["name"], pod["spec"]["containers"]
+        params = {"follow": "true", "container": containers[0]["name"]}
+        path = PODS.path(self._namespace, name, "log")
+        held = b""
+        try:
+            async with self._client.stream(path, params=params) as stream:
+                while chunk := await stream.read(SILENCE_SECONDS):
+                    *lines, held = (held + chunk).split(b"\n")
+                    for line in lines:
+                        self._say(f"[{name}] {line.decode('utf-8', 'replace')}")
+        except KubeError as error:
+            self._say(f"[{name}] the log ended: {error.message}")
+        if held:
+            self._say(f"[{name}] {held.decode('utf-8', 'replace')}")
+
+    async def _end_logs(self) -> None:
+        if not self._logs:
+            return
+        _, going = await asyncio.wait(self._logs.values(), timeout=LAST_LINES_SECONDS)
+        for task in going:
+            task.cancel()
+        if going:
+            await asyncio.wait(going)

@@ -1,0 +1,227 @@
+"""The command lines of our own parts in a local cluster.
+
+Owns the argv contract, where each part's files are, and how we know that it
+answers. Does not start anything (local_cluster.py) and imports no part: they
+meet in their command lines. Invariant: no secret in an argv."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.cluster import mounts, probes
+from headrace.cluster.components import Component, Probe
+from headrace.cluster.options import ClusterOptions
+from headrace.cluster.ports import LOOPBACK
+from headrace.errors import UsageError
+
+#: sun_path of a unix socket holds 108 bytes with its final zero.
+MAX_SOCKET_PATH_BYTES = 107
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a memory tier has to be in memory
+#: A part loads numpy, grpc or kopf when it starts; on a loaded machine that takes several seconds.
+PART_READY_SECONDS = 90.0
+#: Each node agent gives its pods addresses of its own: indexes of two clusters must not meet.
+NETWORK_INDEXES = 254
+
+
+@dataclass(frozen=True, slots=True)
+class NodePaths:
+    """The files of one process node."""
+
+    name: str
+    folder: Path
+
+    @property
+    def socket(self) -> Path:
+        """Where the node's worker listens for its FUSE client."""
+        return self.folder / "worker.sock"
+
+    @property
+    def mount(self) -> Path:
+        """Where the node's datasets appear."""
+        return self.folder / "mnt"
+
+    @property
+    def ssd_tier(self) -> Path:
+        """The worker's SSD tier."""
+        return self.folder / "cache"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One cluster's folder, name and options, and the paths that follow from them."""
+
+    name: str
+    root: Path
+    options: ClusterOptions
+
+    def node(self, index: int) -> NodePaths:
+        """The files of node number `index`."""
+        name = f"node-{index}"
+        return NodePaths(name, self.root / "nodes" / name)
+
+    @property
+    def nodes(self) -> list[NodePaths]:
+        """All nodes; none when only the control plane is wanted."""
+        return [self.node(index) for index in range(self.options.nodes)] if self.options.parts else []
+
+    @property
+    def credentials(self) -> Path:
+        """Where under-store credentials are kept, for metadata and the workers only."""
+        return self.root / "credentials"
+
+    @property
+    def digest(self) -> str:
+        """Tells apart clusters of one name in different folders."""
+        return hashlib.sha256(str(self.root).encode()).hexdigest()[:8]
+
+    def memory_tier(self, node: str) -> Path:
+        """The worker's memory tier; gone after `down`, as memory is."""
+        return SHARED_MEMORY / f"headrace-{self.name}-{self.digest}-{node}"
+
+    def network_index(self, index: int, used: int) -> int:
+        """Which block of loopback addresses a node's pods get; `used` is the cluster's first block."""
+        return (used + index) % NETWORK_INDEXES
+
+    def check(self) -> None:
+        """Raises UsageError when the folder's name is too long for the sockets in it."""
+        longest = self.node(max(0, self.options.nodes - 1)).socket
+        if self.options.parts and len(bytes(longest)) > MAX_SOCKET_PATH_BYTES:
+            raise UsageError(
+                f"--dir {self.root} is too long for the sockets in it "
+                f"({len(bytes(longest))} bytes, the limit is {MAX_SOCKET_PATH_BYTES}); choose a shorter one"
+            )
+
+    def create(self) -> None:
+        """Make the folders the parts expect. May be called twice."""
+        for folder in (self.root / "metadata", self.credentials, *(node.folder for node in self.nodes)):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for node in self.nodes:
+            if not mounts.is_mounted(node.mount):
+                node.mount.mkdir(exist_ok=True)
+            node.ssd_tier.mkdir(mode=0o700, exist_ok=True)
+            self.memory_tier(node.name).mkdir(mode=0o700, exist_ok=True)
+
+
+def _part(name: str, module: str, *arguments: object, node: str = "", address: str = "", probe: Probe) -> Component:
+    return Component(
+        name=name,
+        argv=(sys.executable, "-m", *module.split(), *(str(argument) for argument in arguments)),
+        address=address,
+        node=node,
+        env={"PYTHONUNBUFFERED": "1"},
+        probe=probe,
+        ready_seconds=PART_READY_SECONDS,
+    )
+
+
+def _runs() -> str | None:
+    return None
+
+
+def metadata(layout: Layout, port: int, metrics_port: int) -> Component:
+    """The namespace and residency service, on SQLite."""
+    return _part(
+        "metadata",
+        "metadata",
+        *("--listen", f"{LOOPBACK}:{port}"),
+        *("--store", f"sqlite:///{layout.root / 'metadata' / 'metadata.db'}"),
+        *("--credentials-dir", layout.credentials),
+        *("--metrics", f"{LOOPBACK}:{metrics_port}"),
+        address=f"{LOOPBACK}:{port}",
+        probe=lambda: probes.listening(port),
+    )
+
+
+def cache_controller(layout: Layout, kubeconfig: Path, metadata_port: int) -> Component:
+    """The operator of Datasets, DataLoads and NodeCaches."""
+    return _part(
+        "cacheruntime",
+        "cacheruntime controller",
+        *("--kubeconfig", kubeconfig),
+        *("--metadata", f"{LOOPBACK}:{metadata_port}"),
+        *("--credentials-dir", layout.credentials),
+        probe=_runs,
+    )
+
+
+def job_controller(kubeconfig: Path, metadata_port: int) -> Component:
+    """The operator of TrainingJobs."""
+    return _part(
+        "jobcontroller",
+        "jobcontroller",
+        *("--kubeconfig", kubeconfig),
+        *("--metadata", f"{LOOPBACK}:{metadata_port}"),
+        probe=_runs,
+    )
+
+
+def scheduler(kubeconfig: Path) -> Component:
+    """The secondary scheduler."""
+    return _part("scheduler", "scheduler", "--kubeconfig", kubeconfig, probe=_runs)
+
+
+def worker(layout: Layout, node: NodePaths, metadata_port: int, port: int) -> Component:
+    """The cache worker of one node."""
+    options = layout.options
+    return _part(
+        f"{node.name}/worker",
+        "cacheruntime worker",
+        *("--node", node.name),
+        *("--metadata", f"{LOOPBACK}:{metadata_port}"),
+        *("--listen", f"{LOOPBACK}:{port}"),
+        *("--socket", node.socket),
+        *("--tier", f"MEM:{layout.memory_tier(node.name)}:{options.mem_tier}"),
+        *("--tier", f"SSD:{node.ssd_tier}:{options.ssd_tier}"),
+        *("--credentials-dir", layout.credentials),
+        node=node.name,
+        address=f"{LOOPBACK}:{port}",
+        probe=lambda: _socket_accepts(node.socket),
+    )
+
+
+def fuse(node: NodePaths, metadata_port: int) -> Component:
+    """The FUSE daemon of one node."""
+    return _part(
+        f"{node.name}/fuse",
+        "fuse",
+        *("--node", node.name),
+        *("--metadata", f"{LOOPBACK}:{metadata_port}"),
+        *("--worker-socket", node.socket),
+        *("--mount", node.mount),
+        node=node.name,
+        address=str(node.mount),
+        probe=lambda: None if mounts.is_mounted(node.mount) else f"{node.mount} is not mounted",
+    )
+
+
+def agent(layout: Layout, node: NodePaths, kubeconfig: Path, network_index: int) -> Component:
+    """The node agent: registers the Node and runs its pods. Its readiness is the Node's, in the API."""
+    options = layout.options
+    return _part(
+        f"{node.name}/agent",
+        "headrace.node",
+        *("--name", node.name),
+        *("--kubeconfig", kubeconfig),
+        *("--dir", node.folder),
+        *("--mount", node.mount),
+        *("--cpu", options.cpu),
+        *("--memory", options.memory),
+        *("--gpus", options.gpus),
+        *("--network-index", network_index),
+        node=node.name,
+        probe=_runs,
+    )
+
+
+def _socket_accepts(path: Path) -> str | None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(probes.PROBE_SECONDS)
+        try:
+            probe.connect(str(path))
+        except OSError as error:
+            return f"{path}: {error.strerror or error}"
+    return None

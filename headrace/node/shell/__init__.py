@@ -1,0 +1,1 @@
+"""What the process node does: processes, files, mounts, sockets and API calls."""

@@ -1,0 +1,115 @@
+"""Checkpoints: which one an attempt resumes from, and what its pods are told of it.
+
+Owns the choice and the paths. Does not decide what makes a checkpoint complete (metadata/ does). Invariant:
+the choice is made once an attempt, after the last pod of the one before is gone, and kept in the status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from api import names
+from api.conditions import parse_timestamp, timestamp
+from api.training_v1alpha1 import CheckpointStatus, TrainingJobSpec, TrainingJobStatus
+from jobcontroller.core.observed import CheckpointView
+
+#: clocks of the under store and the API server may differ by this much
+CLOCK_SKEW_SECONDS = 5.0
+MAX_STATUS_CHECKPOINTS = 16
+MAX_STATUS_NODES = 256
+
+
+def newest_complete(found: Iterable[CheckpointView], job_created_at: float) -> CheckpointView | None:
+    """Return the complete checkpoint with the highest step that this job wrote.
+
+    One completed before the job existed belongs to another run in the same directory."""
+    own = (
+        checkpoint
+        for checkpoint in found
+        if checkpoint.is_complete
+        and (checkpoint.completed_at is None or checkpoint.completed_at >= job_created_at - CLOCK_SKEW_SECONDS)
+    )
+    return max(own, key=lambda checkpoint: checkpoint.step, default=None)
+
+
+def statuses(found: Iterable[CheckpointView]) -> list[CheckpointStatus]:
+    """Return `status.checkpoints`: the newest few, newest first."""
+    newest = sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True)[:MAX_STATUS_CHECKPOINTS]
+    return [
+        CheckpointStatus(
+            step=checkpoint.step,
+            complete=checkpoint.is_complete,
+            # Writes go through to the under store before they are acknowledged.
+            durable=checkpoint.is_complete,
+            bytes=checkpoint.size_bytes,
+            path=checkpoint.path,
+            nodes=_largest(checkpoint.node_bytes),
+            completed_at=timestamp(checkpoint.completed_at) if checkpoint.completed_at is not None else None,
+        )
+        for checkpoint in newest
+    ]
+
+
+def directory(spec: TrainingJobSpec, template: Mapping[str, Any]) -> str | None:
+    """Return where in the container checkpoints are to be written; None when the job names no place."""
+    if spec.checkpoint is None:
+        return None
+    root = _root(spec, template)
+    return _join(root, spec.checkpoint.path) if root is not None else None
+
+
+def environment(spec: TrainingJobSpec, status: TrainingJobStatus, template: Mapping[str, Any]) -> dict[str, str]:
+    """Return the HEADRACE_CHECKPOINT_DIR and, for a resumed attempt, HEADRACE_RESUME_* variables."""
+    place = directory(spec, template)
+    if place is None:
+        return {}
+    result = {names.ENV_CHECKPOINT_DIR: place}
+    root = _root(spec, template)
+    if root is not None and status.resume_path is not None and status.resume_step is not None:
+        result[names.ENV_RESUME_FROM] = _join(root, status.resume_path)
+        result[names.ENV_RESUME_STEP] = str(status.resume_step)
+    return result
+
+
+def nodes_annotation(status: TrainingJobStatus) -> str | None:
+    """Return names.CHECKPOINT_NODES_ANNOTATION's value: where the chosen checkpoint's bytes are."""
+    if status.resume_path is None:
+        return None
+    chosen = next((one for one in status.checkpoints if one.path == status.resume_path), None)
+    if chosen is None or not chosen.nodes:
+        return None
+    return json.dumps(chosen.nodes, sort_keys=True)
+
+
+def mount_path_of_volume(template: Mapping[str, Any], volume: str) -> str | None:
+    """Return where the first container that mounts `volume` has it."""
+    for container in template.get("spec", {}).get("containers", []):
+        for mount in container.get("volumeMounts") or []:
+            if mount.get("name") == volume:
+                return str(mount.get("mountPath", ""))
+    return None
+
+
+def _root(spec: TrainingJobSpec, template: Mapping[str, Any]) -> str | None:
+    if spec.checkpoint is None:
+        return None
+    if spec.checkpoint.volume is not None:
+        return mount_path_of_volume(template, spec.checkpoint.volume)
+    found = (dataset.mount_path for dataset in spec.datasets if dataset.name == spec.checkpoint.dataset)
+    return next(found, None)
+
+
+def _join(root: str, path: str) -> str:
+    inside = path.strip("/")
+    return f"{root.rstrip('/')}/{inside}" if inside else root
+
+
+def _largest(node_bytes: Mapping[str, int]) -> dict[str, int]:
+    ordered = sorted(node_bytes.items(), key=lambda item: (-item[1], item[0]))
+    return dict(sorted(ordered[:MAX_STATUS_NODES]))
+
+
+def completed_at(status: CheckpointStatus) -> float:
+    """Return when that checkpoint was complete; the beginning of time if nobody said."""
+    return parse_timestamp(status.completed_at) if status.completed_at else 0.0

@@ -1,0 +1,30 @@
+"""What is left of a finished job: cleanPodPolicy, and its own end by ttlSecondsAfterFinished.
+
+Owns both verdicts. Invariant: nothing here looks at anything but a finished job, and a finished job never
+gets a pod again; its end is the deletion of the whole object, with its uid as precondition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from api.conditions import parse_timestamp
+from api.training_v1alpha1 import RunPolicy, TrainingJobStatus
+from jobcontroller.core.observed import PodView
+
+
+def pods_to_end(policy: RunPolicy, pods: Iterable[PodView], attempt: int) -> list[PodView]:
+    """Return the pods cleanPodPolicy says to delete, and every pod of an older attempt."""
+
+    def goes(pod: PodView) -> bool:
+        if pod.attempt != attempt or policy.clean_pod_policy == "All":
+            return True
+        return policy.clean_pod_policy == "Running" and not pod.is_finished
+
+    return [pod for pod in pods if goes(pod)]
+
+
+def expires_at(policy: RunPolicy, status: TrainingJobStatus) -> float | None:
+    """Return when the finished job is to be deleted; None = never."""
+    if policy.ttl_seconds_after_finished is None or status.completion_time is None:
+        return None
+    return parse_timestamp(status.completion_time) + policy.ttl_seconds_after_finished

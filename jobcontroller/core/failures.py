@@ -1,0 +1,65 @@
+"""Failures of the running attempt: which pods failed or are gone, when that is known well enough, and which
+of them was the cause.
+
+Owns gathering; the classes are in core/exit_class.py and what follows in core/restart_policy.py."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from api.conditions import parse_timestamp, timestamp
+from jobcontroller.core import attempts, checkpoints
+from jobcontroller.core.exit_class import Failure, FailureKind, classify, first_cause, vanished
+from jobcontroller.core.turn import Turn
+
+
+def of_attempt(turn: Turn) -> list[Failure]:
+    """Return every failed or vanished member of the current attempt."""
+    pods = turn.current_pods()
+    found = [failure for failure in map(classify, pods) if failure is not None]
+    if turn.status.created_attempt == turn.attempt or turn.observed.gone_pods:
+        found.extend(_vanished(turn, {pod.key for pod in pods}))
+    return found
+
+
+def _vanished(turn: Turn, present: Collection[tuple[str, int]]) -> Iterator[Failure]:
+    was_whole = turn.status.created_attempt == turn.attempt
+    for role, index in turn.members():
+        name = attempts.pod_name(turn.job.metadata.name, role, index, turn.attempt)
+        if (role, index) not in present and (was_whole or name in turn.observed.gone_pods):
+            yield vanished(role, index, name)
+
+
+def settled_at(turn: Turn, found: Sequence[Failure]) -> float:
+    """Return when the cause may be decided; a time in the past = now.
+
+    Peers of a killed member exit with an error of their own, and theirs may be seen first. So while only such
+    errors are known and other members still run, the controller waits `settle_seconds`."""
+    if any(failure.kind is not FailureKind.USER_ERROR for failure in found):
+        return turn.now
+    if all(pod.is_finished for pod in turn.current_pods()):
+        return turn.now
+    first = min((failure.at for failure in found if failure.at is not None), default=None)
+    # A node's clock that is ahead must not hold up the restart.
+    if first is None or first > turn.now + turn.policy.settle_seconds:
+        return turn.now
+    return first + turn.policy.settle_seconds
+
+
+def cause(turn: Turn, found: Sequence[Failure]) -> Failure:
+    """Return the failure that brought the others about."""
+    return first_cause(found, turn.policy.settle_seconds)
+
+
+def resume_text(turn: Turn) -> str:
+    """Return where the next attempt will go on, as far as is known now."""
+    if turn.job.spec.checkpoint is None:
+        return "starts from the beginning: the job names no checkpoint place"
+    seen = turn.observed.checkpoints
+    if seen is None or seen.error:
+        return "resumes from the newest complete checkpoint"
+    created_at = parse_timestamp(turn.job.metadata.creation_timestamp or timestamp(0))
+    newest = checkpoints.newest_complete(seen.found, created_at)
+    if newest is None:
+        return "starts from the beginning: no checkpoint is complete yet"
+    return f"resumes from step {newest.step} or a newer complete checkpoint"

@@ -1,0 +1,82 @@
+"""What the core needs of a framework.
+
+Owns the protocol and its inputs; the frameworks themselves are in frameworks/, one file each, and are handed
+in with what was observed. See README.md, "how to add a framework"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from api.training_v1alpha1 import TrainingJobSpec
+from jobcontroller.core.attempts import host_name
+
+
+@dataclass(frozen=True, slots=True)
+class Rendezvous:
+    """What the pods of one attempt are told to find each other by."""
+
+    job_name: str
+    attempt: int
+    #: pods by role, roles without pods left out
+    replicas: Mapping[str, int]
+    port: int
+    spec: TrainingJobSpec
+
+    def host(self, role: str, index: int) -> str:
+        """DNS name of a pod of this attempt, within its namespace."""
+        return host_name(self.job_name, role, index, self.attempt)
+
+    @property
+    def pods(self) -> int:
+        """All pods of the attempt."""
+        return sum(self.replicas.values())
+
+
+@dataclass(frozen=True, slots=True)
+class RoleCounts:
+    """Pods of one role: wanted, and how many of them succeeded."""
+
+    replicas: int
+    succeeded: int
+
+    @property
+    def all_succeeded(self) -> bool:
+        """Whether none is left."""
+        return self.succeeded >= self.replicas
+
+
+class Framework(Protocol):
+    """One way to run a distributed job. Pure; one instance serves all jobs."""
+
+    @property
+    def name(self) -> str:
+        """As in `spec.framework`."""
+        ...
+
+    @property
+    def roles(self) -> tuple[str, ...] | None:
+        """Roles it knows; None = any."""
+        ...
+
+    @property
+    def reserved_env(self) -> frozenset[str]:
+        """Names of environment variables a user may not set."""
+        ...
+
+    def validate(self, spec: TrainingJobSpec) -> str | None:
+        """One sentence naming the field that is wrong, or None."""
+        ...
+
+    def port(self, spec: TrainingJobSpec) -> int | None:
+        """The rendezvous port the user asked for."""
+        ...
+
+    def env(self, rendezvous: Rendezvous, role: str, index: int) -> dict[str, str]:
+        """The environment of one pod, exact names."""
+        ...
+
+    def succeeded(self, roles: Mapping[str, RoleCounts]) -> bool:
+        """Whether the job is done, by the framework's own rule (successPolicy Default)."""
+        ...

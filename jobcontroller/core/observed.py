@@ -1,0 +1,142 @@
+"""What the controller saw of one job: the whole input of a decision.
+
+Owns frozen views, made once at the edge (shell/observe.py). Holds no Kubernetes wire objects but the job's
+pod templates. Invariants: times are seconds since 1970; every pod here belongs to this job by owner uid;
+pods of all attempts are in, finished or not."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from api.training_v1alpha1 import TrainingJob
+from jobcontroller.core.framework import Framework
+
+
+class PodPhase(enum.StrEnum):
+    """Kubernetes' phases."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerEnd:
+    """How one container ended; `exit_code` is 0–255, `signal` 0 when the runtime named none."""
+
+    container: str
+    exit_code: int
+    signal: int = 0
+    reason: str = ""
+    message: str = ""
+    finished_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """One pod of the job, as last seen."""
+
+    name: str
+    uid: str
+    role: str
+    index: int
+    attempt: int
+    phase: PodPhase = PodPhase.PENDING
+    reason: str = ""
+    message: str = ""
+    node: str = ""
+    is_ready: bool = False
+    #: every container has started, and none has failed
+    is_running: bool = False
+    created_at: float = 0.0
+    scheduled_at: float | None = None
+    #: when the last of its containers started
+    started_at: float | None = None
+    finished_at: float | None = None
+    #: when its grace is over; None = nobody asked for its deletion
+    deletion_at: float | None = None
+    #: reason of condition DisruptionTarget, with its message; "" = not disrupted
+    disruption: str = ""
+    disruption_message: str = ""
+    #: message of PodScheduled=False
+    unschedulable: str = ""
+    #: (reason, message) of the first container that waits for more than its turn
+    waiting: tuple[str, str] | None = None
+    ends: tuple[ContainerEnd, ...] = ()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its containers are done, well or not."""
+        return self.phase in (PodPhase.SUCCEEDED, PodPhase.FAILED)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """(role, index)."""
+        return self.role, self.index
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetView:
+    """One Dataset named by the job; absent ones are not in `Observed.datasets`."""
+
+    name: str
+    phase: str
+    cached_percent: float
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointView:
+    """A checkpoint the metadata service knows; `path` is inside the dataset, `completed_at` None = not said."""
+
+    step: int
+    path: str
+    is_complete: bool
+    size_bytes: int = 0
+    node_bytes: Mapping[str, int] = field(default_factory=dict)
+    completed_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """The answer about checkpoints: a list, or why there is none now."""
+
+    found: tuple[CheckpointView, ...] = ()
+    #: not empty = the question was not answered
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An action the API server refused.
+
+    `is_permanent`: the same request will be refused again. Otherwise nothing is created before `retry_at`."""
+
+    reason: str
+    message: str
+    is_permanent: bool
+    retry_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One job and all that belongs to it."""
+
+    job: TrainingJob
+    #: None = not supported
+    framework: Framework | None
+    supported_frameworks: tuple[str, ...] = ()
+    pods: tuple[PodView, ...] = ()
+    #: names of pods that were seen and are gone, as far as is remembered
+    gone_pods: frozenset[str] = frozenset()
+    #: names of the job's PodGroups and whether its Service was seen
+    groups: frozenset[str] = frozenset()
+    has_service: bool = False
+    datasets: Mapping[str, DatasetView] = field(default_factory=dict)
+    #: None = not asked for (the job has no checkpoint dataset)
+    checkpoints: Checkpoints | None = None
+    problem: Problem | None = None

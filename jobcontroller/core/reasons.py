@@ -1,0 +1,57 @@
+"""Reasons of conditions and events: each once, with when it occurs."""
+
+from typing import Final
+
+# Created
+ACCEPTED: Final = "Accepted"
+"""The job was seen and its spec makes sense."""
+
+# Queued
+WAITING_FOR_DATA: Final = "WaitingForData"
+WAITING_FOR_OLD_PODS: Final = "WaitingForOldPods"
+"""Pods of the attempt before are still ending."""
+WAITING_FOR_METADATA: Final = "WaitingForMetadata"
+"""Which checkpoint to resume from could not be asked."""
+BACKING_OFF: Final = "BackingOff"
+"""Attempts ended soon after they began, so the next one is held back for some seconds."""
+CREATING_PODS: Final = "CreatingPods"
+UNSCHEDULABLE: Final = "Unschedulable"
+"""The scheduler said why pods cannot be placed."""
+WAITING_FOR_PLACEMENT: Final = "WaitingForPlacement"
+STARTING: Final = "Starting"
+"""All pods have a node; not all containers run."""
+PODS_REFUSED: Final = "PodsRefused"
+"""The API server refuses pods for now (quota, admission)."""
+NAME_TAKEN: Final = "NameTaken"
+"""An object of a name this job needs exists and is not its own."""
+
+# PodsScheduled
+ALL_SCHEDULED: Final = "AllScheduled"
+
+# DataReady
+DATA_READY: Final = "DatasetsReady"
+DATASET_NOT_FOUND: Final = "DatasetNotFound"
+DATASET_NOT_BOUND: Final = "DatasetNotBound"
+DATASET_NOT_CACHED: Final = "DatasetNotCached"
+
+# Running
+ALL_RUNNING: Final = "AllPodsRunning"
+SOME_FINISHED: Final = "SomePodsFinished"
+NOT_RUNNING: Final = "NotRunning"
+
+# Restarting; failures that end a job use the same words
+USER_ERROR: Final = "UserError"
+INFRASTRUCTURE: Final = "InfrastructureFailure"
+PREEMPTION: Final = "Preempted"
+
+# Suspended
+SUSPENDED: Final = "SuspendedByUser"
+RESUMED: Final = "Resumed"
+
+# Succeeded, Failed
+SUCCEEDED: Final = "Succeeded"
+INVALID_SPEC: Final = "InvalidSpec"
+FRAMEWORK_NOT_SUPPORTED: Final = "FrameworkNotSupported"
+DEADLINE_EXCEEDED: Final = "DeadlineExceeded"
+BACKOFF_LIMIT_EXCEEDED: Final = "BackoffLimitExceeded"
+RESTARTS_EXHAUSTED: Final = "RestartsExhausted"

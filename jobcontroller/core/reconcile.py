@@ -1,0 +1,326 @@
+"""One decision about one job: what was observed → the next status and what to do.
+
+Owns the order of the steps; each step's rule is in a module of its own. The life of a job:
+
+    accepted ─► [suspended] ─► waits (data, checkpoints, old pods) ─► attempt started ─► pods created
+                     ▲                       ▲                                              │
+                     │ suspend               │ attempt + 1: a member failed, budget left    ▼
+                     └───────────────────────┴───────────────────────────────────────── running
+                                                                                            │
+    deleted after its TTL ◄─ cleaned up ◄─ Succeeded or Failed (never left) ◄───────────────┘
+
+Invariants: deterministic; the plan's status is stored, with the job's resourceVersion as precondition, before
+any of its actions is performed, so a crash between any two actions is made good by deciding again. The attempt
+number in the status is the commit point of a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from api.conditions import parse_timestamp, timestamp
+from api.training_v1alpha1 import CREATED, DATA_READY, FAILED, QUEUED, RESTARTING, SUCCEEDED, SUSPENDED, is_finished
+from jobcontroller.core import (
+    attempts,
+    checkpoints,
+    cleanup,
+    data,
+    deadlines,
+    failures,
+    fencing,
+    gang,
+    progress,
+    reasons,
+    restart_policy,
+    roles,
+    suspend,
+    validation,
+)
+from jobcontroller.core.actions import ApplyPodGroup, ApplyService, CreatePod, DeleteJob, DeletePodGroup, Plan
+from jobcontroller.core.observed import Observed, PodView
+from jobcontroller.core.pod_builder import build_pod
+from jobcontroller.core.status import StatusDraft
+from jobcontroller.core.turn import Policy, Turn
+
+#: `runPolicy.managedBy` of jobs that are ours; jobs with another value are left alone (Kueue's MultiKueue)
+MANAGED_BY = "training.headrace.dev/jobcontroller"
+MAX_HANDLED_FAILURES = 64
+#: pause before a metadata service that did not answer is asked again
+ASK_AGAIN_SECONDS = 2.0
+NOTHING = Plan(None)
+
+Step = Callable[[Turn], Plan | None]
+
+
+def reconcile(observed: Observed, now: float, policy: Policy | None = None) -> Plan:
+    """Return what is to be done about one job at `now` (seconds since 1970)."""
+    turn = Turn(observed, now, policy or Policy(), StatusDraft(observed.job, now))
+    steps: tuple[Step, ...] = (
+        _leave_alone,
+        _clean_up_finished,
+        _accept,
+        _hold_back_suspended,
+        _resume,
+        _keep_deadline,
+        _succeed,
+        _restart_after_failure,
+        _end_older_attempts,
+        _start_attempt,
+        _create_missing,
+        _report,
+    )
+    for step in steps:
+        plan = step(turn)
+        if plan is not None:
+            return plan
+    return turn.plan()
+
+
+def _leave_alone(turn: Turn) -> Plan | None:
+    job = turn.job
+    managed_by = job.spec.run_policy.managed_by
+    if job.metadata.deletion_timestamp is not None or managed_by not in (None, MANAGED_BY):
+        return NOTHING
+    return None
+
+
+def _clean_up_finished(turn: Turn) -> Plan | None:
+    job, status = turn.job, turn.job.status
+    if status is None or not is_finished(status):
+        return None
+    policy = job.spec.run_policy
+    going = cleanup.pods_to_end(policy, turn.observed.pods, status.attempt)
+    actions, again_seconds = fencing.end_pods(going, turn.now)
+    actions += [DeletePodGroup(name) for name in sorted(turn.observed.groups)]
+    expires_at = cleanup.expires_at(policy, status)
+    if expires_at is not None and turn.now >= expires_at:
+        return Plan(None, actions=(DeleteJob(job.metadata.uid),))
+    waits = [seconds for seconds in (again_seconds, expires_at and expires_at - turn.now) if seconds is not None]
+    return Plan(None, actions=tuple(actions), wake_after_seconds=min(waits, default=None))
+
+
+def _accept(turn: Turn) -> Plan | None:
+    job, framework = turn.job, turn.observed.framework
+    if framework is None:
+        known = ", ".join(turn.observed.supported_frameworks)
+        text = f"spec.framework {job.spec.framework} is not supported yet; supported are {known}"
+        return _finish(turn, FAILED, reasons.FRAMEWORK_NOT_SUPPORTED, text)
+    problem = validation.first_problem(job, framework)
+    if problem is not None:
+        return _finish(turn, FAILED, reasons.INVALID_SPEC, problem)
+    unused = validation.fields_without_effect(job.spec)
+    text = f"without effect in this version: {', '.join(f'spec.{name}' for name in unused)}" if unused else ""
+    if text and not turn.draft.is_true(CREATED):
+        turn.event("FieldsWithoutEffect", text, "Warning")
+    turn.draft.set(CREATED, True, reasons.ACCEPTED, text or "the job was accepted")
+    if turn.status.attempt_began_at is None:
+        turn.status.attempt_began_at = timestamp(turn.now)
+    return None
+
+
+def _hold_back_suspended(turn: Turn) -> Plan | None:
+    if not suspend.wants_suspension(turn.job):
+        return None
+    pods = list(turn.observed.pods)
+    if not suspend.is_suspended(turn.status):
+        _record_end(turn, turn.now, failed=False)
+        turn.status.start_time = None
+        turn.event(SUSPENDED, "the job was suspended; its pods are deleted")
+        turn.outcome = reasons.SUSPENDED
+    left = f"{len(pods)} pods are ending" if pods else "no pods are left; set spec.runPolicy.suspend to false to go on"
+    turn.draft.enter(SUSPENDED, reasons.SUSPENDED, left)
+    actions, again_seconds = fencing.end_pods(pods, turn.now, _grace_seconds(turn))
+    turn.act(actions)
+    turn.act(DeletePodGroup(name) for name in sorted(turn.observed.groups))
+    turn.wake_at(turn.now + again_seconds if again_seconds is not None else None)
+    return turn.plan()
+
+
+def _resume(turn: Turn) -> Plan | None:
+    if not suspend.is_suspended(turn.status):
+        return None
+    _begin_attempt(turn, suspend.attempt_after_resume(turn.status))
+    turn.draft.enter(QUEUED, reasons.RESUMED, "the job was resumed")
+    turn.event(reasons.RESUMED, f"the job was resumed as attempt {turn.attempt}")
+    return None
+
+
+def _keep_deadline(turn: Turn) -> Plan | None:
+    deadline_at = deadlines.deadline_at(turn.job.spec.run_policy, turn.status)
+    if deadline_at is None or turn.now < deadline_at:
+        turn.wake_at(deadline_at)
+        return None
+    seconds = turn.job.spec.run_policy.active_deadline_seconds
+    text = f"the job ran for longer than runPolicy.activeDeadlineSeconds {seconds}"
+    return _finish(turn, FAILED, reasons.DEADLINE_EXCEEDED, text)
+
+
+def _succeed(turn: Turn) -> Plan | None:
+    framework = turn.observed.framework
+    if framework is None or turn.status.started_attempt != turn.attempt:
+        return None
+    counts = roles.counts(turn.status.started_replicas, turn.current_pods())
+    workers = counts.get("Worker")
+    if turn.job.spec.run_policy.success_policy == "AllWorkers" and workers is not None:
+        done = workers.all_succeeded
+    else:
+        done = framework.succeeded(counts)
+    if not done:
+        return None
+    return _finish(turn, SUCCEEDED, reasons.SUCCEEDED, f"attempt {turn.attempt} finished its work")
+
+
+def _restart_after_failure(turn: Turn) -> Plan | None:
+    if turn.status.started_attempt != turn.attempt:
+        return None
+    found = failures.of_attempt(turn)
+    if not found:
+        return None
+    settled_at = failures.settled_at(turn, found)
+    if turn.now < settled_at:
+        turn.wake_at(settled_at)
+        return _report(turn)
+    cause = failures.cause(turn, found)
+    policy = turn.job.spec.run_policy
+    replica = turn.job.spec.replica_specs.get(cause.role)
+    verdict = restart_policy.decide(policy, replica.restart_policy if replica else None, turn.status.restarts, cause)
+    if not verdict.may_restart:
+        return _finish(turn, FAILED, verdict.reason, verdict.message)
+    _record_end(turn, min(cause.at or turn.now, turn.now), failed=True)
+    turn.status.restarts = restart_policy.count(turn.status.restarts, cause.kind)
+    handled = [*turn.status.handled_failures, *(failure.uid for failure in found)]
+    turn.status.handled_failures = handled[-MAX_HANDLED_FAILURES:]
+    _begin_attempt(turn, turn.attempt + 1)
+    turn.draft.enter(RESTARTING, verdict.reason, verdict.message)
+    resume = failures.resume_text(turn)
+    turn.event(RESTARTING, f"{verdict.message}; attempt {turn.attempt} {resume}", "Warning")
+    turn.outcome = verdict.reason
+    return None
+
+
+def _end_older_attempts(turn: Turn) -> Plan | None:
+    older = turn.other_pods()
+    actions, again_seconds = fencing.end_pods(older, turn.now, _grace_seconds(turn))
+    turn.act(actions)
+    current = attempts.group_name(turn.job.metadata.name, turn.attempt)
+    turn.act(DeletePodGroup(name) for name in sorted(turn.observed.groups - {current}))
+    if not older:
+        return None
+    turn.wake_at(turn.now + again_seconds if again_seconds is not None else None)
+    turn.draft.wait(reasons.WAITING_FOR_OLD_PODS, f"{len(older)} pods of the attempt before are ending")
+    return turn.plan()
+
+
+def _start_attempt(turn: Turn) -> Plan | None:
+    job, status = turn.job, turn.status
+    verdict = data.data_ready(job.spec, turn.observed.datasets, turn.attempt)
+    if verdict is not None:
+        turn.draft.set(DATA_READY, verdict.is_ready, verdict.reason, verdict.message)
+    if status.started_attempt == turn.attempt:
+        return None
+    start_at = deadlines.next_attempt_at(status)
+    if turn.now < start_at:
+        turn.wake_at(start_at)
+        seconds = int(start_at - parse_timestamp(status.attempt_began_at or timestamp(turn.now)))
+        turn.draft.wait(reasons.BACKING_OFF, f"attempts end soon after they begin; the next one waits for {seconds} s")
+        return turn.plan()
+    if verdict is not None and not verdict.is_ready:
+        turn.draft.wait(reasons.WAITING_FOR_DATA, verdict.message)
+        return turn.plan()
+    seen = turn.observed.checkpoints
+    if seen is not None and seen.error:
+        turn.wake_at(turn.now + ASK_AGAIN_SECONDS)
+        turn.draft.wait(reasons.WAITING_FOR_METADATA, f"the newest checkpoint is not known yet: {seen.error}")
+        return turn.plan()
+    chosen = None
+    # A first attempt that found checkpoints of another run would not be the run its user asked for.
+    if seen is not None and turn.attempt > 0:
+        chosen = checkpoints.newest_complete(
+            seen.found, parse_timestamp(job.metadata.creation_timestamp or timestamp(0))
+        )
+        status.checkpoints = checkpoints.statuses(seen.found)
+    status.started_attempt = turn.attempt
+    status.started_replicas = roles.replicas(job.spec)
+    status.resume_step = chosen.step if chosen else None
+    status.resume_path = chosen.path if chosen else None
+    if status.start_time is None:
+        status.start_time = timestamp(turn.now)
+        turn.wake_at(deadlines.deadline_at(job.spec.run_policy, status))
+    begins = f"resumes from step {chosen.step} ({chosen.path})" if chosen else "starts from the beginning"
+    turn.event("AttemptStarted", f"attempt {turn.attempt} {begins}")
+    return None
+
+
+def _create_missing(turn: Turn) -> Plan | None:
+    job, framework = turn.job, turn.observed.framework
+    present = {pod.key for pod in turn.current_pods()}
+    missing = [member for member in turn.members() if member not in present]
+    if not missing:
+        turn.status.created_attempt = turn.attempt
+        return None
+    if framework is None or turn.status.created_attempt == turn.attempt:
+        return None
+    problem = turn.observed.problem
+    if problem is not None and problem.is_permanent:
+        return _finish(turn, FAILED, problem.reason, problem.message)
+    if problem is not None and turn.now < problem.retry_at:
+        turn.wake_at(problem.retry_at)
+        turn.draft.wait(problem.reason, problem.message)
+        return turn.plan()
+    gone = [role for role, _ in missing if role not in job.spec.replica_specs]
+    if gone:
+        text = f"spec.replicaSpecs.{gone[0]} was removed while attempt {turn.attempt} was being created"
+        return _finish(turn, FAILED, reasons.INVALID_SPEC, text)
+    if not turn.observed.has_service:
+        turn.act([ApplyService(job.metadata.name, gang.service(job))])
+    group = attempts.group_name(job.metadata.name, turn.attempt)
+    if group not in turn.observed.groups:
+        turn.act([ApplyPodGroup(group, gang.pod_group(job, turn.attempt))])
+    for role, index in missing:
+        body = build_pod(job, turn.status, framework, role, index)
+        turn.act([CreatePod(body["metadata"]["name"], body)])
+    text = problem.message if problem is not None else f"{len(present)} of {len(turn.members())} pods are created"
+    turn.draft.wait(problem.reason if problem is not None else reasons.CREATING_PODS, text)
+    return turn.plan()
+
+
+def _report(turn: Turn) -> Plan:
+    progress.describe(turn)
+    pods = turn.current_pods()
+    turn.record_goodput(pods, _began_at(turn), until=turn.now, ended=False, failed=False)
+    return turn.plan()
+
+
+def _finish(turn: Turn, state: str, reason: str, message: str) -> Plan:
+    """End the job for good; the next look at it cleans up."""
+    _record_end(turn, turn.now, failed=state == FAILED)
+    turn.draft.finish(state, reason, message)
+    turn.event(state, message, "Normal" if state == SUCCEEDED else "Warning")
+    turn.outcome = reason
+    plan = turn.plan()
+    if plan.status is not None and turn.job.spec.run_policy.clean_pod_policy != "None":
+        for replica in plan.status.replica_statuses.values():
+            replica.active = replica.ready = 0
+    return plan
+
+
+def _begin_attempt(turn: Turn, attempt: int) -> None:
+    turn.status.attempt = attempt
+    turn.status.attempt_began_at = timestamp(turn.now)
+
+
+def _record_end(turn: Turn, until: float, *, failed: bool) -> None:
+    pods: list[PodView] = turn.current_pods()
+    ends = [pod.finished_at for pod in pods if pod.finished_at is not None]
+    if not failed and ends and len(ends) == len(pods):
+        until = max(ends)
+    turn.record_goodput(pods, _began_at(turn), until=until, ended=True, failed=failed)
+
+
+def _began_at(turn: Turn) -> float:
+    began_at = turn.status.attempt_began_at
+    return parse_timestamp(began_at) if began_at else turn.now
+
+
+def _grace_seconds(turn: Turn) -> int | None:
+    checkpoint = turn.job.spec.checkpoint
+    return checkpoint.grace_seconds if checkpoint is not None else None

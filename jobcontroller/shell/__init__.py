@@ -1,0 +1,1 @@
+"""What touches the outside: watches, the job queue, requests, metrics. Decides nothing (core/ does)."""

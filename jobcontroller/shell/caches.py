@@ -1,0 +1,236 @@
+"""What the controller has seen of pods, PodGroups, Services and Datasets, kept by watches.
+
+Owns the copies and the index by job. Decides nothing; tells which job is touched by a change. Invariants: only
+objects labelled as a TrainingJob's are kept; own creations and deletions show at once (as "overlay"), so a
+decision taken before the watch reports them does not repeat them; an overlay ends with the watch's word or
+after 30 s, so that it cannot outlive the truth."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+import msgspec
+
+from api import names
+from jobcontroller.core.observed import DatasetView, PodView
+from jobcontroller.shell.pod_view import owner_uid, view_of
+from kube.client import KubeClient
+from kube.objects import Dataset, Object, ObjectMeta, Pod
+from kube.resources import DATASETS, POD_GROUPS, PODS, SERVICES, Resource
+from kube.store import Store
+from kube.watch import Change, ChangeKind, list_watch
+
+Key = tuple[str, str]
+OVERLAY_SECONDS = 30.0
+#: jobs whose deleted pods are remembered; only those whose pods are just being created need it
+MAX_GONE_JOBS = 4096
+
+
+class Owned(Object, frozen=True):
+    """An object of which only the metadata matters."""
+
+    metadata: ObjectMeta = ObjectMeta()
+
+
+@dataclass(slots=True)
+class _OfJob:
+    """What one job (by uid) owns, by name."""
+
+    pods: dict[str, PodView] = field(default_factory=dict)
+    groups: set[str] = field(default_factory=set)
+    services: set[str] = field(default_factory=set)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.pods or self.groups or self.services)
+
+
+class Caches:
+    """Fed by `run`; read by the observer. One event loop.
+
+    `touched` is called with the key of every job a change may matter to."""
+
+    def __init__(
+        self, client: KubeClient, touched: Callable[[Key], None], clock: Callable[[], float], jitter: Random
+    ) -> None:
+        self._client = client
+        self._touched = touched
+        self._clock = clock
+        self._jitter = jitter
+        self._jobs: defaultdict[str, _OfJob] = defaultdict(_OfJob)
+        self._datasets: Store[Dataset] = Store()
+        self._readers: defaultdict[Key, set[Key]] = defaultdict(set)  # Dataset -> jobs that name it
+        self._created: dict[str, tuple[float, str, PodView]] = {}  # pod uid -> (until, job uid, view)
+        self._deleted: dict[str, tuple[float, float]] = {}  # pod uid -> (until, deletion_at)
+        self._gone: OrderedDict[str, set[str]] = OrderedDict()  # job uid -> names of pods seen deleted
+        self._synced = {plural: asyncio.Event() for plural in ("pods", "podgroups", "services", "datasets")}
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow(PODS, Pod, Store(), self._pod_changed, names.JOB_UID_LABEL))
+            tasks.create_task(self._follow(POD_GROUPS, Owned, Store(), self._group_changed, names.JOB_UID_LABEL))
+            tasks.create_task(self._follow(SERVICES, Owned, Store(), self._service_changed, names.JOB_UID_LABEL))
+            tasks.create_task(self._follow(DATASETS, Dataset, self._datasets, self._dataset_changed, None))
+
+    async def wait_synced(self) -> None:
+        """Return when every kind was listed once."""
+        for synced in self._synced.values():
+            await synced.wait()
+
+    # ---- reading -----------------------------------------------------------------------------
+
+    def pods_of(self, job_uid: str) -> dict[str, PodView]:
+        """The job's pods by name, own creations and deletions included."""
+        now = self._clock()
+        found = dict(self._jobs[job_uid].pods) if job_uid in self._jobs else {}
+        for uid, (until, owner, view) in list(self._created.items()):
+            if now >= until:
+                del self._created[uid]
+            elif owner == job_uid:
+                found.setdefault(view.name, view)
+        for uid in [uid for uid, (until, _) in self._deleted.items() if now >= until]:
+            del self._deleted[uid]
+        for name, view in found.items():
+            ending = self._deleted.get(view.uid)
+            if ending is not None and view.deletion_at is None:
+                found[name] = replace(view, deletion_at=ending[1])
+        return found
+
+    def gone_pods_of(self, job_uid: str) -> frozenset[str]:
+        """Names of the job's pods that were seen and then deleted, as far as this process remembers."""
+        return frozenset(self._gone.get(job_uid, ()))
+
+    def groups_of(self, job_uid: str) -> frozenset[str]:
+        """Names of the job's PodGroups."""
+        return frozenset(self._jobs[job_uid].groups) if job_uid in self._jobs else frozenset()
+
+    def has_service(self, job_uid: str) -> bool:
+        """Whether the job's Service exists."""
+        return job_uid in self._jobs and bool(self._jobs[job_uid].services)
+
+    def dataset(self, namespace: str, name: str, reader: Key) -> DatasetView | None:
+        """One Dataset; `reader` is touched when it changes."""
+        self._readers[namespace, name].add(reader)
+        found = self._datasets.get(namespace, name)
+        return dataset_view(found) if found is not None else None
+
+    # ---- own actions ---------------------------------------------------------------------------
+
+    def created_pod(self, job_uid: str, body: dict[str, Any]) -> None:
+        """Show a pod the API server just accepted."""
+        pod = msgspec.convert(body, Pod)
+        view = view_of(pod)
+        if view is not None and owner_uid(pod) == job_uid:
+            self._created[view.uid] = (self._clock() + OVERLAY_SECONDS, job_uid, view)
+
+    def deleted_pod(self, uid: str, deletion_at: float) -> None:
+        """Show that a pod's deletion was accepted; its grace is over at `deletion_at` (seconds since 1970)."""
+        self._deleted[uid] = (self._clock() + OVERLAY_SECONDS, deletion_at)
+
+    def created_group(self, job_uid: str, name: str) -> None:
+        """Show a PodGroup that exists."""
+        self._jobs[job_uid].groups.add(name)
+
+    def created_service(self, job_uid: str, name: str) -> None:
+        """Show a Service that exists."""
+        self._jobs[job_uid].services.add(name)
+
+    def deleted_group(self, job_uid: str, name: str) -> None:
+        """Show that a PodGroup is gone."""
+        self._jobs[job_uid].groups.discard(name)
+        self._forget_empty(job_uid)
+
+    # ---- watches -------------------------------------------------------------------------------
+
+    async def _follow(
+        self,
+        resource: Resource,
+        decode: type[Any],
+        store: Store[Any],
+        changed: Callable[[Change[Any]], None],
+        label: str | None,
+    ) -> None:
+        async for batch in list_watch(self._client, resource, decode, label_selector=label, jitter=self._jitter):
+            for change in store.apply(batch):
+                changed(change)
+            self._synced[resource.plural].set()
+
+    def _pod_changed(self, change: Change[Pod]) -> None:
+        pod = change.object
+        job_uid = pod.metadata.labels.get(names.JOB_UID_LABEL, "")
+        view = view_of(pod)
+        if view is None or owner_uid(pod) != job_uid:
+            return
+        self._created.pop(view.uid, None)
+        if change.kind is ChangeKind.DELETED:
+            self._deleted.pop(view.uid, None)
+            held = self._jobs[job_uid].pods.get(view.name)
+            if held is not None and held.uid == view.uid:
+                del self._jobs[job_uid].pods[view.name]
+            self._remember_gone(job_uid, view.name)
+            self._forget_empty(job_uid)
+        else:
+            self._jobs[job_uid].pods[view.name] = view
+        self._touch(pod.metadata)
+
+    def _group_changed(self, change: Change[Owned]) -> None:
+        self._owned_changed(change, lambda of_job: of_job.groups)
+
+    def _service_changed(self, change: Change[Owned]) -> None:
+        self._owned_changed(change, lambda of_job: of_job.services)
+
+    def _owned_changed(self, change: Change[Owned], names_in: Callable[[_OfJob], set[str]]) -> None:
+        metadata = change.object.metadata
+        job_uid = metadata.labels.get(names.JOB_UID_LABEL, "")
+        if all(owner.uid != job_uid for owner in metadata.owner_references):
+            return
+        if change.kind is ChangeKind.DELETED:
+            names_in(self._jobs[job_uid]).discard(metadata.name)
+            self._forget_empty(job_uid)
+            self._touch(metadata)
+        elif metadata.name not in names_in(self._jobs[job_uid]):
+            names_in(self._jobs[job_uid]).add(metadata.name)
+            self._touch(metadata)
+
+    def _dataset_changed(self, change: Change[Dataset]) -> None:
+        metadata = change.object.metadata
+        for reader in self._readers.pop((metadata.namespace, metadata.name), ()):
+            self._touched(reader)
+
+    def _touch(self, metadata: ObjectMeta) -> None:
+        self._touched((metadata.namespace, metadata.labels.get(names.JOB_NAME_LABEL, "")))
+
+    def _remember_gone(self, job_uid: str, name: str) -> None:
+        self._gone.setdefault(job_uid, set()).add(name)
+        self._gone.move_to_end(job_uid)
+        if len(self._gone) > MAX_GONE_JOBS:
+            self._gone.popitem(last=False)
+
+    def _forget_empty(self, job_uid: str) -> None:
+        if job_uid in self._jobs and self._jobs[job_uid].is_empty:
+            del self._jobs[job_uid]
+
+
+def dataset_view(dataset: Dataset) -> DatasetView:
+    """Return what a job needs to know of a Dataset."""
+    states = dataset.status.cache_states
+    ready = next((one for one in dataset.status.conditions if one.type == "Ready"), None)
+    return DatasetView(
+        name=dataset.metadata.name,
+        phase=dataset.status.phase,
+        cached_percent=_percent(states.get("cachedPercentage")),
+        message=ready.message if ready is not None else "",
+    )
+
+
+def _percent(text: object) -> float:
+    try:
+        return float(str(text).rstrip("% "))
+    except ValueError:
+        return 0.0

@@ -1,0 +1,75 @@
+"""`python -m metadata`: arguments, logging, signals; the service itself is shell/server.py."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+
+import prometheus_client
+import structlog
+from pydantic import ValidationError
+
+from metadata.errors import SettingsError
+from metadata.settings import MetadataSettings, parse_address
+from metadata.shell.server import MetadataServer
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the service until SIGTERM or SIGINT; 0 after a graceful stop, 1 when the disk failed, 2 on bad settings."""
+    parser = argparse.ArgumentParser(prog="python -m metadata", description="Namespace and residency service.")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="gRPC address; port 0 takes a free one")
+    parser.add_argument("--store", metavar="URL", help="database, e.g. sqlite:///var/lib/headrace/metadata.db")
+    parser.add_argument("--credentials-dir", metavar="DIR", help="folder of <namespace>/<secret>/<key> files")
+    parser.add_argument("--metrics", metavar="HOST:PORT", help="Prometheus address")
+    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    configure_logging()
+    log = structlog.get_logger()
+    try:
+        settings = MetadataSettings(**given)
+        log.info("metadata.starting", **settings.model_dump(mode="json"))
+        _start_metrics(settings)
+        return asyncio.run(_run(settings))
+    except ValidationError as error:
+        for problem in error.errors():
+            log.error("metadata.bad_setting", setting=".".join(map(str, problem["loc"])), message=problem["msg"])
+    except SettingsError as error:
+        log.error("metadata.cannot_start", message=str(error))
+    return 2
+
+
+def configure_logging() -> None:
+    """Events as JSON lines on standard error."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _start_metrics(settings: MetadataSettings) -> None:
+    if settings.metrics is None:
+        return
+    host, port = parse_address(settings.metrics)
+    try:
+        prometheus_client.start_http_server(port, host)
+    except OSError as error:
+        raise SettingsError(f"metrics {settings.metrics} cannot be bound: {error.strerror}.") from error
+
+
+async def _run(settings: MetadataSettings) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return await MetadataServer(settings).run(stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""A dataset's record: what it is made of, and the state of its newest snapshot.
+
+Owns checking what a Sync says, and deciding whether it needs a listing. Invariants: mount paths are distinct;
+`version` only grows; a failed listing changes `error` and nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from metadata.core import paths
+from metadata.errors import InvalidRequest, Precondition, Unavailable
+
+MOUNTS_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One under store and where it shows; `secret_options` maps option names to files, never values."""
+
+    mount_point: str
+    path: str = ""
+    name: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+    secret_options: dict[str, str] = field(default_factory=dict)
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Specification:
+    """What the dataset's owner asks for."""
+
+    uid: str
+    namespace: str
+    name: str
+    mounts: tuple[Mount, ...]
+    eligible_nodes: tuple[str, ...] = ()
+    writable: bool = False
+    local_copies: bool = False
+    replicas: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The record; `id` is the store's own number, 0 before it is stored."""
+
+    specification: Specification
+    id: int = 0
+    version: int = 0
+    files: int = 0
+    bytes: int = 0
+    synced_at_ns: int = 0
+    error: str = ""
+    error_reason: str = ""
+    listed_mounts: tuple[Mount, ...] = ()
+    """The mounts the newest snapshot was listed from."""
+
+    @property
+    def uid(self) -> str:
+        """The Kubernetes UID of the Dataset."""
+        return self.specification.uid
+
+    @property
+    def label(self) -> str:
+        """`namespace/name`, for messages."""
+        return f"{self.specification.namespace}/{self.specification.name}"
+
+
+def check(specification: Specification) -> Specification:
+    """Return the specification, or raise InvalidRequest naming the field."""
+    for field_name in ("uid", "namespace", "name"):
+        if not getattr(specification, field_name):
+            raise InvalidRequest(f"{field_name} is empty; a dataset has a uid, a namespace and a name.")
+    if not 1 <= len(specification.mounts) <= MOUNTS_MAX:
+        raise InvalidRequest(f"mounts has {len(specification.mounts)} entries; a dataset has 1 to {MOUNTS_MAX}.")
+    seen: set[str] = set()
+    for index, mount in enumerate(specification.mounts):
+        if not mount.mount_point:
+            raise InvalidRequest(f"mounts[{index}].mount_point is empty; write s3://bucket/prefix or file:///dir.")
+        paths.checked(f"mounts[{index}].path", mount.path, may_be_root=True)
+        if mount.path in seen:
+            raise InvalidRequest(f"mounts[{index}].path {mount.path!r} is used twice; each mount needs its own.")
+        seen.add(mount.path)
+    return specification
+
+
+def with_specification(dataset: Dataset | None, specification: Specification) -> Dataset:
+    """The record after a Sync said `specification`; keeps the snapshot and the last error."""
+    if dataset is None:
+        return Dataset(specification)
+    return replace(dataset, specification=specification)
+
+
+def needs_listing(dataset: Dataset, *, force: bool) -> bool:
+    """Whether a Sync has to list: never listed, asked to, failed last time, or other mounts than the snapshot's."""
+    return (
+        force
+        or dataset.version == 0
+        or bool(dataset.error_reason)
+        or dataset.listed_mounts != dataset.specification.mounts
+    )
+
+
+def require_snapshot(dataset: Dataset) -> Dataset:
+    """Return the dataset, or raise Unavailable while it has no snapshot."""
+    if dataset.version == 0:
+        why = f"its listing failed: {dataset.error}" if dataset.error else "its first listing is not complete."
+        raise Unavailable(f"dataset {dataset.label} has no snapshot yet; {why}")
+    return dataset
+
+
+def require_writable(dataset: Dataset, path: str) -> None:
+    """Raise Precondition when `path` may not be changed through us."""
+    require_snapshot(dataset)
+    if not dataset.specification.writable:
+        raise Precondition(f"dataset {dataset.label} is read-only: its accessModes do not include ReadWriteMany.")
+    mount = mount_of(dataset.specification.mounts, path)
+    if mount is None:
+        raise Precondition(f"{path!r} is below no mount of dataset {dataset.label}.")
+    if mount.read_only:
+        raise Precondition(f"{path!r} of dataset {dataset.label} is on a mount that is readOnly.")
+
+
+def mount_of(mounts: Sequence[Mount], path: str) -> Mount | None:
+    """The mount that holds `path`: the one with the longest path at or above it; None between mounts."""
+    above = [mount for mount in mounts if paths.is_at_or_below(path, mount.path)]
+    return max(above, key=lambda mount: len(mount.path), default=None)

@@ -1,0 +1,47 @@
+"""Settings of the metadata service: command line over environment (`HEADRACE_METADATA_…`) over defaults.
+
+Owns names, units, defaults and their reasons; validated before anything starts.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Split `HOST:PORT` (an IPv6 host in brackets); ValueError says what would be right."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not HOST:PORT; write it like 127.0.0.1:7100")
+    return host, int(port)
+
+
+class MetadataSettings(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_METADATA_", extra="forbid")
+
+    listen: str = "127.0.0.1:7100"
+    """gRPC address; port 0 takes a free one, which the log names. Plaintext: keep it on loopback or a private net."""
+    store: str
+    """Database URL: sqlite:///absolute/path.db."""
+    credentials_dir: Path | None = None
+    """Folder of credential files, <namespace>/<secret>/<key>; none = mounts with secret options fail."""
+    metrics: str | None = None
+    """Prometheus address HOST:PORT; none = no metrics endpoint."""
+    lease_seconds: Annotated[float, Field(gt=0, le=300)] = 3.0
+    """A worker that does not report for so long is dead: short, so that no pod is sent to bytes that are gone;
+    three times the workers' reporting interval, so that one lost report does no harm."""
+    kept_versions: Annotated[int, Field(ge=1)] = 1_000
+    """Snapshot versions whose removed entries are kept."""
+    shutdown_seconds: Annotated[float, Field(ge=0, le=300)] = 5.0
+    """How long calls under way may take after SIGTERM."""
+
+    @field_validator("listen", "metrics")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_address(value)
+        return value

@@ -1,0 +1,1 @@
+"""Edges of the metadata service: gRPC, threads, listings, metrics."""

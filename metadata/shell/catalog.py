@@ -1,0 +1,114 @@
+"""Datasets as callers see them, and the one way to change a namespace.
+
+Owns putting a DatasetInfo together from record, listing and ledger, and committing mutations: precondition,
+request id, decision, version, all in one transaction, then the announcement to ledger and watchers.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from api.gen import metadata_pb2 as pb
+from metadata.core import datasets
+from metadata.core.datasets import Dataset
+from metadata.core.entries import Changes, Entry
+from metadata.core.mutations import View
+from metadata.errors import NotFound
+from metadata.shell import convert
+from metadata.shell.database import Database
+from metadata.shell.residency_state import ResidencyState
+from metadata.shell.sync import Listings
+from metadata.shell.watchers import Watchers
+from metadata.stores.base import Reader, Transaction
+
+FORGET_EVERY: Final = 64
+"""History is cut every so many versions, so that a mutation seldom pays for it."""
+
+Decide = Callable[[View, Dataset], Changes]
+
+
+class Catalog:
+    """The datasets of the service."""
+
+    def __init__(
+        self,
+        database: Database,
+        residency: ResidencyState,
+        listings: Listings,
+        watchers: Watchers,
+        *,
+        kept_versions: int,
+    ) -> None:
+        self.database = database
+        self.residency = residency
+        self.listings = listings
+        self.watchers = watchers
+        self._kept_versions = kept_versions
+
+    def info(self, dataset: Dataset) -> pb.DatasetInfo:
+        """The dataset's state at this moment."""
+        message = convert.dataset_message(dataset)
+        message.cached_bytes, message.cached_copy_bytes = self.residency.ledger.totals(dataset.uid)
+        progress = self.listings.progress(dataset.uid)
+        if progress is not None:
+            message.syncing = True
+            message.listed_files, message.listed_bytes = progress.files, progress.bytes
+            if dataset.version == 0:
+                message.files, message.bytes = progress.files, progress.bytes
+        return message
+
+    async def mutate(self, uid: str, request_id: str, written_path: str, decide: Decide) -> int:
+        """Apply what `decide` says as one version, durable on return; a request id seen before is not applied.
+
+        Returns the snapshot version that shows it.
+        """
+
+        def work(transaction: Transaction) -> tuple[int, Changes]:
+            dataset = require_dataset(transaction, uid)
+            if request_id and (version := transaction.request_version(request_id)) is not None:
+                return version, Changes()
+            datasets.require_writable(dataset, written_path)
+            changes = decide(NamespaceView(transaction, dataset.id), dataset)
+            version = dataset.version
+            if changes:
+                version += 1
+                files, size = transaction.apply(dataset.id, changes, version)
+                transaction.put_dataset(
+                    replace(dataset, version=version, files=dataset.files + files, bytes=dataset.bytes + size)
+                )
+                if version % FORGET_EVERY == 0:
+                    transaction.forget_history(dataset.id, version - self._kept_versions)
+            if request_id:
+                transaction.remember_request(request_id, version)
+            return version, changes
+
+        version, changes = await self.database.write(work)
+        if changes:
+            self.residency.announce(uid, version, changes)
+            self.watchers.changed(uid)
+        return version
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceView:
+    """`View` of one dataset inside a reader's state."""
+
+    reader: Reader
+    dataset_id: int
+
+    def entry(self, path: str) -> Entry | None:
+        return self.reader.entry(self.dataset_id, path)
+
+    def has_children(self, path: str) -> bool:
+        return bool(self.reader.children(self.dataset_id, path, limit=1))
+
+    def below(self, path: str) -> Iterator[Entry]:
+        return self.reader.below(self.dataset_id, path)
+
+
+def require_dataset(reader: Reader, uid: str) -> Dataset:
+    """The dataset, or NotFound."""
+    dataset = reader.dataset(uid) if uid else None
+    if dataset is None:
+        raise NotFound(f"there is no dataset with uid {uid[:64]!r}.")
+    return dataset

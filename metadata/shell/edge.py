@@ -1,0 +1,89 @@
+"""The edge to gRPC: our errors become statuses here and nowhere else.
+
+Owns the table below, request metrics and the one log line of an unexpected exception. Invariant: a status
+message is one sentence of ours; a bug's text goes to the log only.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import wraps
+from typing import Any, Final, TypeVar
+
+import grpc
+import structlog
+
+from metadata.errors import (
+    AlreadyExists,
+    InvalidRequest,
+    MetadataError,
+    NotFound,
+    Precondition,
+    Unavailable,
+)
+from metadata.shell import metrics
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Service = TypeVar("Service")
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+STATUS: Final[dict[type[MetadataError], grpc.StatusCode]] = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    Precondition: grpc.StatusCode.FAILED_PRECONDITION,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+}
+log = structlog.get_logger()
+
+
+def unary(
+    method: Callable[[Service, Request, Context], Awaitable[Answer]],
+) -> Callable[[Service, Request, Context], Awaitable[Answer]]:
+    """Wrap a method that gives one answer."""
+
+    @wraps(method)
+    async def answer(self: Service, request: Request, context: Context) -> Answer:
+        started = time.perf_counter()
+        try:
+            result = await method(self, request, context)
+        except Exception as error:  # the edge: logged once, counted
+            await _refuse(method.__name__, error, context)
+            raise AssertionError("abort raises") from error
+        metrics.REQUEST_SECONDS.labels(method.__name__).observe(time.perf_counter() - started)
+        metrics.REQUESTS.labels(method.__name__, "OK").inc()
+        return result
+
+    return answer
+
+
+def stream(
+    method: Callable[[Service, Request, Context], AsyncIterator[Answer]],
+) -> Callable[[Service, Request, Context], AsyncIterator[Answer]]:
+    """Wrap a method that gives many answers."""
+
+    @wraps(method)
+    async def answers(self: Service, request: Request, context: Context) -> AsyncIterator[Answer]:
+        try:
+            async for answer in method(self, request, context):
+                yield answer
+        except asyncio.CancelledError:
+            metrics.REQUESTS.labels(method.__name__, "CANCELLED").inc()
+            raise
+        except Exception as error:  # noqa: BLE001  # the edge: logged once, counted
+            await _refuse(method.__name__, error, context)
+        metrics.REQUESTS.labels(method.__name__, "OK").inc()
+
+    return answers
+
+
+async def _refuse(method: str, error: Exception, context: Context) -> None:
+    if isinstance(error, MetadataError):
+        code, message = STATUS[type(error)], error.message
+    else:
+        code, message = grpc.StatusCode.INTERNAL, "an internal error; the service's log has the details."
+        metrics.INTERNAL_ERRORS.labels("request").inc()
+        log.error("metadata.request_failed", method=method, exc_info=error)
+    metrics.REQUESTS.labels(method, code.name).inc()
+    await context.abort(code, message)

@@ -1,0 +1,93 @@
+"""gRPC service Residency: workers report, others ask where bytes are. Owns requests and answers only."""
+
+from api.gen import metadata_pb2 as pb
+from api.gen import metadata_pb2_grpc
+from metadata.core import paths
+from metadata.core.datasets import Dataset
+from metadata.core.residency import NodeBytes
+from metadata.shell import convert, edge
+from metadata.shell.catalog import Catalog, require_dataset
+from metadata.shell.edge import Context
+from metadata.stores.base import Reader
+
+
+class ResidencyService(metadata_pb2_grpc.ResidencyServicer):
+    """Workers and what they hold."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._database = catalog.database
+        self._residency = catalog.residency
+
+    @edge.unary
+    async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
+        await self._residency.register(convert.registration(request))
+        return pb.RegisterResponse(lease_seconds=self._residency.lease_seconds)
+
+    @edge.unary
+    async def Report(self, request: pb.BlockReport, context: Context) -> pb.ReportResponse:
+        need_full = await self._residency.report(
+            request.node,
+            request.epoch,
+            request.sequence,
+            full=request.full,
+            readings=convert.readings(request),
+            files=[convert.residence(file) for file in request.files],
+        )
+        return pb.ReportResponse(need_full=need_full)
+
+    @edge.unary
+    async def ListWorkers(self, request: pb.ListWorkersRequest, context: Context) -> pb.ListWorkersResponse:
+        return pb.ListWorkersResponse(
+            workers=[convert.worker_message(worker) for worker in self._residency.workers.all()]
+        )
+
+    @edge.unary
+    async def ByNode(self, request: pb.ByNodeRequest, context: Context) -> pb.ByNodeResponse:
+        known = {one.uid: one for one in await self._database.read(lambda reader: reader.datasets())}
+        answer = pb.ByNodeResponse()
+        for worker in self._residency.workers.all():
+            node = worker.registration.node
+            if request.node not in ("", node):
+                continue
+            resident = self._residency.ledger.on_node(node)
+            answer.nodes.append(
+                pb.NodeResidency(
+                    worker=convert.worker_message(worker),
+                    datasets=[
+                        _dataset_on_node(known[uid], counts) for uid, counts in sorted(resident.items()) if uid in known
+                    ],
+                )
+            )
+        return answer
+
+    @edge.unary
+    async def Locate(self, request: pb.LocateRequest, context: Context) -> pb.LocateResponse:
+        for path in request.paths:
+            paths.checked("paths", path, may_be_root=True)
+        tops = paths.without_nested(request.paths) or [""]
+        total = await self._database.read(lambda reader: _total_bytes(reader, request.uid, tops))
+        return pb.LocateResponse(resident_bytes=self._residency.ledger.below(request.uid, tops), total_bytes=total)
+
+
+def _dataset_on_node(dataset: Dataset, counts: NodeBytes) -> pb.DatasetOnNode:
+    return pb.DatasetOnNode(
+        uid=dataset.uid,
+        namespace=dataset.specification.namespace,
+        name=dataset.specification.name,
+        snapshot_version=dataset.version,
+        resident_bytes=counts.by_medium,
+        groups=counts.by_group,
+    )
+
+
+def _total_bytes(reader: Reader, uid: str, tops: list[str]) -> int:
+    """Bytes of the files at and below `tops`; paths that do not exist have none."""
+    dataset = require_dataset(reader, uid)
+    total = 0
+    for top in tops:
+        if not top:
+            return dataset.bytes
+        entry = reader.entry(dataset.id, top)
+        if entry is not None:
+            total += reader.bytes_below(dataset.id, top) if entry.is_directory else entry.size_bytes
+    return total

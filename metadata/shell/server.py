@@ -1,0 +1,122 @@
+"""The process: wiring, start, stop.
+
+Owns the order. Start: database, workers known from before, gRPC, then the log says where. Stop: no new calls,
+calls under way get their time, listings are cancelled, the last commit is awaited, the database is closed.
+"""
+
+import asyncio
+import time
+from typing import Final
+
+import grpc
+import structlog
+
+from api.gen import metadata_pb2_grpc
+from metadata.errors import SettingsError
+from metadata.settings import MetadataSettings, parse_address
+from metadata.shell.catalog import Catalog
+from metadata.shell.checkpoint_service import CheckpointService
+from metadata.shell.database import Database
+from metadata.shell.namespace_service import NamespaceService
+from metadata.shell.residency_service import ResidencyService
+from metadata.shell.residency_state import ResidencyState
+from metadata.shell.sync import Listings
+from metadata.shell.watchers import Watchers
+from metadata.stores.registry import open_store as open_database
+from understores.registry import open_store
+
+MESSAGE_BYTES_MAX: Final = 64 << 20
+"""A full block report of some 300,000 files."""
+LEASE_CHECKS: Final = 12
+"""Checks a lease: death is seen at most a twelfth of the lease late."""
+
+log = structlog.get_logger()
+
+
+class MetadataServer:
+    """One running service."""
+
+    def __init__(self, settings: MetadataSettings) -> None:
+        """Open the database; SettingsError when that cannot be."""
+        self._settings = settings
+        self._database = Database(open_database(settings.store))
+        self._residency = ResidencyState(self._database, settings.lease_seconds, time.monotonic)
+        self._watchers = watchers = Watchers()
+        self._listings = Listings(
+            self._database,
+            self._residency,
+            watchers,
+            open_store=open_store,
+            credentials_dir=settings.credentials_dir,
+            kept_versions=settings.kept_versions,
+        )
+        catalog = Catalog(
+            self._database,
+            self._residency,
+            self._listings,
+            watchers,
+            kept_versions=settings.kept_versions,
+        )
+        self._namespace = NamespaceService(catalog)
+        self._services = (ResidencyService(catalog), CheckpointService(catalog))
+
+    async def run(self, stop: asyncio.Event) -> int:
+        """Serve until `stop` is set (returns 0) or the disk fails (returns 1)."""
+        tasks = [
+            asyncio.create_task(self._database.run(), name="commits"),
+            asyncio.create_task(self._watch_leases(), name="leases"),
+        ]
+        try:
+            await self._residency.restore()
+            server, address = await self._serve()
+            await self._namespace.resume_purges()
+            log.info("metadata.ready", address=address)
+            waits = [asyncio.create_task(stop.wait()), asyncio.create_task(self._database.broken.wait())]
+            await asyncio.wait([*waits, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+            log.info("metadata.stopping", broken=self._database.broken.is_set())
+            self._watchers.close()
+            await server.stop(self._settings.shutdown_seconds)
+        finally:
+            await self._listings.close()
+            await self._namespace.close()
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            await self._database.close()
+        failed = [error for error in ended if isinstance(error, Exception)]
+        for error in failed:
+            log.error("metadata.task_failed", exc_info=error)
+        return 1 if failed or self._database.broken.is_set() else 0
+
+    async def _serve(self) -> tuple[grpc.aio.Server, str]:
+        server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.so_reuseport", 0),  # a second process on the port must fail, not share it
+                ("grpc.max_metadata_size", 16 << 10),
+            ]
+        )
+        metadata_pb2_grpc.add_NamespaceServicer_to_server(self._namespace, server)
+        residency, checkpoints = self._services
+        metadata_pb2_grpc.add_ResidencyServicer_to_server(residency, server)
+        metadata_pb2_grpc.add_CheckpointsServicer_to_server(checkpoints, server)
+        host, _ = parse_address(self._settings.listen)
+        try:
+            port = server.add_insecure_port(self._settings.listen)
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            raise SettingsError(
+                f"listen {self._settings.listen} cannot be bound: the port is in use or the host is not ours."
+            )
+        await server.start()
+        return server, f"{host}:{port}"
+
+    async def _watch_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_seconds / LEASE_CHECKS)
+            for node in self._residency.expire():
+                log.warning("metadata.worker_lease_ended", node=node)

@@ -1,0 +1,1 @@
+"""Where the namespace is kept: one small transactional interface, one module a database."""

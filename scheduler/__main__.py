@@ -1,0 +1,161 @@
+"""`python -m scheduler`: wiring only."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import structlog
+import uvloop
+
+from kube.client import KubeClient
+from kube.config import load_config
+from kube.errors import ConfigError
+from kube.events import EventRecorder
+from kube.lease import LeaderElector
+from scheduler.core.engine import Engine
+from scheduler.core.engine_state import EngineSettings
+from scheduler.core.residency_table import ReadSpeeds
+from scheduler.errors import ConfigurationError
+from scheduler.plugins.registry import build
+from scheduler.settings import Settings, load
+from scheduler.shell.binder import Binder
+from scheduler.shell.http import serve
+from scheduler.shell.loop import Loop
+from scheduler.shell.publish import Publisher
+from scheduler.shell.translate import PodTranslator
+from scheduler.shell.watches import Watches, kinds
+
+_log = structlog.get_logger("scheduler")
+DRAIN_EVENTS_SECONDS = 3.0
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT; 0 after a graceful stop, 2 when something given cannot be used."""
+    arguments = _arguments()
+    try:
+        settings = load(arguments.config, _overrides(arguments))
+        _configure_logs(settings)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(settings, arguments.kubeconfig))
+    except (ConfigurationError, ConfigError) as error:
+        sys.stderr.write(f"scheduler: {error}\n")
+        return 2
+    return 0
+
+
+def engine_settings(settings: Settings) -> EngineSettings:
+    """The core's part of the settings."""
+    speeds = settings.speeds
+    return EngineSettings(
+        speeds=ReadSpeeds(
+            mem=speeds.mem_bytes_per_second,
+            ssd=speeds.ssd_bytes_per_second,
+            hdd=speeds.hdd_bytes_per_second,
+            network=speeds.network_bytes_per_second,
+            origin=speeds.origin_bytes_per_second,
+        ),
+        gang_bind_seconds=settings.gang_bind_seconds,
+        min_saving_seconds=settings.min_saving_seconds,
+        gated_grace_seconds=settings.gated_grace_seconds,
+        first_backoff_seconds=settings.first_backoff_seconds,
+        max_backoff_seconds=settings.max_backoff_seconds,
+        flush_seconds=settings.flush_seconds,
+    )
+
+
+async def _run(settings: Settings, kubeconfig: Path | None) -> None:
+    _log.info("starting", **settings.model_dump(mode="json"))
+    config = load_config(kubeconfig)
+    identity = f"{socket.gethostname()}_{os.getpid()}"
+    name = settings.scheduler_name
+    engine = Engine(build(settings), engine_settings(settings))
+    loop = Loop(engine, name)
+    client = KubeClient(
+        config,
+        user_agent="headrace-scheduler",
+        qps=settings.qps,
+        burst=settings.burst,
+        timeout_seconds=settings.request_seconds,
+    )
+    async with client, serve(settings.metrics, lambda: loop.is_healthy, lambda: loop.is_ready):
+        recorder = EventRecorder(client, name, identity, senders=settings.event_senders)
+        publisher = Publisher(client, recorder, settings.publishers, lambda event: loop.deliver([event]))
+        binder = Binder(
+            client,
+            name,
+            settings.binds_in_flight,
+            may_bind=loop.may_bind,
+            before_bind=publisher.before_bind,
+            report=loop.report_bind,
+        )
+        translator = PodTranslator(name, time.monotonic() - time.time())
+        watches = Watches(client, kinds(translator), loop.deliver, Random())
+        elector = (
+            LeaderElector(client, settings.lease_namespace, settings.lease_name, identity)
+            if settings.leader_elect
+            else None
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, loop.stop)
+        recording = asyncio.create_task(recorder.run())
+        try:
+            await loop.run(watches, binder, publisher, elector)
+            await recorder.drain(DRAIN_EVENTS_SECONDS)
+        finally:
+            recording.cancel()
+            await asyncio.wait({recording})
+    _log.info("stopped")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m scheduler", description="Headrace's secondary scheduler.")
+    parser.add_argument("--kubeconfig", type=Path, help="default: $KUBECONFIG, ~/.kube/config, the pod's account")
+    parser.add_argument("--scheduler-name", help="spec.schedulerName of the pods to take")
+    parser.add_argument(
+        "--leader-elect",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="hold a Lease; off only for one replica",
+    )
+    parser.add_argument("--config", type=Path, help="YAML file of settings (scheduler/settings.py)")
+    parser.add_argument("--metrics", metavar="HOST:PORT", help="serve /metrics, /healthz and /readyz there")
+    parser.add_argument("--qps", type=float, help="limit of requests a second; default: none")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    return parser.parse_args()
+
+
+def _overrides(arguments: argparse.Namespace) -> dict[str, object]:
+    names = ("scheduler_name", "leader_elect", "metrics", "qps", "log_level")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def _configure_logs(settings: Settings) -> None:
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    renderer: structlog.types.Processor = (
+        structlog.processors.JSONRenderer()
+        if settings.log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Decides, and does no I/O: no asyncio, clock, randomness or logging in here."""

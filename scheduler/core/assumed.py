@@ -1,0 +1,150 @@
+"""Who takes what on which node: pods bound by anybody, and pods we placed that the watch has not confirmed.
+
+Owns the room pods hold. Does not call the API server (shell/binder.py does). Invariants: a pod is counted
+at most once; it is assumed at most once; confirm and forget both end the assumption; after a failed bind
+forget always runs. The life of a pod in here:
+
+    (unknown) ──assume──► ASSUMED ──confirm (the watch shows it bound)──► BOUND ──gone──► (unknown)
+        │                    │                                              ▲
+        │                    └──forget (the bind failed)──► (unknown)       │
+        └──────────────────────────confirm (bound by somebody else)─────────┘
+
+Confirm with another node than assumed moves the pod: somebody else's bind won. A pod bound to a node that
+is not known (yet) is kept and counted when the node appears.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+
+from scheduler.core.node_table import NodeTable
+from scheduler.core.pod_request import AntiAffinityTerm, HostPort
+from scheduler.errors import IllegalTransition
+
+
+class Hold(StrEnum):
+    """Why a pod holds room."""
+
+    ASSUMED = "assumed"
+    BOUND = "bound"
+
+
+@dataclass(frozen=True, slots=True)
+class AssignedPod:
+    """A pod on a node, and what it takes there."""
+
+    uid: str
+    namespace: str
+    name: str
+    node: str
+    requests: tuple[tuple[str, int], ...]
+    priority: int = 0
+    ports: tuple[HostPort, ...] = ()
+    anti_affinity: tuple[AntiAffinityTerm, ...] = ()
+
+
+class Assigned:
+    """All pods that hold room, by uid. Writes their room into the node table."""
+
+    def __init__(self, table: NodeTable) -> None:
+        self._table = table
+        self._pods: dict[str, tuple[AssignedPod, Hold]] = {}
+        self._by_node: dict[str, dict[str, AssignedPod]] = {}
+        self._with_anti_affinity: dict[str, AssignedPod] = {}
+        self._priorities: Counter[int] = Counter()
+
+    def assume(self, pod: AssignedPod) -> None:
+        """Take room for a pod we are about to bind. Raises IllegalTransition when it holds room already."""
+        if pod.uid in self._pods:
+            held, hold = self._pods[pod.uid]
+            raise IllegalTransition(f"pod {pod.uid}: {hold} on {held.node}, cannot be assumed on {pod.node}")
+        self._add(pod, Hold.ASSUMED)
+
+    def confirm(self, pod: AssignedPod) -> bool:
+        """The API server shows the pod on a node. Returns True when room was freed somewhere by it."""
+        known = self._pods.get(pod.uid)
+        if known is None:
+            self._add(pod, Hold.BOUND)
+            return False
+        held, _ = known
+        if held == pod:
+            self._pods[pod.uid] = (held, Hold.BOUND)
+            return False
+        self._remove(pod.uid)
+        self._add(pod, Hold.BOUND)
+        return held.node != pod.node or held.requests != pod.requests
+
+    def forget(self, uid: str) -> bool:
+        """Give back the room of an assumed pod; False when it is not assumed (bound, gone, unknown)."""
+        known = self._pods.get(uid)
+        if known is None or known[1] is not Hold.ASSUMED:
+            return False
+        self._remove(uid)
+        return True
+
+    def gone(self, uid: str) -> bool:
+        """The pod ended or was deleted; returns whether it held room."""
+        if uid not in self._pods:
+            return False
+        self._remove(uid)
+        return True
+
+    def node_added(self, name: str) -> None:
+        """Count the pods that were bound to a node before it was known."""
+        row = self._table.row_of[name]
+        for pod in self._by_node.get(name, {}).values():
+            self._table.take(row, pod.requests, pod.ports)
+
+    def hold_of(self, uid: str) -> Hold | None:
+        """How a pod holds room; None when it does not."""
+        known = self._pods.get(uid)
+        return known[1] if known else None
+
+    def node_of(self, uid: str) -> str | None:
+        """The node a pod holds room on."""
+        known = self._pods.get(uid)
+        return known[0].node if known else None
+
+    def get(self, uid: str) -> AssignedPod | None:
+        """A pod that holds room; None when it does not."""
+        known = self._pods.get(uid)
+        return known[0] if known else None
+
+    def on_node(self, name: str) -> list[AssignedPod]:
+        """Pods holding room on a node."""
+        return list(self._by_node.get(name, {}).values())
+
+    def with_anti_affinity(self) -> list[AssignedPod]:
+        """Pods whose required anti-affinity can keep others away."""
+        return list(self._with_anti_affinity.values())
+
+    def any_below(self, priority: int) -> bool:
+        """Whether any pod has a lower priority."""
+        return any(held < priority for held in self._priorities)
+
+    def __len__(self) -> int:
+        return len(self._pods)
+
+    def _add(self, pod: AssignedPod, hold: Hold) -> None:
+        self._pods[pod.uid] = (pod, hold)
+        self._by_node.setdefault(pod.node, {})[pod.uid] = pod
+        if pod.anti_affinity:
+            self._with_anti_affinity[pod.uid] = pod
+        self._priorities[pod.priority] += 1
+        row = self._table.row_of.get(pod.node)
+        if row is not None:
+            self._table.take(row, pod.requests, pod.ports)
+
+    def _remove(self, uid: str) -> None:
+        pod, _ = self._pods.pop(uid)
+        on_node = self._by_node[pod.node]
+        del on_node[uid]
+        if not on_node:
+            del self._by_node[pod.node]
+        self._with_anti_affinity.pop(uid, None)
+        self._priorities[pod.priority] -= 1
+        if not self._priorities[pod.priority]:
+            del self._priorities[pod.priority]
+        row = self._table.row_of.get(pod.node)
+        if row is not None:
+            self._table.give_back(row, pod.requests, pod.ports)

@@ -1,0 +1,68 @@
+"""What the core decides; the shell performs it and reports back with events.
+
+Owns plain values only. Invariant: every decision names the pod's uid, so performing it late or twice cannot
+hit another pod of the same name.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """Bind one pod. `annotation` is the decision record as JSON, `note` the Scheduled event, `gang` the pod's."""
+
+    uid: str
+    namespace: str
+    name: str
+    node: str
+    annotation: str
+    note: str
+    gang: str | None = None
+    stage_in_seconds: float = 0.0
+    local_bytes: int = 0
+    peer_bytes: int = 0
+    origin_bytes: int = 0
+    waited_seconds: float = 0.0
+    tries: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Explain:
+    """A pod cannot be placed now: set PodScheduled=False with this message.
+
+    `with_event` also tells it as a FailedScheduling event (one a gang is enough).
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    reason: str
+    message: str
+    with_event: bool = True
+    is_first: bool = True  # the condition was not False before
+
+
+@dataclass(frozen=True, slots=True)
+class DeletePod:
+    """Delete a pod of this uid: undoes a bind, which the API cannot take back."""
+
+    uid: str
+    namespace: str
+    name: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatus:
+    """What a PodGroup's status should say."""
+
+    namespace: str
+    name: str
+    phase: str
+    scheduled: int
+    running: int
+
+
+Decision = Bind | Explain | DeletePod | GroupStatus
+UNSCHEDULABLE = "Unschedulable"
+NOT_READY = "NotReadyForScheduling"

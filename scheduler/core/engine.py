@@ -1,0 +1,325 @@
+"""The scheduler's core: events in, decisions out. `handle` applies events, `decide` runs tries.
+
+Owns the state of the cluster and of every pod of ours, and the order of a try. Does no I/O; the clock (any
+monotonic seconds) comes in. Not thread-safe: one writer (shell/loop.py). A pending pod's life in here:
+
+    pending ──placed──► assumed ──BindConfirmed / PodAssigned──► bound ──PodGone──► (unknown)
+       ▲                   │
+       └──BindFailed───────┘        (room: core/assumed.py; queue pools: core/queue.py)
+
+Invariants: a try is atomic, no event is applied during it; a pod is bound at most once at a time (only units
+popped from the queue are tried, and an assumed pod is not in the queue); every pending pod that was tried
+has a message; nothing is held for a pod or gang between tries.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from scheduler.core import explain
+from scheduler.core.assumed import AssignedPod, Hold
+from scheduler.core.decisions import NOT_READY, UNSCHEDULABLE, Bind, Decision, DeletePod, Explain, GroupStatus
+from scheduler.core.engine_state import EngineSettings, EngineState, PendingPod
+from scheduler.core.events import Event
+from scheduler.core.gang_placement import Placed, place_gang
+from scheduler.core.gangs import UNIT_PREFIX, Gang
+from scheduler.core.intake import Intake
+from scheduler.core.node_table import BoolArray
+from scheduler.core.placement import Pass, Plugins
+from scheduler.core.pod_request import PodRequest
+from scheduler.core.queue import Waiting
+from scheduler.core.requeue import ANYTHING, ClusterChange
+
+# Between two looks at new events; keeps the shell's loop responsive when thousands wait.
+MAX_TRIES = 512
+
+
+class Engine:
+    """See the module's docstring."""
+
+    def __init__(self, plugins: Plugins, settings: EngineSettings) -> None:
+        self.state = EngineState(plugins, settings)
+        self._intake = Intake(self.state)
+        self._settings = settings
+        self._worth = {plugin.name: plugin.worth_retry for plugin in plugins.filters}
+        self._worth["NodeAdded"] = ClusterChange.NODE_ADDED
+        self._worth["InterPodAffinity"] = ClusterChange.NODE_ADDED | ClusterChange.NODE_LABELS | ClusterChange.POD_FREED
+
+    # ---- events -----------------------------------------------------------------------------
+
+    def handle(self, events: Sequence[Event], now: float, *, is_leading: bool = True) -> list[Decision]:
+        """Apply events in order; returns what must be done about gangs and gated pods.
+
+        A standby (`is_leading` False) only keeps its state current.
+        """
+        for event in events:
+            self._intake.apply(event, now)
+        self._intake.flush(now)
+        return self._settle(now) if is_leading else []
+
+    def may_bind(self, uid: str) -> bool:
+        """Whether a decided bind is still right: asked just before it is sent, as foreign binds race ours."""
+        state = self.state
+        node = state.assigned.node_of(uid)
+        if node is None or state.assigned.hold_of(uid) is not Hold.ASSUMED:
+            return False
+        row = state.table.row_of.get(node)
+        if row is None:
+            return False
+        if row in state.contended and not state.table.is_overcommitted(row):
+            state.contended.discard(row)
+        return row not in state.contended
+
+    def next_due(self) -> float:
+        """When `handle([])` and `decide` have something to do without an event; inf when never."""
+        state = self.state
+        return min(state.queue.next_due(), state.gang_binds.next_due(), state.gated_due())
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `decide` would try something now."""
+        return self.state.queue.has_work
+
+    # ---- tries ------------------------------------------------------------------------------
+
+    def decide(self, now: float, limit: int) -> list[Decision]:
+        """Try waiting units in order until `limit` binds are decided, or a fair number was tried."""
+        state = self.state
+        state.queue.advance(now)
+        decisions: list[Decision] = []
+        binds = 0
+        for _ in range(MAX_TRIES):
+            if binds >= limit:
+                break
+            waiting = state.queue.pop()
+            if waiting is None:
+                break
+            if waiting.unit.startswith(UNIT_PREFIX):
+                made = self._try_gang(state.gangs.get(waiting.unit), now)
+            else:
+                made = self._try_pod(state.pods[waiting.unit], waiting, now)
+            binds += sum(isinstance(decision, Bind) for decision in made)
+            decisions += made
+        return decisions
+
+    def _try_pod(self, pending: PendingPod, waiting: Waiting, now: float) -> list[Decision]:
+        state = self.state
+        pod = state.resolved(pending.request)
+        if pod.refusal is not None:
+            message = explain.refused(state.table.count, pod.refusal)
+            state.queue.refuse(waiting.unit, ClusterChange.VOLUMES | ClusterChange.NODE_ADDED, now)
+            return self._tell(pending, message, now)
+        found = state.placer.pass_for(pod)
+        away = state.kept_away(pod)
+        row = _best(found, away)
+        if row < 0:
+            diagnosis = state.diagnose(found, pod, away)
+            worth = self._worth_of(diagnosis.rejected_by)
+            state.queue.refuse(waiting.unit, worth, now)
+            return self._tell(pending, diagnosis.message, now)
+        wait = state.wait(found, pod, row, now)
+        if wait is not None:
+            worth = ClusterChange.POD_FREED | ClusterChange.RESIDENCY | ClusterChange.NODE_ADDED
+            state.queue.refuse(waiting.unit, worth, now, wake_at=wait.until)
+            return self._tell(pending, f"0/{state.table.count} nodes are available: {wait.message}.", now)
+        runner_up = -1 if away is not None else found.runner_up(row)
+        bind = self._bind(pending, pod, found, row, now, runner_up=runner_up, tries=waiting.tries)
+        # The unit stays in flight until the watch shows the pod bound, or the bind failed.
+        return [bind]
+
+    def _try_gang(self, gang: Gang, now: float) -> list[Decision]:
+        state = self.state
+        members = [state.pods[uid] for uid in gang.pending]
+        members.sort(key=lambda pending: (-pending.request.priority, pending.request.name))
+        pods = [state.resolved(pending.request) for pending in members]
+        refused = next((pod for pod in pods if pod.refusal is not None), None)
+        if refused is not None and refused.refusal is not None:
+            message = explain.refused(state.table.count, refused.refusal)
+            state.queue.refuse(gang.unit, ClusterChange.VOLUMES | ClusterChange.NODE_ADDED, now)
+            return self._tell_gang(members, f"{message} (member {refused.name} of PodGroup {gang.key})", now)
+        for pod in pods:
+            state.table.vector(pod.shape.requests)
+        needed = max(1, gang.needed)
+        result = place_gang(state.placer, state.view(), pods, needed, state.kept_away)
+        if not result.placed:
+            diagnosis = state.diagnose_gang(gang, result, pods[0])
+            state.queue.refuse(gang.unit, self._worth_of(diagnosis.rejected_by) | ClusterChange.GROUP, now)
+            return self._tell_gang(members, diagnosis.message, now)
+        waiting = self._gang_wait(gang, result.placed, members, now)
+        if waiting is not None:
+            return waiting
+        return self._bind_gang(gang, result.placed, now)
+
+    def _gang_wait(
+        self, gang: Gang, placed: Sequence[Placed], members: Sequence[PendingPod], now: float
+    ) -> list[Decision] | None:
+        """Wait for warm nodes as one: the slowest member decides."""
+        slowest = max(placed, key=lambda item: item.found.seconds[item.row] if item.found.seconds is not None else 0.0)
+        wait = self.state.wait(slowest.found, slowest.pod, slowest.row, now)
+        if wait is None:
+            return None
+        worth = ClusterChange.POD_FREED | ClusterChange.RESIDENCY | ClusterChange.NODE_ADDED | ClusterChange.GROUP
+        self.state.queue.refuse(gang.unit, worth, now, wake_at=wait.until)
+        message = f"0/{self.state.table.count} nodes are available: {wait.message}."
+        return self._tell_gang(members, message, now)
+
+    def _bind_gang(self, gang: Gang, placed: Sequence[Placed], now: float) -> list[Decision]:
+        state = self.state
+        if gang.needed > 0:
+            state.gang_binds.start(gang.unit, {item.pod.uid for item in placed}, set(), now)
+        decisions: list[Decision] = []
+        feasible: dict[int, tuple[int, int, int]] = {}
+        for item in placed:
+            known = feasible.get(id(item.found))
+            if known is None:
+                runner_up = item.found.runner_up(item.row)
+                known = (item.found.feasible(), runner_up, item.found.coldest())
+                feasible[id(item.found)] = known
+            pending = state.pods[item.pod.uid]
+            bind = self._bind(
+                pending, item.pod, item.found, item.row, now, runner_up=known[1], facts=known, gang=gang.key
+            )
+            decisions.append(bind)
+        state.queue.remove(gang.unit)
+        if gang.pending:
+            # Members beyond those that fit wait for room, as a unit of their own.
+            state.enqueue_gang(gang, now)
+            if state.queue.pool_of(gang.unit) is not None:
+                state.queue.refuse(gang.unit, ANYTHING, now)
+        return decisions
+
+    def _bind(
+        self,
+        pending: PendingPod,
+        pod: PodRequest,
+        found: Pass,
+        row: int,
+        now: float,
+        *,
+        runner_up: int,
+        facts: tuple[int, int, int] | None = None,
+        gang: str | None = None,
+        tries: int = 1,
+    ) -> Bind:
+        state = self.state
+        feasible, _, coldest = facts or (found.feasible(), runner_up, found.coldest())
+        verdict = explain.decision(
+            state.view(),
+            found.sources,
+            row,
+            feasible_nodes=feasible,
+            runner_up=runner_up if runner_up != row else -1,
+            coldest=coldest,
+            gang=gang,
+        )
+        node = verdict.node
+        state.assigned.assume(
+            AssignedPod(
+                pod.uid,
+                pod.namespace,
+                pod.name,
+                node,
+                pod.shape.requests,
+                pod.priority,
+                pod.shape.host_ports,
+            )
+        )
+        if pod.group is not None:
+            state.gangs.set_assigned(pod.uid, pod.namespace, pod.group, is_running=False)
+        pending.node = node
+        source = verdict.bytes_by_source
+        return Bind(
+            uid=pod.uid,
+            namespace=pod.namespace,
+            name=pod.name,
+            node=node,
+            annotation=verdict.model_dump_json(by_alias=True, exclude_defaults=True),
+            note=explain.scheduled_note(pod.namespace, pod.name, verdict),
+            gang=gang,
+            stage_in_seconds=verdict.stage_in_seconds,
+            local_bytes=sum(source.local.values()),
+            peer_bytes=source.peers,
+            origin_bytes=source.origin,
+            waited_seconds=max(0.0, now - pod.waiting_since),
+            tries=tries,
+        )
+
+    # ---- what is told -----------------------------------------------------------------------
+
+    def _worth_of(self, rejected_by: frozenset[str]) -> ClusterChange:
+        worth = ClusterChange(0)
+        for name in rejected_by:
+            worth |= self._worth.get(name, ANYTHING)
+        return worth or ANYTHING
+
+    def _tell(
+        self, pending: PendingPod, message: str, now: float, *, reason: str = UNSCHEDULABLE, with_event: bool = True
+    ) -> list[Decision]:
+        """A message once, and again when it changed or after `repeat_seconds`."""
+        is_old = now - pending.told_at >= self._settings.repeat_message_seconds
+        if message == pending.told and not (with_event and is_old):
+            return []
+        is_first = not pending.told
+        pending.told, pending.told_at = message, now
+        pod = pending.request
+        return [Explain(pod.uid, pod.namespace, pod.name, reason, message, with_event, is_first)]
+
+    def _tell_gang(self, members: Sequence[PendingPod], message: str, now: float) -> list[Decision]:
+        told: list[Decision] = []
+        for index, pending in enumerate(members):
+            told += self._tell(pending, message, now, with_event=index == 0)
+        return told
+
+    # ---- gangs and gated pods ---------------------------------------------------------------
+
+    def _settle(self, now: float) -> list[Decision]:
+        """After events: follow sagas, tell PodGroups' statuses, tell pods that are gated for long."""
+        state = self.state
+        decisions: list[Decision] = []
+        for gang in state.touched_gangs.values():
+            if gang.is_unfinished and not state.gang_binds.is_binding(gang.unit):
+                # Left by an earlier leader: completed, or taken back, like our own.
+                state.gang_binds.start(gang.unit, set(), set(gang.assigned), now)
+        for unit in state.gang_binds.units():
+            found = state.gangs.find(unit)
+            is_whole = found is not None and found.needed == 0
+            for uid in state.gang_binds.settle(unit, is_whole, now):
+                decisions += self._undo(uid)
+            if found is not None and not state.gang_binds.is_binding(unit):
+                found.was_whole = found.was_whole or is_whole
+                state.enqueue_gang(found, now)
+        decisions += self._group_statuses()
+        for pending, message in state.gated_to_tell(now):
+            decisions += self._tell(pending, message, now, reason=NOT_READY, with_event=False)
+        return decisions
+
+    def _undo(self, uid: str) -> list[Decision]:
+        known = self.state.assigned.get(uid)
+        if known is None:
+            return []
+        note = "the rest of the gang could not be bound in time; this bound member is taken back"
+        return [DeletePod(uid, known.namespace, known.name, note)]
+
+    def _group_statuses(self) -> list[Decision]:
+        state = self.state
+        told: list[Decision] = []
+        for gang in state.touched_gangs.values():
+            if gang.group is None:
+                continue
+            is_binding = state.gang_binds.is_binding(gang.unit)
+            phase, scheduled, running = gang.status(state.gang_binds.in_flight(gang.unit), is_binding=is_binding)
+            # Counts change with every bind; they are told when the phase changes or nothing is under way.
+            if phase == gang.phase_told and (is_binding or gang.counts_told == (scheduled, running)):
+                continue
+            gang.phase_told, gang.counts_told = phase, (scheduled, running)
+            told.append(GroupStatus(gang.namespace, gang.name, phase, scheduled, running))
+        state.touched_gangs.clear()
+        return told
+
+
+def _best(found: Pass, away: BoolArray | None) -> int:
+    if away is None:
+        return found.best()
+    total = np.where(away, np.inf, found.total)
+    row = int(total.argmin()) if len(total) else -1
+    return row if row >= 0 and total[row] != np.inf else -1

@@ -1,0 +1,166 @@
+"""The state the engine's tries and its intake share: tables, queue, gangs, pods waiting.
+
+Owns the parts and the few operations that need several of them. Does not apply events (core/intake.py) nor
+run tries (core/engine.py). Invariants: `pods` holds exactly the unbound pods of ours, assumed ones included;
+a pod with a gang is never a unit of its own.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from scheduler.core import anti_affinity, explain
+from scheduler.core.assumed import Assigned
+from scheduler.core.cluster_view import ClusterView, view_of
+from scheduler.core.data_request import merge
+from scheduler.core.data_wait import Wait, wait_verdict
+from scheduler.core.gang_bind import GangBinds
+from scheduler.core.gang_placement import GangPlacement
+from scheduler.core.gangs import Gang, Gangs
+from scheduler.core.node_table import BoolArray, NodeTable
+from scheduler.core.placement import Diagnosis, Pass, Placer, Plugins
+from scheduler.core.pod_request import PodRequest
+from scheduler.core.queue import SchedulingQueue
+from scheduler.core.requeue import NOTHING, ClusterChange
+from scheduler.core.residency_table import ReadSpeeds, ResidencyTable
+from scheduler.core.volume_table import VolumeTable
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """The core's knobs; scheduler/settings.py has the reasons for the defaults."""
+
+    speeds: ReadSpeeds
+    gang_bind_seconds: float = 30.0
+    min_saving_seconds: float = 1.0
+    gated_grace_seconds: float = 5.0
+    repeat_message_seconds: float = 300.0
+    first_backoff_seconds: float = 1.0
+    max_backoff_seconds: float = 10.0
+    flush_seconds: float = 300.0
+
+
+@dataclass(slots=True)
+class PendingPod:
+    """An unbound pod of ours. `told` is the message its condition carries; `node` where it is assumed."""
+
+    request: PodRequest
+    told: str = ""
+    told_at: float = float("-inf")
+    node: str = ""
+
+
+class EngineState:
+    """See the module's docstring."""
+
+    def __init__(self, plugins: Plugins, settings: EngineSettings) -> None:
+        self.settings = settings
+        self.plugins = plugins
+        self.table = NodeTable()
+        self.assigned = Assigned(self.table)
+        self.residency = ResidencyTable(self.table, settings.speeds)
+        self.volumes = VolumeTable()
+        self.placer = Placer(self.table, self.residency, plugins)
+        self.gangs = Gangs()
+        self.gang_binds = GangBinds(settings.gang_bind_seconds)
+        self.queue = SchedulingQueue(
+            first_backoff_seconds=settings.first_backoff_seconds,
+            max_backoff_seconds=settings.max_backoff_seconds,
+            flush_seconds=settings.flush_seconds,
+        )
+        self.pods: dict[str, PendingPod] = {}
+        self.touched_gangs: dict[str, Gang] = {}
+        # Rows on which others' pods or a shrunken node left too little room for what is assumed there.
+        self.contended: set[int] = set()
+        self.changes: ClusterChange = NOTHING
+        self._gated: dict[str, float] = {}  # gang unit -> when its members are told what they wait for
+
+    def view(self) -> ClusterView:
+        """The cluster as it is now."""
+        return view_of(self.table, self.residency)
+
+    # ---- pods -------------------------------------------------------------------------------
+
+    def resolved(self, pod: PodRequest) -> PodRequest:
+        """The pod with its claims looked up: their datasets, their volumes' affinity, or a refusal."""
+        if not pod.claims:
+            return pod
+        claims = self.volumes.resolve(pod.namespace, pod.claims)
+        data = merge((*claims.data, *pod.data)) if claims.data else pod.data
+        return replace(pod, data=data, volume_terms=claims.terms, refusal=pod.refusal or claims.refusal)
+
+    def kept_away(self, pod: PodRequest) -> BoolArray | None:
+        """Rows bound pods' anti-affinity forbids."""
+        return anti_affinity.kept_away(self.table, self.assigned, pod)
+
+    def wait(self, found: Pass, pod: PodRequest, row: int, now: float) -> Wait | None:
+        """Whether the pod should wait for a warm node rather than take `row`."""
+        if not any(item.max_wait_seconds for item in pod.data):
+            return None
+        return wait_verdict(
+            self.view(), self.plugins, found, pod, row, now=now, min_saving_seconds=self.settings.min_saving_seconds
+        )
+
+    def diagnose(self, found: Pass, pod: PodRequest, away: BoolArray | None) -> Diagnosis:
+        """Why a pod fits nowhere; identical pods are explained once as long as nothing changes."""
+        key = (pod.priority, pod.may_preempt)
+        kept = found.diagnoses.get(key) if away is None else None
+        if kept is None:
+            kept = explain.diagnose(self.view(), self.plugins, found, pod, assigned=self.assigned, kept_away=away)
+            if away is None:
+                found.diagnoses[key] = kept
+        return kept
+
+    def diagnose_gang(self, gang: Gang, result: GangPlacement, first: PodRequest) -> Diagnosis:
+        """Why a gang fits nowhere: what stops the first member that did not fit, the others placed."""
+        view, blocked = result.blocked_view, result.blocked
+        if view is None or blocked is None:
+            view, blocked = self.view(), self.placer.pass_for(first)
+        away = self.kept_away(blocked.pod)
+        diagnosis = explain.diagnose(view, self.plugins, blocked, blocked.pod, assigned=self.assigned, kept_away=away)
+        if diagnosis.message == explain.NO_NODES:
+            return diagnosis
+        message = (
+            f"{diagnosis.message} PodGroup {gang.key} needs {result.needed} members placed together, "
+            f"{result.fitting} fit."
+        )
+        return Diagnosis(message, diagnosis.rejected_by)
+
+    # ---- units ------------------------------------------------------------------------------
+
+    def enqueue_pod(self, pod: PodRequest) -> None:
+        """Put a pod without a gang where it belongs."""
+        if pod.gates:
+            self.queue.gate(pod.uid, priority=pod.priority, since=pod.waiting_since)
+        else:
+            self.queue.add(pod.uid, priority=pod.priority, since=pod.waiting_since)
+
+    def enqueue_gang(self, gang: Gang, now: float) -> None:
+        """Put a gang where it belongs: away, gated, or to be tried."""
+        self.touched_gangs[gang.key] = gang
+        if not gang.pending:
+            self.queue.remove(gang.unit)
+            self._gated.pop(gang.unit, None)
+        elif self.gang_binds.is_undoing(gang.unit) or gang.waiting_for() is not None:
+            self.queue.gate(gang.unit, priority=gang.priority, since=gang.since)
+            self._gated.setdefault(gang.unit, now + self.settings.gated_grace_seconds)
+        else:
+            self._gated.pop(gang.unit, None)
+            self.queue.add(gang.unit, priority=gang.priority, since=gang.since)
+
+    def gated_due(self) -> float:
+        """When the next gated gang's members are to be told; inf when none."""
+        return min(self._gated.values(), default=float("inf"))
+
+    def gated_to_tell(self, now: float) -> Iterator[tuple[PendingPod, str]]:
+        """Members of gangs that are gated for longer than the grace, and what they wait for."""
+        for unit, due in list(self._gated.items()):
+            if due > now:
+                continue
+            # Told again only after a while: membership may be growing one by one.
+            self._gated[unit] = now + self.settings.repeat_message_seconds
+            gang = self.gangs.find(unit)
+            message = gang.waiting_for() if gang is not None else None
+            if gang is None or message is None:
+                continue
+            for uid in gang.pending:
+                yield self.pods[uid], message

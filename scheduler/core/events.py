@@ -1,0 +1,172 @@
+"""What the core is told; made by the shell from watches, bind results and the clock.
+
+Owns plain values only. Invariant: events of one object come in the order of its versions; events of
+different objects may come in any order (a pod before its node, a claim after its pod).
+"""
+
+from dataclasses import dataclass
+
+from kube.objects import Dataset, Node, NodeCache, PersistentVolume, PersistentVolumeClaim, PodGroup
+from scheduler.core.assumed import AssignedPod
+from scheduler.core.pod_request import PodRequest
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChanged:
+    """A node was added or changed (heartbeats included)."""
+
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGone:
+    """A node was deleted."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodPending:
+    """A pod of ours is unbound: new, or changed."""
+
+    pod: PodRequest
+
+
+@dataclass(frozen=True, slots=True)
+class PodAssigned:
+    """A pod, anybody's, is on a node and not finished."""
+
+    pod: AssignedPod
+    group: str | None = None
+    is_ours: bool = False
+    is_running: bool = False
+    is_leaving: bool = False  # being deleted: still takes room, no longer counts as a gang's member
+
+
+@dataclass(frozen=True, slots=True)
+class PodGone:
+    """A pod was deleted, finished, or is no longer ours to schedule."""
+
+    uid: str
+    succeeded: bool = False
+    namespace: str = ""
+    group: str | None = None  # told with succeeded=True: such a member still counts for its gang
+
+
+@dataclass(frozen=True, slots=True)
+class CacheChanged:
+    """A NodeCache was added or changed."""
+
+    cache: NodeCache
+
+
+@dataclass(frozen=True, slots=True)
+class CacheGone:
+    """A NodeCache was deleted."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetChanged:
+    """A Dataset was added or changed."""
+
+    dataset: Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetGone:
+    """A Dataset was deleted."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupChanged:
+    """A PodGroup was added or changed."""
+
+    group: PodGroup
+
+
+@dataclass(frozen=True, slots=True)
+class GroupGone:
+    """A PodGroup was deleted."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimChanged:
+    """A claim was added or changed."""
+
+    claim: PersistentVolumeClaim
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimGone:
+    """A claim was deleted."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeChanged:
+    """A volume was added or changed."""
+
+    volume: PersistentVolume
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeGone:
+    """A volume was deleted."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class BindConfirmed:
+    """The API server accepted a bind."""
+
+    uid: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class BindFailed:
+    """A bind did not happen, or it is not known whether it did: then the watch will tell."""
+
+    uid: str
+    node: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteFailed:
+    """A DeletePod could not be performed; it is decided again."""
+
+    uid: str
+
+
+Event = (
+    NodeChanged
+    | NodeGone
+    | PodPending
+    | PodAssigned
+    | PodGone
+    | CacheChanged
+    | CacheGone
+    | DatasetChanged
+    | DatasetGone
+    | GroupChanged
+    | GroupGone
+    | ClaimChanged
+    | ClaimGone
+    | VolumeChanged
+    | VolumeGone
+    | BindConfirmed
+    | BindFailed
+    | DeleteFailed
+)

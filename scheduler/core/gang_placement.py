@@ -1,0 +1,186 @@
+"""Placing a gang as a whole, in one view: all members it needs, or none.
+
+Owns the choice of rows for several pods at once. Pure: takes a what-if view, changes only that. Identical
+members are one vector pass: capacities say how many fit where, and
+1. the slowest member's stage-in is minimised: the fewest seconds T such that rows within T hold everybody;
+2. within T, GPU members fill as few nodes as possible, leaving the fewest GPUs over; others go round-robin
+   over the cheapest rows.
+Shapes are placed biggest first. If minimising stage-in for one shape leaves no room for the next, all are
+placed once more for room alone: being placed comes before being placed well.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from api import names
+from scheduler.core.cluster_view import ClusterView
+from scheduler.core.node_table import BoolArray, IntArray
+from scheduler.core.placement import Pass, Placer
+from scheduler.core.plugin import DependsOn
+from scheduler.core.pod_request import PodRequest
+
+KeptAway = Callable[[PodRequest], BoolArray | None]
+# Rows this much slower than the fastest possible gang (share, seconds) count as equally fast.
+SLACK_SHARE = 0.05
+SLACK_SECONDS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One member and its row; `found` is its signature's pass before any member was placed."""
+
+    pod: PodRequest
+    row: int
+    found: Pass
+
+
+@dataclass(frozen=True, slots=True)
+class GangPlacement:
+    """`placed` is empty unless enough fit; `fitting` of `needed` did, `blocked` is a member that did not."""
+
+    placed: tuple[Placed, ...]
+    fitting: int
+    needed: int
+    blocked: Pass | None = None
+    blocked_view: ClusterView | None = None
+
+
+def place_gang(
+    placer: Placer, view: ClusterView, members: Sequence[PodRequest], needed: int, kept_away: KeptAway
+) -> GangPlacement:
+    """Place as many members as fit, at least `needed`; with fewer, nothing is placed."""
+    groups = _by_signature(members)
+    result = _try(placer, view.what_if(), groups, needed, kept_away, by_seconds=True)
+    if not result.placed and len(groups) > 1:
+        again = _try(placer, view.what_if(), groups, needed, kept_away, by_seconds=False)
+        return again if again.placed or again.fitting > result.fitting else result
+    return result
+
+
+def _by_signature(members: Sequence[PodRequest]) -> list[list[PodRequest]]:
+    groups: dict[object, list[PodRequest]] = {}
+    for pod in members:
+        groups.setdefault(pod.signature, []).append(pod)
+    return sorted(groups.values(), key=lambda group: _size(group[0]), reverse=True)
+
+
+def _size(pod: PodRequest) -> tuple[int, int, int]:
+    asked = dict(pod.shape.requests)
+    return (asked.get(names.GPU_RESOURCE, 0), asked.get("cpu", 0), asked.get("memory", 0))
+
+
+def _try(
+    placer: Placer,
+    view: ClusterView,
+    groups: Sequence[Sequence[PodRequest]],
+    needed: int,
+    kept_away: KeptAway,
+    *,
+    by_seconds: bool,
+) -> GangPlacement:
+    placed: list[Placed] = []
+    blocked: Pass | None = None
+    blocked_view: ClusterView | None = None
+    for group in groups:
+        found = placer.compute(group[0], view)
+        rows = _rows_for(placer, view, found, group, kept_away, by_seconds=by_seconds)
+        vector = view.table.vector(group[0].shape.requests)
+        for pod, row in zip(group, rows, strict=False):
+            view.take(row, vector, pod.shape.host_ports)
+            placed.append(Placed(pod, row, found))
+        if len(rows) < len(group) and blocked is None:
+            blocked = placer.compute(group[0], view)
+            blocked_view = view
+    if len(placed) >= needed:
+        return GangPlacement(tuple(placed), len(placed), needed)
+    return GangPlacement((), len(placed), needed, blocked, blocked_view)
+
+
+def _rows_for(
+    placer: Placer,
+    view: ClusterView,
+    found: Pass,
+    group: Sequence[PodRequest],
+    kept_away: KeptAway,
+    *,
+    by_seconds: bool,
+) -> list[int]:
+    if found.refusal is not None:
+        return []
+    capacity = capacities(placer, view, found)
+    for pod in group:
+        away = kept_away(pod)
+        if away is not None:
+            # Members share a group's fate: where one may not be, none is put.
+            capacity[away] = 0
+    capacity = np.minimum(capacity, len(group))
+    allowed = capacity > 0
+    if by_seconds and found.seconds is not None:
+        allowed &= found.seconds <= slowest_needed(found, capacity, len(group))
+    if group[0].shape.gpus:
+        return _packed(view, found, np.where(allowed, capacity, 0), len(group))
+    return _spread(found, np.where(allowed, capacity, 0), len(group))
+
+
+def capacities(placer: Placer, view: ClusterView, found: Pass) -> IntArray:
+    """How many pods of a pass's signature fit on each row."""
+    capacity = np.where(found.total != np.inf, np.int64(1 << 40), np.int64(0))
+    for plugin in placer.plugins.filters:
+        if plugin.depends_on is DependsOn.USAGE:
+            limit = plugin.capacity(view, found.pod)
+            if limit is not None:
+                capacity = np.minimum(capacity, limit)
+    return np.asarray(capacity)
+
+
+def slowest_needed(found: Pass, capacity: IntArray, count: int) -> float:
+    """The fewest seconds within which rows hold `count` members (or all that fit), with a little slack."""
+    assert found.seconds is not None
+    rows = np.flatnonzero(capacity > 0)
+    if not len(rows):
+        return 0.0
+    rows = rows[np.argsort(found.seconds[rows], kind="stable")]
+    held = np.cumsum(capacity[rows])
+    enough = int(np.searchsorted(held, min(count, int(held[-1]))))
+    seconds = float(found.seconds[rows[enough]])
+    return seconds + max(SLACK_SECONDS, seconds * SLACK_SHARE)
+
+
+def _packed(view: ClusterView, found: Pass, capacity: IntArray, count: int) -> list[int]:
+    column = view.table.resources[names.GPU_RESOURCE]
+    rows = np.flatnonzero(capacity > 0)
+    left_over = view.allocatable[rows, column] - view.requested[rows, column] - capacity[rows] * found.pod.shape.gpus
+    order = np.lexsort((found.total[rows], left_over, -capacity[rows]))
+    rows = rows[order]
+    chosen: list[int] = []
+    for index, row in enumerate(rows.tolist()):
+        missing = count - len(chosen)
+        if missing <= 0:
+            break
+        if capacity[row] > missing:
+            row = _tightest(view, rows[index:], capacity, column, missing)  # noqa: PLW2901
+        chosen += [row] * min(missing, int(capacity[row]))
+    return chosen
+
+
+def _tightest(view: ClusterView, rows: IntArray, capacity: IntArray, column: int, missing: int) -> int:
+    """Among rows that hold the rest, the one with the fewest free GPUs."""
+    fitting = rows[capacity[rows] >= missing]
+    free = view.allocatable[fitting, column] - view.requested[fitting, column]
+    return int(fitting[int(free.argmin())])
+
+
+def _spread(found: Pass, capacity: IntArray, count: int) -> list[int]:
+    rows = np.flatnonzero(capacity > 0)
+    rows = rows[np.argsort(found.total[rows], kind="stable")]
+    chosen: list[int] = []
+    layer = 0
+    while len(chosen) < count:
+        rows = rows[capacity[rows] > layer]
+        if not len(rows):
+            break
+        chosen += rows[: count - len(chosen)].tolist()
+        layer += 1
+    return chosen

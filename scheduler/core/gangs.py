@@ -1,0 +1,190 @@
+"""Gangs: which pods belong to which PodGroup, and how many of them are on nodes.
+
+Owns membership and minMember. Does not place (core/gang_placement.py) nor follow binds (core/gang_bind.py).
+Invariants: a member is pending or assigned, never both; a member being deleted or failed counts as neither;
+one that succeeded still counts, since its work is done. Nothing is held for a gang between tries.
+"""
+
+from dataclasses import dataclass, field
+
+from kube.objects import PodGroup
+
+UNIT_PREFIX = "gang:"
+PENDING, SCHEDULING, SCHEDULED, RUNNING = "Pending", "Scheduling", "Scheduled", "Running"
+# Phases in which a gang was whole once: members that come later replace lost ones, nothing is undone.
+WHOLE_ONCE = (SCHEDULED, RUNNING, "Finished", "Failed", "Unknown")
+
+
+@dataclass(slots=True)
+class Gang:
+    """One gang. `group` is None until its PodGroup is seen."""
+
+    namespace: str
+    name: str
+    group: PodGroup | None = None
+    pending: set[str] = field(default_factory=set)
+    assigned: dict[str, bool] = field(default_factory=dict)  # uid -> is running
+    succeeded: set[str] = field(default_factory=set)
+    phase_told: str = ""
+    counts_told: tuple[int, int] = (-1, -1)
+    was_whole: bool = False  # members that come now replace lost ones: nothing is undone
+    priority: int = 0  # the highest of its members'
+    since: float = float("inf")  # since when its first member waits
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def unit(self) -> str:
+        """Its id in the queue."""
+        return UNIT_PREFIX + self.key
+
+    @property
+    def min_member(self) -> int:
+        """Members that must be placed together; at least 1."""
+        return max(1, self.group.spec.min_member) if self.group is not None else 1
+
+    @property
+    def on_nodes(self) -> int:
+        """Members that are, or were until they succeeded, on a node."""
+        return len(self.assigned) + len(self.succeeded)
+
+    @property
+    def needed(self) -> int:
+        """Members that must be placed by the next try; 0 when the gang is whole already."""
+        return max(0, self.min_member - self.on_nodes)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is known of it any more."""
+        return self.group is None and not self.pending and not self.assigned and not self.succeeded
+
+    def waiting_for(self) -> str | None:
+        """What must happen before the gang can be tried; None when it can."""
+        if self.group is None:
+            return (
+                f"waiting for PodGroup {self.key}: there is no such object in scheduling.x-k8s.io; "
+                "create it with spec.minMember"
+            )
+        if len(self.pending) < self.needed:
+            have = self.on_nodes + len(self.pending)
+            return (
+                f"waiting for members of PodGroup {self.key}: {have} of minMember {self.min_member} exist "
+                "and are not gated"
+            )
+        return None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Some but too few members are on nodes, and it never was otherwise: binding it was interrupted."""
+        return self.group is not None and not self.was_whole and 0 < self.on_nodes < self.min_member
+
+    def status(self, in_flight: int, *, is_binding: bool) -> tuple[str, int, int]:
+        """Phase, members bound and members running, as the PodGroup's status should say."""
+        running = sum(self.assigned.values()) + len(self.succeeded)
+        bound = self.on_nodes - in_flight
+        if is_binding:
+            phase = SCHEDULING
+        elif running >= self.min_member:
+            phase = RUNNING
+        elif bound >= self.min_member:
+            phase = SCHEDULED
+        else:
+            phase = SCHEDULING if bound else PENDING
+        return phase, bound, running
+
+
+class Gangs:
+    """All gangs by (namespace, name). One writer."""
+
+    def __init__(self) -> None:
+        self._gangs: dict[tuple[str, str], Gang] = {}
+        self._gang_of: dict[str, Gang] = {}  # by member's uid
+
+    def set_group(self, group: PodGroup) -> Gang:
+        """Take a PodGroup."""
+        gang = self._gang(group.metadata.namespace, group.metadata.name)
+        if gang.group is not None and gang.group.metadata.uid != group.metadata.uid:
+            gang.was_whole = False
+        gang.group = group
+        if not gang.phase_told:
+            gang.phase_told = group.status.phase
+            gang.counts_told = (group.status.scheduled, group.status.running)
+        if group.status.phase in WHOLE_ONCE:
+            gang.was_whole = True
+        return gang
+
+    def drop_group(self, namespace: str, name: str) -> Gang | None:
+        """The PodGroup was deleted."""
+        gang = self._gangs.get((namespace, name))
+        if gang is not None:
+            gang.group = None
+            gang.phase_told = ""
+            self._tidy(gang)
+        return gang
+
+    def set_pending(self, uid: str, namespace: str, name: str, priority: int, since: float) -> Gang:
+        """A member is unbound and may be placed."""
+        gang = self._member(uid, namespace, name)
+        gang.priority = max(gang.priority, priority) if gang.pending else priority
+        gang.since = min(gang.since, since) if gang.pending else since
+        gang.assigned.pop(uid, None)
+        gang.pending.add(uid)
+        return gang
+
+    def set_assigned(self, uid: str, namespace: str, name: str, is_running: bool) -> Gang:
+        """A member is on a node."""
+        gang = self._member(uid, namespace, name)
+        gang.pending.discard(uid)
+        gang.assigned[uid] = is_running
+        return gang
+
+    def drop_member(self, uid: str) -> Gang | None:
+        """A member failed, is leaving, or is no longer ours; returns its gang."""
+        gang = self._gang_of.pop(uid, None)
+        if gang is None:
+            return None
+        gang.pending.discard(uid)
+        gang.assigned.pop(uid, None)
+        gang.succeeded.discard(uid)
+        self._tidy(gang)
+        return gang
+
+    def set_succeeded(self, uid: str, namespace: str, name: str) -> Gang:
+        """A member's work is done."""
+        gang = self._member(uid, namespace, name)
+        gang.pending.discard(uid)
+        gang.assigned.pop(uid, None)
+        gang.succeeded.add(uid)
+        return gang
+
+    def of_member(self, uid: str) -> Gang | None:
+        """The gang a pod belongs to."""
+        return self._gang_of.get(uid)
+
+    def find(self, unit: str) -> Gang | None:
+        """The gang of a queue unit; None when nothing is known of it any more."""
+        namespace, _, name = unit.removeprefix(UNIT_PREFIX).partition("/")
+        return self._gangs.get((namespace, name))
+
+    def get(self, unit: str) -> Gang:
+        """The gang of a unit in the queue; only gangs with members are there."""
+        gang = self.find(unit)
+        assert gang is not None
+        return gang
+
+    def _gang(self, namespace: str, name: str) -> Gang:
+        return self._gangs.setdefault((namespace, name), Gang(namespace, name))
+
+    def _member(self, uid: str, namespace: str, name: str) -> Gang:
+        old = self._gang_of.get(uid)
+        if old is not None and (old.namespace, old.name) != (namespace, name):
+            self.drop_member(uid)
+        gang = self._gang_of[uid] = self._gang(namespace, name)
+        return gang
+
+    def _tidy(self, gang: Gang) -> None:
+        if gang.is_empty:
+            self._gangs.pop((gang.namespace, gang.name), None)

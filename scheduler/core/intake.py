@@ -1,0 +1,216 @@
+"""Events into state: what each event means, one function a kind.
+
+Owns the meaning of events. Does not decide anything. Invariants: applying the same event twice changes
+nothing the second time; events about things never heard of are accepted; what may help refused pods is
+noted in `state.changes`, and moved once a batch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from scheduler.core import events
+from scheduler.core.assumed import Hold
+from scheduler.core.engine_state import EngineState, PendingPod
+from scheduler.core.pod_request import PodRequest
+from scheduler.core.requeue import ClusterChange
+
+
+class Intake:
+    """Applies events to the engine's state."""
+
+    def __init__(self, state: EngineState) -> None:
+        self._state = state
+        self._now = 0.0
+        self._apply: dict[type, Callable[[Any], None]] = {
+            events.NodeChanged: self._node_changed,
+            events.NodeGone: self._node_gone,
+            events.PodPending: self._pod_pending,
+            events.PodAssigned: self._pod_assigned,
+            events.PodGone: self._pod_gone,
+            events.CacheChanged: lambda event: self._residency(state.residency.put_cache(event.cache)),
+            events.CacheGone: lambda event: self._residency(state.residency.remove_cache(event.name)),
+            events.DatasetChanged: lambda event: self._residency(state.residency.put_dataset(event.dataset)),
+            events.DatasetGone: lambda event: self._residency(
+                state.residency.remove_dataset((event.namespace, event.name))
+            ),
+            events.GroupChanged: self._group_changed,
+            events.GroupGone: self._group_gone,
+            events.ClaimChanged: self._volumes(lambda event: state.volumes.put_claim(event.claim)),
+            events.ClaimGone: self._volumes(lambda event: state.volumes.remove_claim(event.namespace, event.name)),
+            events.VolumeChanged: self._volumes(lambda event: state.volumes.put_volume(event.volume)),
+            events.VolumeGone: self._volumes(lambda event: state.volumes.remove_volume(event.name)),
+            events.BindConfirmed: self._bind_confirmed,
+            events.BindFailed: self._bind_failed,
+            events.DeleteFailed: self._delete_failed,
+        }
+
+    def apply(self, event: events.Event, now: float) -> None:
+        """Take one event."""
+        self._now = now
+        self._apply[type(event)](event)
+
+    def flush(self, now: float) -> None:
+        """Move the pods that the changes since the last flush may help."""
+        state = self._state
+        if state.changes:
+            state.queue.changed(state.changes, now)
+            state.changes = ClusterChange(0)
+
+    # ---- nodes and data ---------------------------------------------------------------------
+
+    def _node_changed(self, event: events.NodeChanged) -> None:
+        state = self._state
+        row, change = state.table.put(event.node)
+        if change & ClusterChange.NODE_ADDED:
+            state.assigned.node_added(event.node.metadata.name)
+        if change:
+            self._note_contention(row)
+        state.changes |= change
+
+    def _node_gone(self, event: events.NodeGone) -> None:
+        self._state.table.remove(event.name)
+
+    def _residency(self, did_change: bool) -> None:
+        if did_change:
+            self._state.changes |= ClusterChange.RESIDENCY
+
+    def _volumes(self, change: Callable[[Any], None]) -> Callable[[Any], None]:
+        def apply(event: Any) -> None:
+            change(event)
+            self._state.changes |= ClusterChange.VOLUMES
+
+        return apply
+
+    # ---- pods -------------------------------------------------------------------------------
+
+    def _pod_pending(self, event: events.PodPending) -> None:
+        state, pod = self._state, event.pod
+        known = state.pods.get(pod.uid)
+        if state.assigned.hold_of(pod.uid) is Hold.BOUND:
+            return  # an old state of a pod that the watch showed bound already
+        if known is None:
+            known = state.pods[pod.uid] = PendingPod(pod, told=pod.reported)
+        else:
+            is_same = _tried_alike(known.request, pod)
+            if known.request.group is not None and known.request.group != pod.group:
+                self._leave_gang(pod.uid)
+            if known.request.group is None and pod.group is not None:
+                state.queue.remove(pod.uid)
+            known.request = pod
+            if is_same:
+                return
+        if state.assigned.hold_of(pod.uid) is None:
+            self._enqueue(pod)
+
+    def _enqueue(self, pod: PodRequest) -> None:
+        state = self._state
+        if pod.group is None:
+            state.enqueue_pod(pod)
+        elif pod.gates:
+            gang = state.gangs.drop_member(pod.uid)
+            if gang is not None:
+                state.enqueue_gang(gang, self._now)
+        else:
+            gang = state.gangs.set_pending(pod.uid, pod.namespace, pod.group, pod.priority, pod.waiting_since)
+            state.enqueue_gang(gang, self._now)
+
+    def _pod_assigned(self, event: events.PodAssigned) -> None:
+        state, pod = self._state, event.pod
+        known = state.pods.pop(pod.uid, None)
+        if known is not None:
+            state.queue.remove(pod.uid)
+        is_expected = state.assigned.node_of(pod.uid) == pod.node
+        if state.assigned.confirm(pod):
+            state.changes |= ClusterChange.POD_FREED
+        if not is_expected:
+            self._note_contention(state.table.row_of.get(pod.node))
+        if event.group is None or not event.is_ours:
+            return
+        if event.is_leaving:
+            self._leave_gang(pod.uid)
+            return
+        gang = state.gangs.set_assigned(pod.uid, pod.namespace, event.group, event.is_running)
+        state.gang_binds.confirmed(gang.unit, pod.uid)
+        if gang.group is not None and gang.needed == 0 and not state.gang_binds.is_binding(gang.unit):
+            gang.was_whole = True
+        if known is not None:
+            state.enqueue_gang(gang, self._now)
+        state.touched_gangs[gang.key] = gang
+
+    def _pod_gone(self, event: events.PodGone) -> None:
+        state = self._state
+        if state.pods.pop(event.uid, None) is not None:
+            state.queue.remove(event.uid)
+        if state.assigned.gone(event.uid):
+            state.changes |= ClusterChange.POD_FREED
+        if event.succeeded and event.group is not None:
+            gang = state.gangs.set_succeeded(event.uid, event.namespace, event.group)
+            state.enqueue_gang(gang, self._now)
+        else:
+            self._leave_gang(event.uid)
+
+    def _note_contention(self, row: int | None) -> None:
+        if row is not None and self._state.table.is_overcommitted(row):
+            self._state.contended.add(row)
+
+    def _leave_gang(self, uid: str) -> None:
+        state = self._state
+        gang = state.gangs.drop_member(uid)
+        if gang is not None:
+            state.gang_binds.leaving(gang.unit, uid)
+            state.enqueue_gang(gang, self._now)
+
+    # ---- gangs ------------------------------------------------------------------------------
+
+    def _group_changed(self, event: events.GroupChanged) -> None:
+        gang = self._state.gangs.set_group(event.group)
+        self._state.enqueue_gang(gang, self._now)
+
+    def _group_gone(self, event: events.GroupGone) -> None:
+        gang = self._state.gangs.drop_group(event.namespace, event.name)
+        if gang is not None:
+            self._state.enqueue_gang(gang, self._now)
+
+    # ---- results ----------------------------------------------------------------------------
+
+    def _bind_confirmed(self, event: events.BindConfirmed) -> None:
+        gang = self._state.gangs.of_member(event.uid)
+        if gang is not None:
+            self._state.gang_binds.confirmed(gang.unit, event.uid)
+            self._state.touched_gangs[gang.key] = gang
+
+    def _bind_failed(self, event: events.BindFailed) -> None:
+        state = self._state
+        if not state.assigned.forget(event.uid):
+            return  # the watch was faster: bound after all, or gone
+        state.changes |= ClusterChange.POD_FREED
+        known = state.pods.get(event.uid)
+        if known is None:
+            return
+        pod = known.request
+        known.node = ""
+        if pod.group is None:
+            if state.queue.pool_of(pod.uid) is None:
+                state.enqueue_pod(pod)
+            state.queue.fail(pod.uid, self._now)
+            return
+        gang = state.gangs.set_pending(pod.uid, pod.namespace, pod.group, pod.priority, pod.waiting_since)
+        state.gang_binds.failed(gang.unit, pod.uid)
+        state.enqueue_gang(gang, self._now)
+        if gang.waiting_for() is None and not state.gang_binds.is_undoing(gang.unit):
+            state.queue.fail(gang.unit, self._now)
+
+    def _delete_failed(self, event: events.DeleteFailed) -> None:
+        gang = self._state.gangs.of_member(event.uid)
+        if gang is not None:
+            self._state.gang_binds.retry_delete(gang.unit, event.uid, self._now)
+
+
+def _tried_alike(old: PodRequest, new: PodRequest) -> bool:
+    """Whether a change of the pod cannot matter to a try (our own condition, for one)."""
+    return (
+        old.signature == new.signature
+        and old.labels == new.labels
+        and (old.group, old.gates, old.claims, old.priority, old.refusal, old.may_preempt)
+        == (new.group, new.gates, new.claims, new.priority, new.refusal, new.may_preempt)
+    )

@@ -1,0 +1,211 @@
+"""mask → score → choose for one signature of identical pods.
+
+Owns the *pass*: the mask and the total cost of every row for one signature, kept between pods and brought up
+to date row by row. Does not take room (core/engine.py does, through core/assumed.py) and does not know gangs.
+Invariants: a pass that is current gives the same answer as one computed anew; total is +inf exactly where a
+filter refuses; total = Σ weight · min(raw / full scale, CAP), so scores of any unit add up on one scale.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from scheduler.core.cluster_view import ALL, ClusterView, Rows, view_of
+from scheduler.core.node_table import BoolArray, NodeTable
+from scheduler.core.plugin import DependsOn, FilterPlugin, FloatArray, ScorePlugin
+from scheduler.core.pod_request import PodRequest
+from scheduler.core.residency_table import ResidencyTable, Sources
+
+MAX_PASSES = 256
+# A node much worse than the full scale (a broken disk) must not make all other scores vanish.
+CAP = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """A score and how many points its full scale costs."""
+
+    plugin: ScorePlugin
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plugins:
+    """Filters in kube-scheduler's order (the first refusal of a node is the one told), and weighted scores."""
+
+    filters: tuple[FilterPlugin, ...]
+    scores: tuple[Weighted, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Why a pod fits nowhere: the text, and the names of the filters that refused it somewhere."""
+
+    message: str
+    rejected_by: frozenset[str]
+
+
+@dataclass(slots=True)
+class Pass:
+    """Everything known about one signature. Arrays have one entry a row."""
+
+    pod: PodRequest
+    versions: tuple[int, int]
+    log_position: int
+    refusal: str | None  # of a prefilter: no node was looked at
+    only: BoolArray | None  # rows a prefilter left; None: all
+    fixed_mask: BoolArray
+    fixed_cost: FloatArray
+    sources: Sources | None  # bytes by source and seconds of stage-in; None when the pod names no data
+    total: FloatArray  # +inf where refused
+    # By (priority, may preempt), kept by core/engine_state.py as long as nothing changes.
+    diagnoses: dict[tuple[int, bool], Diagnosis] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> FloatArray | None:
+        """Seconds of stage-in by row; None when the pod names no data."""
+        return self.sources.seconds if self.sources is not None else None
+
+    def best(self) -> int:
+        """The cheapest row; -1 when no row is left."""
+        if not len(self.total):
+            return -1
+        row = int(self.total.argmin())
+        return row if self.total[row] != np.inf else -1
+
+    def runner_up(self, chosen: int) -> int:
+        """The cheapest other row; -1 when there is none."""
+        if len(self.total) < 2:
+            return -1
+        kept = self.total[chosen]
+        self.total[chosen] = np.inf
+        row = int(self.total.argmin())
+        found = row if self.total[row] != np.inf else -1
+        self.total[chosen] = kept
+        return found
+
+    def feasible(self) -> int:
+        """How many rows are left."""
+        return int(np.count_nonzero(self.total != np.inf))
+
+    def coldest(self) -> int:
+        """The feasible row with the most seconds of stage-in; -1 without data or rows."""
+        if self.seconds is None:
+            return -1
+        seconds = np.where(self.total != np.inf, self.seconds, -1.0)
+        row = int(seconds.argmax()) if len(seconds) else -1
+        return row if row >= 0 and seconds[row] >= 0 else -1
+
+
+class Placer:
+    """Makes passes and keeps the most recently used ones."""
+
+    def __init__(
+        self, table: NodeTable, residency: ResidencyTable, plugins: Plugins, max_passes: int = MAX_PASSES
+    ) -> None:
+        self._table = table
+        self._residency = residency
+        self.plugins = plugins
+        self._max_passes = max_passes
+        self._passes: OrderedDict[object, Pass] = OrderedDict()
+        self._fixed_filters = [f for f in plugins.filters if f.depends_on is not DependsOn.USAGE]
+        self._usage_filters = [f for f in plugins.filters if f.depends_on is DependsOn.USAGE]
+        self._fixed_scores = [s for s in plugins.scores if s.plugin.depends_on is not DependsOn.USAGE]
+        self._usage_scores = [s for s in plugins.scores if s.plugin.depends_on is DependsOn.USAGE]
+
+    def pass_for(self, pod: PodRequest) -> Pass:
+        """The current pass for a pod's signature."""
+        self._table.vector(pod.shape.requests)  # resources get their columns before arrays are shared
+        signature = pod.signature
+        versions = (self._table.version, self._residency.version if pod.data or pod.checkpoint else 0)
+        found = self._passes.get(signature)
+        if found is not None and found.versions == versions:
+            self._passes.move_to_end(signature)
+            self._catch_up(found)
+            return found
+        made = self.compute(pod, view_of(self._table, self._residency))
+        self._passes[signature] = made
+        self._passes.move_to_end(signature)
+        while len(self._passes) > self._max_passes:
+            self._passes.popitem(last=False)
+        return made
+
+    def compute(self, pod: PodRequest, view: ClusterView) -> Pass:
+        """A pass from nothing, on any view (also a what-if copy)."""
+        versions = (self._table.version, self._residency.version if pod.data or pod.checkpoint else 0)
+        refusal, only = self._prefilter(pod, view)
+        mask = view.alive.copy()
+        if only is not None:
+            mask &= only
+        for plugin in self._fixed_filters:
+            passed = plugin.filter(view, pod, ALL)
+            if passed is not None:
+                mask &= passed
+        made = Pass(
+            pod=pod,
+            versions=versions,
+            log_position=self._table.log_position,
+            refusal=refusal,
+            only=only,
+            fixed_mask=mask,
+            fixed_cost=self._cost(self._fixed_scores, pod, view, ALL),
+            sources=self._residency.sources(pod.data, pod.checkpoint) if pod.data or pod.checkpoint else None,
+            total=np.empty(0),
+        )
+        if refusal is not None:
+            made.total = np.full(view.size, np.inf)
+        else:
+            made.total = self._total(made, view, ALL)
+        return made
+
+    def _catch_up(self, found: Pass) -> None:
+        changed = self._table.rows_changed_since(found.log_position)
+        if changed is not None and not changed:
+            return
+        found.log_position = self._table.log_position
+        found.diagnoses.clear()
+        if found.refusal is not None:
+            return
+        view = view_of(self._table, self._residency)
+        if changed is None or len(changed) > view.size // 2:
+            found.total = self._total(found, view, ALL)
+        elif len(changed) == 1:
+            rows: Rows = slice(changed[0], changed[0] + 1)
+            found.total[rows] = self._total(found, view, rows)
+        else:
+            rows = np.unique(np.array(changed, dtype=np.int64))
+            found.total[rows] = self._total(found, view, rows)
+
+    def _total(self, found: Pass, view: ClusterView, rows: Rows) -> FloatArray:
+        mask = found.fixed_mask[rows].copy()
+        for plugin in self._usage_filters:
+            passed = plugin.filter(view, found.pod, rows)
+            if passed is not None:
+                mask &= passed
+        total = found.fixed_cost[rows] + self._cost(self._usage_scores, found.pod, view, rows)
+        total[~mask] = np.inf
+        return total
+
+    def _prefilter(self, pod: PodRequest, view: ClusterView) -> tuple[str | None, BoolArray | None]:
+        only: BoolArray | None = None
+        for plugin in self.plugins.filters:
+            verdict = plugin.prefilter(view, pod)
+            if verdict is None:
+                continue
+            if verdict.refusal is not None:
+                return verdict.refusal, only
+            if verdict.only is not None:
+                only = verdict.only if only is None else only & verdict.only
+        return None, only
+
+    @staticmethod
+    def _cost(scores: Sequence[Weighted], pod: PodRequest, view: ClusterView, rows: Rows) -> FloatArray:
+        cost: FloatArray = np.zeros(len(view.alive[rows]))
+        for weighted in scores:
+            raw = weighted.plugin.score(view, pod, rows)
+            if raw is not None:
+                scale = weighted.plugin.full_scale(view, pod)
+                cost += np.minimum(raw * (1.0 / scale), CAP) * weighted.weight
+        return cost

@@ -1,0 +1,293 @@
+"""A pod as the core sees it: what it asks of a node, of the data, and of its gang.
+
+Owns the conversion of a Pod object, and the *shape*: the part that identical pods share, compiled once.
+Does not resolve claims (core/volume_table.py) nor decide. Invariants: two pods with equal `signature` get
+equal answers from every filter and score; a field this scheduler does not evaluate ends up in `refusal`,
+so such a pod is never bound.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from api import names
+from kube.objects import Container, Pod, PodSpec, Toleration, Volume
+from scheduler.core import requests
+from scheduler.core.data_request import (
+    BadDataRequest,
+    DataRequest,
+    inline_datasets,
+    merge,
+    parse_checkpoint,
+    parse_datasets,
+)
+from scheduler.core.selectors import (
+    LabelSelector,
+    Term,
+    compile_label_selector,
+    compile_term,
+    compile_terms,
+    names_asked,
+)
+
+MAX_SHAPES = 16_384
+# In-tree disks can conflict on a node (VolumeRestrictions); we do not compare them.
+IN_TREE_DISKS = ("gce_persistent_disk", "aws_elastic_block_store", "rbd", "iscsi")
+HostPort = tuple[str, str, int]  # host IP, protocol, port
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shape:
+    """What identical pods share. Compared by identity: equal shapes are one object (see ShapeCache)."""
+
+    number: int
+    requests: tuple[tuple[str, int], ...]
+    tolerations: tuple[Toleration, ...]
+    node_selector: tuple[tuple[str, str], ...]
+    affinity_terms: tuple[Term, ...] | None  # None: no required node affinity
+    names_asked: frozenset[str] | None
+    preferred_terms: tuple[Term, ...]
+    host_ports: tuple[HostPort, ...]
+    refusal: str | None
+
+    @property
+    def gpus(self) -> int:
+        """GPUs a pod of this shape asks for."""
+        return requests.total(self.requests, names.GPU_RESOURCE)
+
+
+@dataclass(frozen=True, slots=True)
+class AntiAffinityTerm:
+    """A bound pod's required anti-affinity: pods it selects must not share the topology value."""
+
+    topology_key: str
+    selector: LabelSelector | None
+    namespaces: frozenset[str] | None  # None: every namespace (a namespaceSelector we do not evaluate)
+
+    def selects(self, namespace: str, labels: Mapping[str, str]) -> bool:
+        """Whether the term is about a pod with this namespace and these labels."""
+        if self.selector is None or not self.selector.matches(labels):
+            return False
+        return self.namespaces is None or namespace in self.namespaces
+
+
+@dataclass(frozen=True, slots=True)
+class PodRequest:
+    """A pending pod. `waiting_since` is on the core's clock; `group` is its gang's name in its namespace."""
+
+    uid: str
+    namespace: str
+    name: str
+    shape: Shape
+    priority: int = 0
+    may_preempt: bool = True
+    waiting_since: float = 0.0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    group: str | None = None
+    gates: tuple[str, ...] = ()
+    claims: tuple[str, ...] = ()
+    data: tuple[DataRequest, ...] = ()
+    checkpoint: tuple[tuple[str, int], ...] = ()
+    refusal: str | None = None
+    # Node affinity of the volumes the claims are bound to: each must hold (set when claims are resolved).
+    volume_terms: tuple[tuple[Term, ...], ...] = ()
+    reported: str = ""  # the message its PodScheduled=False condition already carries
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """What every filter and score depends on, beside the cluster."""
+        return (self.shape.number, self.data, self.checkpoint, self.volume_terms)
+
+
+class ShapeCache:
+    """Shapes by content: a thousand pods of one job are parsed once. Bounded: forgets all when full."""
+
+    def __init__(self, max_shapes: int = MAX_SHAPES) -> None:
+        self._shapes: dict[object, Shape] = {}
+        self._max_shapes = max_shapes
+        self._next = 0
+
+    def shape_of(self, pod: Pod) -> Shape:
+        """The shape of a pod, unbound or bound."""
+        key = _shape_key(pod.spec)
+        shape = self._shapes.get(key)
+        if shape is None:
+            if len(self._shapes) >= self._max_shapes:
+                # Numbers are never reused, so nothing keyed by an old shape can be mistaken.
+                self._shapes.clear()
+            shape = self._shapes[key] = _compile(pod, self._next)
+            self._next += 1
+        return shape
+
+
+def pod_request(pod: Pod, shapes: ShapeCache, waiting_since: float = 0.0) -> PodRequest:
+    """Convert a pending pod. Never raises: what is wrong with the pod is its `refusal`."""
+    meta, spec = pod.metadata, pod.spec
+    shape = shapes.shape_of(pod)
+    refusal = shape.refusal
+    data: tuple[DataRequest, ...] = ()
+    checkpoint: tuple[tuple[str, int], ...] = ()
+    try:
+        data = _named_data(pod)
+        text = meta.annotations.get(names.CHECKPOINT_NODES_ANNOTATION)
+        checkpoint = parse_checkpoint(text) if text else ()
+    except BadDataRequest as error:
+        refusal = refusal or str(error)
+    return PodRequest(
+        uid=meta.uid,
+        namespace=meta.namespace,
+        name=meta.name,
+        shape=shape,
+        priority=spec.priority,
+        may_preempt=spec.preemption_policy != "Never",
+        waiting_since=waiting_since,
+        labels=meta.labels,
+        group=group_of(pod),
+        gates=tuple(gate.name for gate in spec.scheduling_gates),
+        claims=_claims(pod.metadata.name, spec.volumes),
+        data=data,
+        checkpoint=checkpoint,
+        refusal=refusal,
+        reported=_reported(pod),
+    )
+
+
+def group_of(pod: Pod) -> str | None:
+    """The gang a pod belongs to, by any of the three spellings; None when it stands alone."""
+    if pod.spec.scheduling_group is not None and pod.spec.scheduling_group.pod_group_name:
+        return pod.spec.scheduling_group.pod_group_name
+    meta = pod.metadata
+    return meta.labels.get(names.POD_GROUP_LABEL) or meta.annotations.get(names.VOLCANO_GROUP_ANNOTATION) or None
+
+
+def host_ports(spec: PodSpec) -> tuple[HostPort, ...]:
+    """Ports the pod takes on its node: containers and sidecars, as kube-scheduler counts them."""
+    sidecars = (container for container in spec.init_containers if container.restart_policy == "Always")
+    return tuple(
+        (port.host_ip or "0.0.0.0", port.protocol or "TCP", port.host_port)
+        for container in (*spec.containers, *sidecars)
+        for port in container.ports
+        if port.host_port > 0
+    )
+
+
+def anti_affinity_terms(pod: Pod) -> tuple[AntiAffinityTerm, ...]:
+    """Required anti-affinity of a pod. A namespaceSelector is taken to match every namespace, and
+    matchLabelKeys are already in the selector (the API server merges them in since 1.33)."""
+    affinity = pod.spec.affinity or {}
+    raw_terms = (affinity.get("podAntiAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution") or ()
+    terms = []
+    for raw in raw_terms:
+        given = raw.get("namespaces") or ()
+        namespaces = None if raw.get("namespaceSelector") is not None else frozenset(given or (pod.metadata.namespace,))
+        selector = compile_label_selector(raw.get("labelSelector"))
+        terms.append(AntiAffinityTerm(str(raw.get("topologyKey", "")), selector, namespaces))
+    return tuple(terms)
+
+
+def _reported(pod: Pod) -> str:
+    for condition in pod.status.conditions:
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return condition.message
+    return ""
+
+
+def _named_data(pod: Pod) -> tuple[DataRequest, ...]:
+    namespace = pod.metadata.namespace
+    annotation = pod.metadata.annotations.get(names.DATASETS_ANNOTATION)
+    if not annotation and not pod.spec.volumes:
+        return ()
+    inline = inline_datasets(pod.spec.volumes, namespace)
+    return merge((*inline, *(parse_datasets(annotation, namespace) if annotation else ())))
+
+
+def _claims(pod_name: str, volumes: list[Volume]) -> tuple[str, ...]:
+    found = []
+    for volume in volumes:
+        if volume.persistent_volume_claim is not None:
+            found.append(volume.persistent_volume_claim.claim_name)
+        elif volume.ephemeral is not None:
+            found.append(f"{pod_name}-{volume.name}")
+    return tuple(found)
+
+
+def _shape_key(spec: PodSpec) -> tuple[object, ...]:
+    return (
+        tuple(map(_container_key, spec.containers)),
+        tuple(map(_container_key, spec.init_containers)) if spec.init_containers else (),
+        repr(spec.resources) if spec.resources is not None else None,
+        repr(spec.overhead) if spec.overhead else None,
+        repr(spec.node_selector) if spec.node_selector else None,
+        repr(spec.affinity) if spec.affinity else None,
+        repr(spec.tolerations) if spec.tolerations else None,
+        repr(spec.topology_spread_constraints) if spec.topology_spread_constraints else None,
+        bool(spec.resource_claims),
+        tuple(kind for volume in spec.volumes for kind in IN_TREE_DISKS if getattr(volume, kind) is not None)
+        if spec.volumes
+        else (),
+    )
+
+
+def _container_key(container: Container) -> tuple[object, ...]:
+    return (
+        tuple(container.resources.requests.items()),
+        repr(container.ports) if container.ports else None,
+        container.restart_policy,
+    )
+
+
+def _compile(pod: Pod, number: int) -> Shape:
+    spec = pod.spec
+    affinity: Mapping[str, Any] = (spec.affinity or {}).get("nodeAffinity") or {}
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
+    raw_terms = (required or {}).get("nodeSelectorTerms") or ()
+    preferred = affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or ()
+    compiled = (compile_term(item.get("preference") or {}, int(item.get("weight") or 0)) for item in preferred)
+    refusal = _unsupported(spec)
+    asked: tuple[tuple[str, int], ...] = ()
+    try:
+        asked = requests.pod_requests(pod)
+    except ValueError as error:
+        refusal = f"spec.containers[].resources.requests: {error}"
+    return Shape(
+        number=number,
+        requests=asked,
+        tolerations=tuple(spec.tolerations),
+        node_selector=tuple(sorted(spec.node_selector.items())),
+        affinity_terms=compile_terms(raw_terms) if required is not None else None,
+        names_asked=names_asked(raw_terms) if raw_terms else None,
+        preferred_terms=tuple(term for term in compiled if term is not None and term.weight),
+        host_ports=host_ports(spec),
+        refusal=refusal,
+    )
+
+
+def _unsupported(spec: PodSpec) -> str | None:
+    """A sentence naming the first field we would have to evaluate and do not."""
+    affinity = spec.affinity or {}
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    fields = {
+        "spec.affinity.podAffinity." + required: bool((affinity.get("podAffinity") or {}).get(required)),
+        "spec.affinity.podAntiAffinity." + required: bool((affinity.get("podAntiAffinity") or {}).get(required)),
+        "spec.topologySpreadConstraints[].whenUnsatisfiable=DoNotSchedule": any(
+            constraint.when_unsatisfiable == "DoNotSchedule" for constraint in spec.topology_spread_constraints
+        ),
+        "spec.resourceClaims": bool(spec.resource_claims),
+    }
+    for volume in spec.volumes:
+        for kind in IN_TREE_DISKS:
+            fields[f"spec.volumes[].{_camel(kind)}"] = getattr(volume, kind) is not None
+    for name, is_used in fields.items():
+        if is_used:
+            return f"{name} is not evaluated by this scheduler yet; remove it or use schedulerName default-scheduler"
+    return None
+
+
+def _camel(snake: str) -> str:
+    first, *rest = snake.split("_")
+    return first + "".join(word.capitalize() for word in rest)

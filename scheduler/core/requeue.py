@@ -1,0 +1,25 @@
+"""Which change in the cluster is worth another try for a pod that was refused.
+
+Owns the vocabulary of changes. Each filter names, in `worth_retry`, the changes that can turn its refusal
+around, as kube-scheduler's queueing hints do. Invariant: a filter that leaves a change out can never pass
+because of it; a missing hint would leave a pod waiting for the five-minute flush.
+"""
+
+from enum import IntFlag, auto
+
+
+class ClusterChange(IntFlag):
+    """Kinds of change."""
+
+    NODE_ADDED = auto()
+    NODE_ALLOCATABLE = auto()
+    NODE_LABELS = auto()
+    NODE_TAINTS = auto()  # and spec.unschedulable
+    POD_FREED = auto()  # an assigned pod ended, was deleted or shrank
+    RESIDENCY = auto()  # what is cached where, or how big a dataset is
+    VOLUMES = auto()  # claims and volumes
+    GROUP = auto()  # a gang's object or members
+
+
+NOTHING = ClusterChange(0)
+ANYTHING = ~NOTHING

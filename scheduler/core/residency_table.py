@@ -1,0 +1,250 @@
+"""What is cached where, and how fast each node reads: bytes int64[row, medium], speeds float64[row].
+
+Owns NodeCaches and dataset sizes as columns, and the arithmetic from bytes to seconds of stage-in. Does not
+weigh seconds against anything (plugins/stage_in.py, core/placement.py). Invariants: a node whose worker is
+not there has nothing resident; bytes of another dataset uid do not count; a row's resident bytes never count
+for more than the dataset has. `version` rises with every change.
+
+Bytes on peers are estimated from counts: what is resident anywhere is at most the sum over all nodes and at
+most the whole dataset; a block that two nodes hold is not known to be the same one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kube.objects import Dataset, NodeCache
+from scheduler.core.data_request import DataRequest
+from scheduler.core.node_table import NodeTable
+
+FloatArray = NDArray[np.float64]
+MEDIA = ("MEM", "SSD", "HDD")
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSpeeds:
+    """Bytes per second assumed where nothing was measured."""
+
+    mem: float
+    ssd: float
+    hdd: float
+    network: float
+    origin: float
+
+    @property
+    def by_medium(self) -> tuple[float, float, float]:
+        """In the order of MEDIA."""
+        return (self.mem, self.ssd, self.hdd)
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSize:
+    """The current snapshot of a dataset."""
+
+    uid: str
+    snapshot: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Per row: bytes here by medium [row, medium], on peers only, and nowhere; and the seconds they cost."""
+
+    local: FloatArray
+    peers: FloatArray
+    origin: FloatArray
+    seconds: FloatArray
+
+
+class ResidencyTable:
+    """NodeCaches and Datasets as last seen. One writer."""
+
+    def __init__(self, table: NodeTable, defaults: ReadSpeeds) -> None:
+        self._table = table
+        self._defaults = defaults
+        self._caches: dict[str, NodeCache] = {}
+        self._datasets: dict[Key, DatasetSize] = {}
+        self._holders: dict[Key, set[str]] = {}  # dataset -> nodes that list it
+        self.version = 0
+        # Both are good for one (version, version of the table).
+        self._speeds_cache: tuple[tuple[int, int], _Speeds] | None = None
+        self._sources_cache: dict[object, Sources] = {}
+
+    def put_cache(self, cache: NodeCache) -> bool:
+        """Take a NodeCache; returns whether anything that counts changed."""
+        name = cache.metadata.name
+        old = self._caches.get(name)
+        if old is not None and old.status == cache.status:
+            return False
+        self._forget_holder(old)
+        self._caches[name] = cache
+        if is_serving(cache):
+            for entry in cache.status.datasets:
+                self._holders.setdefault((entry.namespace, entry.name), set()).add(name)
+        self.version += 1
+        return True
+
+    def remove_cache(self, name: str) -> bool:
+        """A node's cache is gone, and all it held."""
+        old = self._caches.pop(name, None)
+        if old is None:
+            return False
+        self._forget_holder(old)
+        self.version += 1
+        return True
+
+    def put_dataset(self, dataset: Dataset) -> bool:
+        """Take a Dataset; returns whether its size or snapshot changed."""
+        meta, snapshot = dataset.metadata, dataset.status.snapshot
+        new = DatasetSize(meta.uid, str(snapshot.version) if snapshot else "", snapshot.bytes if snapshot else 0)
+        if self._datasets.get((meta.namespace, meta.name)) == new:
+            return False
+        self._datasets[(meta.namespace, meta.name)] = new
+        self.version += 1
+        return True
+
+    def remove_dataset(self, key: Key) -> bool:
+        """A Dataset was deleted."""
+        if self._datasets.pop(key, None) is None:
+            return False
+        self.version += 1
+        return True
+
+    def size_of(self, key: Key) -> DatasetSize | None:
+        """The dataset's current snapshot; None when there is no such Dataset."""
+        return self._datasets.get(key)
+
+    def cold_seconds(self, data: Sequence[DataRequest], checkpoint: Sequence[tuple[str, int]]) -> float:
+        """Seconds if nothing were cached anywhere: all bytes from the origin at its default speed."""
+        total = sum(size.size_bytes for item in data if (size := self._datasets.get(item.key)) is not None)
+        total += max((size for _, size in checkpoint), default=0)
+        return total / self._defaults.origin
+
+    def sources(self, data: Sequence[DataRequest], checkpoint: Sequence[tuple[str, int]] = ()) -> Sources:
+        """Bytes by source and seconds of stage-in on every row of the table, all datasets added."""
+        speeds = self._speeds()
+        asked = (tuple(data), tuple(checkpoint))
+        found = self._sources_cache.get(asked)
+        if found is None:
+            found = self._sources_cache[asked] = self._compute(data, checkpoint, speeds)
+        return found
+
+    def _compute(
+        self, data: Sequence[DataRequest], checkpoint: Sequence[tuple[str, int]], speeds: "_Speeds"
+    ) -> Sources:
+        row_of, rows = self._table.row_of, self._table.size
+        total = _empty(rows)
+        for item in data:
+            size = self._datasets.get(item.key)
+            if size is not None and size.size_bytes > 0:
+                total = _add(total, _priced(self._resident(item.key, size), size.size_bytes, speeds))
+        if checkpoint:
+            local = np.zeros((rows, len(MEDIA)))
+            for node, size_bytes in checkpoint:
+                row = row_of.get(node)
+                if row is not None:
+                    # Which tier holds it is not said; the SSD tier is the careful guess.
+                    local[row, 1] = size_bytes
+            total = _add(total, _priced(local, max(size for _, size in checkpoint), speeds))
+        return total
+
+    def is_resident(self, item: DataRequest) -> NDArray[np.bool_]:
+        """Per row: whether the whole of the dataset's current snapshot is resident there."""
+        size = self._datasets.get(item.key)
+        if size is None or not size.snapshot:
+            return np.zeros(self._table.size, dtype=np.bool_)
+        held = self._resident(item.key, size, current_only=True).sum(axis=1)
+        return np.asarray(held >= size.size_bytes) & self._serving_rows()
+
+    def _serving_rows(self) -> NDArray[np.bool_]:
+        mask = np.zeros(self._table.size, dtype=np.bool_)
+        for name, cache in self._caches.items():
+            row = self._table.row_of.get(name)
+            if row is not None and is_serving(cache):
+                mask[row] = True
+        return mask
+
+    def _speeds(self) -> "_Speeds":
+        versions = (self.version, self._table.version)
+        if self._speeds_cache is None or self._speeds_cache[0] != versions:
+            speeds = _Speeds(self._caches, self._table.row_of, self._table.size, self._defaults)
+            self._speeds_cache = (versions, speeds)
+            self._sources_cache.clear()
+        return self._speeds_cache[1]
+
+    def _resident(self, key: Key, size: DatasetSize, *, current_only: bool = False) -> FloatArray:
+        local = np.zeros((self._table.size, len(MEDIA)))
+        for name in self._holders.get(key, ()):
+            row = self._table.row_of.get(name)
+            if row is None:
+                continue
+            for entry in self._caches[name].status.datasets:
+                if (entry.namespace, entry.name) != key or entry.uid != size.uid:
+                    continue
+                # After a new listing most objects are the same, so older counts still price well;
+                # `required` is a promise and takes the current snapshot only.
+                if current_only and str(entry.snapshot) != size.snapshot:
+                    continue
+                for column, medium in enumerate(MEDIA):
+                    local[row, column] += max(0, entry.resident_bytes.get(medium, 0))
+        return local
+
+    def _forget_holder(self, cache: NodeCache | None) -> None:
+        if cache is None:
+            return
+        for entry in cache.status.datasets:
+            holders = self._holders.get((entry.namespace, entry.name))
+            if holders is not None:
+                holders.discard(cache.metadata.name)
+                if not holders:
+                    del self._holders[(entry.namespace, entry.name)]
+
+
+def is_serving(cache: NodeCache) -> bool:
+    """Whether the node's worker is there to serve what it holds."""
+    return cache.status.worker is not None and bool(cache.status.worker.endpoint)
+
+
+class _Speeds:
+    """Measured read speeds per row, the defaults where a figure is 0 or missing."""
+
+    def __init__(
+        self, caches: Mapping[str, NodeCache], row_of: Mapping[str, int], rows: int, defaults: ReadSpeeds
+    ) -> None:
+        self.media = np.tile(np.array(defaults.by_medium), (rows, 1))
+        self.network = np.full(rows, defaults.network)
+        self.origin = np.full(rows, defaults.origin)
+        for name, cache in caches.items():
+            row = row_of.get(name)
+            if row is None:
+                continue
+            for tier in cache.status.tiers:
+                if tier.medium in MEDIA and tier.read_bytes_per_second > 0:
+                    self.media[row, MEDIA.index(tier.medium)] = tier.read_bytes_per_second
+            if cache.status.network.read_bytes_per_second > 0:
+                self.network[row] = cache.status.network.read_bytes_per_second
+            if cache.status.origin.read_bytes_per_second > 0:
+                self.origin[row] = cache.status.origin.read_bytes_per_second
+
+
+def _priced(local: FloatArray, size_bytes: int, speeds: _Speeds) -> Sources:
+    held = local.sum(axis=1)
+    anywhere = min(float(held.sum()), float(size_bytes))
+    excess = np.maximum(held, 1.0)
+    local = local * np.minimum(1.0, size_bytes / excess)[:, None]
+    here = np.minimum(held, size_bytes)
+    peers = np.maximum(0.0, anywhere - here)
+    origin = np.maximum(0.0, size_bytes - here - peers)
+    seconds = (local / speeds.media).sum(axis=1) + peers / speeds.network + origin / speeds.origin
+    return Sources(local, peers, origin, seconds)
+
+
+def _empty(rows: int) -> Sources:
+    return Sources(np.zeros((rows, len(MEDIA))), np.zeros(rows), np.zeros(rows), np.zeros(rows))
+
+
+def _add(one: Sources, two: Sources) -> Sources:
+    return Sources(one.local + two.local, one.peers + two.peers, one.origin + two.origin, one.seconds + two.seconds)

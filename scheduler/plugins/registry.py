@@ -1,0 +1,42 @@
+"""Which filters and scores there are, in order: name → factory.
+
+Owns the list. A new plugin is one file beside this one and one line here (README.md). Filters run in
+kube-scheduler's order, because the first that refuses a node is the one the user reads; ours come last."""
+
+from collections.abc import Callable
+
+from scheduler.core.placement import Plugins, Weighted
+from scheduler.plugins.balance import Balance
+from scheduler.plugins.base import FilterPlugin, ScorePlugin
+from scheduler.plugins.gpu_fit import GpuFit
+from scheduler.plugins.node_affinity import NodeAffinity, VolumeAffinity
+from scheduler.plugins.ports import HostPorts
+from scheduler.plugins.preferences import Preferences
+from scheduler.plugins.required_data import RequiredData
+from scheduler.plugins.resource_fit import ResourceFit
+from scheduler.plugins.stage_in import StageIn
+from scheduler.plugins.taints import Taints, Unschedulable
+from scheduler.settings import Settings
+
+FILTERS: tuple[Callable[[], FilterPlugin], ...] = (
+    Unschedulable,
+    Taints,
+    NodeAffinity,
+    HostPorts,
+    ResourceFit,
+    VolumeAffinity,
+    RequiredData,
+)
+SCORES: dict[str, Callable[[Settings], ScorePlugin]] = {
+    "stage_in": lambda settings: StageIn(settings.stage_in_floor_seconds),
+    "gpu_fit": lambda settings: GpuFit(),
+    "preferences": lambda settings: Preferences(),
+    "balance": lambda settings: Balance(),
+}
+
+
+def build(settings: Settings) -> Plugins:
+    """The plugins with their weights; a score with weight 0 is left out."""
+    weights = settings.weights.model_dump()
+    scores = tuple(Weighted(factory(settings), weights[name]) for name, factory in SCORES.items() if weights[name])
+    return Plugins(tuple(factory() for factory in FILTERS), scores)

@@ -1,0 +1,127 @@
+"""Every setting of the scheduler, with unit, default and the reason for the default.
+
+Owns validation. Read once at start (`python -m scheduler --config FILE.yaml`, or HEADRACE_SCHEDULER_*
+variables), printed at start; nothing in here is secret.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from api import names
+from scheduler.errors import ConfigurationError
+
+Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0, le=10_000)]
+
+
+class Weights(BaseModel):
+    """Points that a score's full scale costs. Only their ratios matter."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stage_in: Weight = 100.0
+    """Full scale: all data from the under store. 100 against 1 for balance: one percent of a cold start
+    outweighs a node that is wholly taken, so seconds decide and the others break ties."""
+    gpu_fit: Weight = 5.0
+    """Full scale: every GPU of the node left stranded, or a pod without GPUs on a GPU node. Worth 5 % of a
+    cold start: fragmentation costs later jobs, minutes of stage-in cost this one."""
+    preferences: Weight = 2.0
+    """Full scale: all preferred node affinity missed, or the most soft taints. kube-scheduler's weight for
+    node affinity against 1 for least allocated."""
+    balance: Weight = 1.0
+    """Full scale: cpu, memory and pod slots wholly taken."""
+
+
+class Speeds(BaseModel):
+    """Bytes per second assumed where a NodeCache has no measurement (0)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mem_bytes_per_second: Positive = 4 * 2.0**30
+    """Page cache through one reader: 2-6 GiB/s on common servers."""
+    ssd_bytes_per_second: Positive = 1.5 * 2.0**30
+    """One mid-range NVMe disk, sequential."""
+    hdd_bytes_per_second: Positive = 160 * 2.0**20
+    """One disk, sequential."""
+    network_bytes_per_second: Positive = 1.1 * 2.0**30
+    """10 Gbit/s, the least a GPU node has."""
+    origin_bytes_per_second: Positive = 100 * 2.0**20
+    """One node's share of an object store: one to two orders of magnitude below a local disk."""
+
+
+class Settings(BaseSettings):
+    """All settings."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_SCHEDULER_", env_nested_delimiter="__", extra="forbid")
+
+    scheduler_name: str = Field(default=names.DEFAULT_SCHEDULER_NAME, min_length=1)
+    """`spec.schedulerName` of the pods we take."""
+    weights: Weights = Field(default_factory=Weights)
+    speeds: Speeds = Field(default_factory=Speeds)
+    stage_in_floor_seconds: Positive = 1.0
+    """A cold start shorter than this counts as this long: below, spreading matters more than data."""
+    min_saving_seconds: Positive = 1.0
+    """maxWaitSeconds: waiting for a warm node must save at least this."""
+    gang_bind_seconds: Positive = 30.0
+    """A gang that is not whole this long after its first bind was sent is taken back."""
+    gated_grace_seconds: Positive = 5.0
+    """A gang's members are told what they wait for after this, as kube-scheduler does since 1.35."""
+    first_backoff_seconds: Positive = 1.0
+    max_backoff_seconds: Positive = 10.0
+    """Backoff of a refused pod: kube-scheduler's defaults."""
+    flush_seconds: Positive = 300.0
+    """A refused pod is tried again after this whatever happened: kube-scheduler's default."""
+    binds_in_flight: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Bind calls at once; more only lengthens the API server's queue (measured on 2 cores)."""
+    publishers: Annotated[int, Field(ge=1, le=64)] = 4
+    """Condition and PodGroup patches at once, off the bind path."""
+    event_senders: Annotated[int, Field(ge=1, le=64)] = 2
+    """Events at once; few, so that they fill the gaps binds leave."""
+    qps: Annotated[float, Field(gt=0)] | None = None
+    """Requests a second to the API server; None: the API server's own limits are enough."""
+    burst: Annotated[int, Field(ge=1)] = 1000
+    request_seconds: Positive = 30.0
+    """Deadline of one request, its retries included."""
+    leader_elect: bool = True
+    lease_namespace: str = "kube-system"
+    lease_name: str = "headrace-scheduler"
+    """Our own Lease; kube-scheduler's is another."""
+    metrics: str = ""
+    """HOST:PORT of /metrics, /healthz and /readyz; empty: none."""
+    log_format: str = Field(default="console", pattern="^(console|json)$")
+    """`json` for a log collector."""
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+
+def load(config: Path | None, overrides: dict[str, Any]) -> Settings:
+    """Settings from defaults, environment, a YAML file and arguments, the later the stronger.
+
+    Raises ConfigurationError with one sentence a problem.
+    """
+    values: dict[str, Any] = {}
+    if config is not None:
+        values = _read(config)
+    values |= {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item.get('input')!r})" for item in error.errors()
+        )
+        raise ConfigurationError(f"settings: {problems}") from None
+
+
+def _read(config: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigurationError(f"--config {config}: {error.strerror}; name a YAML file") from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"--config {config} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"--config {config} must hold a mapping of settings, like `weights: {{gpu_fit: 10}}`")
+    return values

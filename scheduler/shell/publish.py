@@ -1,0 +1,164 @@
+"""What users read, written off the bind path: conditions, events, PodGroup statuses, and deletions of undone binds.
+
+Owns the queue of things to write. Invariants: of several conditions for one pod only the newest is written;
+a condition that is being written is finished before the pod's bind is sent, so that it cannot overwrite
+PodScheduled=True; deletions go first, and their failure is reported back.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from kube.client import KubeClient, PatchKind
+from kube.errors import Conflict, KubeError, NotFound
+from kube.events import EventRecorder
+from kube.identity import ObjectRef
+from kube.resources import POD_GROUPS, PODS
+from scheduler.core.decisions import Bind, DeletePod, Explain, GroupStatus
+from scheduler.core.events import DeleteFailed, Event
+from scheduler.shell import metrics
+
+_log = structlog.get_logger(__name__)
+Work = Explain | GroupStatus | DeletePod
+
+
+class Publisher:
+    """Performs everything that is not a bind."""
+
+    def __init__(
+        self, client: KubeClient, recorder: EventRecorder, workers: int, report: Callable[[Event], None]
+    ) -> None:
+        """`report` takes DeleteFailed; it must not block."""
+        self._client = client
+        self._recorder = recorder
+        self._workers = workers
+        self._report = report
+        self._urgent: OrderedDict[str, Work] = OrderedDict()
+        self._waiting: OrderedDict[str, Work] = OrderedDict()
+        self._writing: dict[str, asyncio.Future[None]] = {}
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._busy = 0
+
+    def submit(self, work: Work) -> None:
+        """Take something to write; returns at once."""
+        if isinstance(work, DeletePod):
+            self._urgent[f"delete:{work.uid}"] = work
+            self._event(work.namespace, work.name, work.uid, "GangUndone", work.note, kind="Warning")
+        elif isinstance(work, Explain):
+            self._waiting[work.uid] = work
+            if work.with_event:
+                self._event(work.namespace, work.name, work.uid, "FailedScheduling", work.message, kind="Warning")
+        else:
+            self._waiting[f"group:{work.namespace}/{work.name}"] = work
+        self._idle.clear()
+        self._wake.set()
+
+    def bound(self, bind: Bind) -> None:
+        """Tell that a pod was bound."""
+        self._event(bind.namespace, bind.name, bind.uid, "Scheduled", bind.note, kind="Normal")
+
+    def before_bind(self, uid: str) -> Awaitable[None] | None:
+        """Drop the pod's waiting condition; returns its write in flight, to be waited for."""
+        self._waiting.pop(uid, None)
+        writing = self._writing.get(uid)
+        return asyncio.shield(writing) if writing is not None else None
+
+    async def join(self) -> None:
+        """Wait until nothing waits and nothing is being written."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(self._workers):
+                tasks.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            source = self._urgent or self._waiting
+            if not source:
+                self._wake.clear()
+                if not self._busy:
+                    self._idle.set()
+                await self._wake.wait()
+                continue
+            key, work = source.popitem(last=False)
+            written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._writing[key] = written
+            self._busy += 1
+            try:
+                await self._write(work)
+            finally:
+                self._busy -= 1
+                written.set_result(None)
+                if self._writing.get(key) is written:
+                    del self._writing[key]
+
+    async def _write(self, work: Work) -> None:
+        if isinstance(work, DeletePod):
+            await self._delete(work)
+        elif isinstance(work, Explain):
+            await self._condition(work)
+        else:
+            await self._group(work)
+
+    async def _condition(self, work: Explain) -> None:
+        condition: dict[str, Any] = {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": work.reason,
+            "message": work.message,
+        }
+        if work.is_first:
+            condition["lastTransitionTime"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        body = {"metadata": {"uid": work.uid}, "status": {"conditions": [condition]}}
+        try:
+            await self._client.patch(
+                PODS, work.name, body, work.namespace, kind=PatchKind.STRATEGIC, subresource="status"
+            )
+        except (NotFound, Conflict):
+            metrics.PUBLISH.labels("condition", "skipped").inc()
+        except KubeError as error:
+            metrics.PUBLISH.labels("condition", "failed").inc()
+            _log.warning("condition_not_written", pod=f"{work.namespace}/{work.name}", error=str(error))
+        else:
+            metrics.PUBLISH.labels("condition", "written").inc()
+
+    async def _group(self, work: GroupStatus) -> None:
+        status: dict[str, Any] = {"phase": work.phase, "scheduled": work.scheduled, "running": work.running}
+        try:
+            await self._client.patch(
+                POD_GROUPS, work.name, {"status": status}, work.namespace, kind=PatchKind.MERGE, subresource="status"
+            )
+        except NotFound:
+            metrics.PUBLISH.labels("group", "skipped").inc()
+        except KubeError as error:
+            metrics.PUBLISH.labels("group", "failed").inc()
+            _log.warning("group_status_not_written", group=f"{work.namespace}/{work.name}", error=str(error))
+        else:
+            metrics.PUBLISH.labels("group", "written").inc()
+
+    async def _delete(self, work: DeletePod) -> None:
+        try:
+            await self._client.delete(PODS, work.name, work.namespace, uid=work.uid)
+        except (NotFound, Conflict):
+            metrics.PUBLISH.labels("delete", "skipped").inc()
+        except KubeError as error:
+            metrics.PUBLISH.labels("delete", "failed").inc()
+            _log.warning("gang_member_not_deleted", pod=f"{work.namespace}/{work.name}", error=str(error))
+            self._report(DeleteFailed(work.uid))
+        else:
+            metrics.PUBLISH.labels("delete", "written").inc()
+            metrics.GANG_ATTEMPTS.labels("undone").inc()
+            _log.info("gang_member_deleted", pod=f"{work.namespace}/{work.name}", cause=work.note)
+
+    def _event(self, namespace: str, name: str, uid: str, reason: str, note: str, *, kind: str) -> None:
+        action = "Binding" if reason == "Scheduled" else "Scheduling"
+        ref = ObjectRef(api_version="v1", kind="Pod", namespace=namespace, name=name, uid=uid)
+        self._recorder.record(ref, reason, note, kind="Normal" if kind == "Normal" else "Warning", action=action)

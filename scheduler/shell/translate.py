@@ -1,0 +1,65 @@
+"""Watched objects into the core's events.
+
+Owns the meaning of a pod's state for the scheduler: waiting for us, taking room, or over. Pure; keeps only
+the shape cache. Times: a pod's creation is moved from the wall clock to the core's by a fixed offset, so the
+same pod always waits since the same moment.
+"""
+
+from api.conditions import parse_timestamp
+from kube.objects import Pod
+from scheduler.core import requests
+from scheduler.core.assumed import AssignedPod
+from scheduler.core.events import Event, PodAssigned, PodGone, PodPending
+from scheduler.core.pod_request import ShapeCache, anti_affinity_terms, group_of, host_ports, pod_request
+
+FINISHED = ("Succeeded", "Failed")
+
+
+class PodTranslator:
+    """Pods into PodPending, PodAssigned and PodGone."""
+
+    def __init__(self, scheduler_name: str, clock_offset_seconds: float) -> None:
+        """`clock_offset_seconds`: the core's clock minus seconds since 1970."""
+        self._scheduler_name = scheduler_name
+        self._offset = clock_offset_seconds
+        self._shapes = ShapeCache()
+
+    def event(self, pod: Pod) -> Event | None:
+        """What a pod's new state means; None when it is no concern of ours."""
+        meta, spec, phase = pod.metadata, pod.spec, pod.status.phase
+        is_ours = spec.scheduler_name == self._scheduler_name
+        if phase in FINISHED:
+            group = group_of(pod) if is_ours else None
+            return PodGone(meta.uid, phase == "Succeeded" and not meta.deletion_timestamp, meta.namespace, group)
+        if spec.node_name:
+            return self._assigned(pod, is_ours)
+        if not is_ours:
+            return None
+        if meta.deletion_timestamp is not None:
+            return PodGone(meta.uid)
+        since = parse_timestamp(meta.creation_timestamp) + self._offset if meta.creation_timestamp else 0.0
+        return PodPending(pod_request(pod, self._shapes, since))
+
+    def _assigned(self, pod: Pod, is_ours: bool) -> PodAssigned:
+        meta, spec = pod.metadata, pod.spec
+        shape = self._shapes.shape_of(pod)
+        asked = shape.requests
+        statuses = (*pod.status.container_statuses, *pod.status.init_container_statuses)
+        if any(status.resources is not None for status in statuses):
+            asked = requests.bound_pod_requests(pod)
+        return PodAssigned(
+            AssignedPod(
+                meta.uid,
+                meta.namespace,
+                meta.name,
+                spec.node_name,
+                asked,
+                spec.priority,
+                host_ports(spec),
+                anti_affinity_terms(pod) if spec.affinity else (),
+            ),
+            group=group_of(pod) if is_ours else None,
+            is_ours=is_ours,
+            is_running=pod.status.phase == "Running",
+            is_leaving=meta.deletion_timestamp is not None,
+        )

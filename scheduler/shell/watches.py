@@ -1,0 +1,184 @@
+"""What the scheduler watches, and how each object becomes an event.
+
+Owns the list of kinds and the memory of which names exist, which turns a relist into deletions (the objects
+themselves are kept by the core, in columns). Does not interpret pods (shell/translate.py). Invariants: kinds
+of CRDs that are not installed are asked for again quietly; a kind counts as synced once it was listed, or is
+known not to exist.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import structlog
+
+from kube.client import KubeClient
+from kube.errors import Forbidden, KubeError, NotFound
+from kube.objects import (
+    Dataset,
+    Node,
+    NodeCache,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    Pod,
+    PodGroup,
+)
+from kube.resources import (
+    DATASETS,
+    NODE_CACHES,
+    NODES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
+    POD_GROUPS,
+    PODS,
+    Resource,
+)
+from kube.watch import ChangeKind, Listed, WatchBatch, list_watch
+from scheduler.core import events
+from scheduler.core.events import Event
+from scheduler.shell.translate import PodTranslator
+
+_log = structlog.get_logger(__name__)
+ABSENT_RETRY_SECONDS = 10.0
+Key = tuple[str, str]  # namespace, name
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One watched kind: how its objects become events. `is_optional`: its CRD may not be installed."""
+
+    resource: Resource
+    decode: type[Any]
+    changed: Callable[[Any], Event | None]
+    gone: Callable[[Key, str], Event]
+    is_optional: bool = False
+
+
+def kinds(pods: PodTranslator) -> tuple[Kind, ...]:
+    """Everything the scheduler follows."""
+    return (
+        Kind(PODS, Pod, pods.event, lambda key, uid: events.PodGone(uid)),
+        Kind(NODES, Node, events.NodeChanged, lambda key, uid: events.NodeGone(key[1])),
+        Kind(
+            PERSISTENT_VOLUME_CLAIMS,
+            PersistentVolumeClaim,
+            events.ClaimChanged,
+            lambda key, uid: events.ClaimGone(*key),
+        ),
+        Kind(
+            PERSISTENT_VOLUMES,
+            PersistentVolume,
+            events.VolumeChanged,
+            lambda key, uid: events.VolumeGone(key[1]),
+        ),
+        Kind(
+            NODE_CACHES,
+            NodeCache,
+            events.CacheChanged,
+            lambda key, uid: events.CacheGone(key[1]),
+            is_optional=True,
+        ),
+        Kind(DATASETS, Dataset, events.DatasetChanged, lambda key, uid: events.DatasetGone(*key), is_optional=True),
+        Kind(POD_GROUPS, PodGroup, events.GroupChanged, lambda key, uid: events.GroupGone(*key), is_optional=True),
+    )
+
+
+class Follower:
+    """Turns the batches of one kind into events. Pure."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self._uids: dict[Key, str] = {}
+
+    def events(self, batch: WatchBatch[Any]) -> list[Event]:
+        """Events of a batch, deletions that a relist reveals included."""
+        made: list[Event] = []
+        if isinstance(batch, Listed):
+            listed = {(item.metadata.namespace, item.metadata.name) for item in batch.objects}
+            for key in [key for key in self._uids if key not in listed]:
+                made.append(self.kind.gone(key, self._uids.pop(key)))
+            for item in batch.objects:
+                self._changed(item, made)
+            return made
+        for change in batch.events:
+            if change.kind is ChangeKind.DELETED:
+                meta = change.object.metadata
+                if self._uids.pop((meta.namespace, meta.name), None) is not None:
+                    made.append(self.kind.gone((meta.namespace, meta.name), meta.uid))
+            else:
+                self._changed(change.object, made)
+        return made
+
+    def _changed(self, item: Any, made: list[Event]) -> None:
+        meta = item.metadata
+        key = (meta.namespace, meta.name)
+        old = self._uids.get(key)
+        if old is not None and old != meta.uid:
+            # Deleted and created again under the same name between two looks.
+            made.append(self.kind.gone(key, old))
+        self._uids[key] = meta.uid
+        event = self.kind.changed(item)
+        if event is not None:
+            made.append(event)
+
+
+class Watches:
+    """Follows all kinds into one inbox."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        followed: Sequence[Kind],
+        deliver: Callable[[list[Event]], None],
+        jitter: Random,
+    ) -> None:
+        """`deliver` takes the events of one batch; it must not block."""
+        self._client = client
+        self._kinds = followed
+        self._deliver = deliver
+        self._jitter = jitter
+        self._waiting = {kind.resource.plural for kind in followed}
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether every kind was listed once, or is known not to exist."""
+        return not self._waiting
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for kind in self._kinds:
+                tasks.create_task(self._follow(kind), name=f"watch-{kind.resource.plural}")
+
+    async def _follow(self, kind: Kind) -> None:
+        if kind.is_optional:
+            await self._wait_for_crd(kind)
+        follower = Follower(kind)
+        async for batch in list_watch(self._client, kind.resource, kind.decode, jitter=self._jitter):
+            made = follower.events(batch)
+            self._listed(kind)
+            self._deliver(made)
+            # One chunk of a busy watch after another must not starve the loop that decides.
+            await asyncio.sleep(0)
+
+    async def _wait_for_crd(self, kind: Kind) -> None:
+        is_told = False
+        while True:
+            try:
+                await self._client.list(kind.resource, limit=1)
+            except (NotFound, Forbidden) as error:
+                self._listed(kind)
+                self._deliver([])
+                if not is_told:
+                    _log.info("kind_not_available", kind=kind.resource.kind, cause=str(error))
+                    is_told = True
+            except KubeError as error:
+                _log.warning("kind_not_readable", kind=kind.resource.kind, error=str(error))
+            else:
+                return
+            await asyncio.sleep(ABSENT_RETRY_SECONDS)
+
+    def _listed(self, kind: Kind) -> None:
+        self._waiting.discard(kind.resource.plural)

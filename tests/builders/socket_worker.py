@@ -1,0 +1,173 @@
+"""A worker on a unix socket that keeps the byte plane's contract over files in memory.
+
+For tests of the client alone: it can be told to die, to hold answers back, and to refuse.
+"""
+
+import array
+import asyncio
+import errno
+import os
+import socket
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from api import byteplane as bp
+
+_KINDS: dict[bp.Op, type[bp.Struct]] = {
+    bp.Op.HELLO: bp.Hello,
+    bp.Op.OPEN: bp.Open,
+    bp.Op.ENSURE: bp.Ensure,
+    bp.Op.CLOSE: bp.Handle,
+    bp.Op.CREATE: bp.Create,
+    bp.Op.COMMIT: bp.Commit,
+    bp.Op.ABORT: bp.Handle,
+    bp.Op.REMOVE: bp.Remove,
+    bp.Op.RENAME: bp.Rename,
+    bp.Op.MAKE_DIRECTORY: bp.MakeDirectory,
+}
+
+
+class SocketWorker:
+    """Files by (uid, path); `start` and `kill` may alternate."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.files: dict[tuple[str, str], bytes] = {}
+        self.calls: Counter[str] = Counter()
+        self.refusals: dict[bp.Op, int] = {}
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.held_op: bp.Op | None = None
+        self.answers_whole = False
+        self.epoch = 0
+        self._handles: dict[int, tuple[Any, int]] = {}
+        self._next_handle = 1
+        self._listener: socket.socket | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sockets: set[socket.socket] = set()
+
+    def start(self) -> None:
+        self.epoch += 1
+        self._path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._listener.bind(str(self._path))
+        self._listener.listen()
+        self._spawn(self._accept(self._listener))
+
+    def kill(self) -> None:
+        """As SIGKILL does: every connection and handle is gone at once."""
+        for task in self._tasks:
+            task.cancel()
+        if self._listener is not None:
+            self._listener.close()
+        for each in self._sockets:
+            each.close()
+        self._sockets.clear()
+        for _, descriptor in self._handles.values():
+            os.close(descriptor)
+        self._handles.clear()
+
+    async def stop(self) -> None:
+        self.kill()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def handles(self) -> int:
+        return len(self._handles)
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, _ = await loop.sock_accept(listener)
+            self._sockets.add(sock)
+            self._spawn(self._serve(sock))
+
+    async def _serve(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        received = bytearray()
+        while data := await loop.sock_recv(sock, 65536):
+            received += data
+            while len(received) >= bp.HEADER.size:
+                header = bp.decode_header(received[: bp.HEADER.size])
+                end = bp.HEADER.size + header.meta_bytes
+                if len(received) < end:
+                    break
+                meta = bp.decode_meta(bytes(received[bp.HEADER.size : end]), _KINDS[header.op])
+                del received[:end]
+                self._spawn(self._answer(sock, header, meta))
+
+    async def _answer(self, sock: socket.socket, header: bp.Header, meta: Any) -> None:
+        self.calls[header.op.name] += 1
+        if header.op is self.held_op:
+            await self.hold.wait()
+        descriptor: int | None = None
+        status = self.refusals.get(header.op, 0)
+        if status:
+            reply: bp.Struct = bp.Failure(message="told to refuse")
+        else:
+            try:
+                reply, descriptor = self._carry_out(header.op, meta)
+            except OSError as error:
+                status, reply = error.errno or errno.EIO, bp.Failure(message=str(error))
+        flags = bp.Flag.REPLY | (bp.Flag.FD if descriptor is not None else bp.Flag(0))
+        frame = bp.encode(header.op, header.request_id, reply, flags=flags, status=status)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))] if descriptor else []
+        sock.sendmsg([frame], rights)
+
+    def _carry_out(self, op: bp.Op, meta: Any) -> tuple[bp.Struct, int | None]:
+        match op:
+            case bp.Op.HELLO:
+                reply = bp.HelloReply(node="n", epoch=self.epoch, block_size_bytes=bp.BLOCK_SIZE_BYTES)
+                return reply, None
+            case bp.Op.OPEN:
+                handle, descriptor = self._file(meta, self._bytes(meta.uid, meta.path))
+                return bp.Opened(handle=handle, is_resident=False), descriptor
+            case bp.Op.CREATE:
+                base = self._bytes(meta.uid, meta.path) if meta.base_etag else b""
+                handle, descriptor = self._file(meta, base)
+                return bp.Created(handle=handle), descriptor
+            case bp.Op.ENSURE:
+                self._handles[meta.handle]
+                return bp.Ensured(is_resident=self.answers_whole, origin_bytes=meta.length_bytes), None
+            case bp.Op.COMMIT:
+                created, descriptor = self._handles[meta.handle]
+                data = os.pread(descriptor, 1 << 30, 0)
+                self.files[(created.uid, created.path)] = data
+                return bp.Committed(etag=f"e{len(data)}", size_bytes=len(data), snapshot_version=2), None
+            case bp.Op.CLOSE | bp.Op.ABORT:
+                os.close(self._handles.pop(meta.handle)[1])
+                return bp.Empty(), None
+            case bp.Op.REMOVE:
+                if self.files.pop((meta.uid, meta.path), None) is None:
+                    raise FileNotFoundError(errno.ENOENT, "no such file")
+                return bp.Mutated(snapshot_version=3), None
+            case bp.Op.RENAME:
+                self.files[(meta.uid, meta.target)] = self.files.pop((meta.uid, meta.source))
+                for number, (created, descriptor) in self._handles.items():
+                    if isinstance(created, bp.Create) and created.path == meta.source:
+                        self._handles[number] = (msgspec.structs.replace(created, path=meta.target), descriptor)
+                return bp.Mutated(snapshot_version=4, etag="e"), None
+            case _:
+                return bp.Mutated(snapshot_version=4, etag="e"), None
+
+    def _bytes(self, uid: str, path: str) -> bytes:
+        try:
+            return self.files[(uid, path)]
+        except KeyError:
+            raise FileNotFoundError(errno.ENOENT, "no such file") from None
+
+    def _file(self, meta: Any, data: bytes) -> tuple[int, int]:
+        descriptor = os.memfd_create("worker")
+        os.write(descriptor, data)
+        handle = self._next_handle
+        self._next_handle += 1
+        self._handles[handle] = (meta, descriptor)
+        return handle, descriptor

@@ -1,0 +1,102 @@
+"""What only a directory has: links, special files, temporary names, empty directories."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from understores.credentials import SecretOptions
+from understores.errors import AlreadyExists, BucketNotFound, InvalidKey, InvalidMount, NotEmpty, NotFound
+from understores.posix import TEMPORARY_PREFIX
+from understores.registry import open_store
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> Any:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "outside").write_text("secret")
+    opened = open_store(f"file://{tmp_path / 'root'}", {}, SecretOptions())
+    yield opened
+    await opened.close()
+
+
+async def keys(store: Any, prefix: str = "", start_after: str = "") -> list[str]:
+    return [info.key async for page in store.list(prefix, start_after=start_after) for info in page]
+
+
+async def test_links_that_leave_the_root_are_refused_and_not_listed(store: Any, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "absolute").symlink_to(tmp_path / "outside")
+    (root / "relative").symlink_to("../outside")
+    (root / "out").symlink_to("..")
+    (root / "broken").symlink_to("nowhere")
+    assert await keys(store) == []
+    for key in ("absolute", "relative", "out/outside"):
+        with pytest.raises(InvalidKey):
+            await store.head(key)
+    with pytest.raises(InvalidKey):
+        await store.put("out/new", io.BytesIO(b"x"), 1)
+    assert not (tmp_path / "new").exists()
+
+
+async def test_a_put_replaces_a_link_instead_of_following_it(store: Any, tmp_path: Path) -> None:
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "outside")
+    await store.put("link", io.BytesIO(b"mine"), 4)
+    assert (tmp_path / "outside").read_text() == "secret"
+    assert (await store.head("link")).size_bytes == 4
+
+
+async def test_links_inside_the_root_are_files(store: Any, tmp_path: Path) -> None:
+    (tmp_path / "root" / "d").mkdir()
+    (tmp_path / "root" / "d" / "file").write_text("12345")
+    (tmp_path / "root" / "link").symlink_to("d/file")
+    (tmp_path / "root" / "loop").symlink_to("d")
+    assert await keys(store) == ["d/file", "link"]
+    assert (await store.head("link")).size_bytes == 5
+
+
+async def test_special_files_do_not_exist_and_do_not_block(store: Any, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "root" / "pipe")
+    assert await keys(store) == []
+    with pytest.raises(NotFound):
+        await store.head("pipe")
+
+
+async def test_temporary_names_are_not_listed_and_not_left_behind(store: Any, tmp_path: Path) -> None:
+    (tmp_path / "root" / f"{TEMPORARY_PREFIX}x").write_text("torn")
+    await store.put("k", io.BytesIO(b"x"), 1)
+    assert await keys(store) == ["k"]
+    assert sorted(path.name for path in (tmp_path / "root").iterdir()) == [f"{TEMPORARY_PREFIX}x", "k"]
+
+
+async def test_empty_directories_are_markers(store: Any, tmp_path: Path) -> None:
+    await store.make_directory("a/empty")
+    await store.put("a/file", io.BytesIO(b""), 0)
+    assert await keys(store) == ["a/empty/", "a/file"]
+    assert await keys(store, "a/e") == ["a/empty/"]
+    assert await keys(store, start_after="a/empty/") == ["a/file"]
+    with pytest.raises(NotEmpty):
+        await store.remove_directory("a")
+    await store.remove_directory("a/empty")
+    assert await keys(store) == ["a/file"]
+
+
+async def test_a_file_and_a_directory_do_not_take_each_others_place(store: Any) -> None:
+    await store.put("a/b", io.BytesIO(b""), 0)
+    with pytest.raises(AlreadyExists):
+        await store.put("a", io.BytesIO(b""), 0)
+    with pytest.raises(AlreadyExists):
+        await store.put("a/b/c", io.BytesIO(b""), 0)
+    with pytest.raises(AlreadyExists):
+        await store.delete("a")
+
+
+async def test_a_missing_directory_and_a_file_as_root_say_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name, kind in (("none", BucketNotFound), ("file", InvalidMount)):
+        store = open_store(f"file://{tmp_path / name}", {}, SecretOptions())
+        with pytest.raises(kind, match=name):
+            await keys(store)
+        await store.close()

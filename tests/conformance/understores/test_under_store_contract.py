@@ -1,0 +1,180 @@
+"""Every rule of `understores/base.py`, on every store."""
+
+import io
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from understores.base import ObjectInfo, UnderStore
+from understores.errors import Changed, InvalidKey, NotFound, ShortBody
+
+pytestmark = pytest.mark.filterwarnings("default")  # moto's server warns of its own libraries
+
+
+async def keys(store: UnderStore, prefix: str = "", start_after: str = "") -> list[str]:
+    return [info.key async for page in store.list(prefix, start_after=start_after) for info in page]
+
+
+async def read(store: UnderStore, info: ObjectInfo, offset: int = 0, length: int | None = None) -> bytes:
+    buffer = bytearray(info.size_bytes - offset if length is None else length)
+    await store.get_range(info.key, offset, memoryview(buffer), etag=info.etag)
+    return bytes(buffer)
+
+
+async def put(store: UnderStore, key: str, body: bytes) -> ObjectInfo:
+    return await store.put(key, io.BytesIO(body), len(body))
+
+
+async def test_an_empty_store_lists_nothing(mounted: Any) -> None:
+    assert await keys(mounted.store) == []
+
+
+async def test_listing_is_in_key_order_and_relative_to_the_mount(mounted: Any) -> None:
+    names = ["b", "a/c", "a-b", "a/b/d", "ab", "ä/ö", "z z+%41", "a#b?c", "x~*'(1)"]
+    for name in names:
+        mounted.write(name, name.encode())
+    assert await keys(mounted.store) == sorted(names)
+
+
+async def test_listing_tells_size_etag_and_mtime_as_head_does(mounted: Any) -> None:
+    mounted.write("d/x", b"hello")
+    pages = [page async for page in mounted.store.list()]
+    (info,) = pages[0]
+    head = await mounted.store.head("d/x")
+    assert (info.size_bytes, info.etag) == (head.size_bytes, head.etag) == (5, head.etag)
+    assert info.etag
+    # S3's HEAD has whole seconds, its listing milliseconds.
+    assert abs(info.mtime_ns - head.mtime_ns) < 1_000_000_000
+    assert head.mtime_ns > 1_600_000_000_000_000_000
+
+
+async def test_listing_spans_pages_and_resumes_behind_a_key(mounted: Any) -> None:
+    names = [f"d{i % 3}/f{i:04}" for i in range(2_300)]
+    for name in names:
+        mounted.write(name, b"")
+    expected = sorted(names)
+    pages = [page async for page in mounted.store.list()]
+    assert len(pages) >= 3
+    assert all(pages)
+    assert [info.key for page in pages for info in page] == expected
+    assert await keys(mounted.store, start_after=expected[1_111]) == expected[1_112:]
+    assert await keys(mounted.store, start_after="d1/") == [n for n in expected if n > "d1/"]
+    assert await keys(mounted.store, "d1/f00") == [n for n in expected if n.startswith("d1/f00")]
+    assert await keys(mounted.store, "d1/", start_after="d1/f0500") == [
+        n for n in expected if n.startswith("d1/") and n > "d1/f0500"
+    ]
+    assert await keys(mounted.store, "nothing/here") == []
+
+
+async def test_put_reads_back_from_a_file_and_from_a_descriptor(mounted: Any) -> None:
+    body = os.urandom(300_000)
+    info = await put(mounted.store, "deep/er/file", body)
+    assert info == await mounted.store.head("deep/er/file")
+    assert await read(mounted.store, info) == body
+    with tempfile.TemporaryFile() as file:
+        file.write(body[:1000])
+        file.flush()
+        info = await mounted.store.put("deep/er/file", file.fileno(), 1000)
+        assert file.tell() == 1000
+    assert await read(mounted.store, info) == body[:1000]
+
+
+async def test_put_above_the_multipart_limit(mounted: Any) -> None:
+    body = os.urandom(1 << 20) * 40
+    info = await put(mounted.store, "big", body)
+    assert info.size_bytes == len(body)
+    assert await read(mounted.store, info) == body
+
+
+async def test_an_empty_object(mounted: Any) -> None:
+    info = await put(mounted.store, "empty", b"")
+    assert info.size_bytes == 0
+    assert await read(mounted.store, info) == b""
+    with pytest.raises(Changed):
+        await mounted.store.get_range("empty", 0, memoryview(bytearray()), etag="other")
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 1), (1, 3), (9, 1), (0, 10)])
+async def test_ranges(mounted: Any, offset: int, length: int) -> None:
+    info = await put(mounted.store, "ten", b"0123456789")
+    assert await read(mounted.store, info, offset, length) == b"0123456789"[offset : offset + length]
+
+
+@pytest.mark.parametrize(("offset", "length"), [(5, 6), (0, 11)])
+async def test_a_range_past_the_end_is_an_error(mounted: Any, offset: int, length: int) -> None:
+    info = await put(mounted.store, "ten", b"0123456789")
+    with pytest.raises(ShortBody):
+        await read(mounted.store, info, offset, length)
+
+
+async def test_a_rewritten_object_is_not_read_under_its_old_etag(mounted: Any) -> None:
+    old = await put(mounted.store, "k", b"old bytes")
+    new = await put(mounted.store, "k", b"new bytes")
+    assert new.etag != old.etag
+    with pytest.raises(Changed):
+        await read(mounted.store, old)
+    assert await read(mounted.store, new) == b"new bytes"
+
+
+async def test_a_source_shorter_than_promised_leaves_the_old_object(mounted: Any) -> None:
+    old = await put(mounted.store, "k", b"old")
+    for promised in (10, 20 << 20):
+        with pytest.raises(ShortBody):
+            await mounted.store.put("k", io.BytesIO(b"12345"), promised)
+    assert await mounted.store.head("k") == old
+    assert await keys(mounted.store) == ["k"]
+
+
+async def test_copy_makes_a_version_of_its_own_and_keeps_the_source(mounted: Any) -> None:
+    await put(mounted.store, "a/source", b"bytes")
+    await put(mounted.store, "b/target", b"in the way")
+    info = await mounted.store.copy("a/source", "b/target")
+    assert info == await mounted.store.head("b/target")
+    assert await read(mounted.store, info) == b"bytes"
+    assert await keys(mounted.store) == ["a/source", "b/target"]
+
+
+async def test_delete_is_idempotent(mounted: Any) -> None:
+    await put(mounted.store, "a/b", b"x")
+    await mounted.store.delete("a/b")
+    await mounted.store.delete("a/b")
+    await mounted.store.delete("never/was")
+    with pytest.raises(NotFound):
+        await mounted.store.head("a/b")
+
+
+async def test_missing_objects_are_not_found(mounted: Any) -> None:
+    with pytest.raises(NotFound):
+        await mounted.store.head("none")
+    with pytest.raises(NotFound):
+        await mounted.store.get_range("none", 0, memoryview(bytearray(1)), etag="x")
+    with pytest.raises(NotFound):
+        await mounted.store.copy("none", "target")
+
+
+@pytest.mark.parametrize("key", ["", "..", "a/../b", "../x", "a//b", "/a", "a/", "./a"])
+async def test_keys_that_are_no_paths_are_refused(mounted: Any, key: str) -> None:
+    actions: list[Callable[[], Any]] = [
+        lambda: mounted.store.head(key),
+        lambda: mounted.store.put(key, io.BytesIO(b""), 0),
+        lambda: mounted.store.delete(key),
+        lambda: mounted.store.get_range(key, 0, memoryview(bytearray(1)), etag="x"),
+    ]
+    for act in actions:
+        with pytest.raises(InvalidKey):
+            await act()
+
+
+async def test_directories_may_be_made_and_removed_twice(mounted: Any) -> None:
+    for _ in range(2):
+        await mounted.store.make_directory("x/y/z")
+    for _ in range(2):
+        await mounted.store.remove_directory("x/y/z")
+
+
+async def test_close_may_be_called_twice(mounted: Any) -> None:
+    await keys(mounted.store)
+    await mounted.store.close()

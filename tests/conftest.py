@@ -1,0 +1,51 @@
+"""Fixtures every part shares: the control plane's binaries and one real API server a test session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from headrace.cluster import manifests
+from headrace.cluster.binaries import require
+from headrace.cluster.control_plane import KNOWN_COMPONENTS, ControlPlane
+from headrace.errors import HeadraceError
+
+
+@dataclass(frozen=True)
+class ApiServer:
+    """A running API server: its administrator's kubeconfig and what starts and stops it."""
+
+    kubeconfig: Path
+    control_plane: ControlPlane
+    stop: Callable[[], None]
+
+
+@pytest.fixture(scope="session")
+def control_plane_binaries() -> Mapping[str, Path]:
+    try:
+        return require(KNOWN_COMPONENTS)
+    except HeadraceError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def api_server(
+    control_plane_binaries: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ApiServer]:
+    """etcd and kube-apiserver with our CRDs; no controllers, so nothing acts on objects by itself."""
+    plane = ControlPlane(
+        tmp_path_factory.mktemp("api-server"),
+        control_plane_binaries,
+        name="tests",
+        components=("etcd", "kube-apiserver"),
+        durable=False,
+    )
+    try:
+        plane.start()
+        manifests.apply(plane.kubeconfig, manifests.crd_files())
+        yield ApiServer(kubeconfig=plane.kubeconfig, control_plane=plane, stop=plane.stop)
+    finally:
+        plane.stop()

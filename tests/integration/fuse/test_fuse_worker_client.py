@@ -1,0 +1,211 @@
+"""The worker's client over a real unix socket: descriptors, deadlines, and the death of the worker."""
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from api.byteplane import Op
+from fuse.client.worker_client import WorkerClient
+from fuse.errors import AccessDenied, NotFound, Stale, Unavailable
+from fuse.metrics import Metrics
+from tests.builders.socket_worker import SocketWorker
+
+DATA = bytes(range(256)) * 64
+
+
+@pytest.fixture
+async def worker(tmp_path: Path) -> AsyncIterator[SocketWorker]:
+    worker = SocketWorker(tmp_path / "worker.sock")
+    worker.files[("u", "a")] = DATA
+    worker.start()
+    yield worker
+    await worker.stop()
+
+
+@pytest.fixture
+async def client(worker: SocketWorker, tmp_path: Path) -> AsyncIterator[WorkerClient]:
+    client = WorkerClient(
+        str(tmp_path / "worker.sock"), node="n", metrics=Metrics(), patience_seconds=10.0, request_seconds=10.0
+    )
+    yield client
+    await client.close()
+
+
+async def _until(condition: object) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.01)
+
+
+def _descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+async def test_bytes_are_read_through_the_passed_descriptor(client: WorkerClient, worker: SocketWorker) -> None:
+    pin = client.pin("u", "a", "e", len(DATA))
+    assert not worker.calls
+    assert not pin.is_resident(0, len(DATA))
+    await pin.ensure(0, len(DATA))
+    assert bytes(await pin.read(100, 1000)) == DATA[100:1100]
+    assert worker.calls["OPEN"] == worker.calls["ENSURE"] == 1
+    pin.close()
+    await _until(lambda: worker.handles == 0)
+
+
+async def test_requests_for_one_range_become_one(client: WorkerClient, worker: SocketWorker) -> None:
+    pin = client.pin("u", "a", "e", len(DATA))
+    await asyncio.gather(*(pin.ensure(0, len(DATA)) for _ in range(20)), pin.ensure(10, 20))
+    assert worker.calls["OPEN"] == worker.calls["ENSURE"] == 1
+    pin.close()
+
+
+async def test_a_reader_goes_on_with_the_next_worker(client: WorkerClient, worker: SocketWorker) -> None:
+    pin = client.pin("u", "a", "e", len(DATA))
+    await pin.ensure(0, len(DATA))
+    worker.kill()
+    await _until(lambda: not pin.is_resident(0, 1))
+    reading = asyncio.ensure_future(pin.ensure(0, len(DATA)))
+    await asyncio.sleep(0.1)
+    assert not reading.done()
+    worker.start()
+    await reading
+    assert bytes(await pin.read(0, len(DATA))) == DATA
+    assert worker.calls["OPEN"] == 2
+    pin.close()
+
+
+async def test_a_request_in_work_is_sent_again_to_the_next_worker(client: WorkerClient, worker: SocketWorker) -> None:
+    worker.held_op = Op.ENSURE
+    worker.hold.clear()
+    pin = client.pin("u", "a", "e", len(DATA))
+    reading = asyncio.ensure_future(pin.ensure(0, len(DATA)))
+    await _until(lambda: worker.calls["ENSURE"] == 1)
+    worker.kill()
+    worker.hold.set()
+    worker.start()
+    await reading
+    assert client.metrics.retries["ENSURE"] == 1
+    pin.close()
+
+
+async def test_without_a_worker_the_wait_ends(tmp_path: Path) -> None:
+    client = WorkerClient(str(tmp_path / "none.sock"), node="n", metrics=Metrics(), patience_seconds=0.2)
+    with pytest.raises(Unavailable, match=r"none\.sock"):
+        await client.pin("u", "a", "e", 1).ensure(0, 1)
+    await client.close()
+
+
+async def test_a_worker_that_does_not_answer_is_unavailable(tmp_path: Path, worker: SocketWorker) -> None:
+    client = WorkerClient(
+        str(tmp_path / "worker.sock"), node="n", metrics=Metrics(), patience_seconds=0.2, request_seconds=0.1
+    )
+    worker.held_op = Op.ENSURE
+    worker.hold.clear()
+    with pytest.raises(Unavailable):
+        await client.pin("u", "a", "e", len(DATA)).ensure(0, 1)
+    worker.hold.set()
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(errno.ESTALE, Stale), (errno.EACCES, AccessDenied), (errno.ENOENT, NotFound)]
+)
+async def test_a_refusal_comes_as_its_domain_error(
+    client: WorkerClient, worker: SocketWorker, number: int, error: type[Exception]
+) -> None:
+    worker.refusals[Op.OPEN] = number
+    with pytest.raises(error, match="told to refuse"):
+        await client.pin("u", "a", "e", 1).ensure(0, 1)
+
+
+async def test_what_was_written_is_committed(client: WorkerClient, worker: SocketWorker) -> None:
+    staging = client.stage("u", "new", "", 0)
+    await staging.open()
+    await staging.write(0, b"hello")
+    await staging.write(5, b" world")
+    assert bytes(await staging.read(0, 100)) == b"hello world"
+    committed = await staging.commit(0o644, 1)
+    assert committed.size_bytes == 11
+    assert worker.files[("u", "new")] == b"hello world"
+    staging.close()
+    await _until(lambda: worker.handles == 0)
+
+
+async def test_written_bytes_survive_the_worker(client: WorkerClient, worker: SocketWorker) -> None:
+    staging = client.stage("u", "new", "", 0)
+    await staging.write(0, DATA)
+    worker.kill()
+    worker.start()
+    await staging.write(len(DATA), b"end")
+    await staging.commit(0o644, 1)
+    assert worker.files[("u", "new")] == DATA + b"end"
+    staging.close()
+
+
+async def test_a_commit_whose_answer_was_lost_is_sent_again(client: WorkerClient, worker: SocketWorker) -> None:
+    staging = client.stage("u", "new", "", 0)
+    await staging.write(0, DATA)
+    worker.held_op = Op.COMMIT
+    worker.hold.clear()
+    committing = asyncio.ensure_future(staging.commit(0o644, 1))
+    await _until(lambda: worker.calls["COMMIT"] == 1)
+    worker.kill()
+    worker.hold.set()
+    worker.start()
+    await committing
+    assert worker.files[("u", "new")] == DATA
+    staging.close()
+
+
+async def test_after_a_rename_commits_go_to_the_new_path(client: WorkerClient, worker: SocketWorker) -> None:
+    staging = client.stage("u", "old", "", 0)
+    await staging.write(0, b"one")
+    await staging.commit(0o644, 1)
+    await client.rename("u", "old", "new")
+    staging.moved("new")
+    await staging.write(3, b" two")
+    await staging.commit(0o644, 1)
+    assert worker.files == {("u", "a"): DATA, ("u", "new"): b"one two"}
+    worker.kill()
+    worker.start()
+    await staging.write(7, b" three")
+    await staging.commit(0o644, 1)
+    assert worker.files == {("u", "a"): DATA, ("u", "new"): b"one two three"}
+    staging.close()
+
+
+async def test_a_base_is_what_the_staging_file_starts_with(client: WorkerClient, worker: SocketWorker) -> None:
+    staging = client.stage("u", "a", "e", len(DATA))
+    await staging.write(len(DATA), b"more")
+    await staging.commit(0o644, 1)
+    assert worker.files[("u", "a")] == DATA + b"more"
+    staging.close()
+
+
+async def test_a_removal_done_by_the_worker_that_died_is_a_success(client: WorkerClient, worker: SocketWorker) -> None:
+    worker.held_op = Op.REMOVE
+    worker.hold.clear()
+    removing = asyncio.ensure_future(client.remove("u", "a", directory=False))
+    await _until(lambda: worker.calls["REMOVE"] == 1)
+    del worker.files[("u", "a")]
+    worker.kill()
+    worker.hold.set()
+    worker.start()
+    await removing
+
+
+async def test_no_descriptor_is_left_behind(client: WorkerClient, worker: SocketWorker) -> None:
+    await client.connected()
+    before = _descriptors()
+    for _ in range(20):
+        pin = client.pin("u", "a", "e", len(DATA))
+        await pin.ensure(0, len(DATA))
+        pin.close()
+        staging = client.stage("u", "x", "", 0)
+        await staging.write(0, b"x")
+        staging.close()
+    await _until(lambda: worker.handles == 0)
+    assert _descriptors() == before

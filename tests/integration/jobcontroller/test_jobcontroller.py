@@ -1,0 +1,478 @@
+"""The job controller as a process, against a real API server; the test plays kubelet and metadata service.
+
+The controller runs with the rights of manifests/base/jobcontroller/rbac.yaml and no more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import grpc
+import grpc.aio
+import pytest
+import yaml
+
+from api import names
+from api.gen import metadata_pb2, metadata_pb2_grpc
+from headrace.cluster import manifests
+from headrace.cluster.control_plane import ControlPlane
+from kube.client import KubeClient, PatchKind
+from kube.config import load_config
+from kube.errors import AlreadyExists, Conflict, Invalid, NotFound
+from kube.resources import (
+    DATA_LOADS,
+    DATASETS,
+    EVENTS,
+    NAMESPACES,
+    POD_GROUPS,
+    PODS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    TRAINING_JOBS,
+    Resource,
+)
+from tests.builders.training_jobs import job_body, workers
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).resolve().parents[3]
+PATIENCE_SECONDS = 60.0
+T = TypeVar("T")
+Body = dict[str, Any]
+
+
+class MetadataService(metadata_pb2_grpc.NamespaceServicer, metadata_pb2_grpc.CheckpointsServicer):
+    """Answers what the test put in."""
+
+    def __init__(self) -> None:
+        self.checkpoints: list[metadata_pb2.Checkpoint] = []
+
+    async def GetDataset(self, request: Any, context: Any) -> metadata_pb2.DatasetInfo:
+        return metadata_pb2.DatasetInfo(uid=f"uid-of-{request.name}", namespace=request.namespace, name=request.name)
+
+    async def List(self, request: Any, context: Any) -> metadata_pb2.ListCheckpointsResponse:
+        if request.uid != "uid-of-checkpoints":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such dataset")
+        return metadata_pb2.ListCheckpointsResponse(checkpoints=self.checkpoints)
+
+
+class Cluster:
+    """The API server with a namespace of its own; the hands of a user and of a kubelet."""
+
+    def __init__(self, client: KubeClient, namespace: str, kubeconfig: Path) -> None:
+        self.client = client
+        self.namespace = namespace
+        self.kubeconfig = kubeconfig
+
+    async def until(self, what: str, probe: Callable[[], Awaitable[T | None]]) -> T:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            found = await probe()
+            if found:
+                return found
+            if time.monotonic() > deadline:
+                jobs = await self.client.list(TRAINING_JOBS, self.namespace)
+                pytest.fail(f"{what} did not come to pass; jobs: {yaml.safe_dump(jobs.items)}")
+            await asyncio.sleep(0.1)
+
+    async def submit(self, body: Body) -> Body:
+        return await self.client.create(TRAINING_JOBS, body, self.namespace)
+
+    async def job(self, name: str) -> Body:
+        return await self.client.get(TRAINING_JOBS, name, self.namespace)
+
+    async def pods(self, job: str, attempt: int) -> list[Body]:
+        selector = f"{names.JOB_NAME_LABEL}={job},{names.JOB_ATTEMPT_LABEL}={attempt}"
+        return (await self.client.list(PODS, self.namespace, label_selector=selector)).items
+
+    async def wait_for_pods(self, job: str, attempt: int, count: int) -> list[Body]:
+        async def probe() -> list[Body] | None:
+            found = await self.pods(job, attempt)
+            return found if len(found) == count else None
+
+        return await self.until(f"{count} pods of {job} attempt {attempt}", probe)
+
+    async def wait_for_state(self, job: str, state: str, reason: str | None = None) -> Body:
+        async def probe() -> Body | None:
+            body = await self.job(job)
+            conditions = body.get("status", {}).get("conditions") or [{}]
+            last = conditions[-1]
+            is_it = last.get("type") == state and last.get("status") == "True"
+            return body if is_it and (reason is None or last["reason"] == reason) else None
+
+        return await self.until(f"{job} {state} {reason or ''}", probe)
+
+    async def run_pod(self, pod: Body, node: str = "node-1") -> None:
+        """As scheduler and kubelet do."""
+        name = pod["metadata"]["name"]
+        binding = {"metadata": {"name": name}, "target": {"kind": "Node", "name": node}}
+        path = PODS.path(self.namespace, name, "binding")
+        body = {"apiVersion": "v1", "kind": "Binding", **binding}
+        await self.client.request("POST", path, body=json.dumps(body).encode())
+        now = stamp()
+        await self._patch_status(
+            name,
+            {
+                "phase": "Running",
+                "conditions": [
+                    {"type": "PodScheduled", "status": "True", "lastTransitionTime": now},
+                    {"type": "Ready", "status": "True", "lastTransitionTime": now},
+                ],
+                "containerStatuses": [container({"running": {"startedAt": now}})],
+            },
+        )
+
+    async def end_pod(self, pod: Body, exit_code: int, reason: str = "") -> None:
+        ended = {"exitCode": exit_code, "reason": reason or ("Completed" if exit_code == 0 else "Error")}
+        state = {"terminated": ended | {"startedAt": stamp(), "finishedAt": stamp()}}
+        phase = "Succeeded" if exit_code == 0 else "Failed"
+        status = {"phase": phase, "containerStatuses": [container(state)]}
+        await self._patch_status(pod["metadata"]["name"], status)
+
+    async def _patch_status(self, name: str, status: Body) -> None:
+        body = {"status": status}
+        await self.client.patch(PODS, name, body, self.namespace, kind=PatchKind.STRATEGIC, subresource="status")
+
+    async def reap(self) -> None:
+        """As a kubelet: end for good what is being deleted."""
+        for pod in (await self.client.list(PODS, self.namespace)).items:
+            if pod["metadata"].get("deletionTimestamp"):
+                try:
+                    await self.client.delete(
+                        PODS,
+                        pod["metadata"]["name"],
+                        self.namespace,
+                        uid=pod["metadata"]["uid"],
+                        grace_period_seconds=0,
+                    )
+                except (NotFound, Conflict):
+                    continue
+
+    @asynccontextmanager
+    async def kubelet(self) -> AsyncIterator[None]:
+        async def reap_for_ever() -> None:
+            while True:
+                await self.reap()
+                await asyncio.sleep(0.2)
+
+        task = asyncio.create_task(reap_for_ever())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def gone(self, resource: Resource, name: str) -> bool | None:
+        try:
+            await self.client.get(resource, name, self.namespace)
+        except NotFound:
+            return True
+        return None
+
+    async def events(self, job: str) -> dict[str, str]:
+        found = (await self.client.list(EVENTS, self.namespace)).items
+        return {item["reason"]: item["note"] for item in found if item["regarding"]["name"] == job}
+
+    async def bound_dataset(self, name: str, *, cached: str = "0%") -> None:
+        mount = {"name": name, "mountPoint": f"file:///srv/{name}", "path": "/"}
+        spec = {"mounts": [mount], "accessModes": ["ReadWriteMany"]}
+        body = {"apiVersion": DATASETS.api_version, "kind": "Dataset", "metadata": {"name": name}, "spec": spec}
+        await self.client.create(DATASETS, body, self.namespace)
+        await self.set_dataset(name, {"phase": "Bound", "cacheStates": {"cachedPercentage": cached}})
+
+    async def set_dataset(self, name: str, status: Body) -> None:
+        await self.client.patch(DATASETS, name, {"status": status}, self.namespace, subresource="status")
+
+
+def container(state: Body) -> Body:
+    return {"name": "main", "image": "x", "imageID": "", "ready": "running" in state, "restartCount": 0, "state": state}
+
+
+def stamp() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+@pytest.fixture(scope="module")
+def jobcontroller_kubeconfig(api_server: Any) -> Path:
+    plane: ControlPlane = api_server.control_plane
+
+    async def prepare() -> None:
+        async with KubeClient(load_config(api_server.kubeconfig), user_agent="tests") as client:
+            with suppress(AlreadyExists):
+                await client.create(NAMESPACES, {"metadata": {"name": "headrace-system"}})
+
+    asyncio.run(prepare())
+    manifests.apply(plane.kubeconfig, [manifests.rbac_file("jobcontroller")])
+    return plane.kubeconfig_for("jobcontroller")
+
+
+@pytest.fixture
+async def metadata_service() -> AsyncIterator[tuple[MetadataService, str]]:
+    server = grpc.aio.server()
+    service = MetadataService()  # type: ignore[abstract]  # the methods the controller does not call
+    metadata_pb2_grpc.add_NamespaceServicer_to_server(service, server)
+    metadata_pb2_grpc.add_CheckpointsServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield service, f"127.0.0.1:{port}"
+    await server.stop(0)
+
+
+@pytest.fixture
+async def cluster(api_server: Any, jobcontroller_kubeconfig: Path) -> AsyncIterator[Cluster]:
+    namespace = f"jobs-{uuid4().hex[:8]}"
+    async with KubeClient(load_config(api_server.kubeconfig), user_agent="tests") as client:
+        await client.create(NAMESPACES, {"metadata": {"name": namespace}})
+        await client.create(SERVICE_ACCOUNTS, {"metadata": {"name": "default"}}, namespace)
+        yield Cluster(client, namespace, jobcontroller_kubeconfig)
+        jobs = (await client.list(TRAINING_JOBS, namespace)).items
+        for job in jobs:
+            await client.delete(TRAINING_JOBS, job["metadata"]["name"], namespace)
+
+
+@asynccontextmanager
+async def controller(cluster: Cluster, log: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The controller as a process; its log is shown when it died by itself."""
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "jobcontroller", "--kubeconfig", str(cluster.kubeconfig), *arguments),
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "HEADRACE_JOBCONTROLLER_CHECKPOINT_SECONDS": "1"},
+        )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(20):
+                await process.wait()
+        text = log.read_text()
+        print(text[-8000:])
+        assert "Traceback" not in text
+        assert process.returncode in (0, -signal.SIGKILL)
+
+
+async def test_a_gang_with_its_service_and_pods_is_created_and_succeeds(cluster: Cluster, tmp_path: Path) -> None:
+    async with controller(cluster, tmp_path / "log", "--leader-elect"):
+        await cluster.submit(job_body("happy"))
+        pods = await cluster.wait_for_pods("happy", 0, 2)
+        assert sorted(pod["metadata"]["name"] for pod in pods) == ["happy-worker-0-a0", "happy-worker-1-a0"]
+        first = next(pod for pod in pods if pod["metadata"]["labels"][names.JOB_INDEX_LABEL] == "0")
+        environment = {entry["name"]: entry["value"] for entry in first["spec"]["containers"][0]["env"]}
+        assert environment["JAX_NUM_PROCESSES"] == "2"
+        assert environment["JAX_COORDINATOR_ADDRESS"].startswith("happy-worker-0-a0.happy:2")
+        assert first["spec"]["schedulerName"] == names.DEFAULT_SCHEDULER_NAME
+        group = await cluster.client.get(POD_GROUPS, "happy-a0", cluster.namespace)
+        assert group["spec"]["minMember"] == 2
+        service = await cluster.client.get(SERVICES, "happy", cluster.namespace)
+        assert service["spec"]["clusterIP"] == "None"
+        assert service["spec"]["publishNotReadyAddresses"]
+        await cluster.wait_for_state("happy", "Queued", "WaitingForPlacement")
+        await cluster.run_pod(pods[0])
+        queued = await cluster.wait_for_state("happy", "Queued", "WaitingForPlacement")
+        assert "Running" not in [c["type"] for c in queued["status"]["conditions"] if c["status"] == "True"]
+        await cluster.run_pod(pods[1])
+        await cluster.wait_for_state("happy", "Running", "AllPodsRunning")
+        for pod in pods:
+            await cluster.end_pod(pod, 0)
+        done = await cluster.wait_for_state("happy", "Succeeded")
+        assert done["status"]["replicaStatuses"]["Worker"]["succeeded"] == 2
+        assert done["status"]["completionTime"]
+        assert len(await cluster.pods("happy", 0)) == 2, "cleanPodPolicy Running keeps finished pods"
+        assert "finalizers" not in done["metadata"]
+        assert "annotations" not in done["metadata"], "kopf writes nothing to our objects"
+        assert "Succeeded" in await cluster.events("happy")
+
+
+async def test_a_killed_pod_makes_a_new_attempt_that_resumes_from_the_newest_complete_checkpoint(
+    cluster: Cluster, tmp_path: Path, metadata_service: tuple[MetadataService, str]
+) -> None:
+    service, address = metadata_service
+    await cluster.bound_dataset("checkpoints")
+    body = job_body(
+        "phoenix",
+        datasets=[{"name": "checkpoints", "mountPath": "/ckpt", "readOnly": False}],
+        checkpoint={"dataset": "checkpoints", "path": "runs/phoenix"},
+    )
+    async with cluster.kubelet(), controller(cluster, tmp_path / "log", "--no-leader-elect", "--metadata", address):
+        await cluster.submit(body)
+        pods = await cluster.wait_for_pods("phoenix", 0, 2)
+        assert pods[0]["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == "checkpoints"
+        for pod in pods:
+            await cluster.run_pod(pod)
+        await cluster.wait_for_state("phoenix", "Running")
+        now = time.time_ns()
+        service.checkpoints = [
+            metadata_pb2.Checkpoint(step=30, path="runs/phoenix/30", complete=False, completed_at_ns=0),
+            metadata_pb2.Checkpoint(
+                step=20, path="runs/phoenix/20", complete=True, completed_at_ns=now, bytes=7, nodes={"node-1": 7}
+            ),
+            metadata_pb2.Checkpoint(step=99, path="runs/phoenix/99", complete=True, completed_at_ns=1),
+        ]
+        await cluster.end_pod(pods[0], 137)
+        fresh = await cluster.wait_for_pods("phoenix", 1, 2)
+        environment = {entry["name"]: entry.get("value") for entry in fresh[0]["spec"]["containers"][0]["env"]}
+        assert environment[names.ENV_RESUME_FROM] == "/ckpt/runs/phoenix/20"
+        assert environment[names.ENV_RESUME_STEP] == "20"
+        assert fresh[0]["metadata"]["annotations"][names.CHECKPOINT_NODES_ANNOTATION] == '{"node-1": 7}'
+        job = await cluster.job("phoenix")
+        assert job["status"]["attempt"] == 1
+        assert job["status"]["restarts"]["infrastructure"] == 1
+        assert job["status"]["resumeStep"] == 20
+        assert await cluster.pods("phoenix", 0) == []
+        for pod in fresh:
+            await cluster.run_pod(pod)
+        await cluster.wait_for_state("phoenix", "Running")
+        assert "exit code 137" in (await cluster.events("phoenix"))["Restarting"]
+
+
+async def test_a_controller_killed_in_the_middle_of_a_restart_goes_on_and_counts_once(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async with controller(cluster, tmp_path / "first", "--no-leader-elect") as first:
+        await cluster.submit(job_body("stubborn"))
+        pods = await cluster.wait_for_pods("stubborn", 0, 2)
+        for pod in pods:
+            await cluster.run_pod(pod)
+        await cluster.wait_for_state("stubborn", "Running")
+        await cluster.end_pod(pods[0], 143)
+        # No kubelet ends the old pods here: the restart is decided and cannot be finished.
+        await cluster.wait_for_state("stubborn", "Restarting")
+        first.send_signal(signal.SIGKILL)
+        await first.wait()
+    async with cluster.kubelet(), controller(cluster, tmp_path / "second", "--no-leader-elect"):
+        fresh = await cluster.wait_for_pods("stubborn", 1, 2)
+        assert {pod["metadata"]["labels"][names.JOB_ATTEMPT_LABEL] for pod in fresh} == {"1"}
+        status = (await cluster.job("stubborn"))["status"]
+        assert status["restarts"] == {"userError": 0, "infrastructure": 1, "preemption": 0}
+
+
+async def test_an_error_of_the_program_fails_the_job_and_ends_its_other_pods(cluster: Cluster, tmp_path: Path) -> None:
+    async with cluster.kubelet(), controller(cluster, tmp_path / "log", "--no-leader-elect"):
+        await cluster.submit(job_body("buggy"))
+        pods = await cluster.wait_for_pods("buggy", 0, 2)
+        for pod in pods:
+            await cluster.run_pod(pod)
+        await cluster.wait_for_state("buggy", "Running")
+        await cluster.end_pod(pods[1], 1)
+        failed = await cluster.wait_for_state("buggy", "Failed", "UserError")
+        assert "exited with code 1" in failed["status"]["message"]
+
+        async def only_the_failed_one_is_left() -> bool:
+            left = await cluster.pods("buggy", 0)
+            return [pod["metadata"]["name"] for pod in left] == [pods[1]["metadata"]["name"]]
+
+        await cluster.until("the running pod ended", only_the_failed_one_is_left)
+
+
+async def test_suspending_removes_the_pods_and_resuming_makes_the_next_attempt(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async with cluster.kubelet(), controller(cluster, tmp_path / "log", "--no-leader-elect"):
+        await cluster.submit(job_body("lazy", runPolicy={"suspend": True}))
+        await cluster.wait_for_state("lazy", "Suspended")
+        assert await cluster.pods("lazy", 0) == []
+        await set_suspend(cluster, "lazy", False)
+        await cluster.wait_for_pods("lazy", 0, 2)
+        await set_suspend(cluster, "lazy", True)
+        await cluster.wait_for_state("lazy", "Suspended")
+
+        async def no_pods() -> bool:
+            return await cluster.pods("lazy", 0) == []
+
+        await cluster.until("no pods are left", no_pods)
+        await cluster.until("no PodGroup is left", lambda: cluster.gone(POD_GROUPS, "lazy-a0"))
+        await set_suspend(cluster, "lazy", False)
+        await cluster.wait_for_pods("lazy", 1, 2)
+        status = (await cluster.job("lazy"))["status"]
+        assert sum(status["restarts"].values()) == 0
+
+
+async def set_suspend(cluster: Cluster, name: str, value: bool) -> None:
+    patch = {"spec": {"runPolicy": {"suspend": value}}}
+    await cluster.client.patch(TRAINING_JOBS, name, patch, cluster.namespace)
+
+
+async def test_a_finished_job_is_deleted_after_its_time_to_live(cluster: Cluster, tmp_path: Path) -> None:
+    async with controller(cluster, tmp_path / "log", "--no-leader-elect"):
+        policy = {"ttlSecondsAfterFinished": 1, "cleanPodPolicy": "All"}
+        await cluster.submit(job_body("brief", runPolicy=policy, replicaSpecs=workers(1)))
+        (pod,) = await cluster.wait_for_pods("brief", 0, 1)
+        await cluster.run_pod(pod)
+        await cluster.end_pod(pod, 0)
+        await cluster.until("the job is deleted", lambda: cluster.gone(TRAINING_JOBS, "brief"))
+
+
+async def test_a_job_that_cannot_run_says_which_field_is_wrong(cluster: Cluster, tmp_path: Path) -> None:
+    async with controller(cluster, tmp_path / "log", "--no-leader-elect"):
+        reserved = workers()
+        reserved["Worker"]["template"]["spec"]["containers"][0]["env"] = [{"name": "PROCESS_ID", "value": "7"}]
+        await cluster.submit(job_body("reserved", replicaSpecs=reserved))
+        failed = await cluster.wait_for_state("reserved", "Failed", "InvalidSpec")
+        assert "spec.replicaSpecs.Worker.template.spec.containers[0].env: PROCESS_ID" in failed["status"]["message"]
+        refused = workers()
+        refused["Worker"]["template"]["spec"]["containers"][0]["name"] = "Not A Name"
+        await cluster.submit(job_body("refused", replicaSpecs=refused))
+        failed = await cluster.wait_for_state("refused", "Failed", "InvalidSpec")
+        assert "spec.containers[0].name" in failed["status"]["message"]
+        mpi = workers()
+        await cluster.submit(job_body("mpi", framework="MPI", replicaSpecs=mpi))
+        failed = await cluster.wait_for_state("mpi", "Failed", "FrameworkNotSupported")
+        assert "Custom, JAX, PyTorch" in failed["status"]["message"]
+
+
+async def test_pods_wait_for_their_data(cluster: Cluster, tmp_path: Path) -> None:
+    async with controller(cluster, tmp_path / "log", "--no-leader-elect"):
+        data = [{"name": "corpus", "mountPath": "/data", "minCachedPercent": 50}]
+        await cluster.submit(job_body("patient", datasets=data))
+        waiting = await cluster.wait_for_state("patient", "Queued", "WaitingForData")
+        assert "Dataset corpus does not exist" in waiting["status"]["message"]
+        await cluster.bound_dataset("corpus", cached="12.5%")
+
+        async def sees_the_percentage() -> bool:
+            return "12.5 % cached" in (await cluster.job("patient"))["status"]["message"]
+
+        await cluster.until("the job tells how much is cached", sees_the_percentage)
+        assert await cluster.pods("patient", 0) == []
+        await cluster.set_dataset("corpus", {"phase": "Bound", "cacheStates": {"cachedPercentage": "73%"}})
+        pods = await cluster.wait_for_pods("patient", 0, 2)
+        assert '"name":"corpus"' in pods[0]["metadata"]["annotations"][names.DATASETS_ANNOTATION]
+
+
+async def test_a_name_that_is_taken_is_said_and_not_touched(cluster: Cluster, tmp_path: Path) -> None:
+    stranger = {"metadata": {"name": "taken"}, "spec": {"ports": [{"port": 80}]}}
+    await cluster.client.create(SERVICES, stranger, cluster.namespace)
+    async with controller(cluster, tmp_path / "log", "--no-leader-elect"):
+        await cluster.submit(job_body("taken"))
+        waiting = await cluster.wait_for_state("taken", "Queued", "NameTaken")
+        assert "Service taken exists and is not this job's" in waiting["status"]["message"]
+        assert await cluster.pods("taken", 0) == []
+        assert (await cluster.client.get(SERVICES, "taken", cluster.namespace))["spec"]["ports"][0]["port"] == 80
+
+
+async def test_the_example_manifests_are_accepted(cluster: Cluster) -> None:
+    kinds = {"TrainingJob": TRAINING_JOBS, "Dataset": DATASETS, "DataLoad": DATA_LOADS}
+    seen = []
+    for file in sorted((ROOT / "manifests" / "examples").glob("*.yaml")):
+        for document in yaml.safe_load_all(file.read_text()):
+            if document["kind"] in kinds:
+                await cluster.client.create(kinds[document["kind"]], document, cluster.namespace)
+                seen.append(document["kind"])
+    assert {"TrainingJob", "Dataset", "DataLoad"} <= set(seen)
+
+
+async def test_the_schema_refuses_a_framework_nobody_knows(cluster: Cluster) -> None:
+    with pytest.raises(Invalid, match=r"spec\.framework"):
+        await cluster.submit(job_body("odd", framework="Abacus"))

@@ -1,0 +1,296 @@
+"""Writing, committing, renaming and removing, over in-memory peers."""
+
+import os
+import stat
+
+import pytest
+
+from fuse.errors import (
+    AlreadyExists,
+    BadHandle,
+    CrossDataset,
+    InvalidRequest,
+    IsADirectory,
+    NoSpace,
+    NotADirectory,
+    NotEmpty,
+    NotFound,
+    NotPermitted,
+    Unavailable,
+    Unsupported,
+)
+from tests.builders.fuse_mount import KernelLessMount
+
+
+@pytest.fixture
+def mount() -> KernelLessMount:
+    return KernelLessMount(writable=True)
+
+
+async def test_written_bytes_are_read_here_before_they_are_committed(mount: KernelLessMount) -> None:
+    number = await mount.create("a")
+    await mount.operations.changes.write(number, 0, b"hello")
+    reader = await mount.open("a")
+    assert await mount.read(reader) == b"hello"
+    assert (await mount.stat("a")).size_bytes == 5
+    assert await mount.names("") == ["a"]
+    assert mount.origin() == {}
+    await mount.close(number)
+    assert mount.origin() == {"a": b"hello"}
+    assert await mount.read(reader) == b"hello"
+
+
+async def test_fsync_commits_and_the_file_goes_on(mount: KernelLessMount) -> None:
+    number = await mount.create("a")
+    await mount.operations.changes.write(number, 0, b"one")
+    await mount.operations.changes.fsync(number)
+    assert mount.origin() == {"a": b"one"}
+    await mount.operations.changes.write(number, 3, b"two")
+    await mount.close(number)
+    assert mount.origin() == {"a": b"onetwo"}
+
+
+async def test_closing_what_did_not_change_commits_nothing(mount: KernelLessMount) -> None:
+    await mount.write_file("a", b"x")
+    number = await mount.open("a", os.O_RDWR)
+    await mount.close(number)
+    assert mount.peers.calls["commit"] == 1
+    assert mount.peers.calls["create"] == 1
+
+
+async def test_a_failed_commit_is_the_error_of_close_and_the_file_can_be_written_again(
+    mount: KernelLessMount,
+) -> None:
+    number = await mount.create("a")
+    await mount.operations.changes.write(number, 0, b"x")
+    mount.peers.failures["commit"] = NoSpace("full")
+    with pytest.raises(NoSpace):
+        await mount.operations.changes.flush(number)
+    with pytest.raises(NoSpace):
+        await mount.operations.changes.release(number)
+    with pytest.raises(NotFound):
+        await mount.stat("a")
+    assert mount.peers.stagings_open == 0
+    del mount.peers.failures["commit"]
+    await mount.write_file("a", b"y")
+    assert mount.origin() == {"a": b"y"}
+
+
+async def test_a_refused_create_leaves_nothing(mount: KernelLessMount) -> None:
+    mount.peers.failures["create"] = Unavailable("no worker")
+    with pytest.raises(Unavailable):
+        await mount.create("a")
+    assert await mount.names("") == []
+
+
+async def test_appending_keeps_what_was_there(mount: KernelLessMount) -> None:
+    await mount.write_file("log", b"one\n")
+    number = await mount.open("log", os.O_WRONLY | os.O_APPEND)
+    await mount.operations.changes.write(number, 4, b"two\n")
+    await mount.close(number)
+    assert mount.origin() == {"log": b"one\ntwo\n"}
+
+
+async def test_truncating_at_open_starts_empty(mount: KernelLessMount) -> None:
+    await mount.write_file("a", b"old bytes")
+    number = await mount.open("a", os.O_WRONLY | os.O_TRUNC)
+    assert (await mount.stat("a")).size_bytes == 0
+    await mount.operations.changes.write(number, 0, b"new")
+    await mount.close(number)
+    assert mount.origin() == {"a": b"new"}
+
+
+async def test_truncate_without_a_handle_is_durable_when_it_returns(mount: KernelLessMount) -> None:
+    await mount.write_file("a", b"0123456789")
+    changes = mount.operations.changes
+    assert (await changes.setattr(await mount.inode("a"), size_bytes=4)).size_bytes == 4
+    assert mount.origin() == {"a": b"0123"}
+    await changes.setattr(await mount.inode("a"), size_bytes=6)
+    assert mount.origin() == {"a": b"0123\0\0"}
+    assert mount.peers.stagings_open == 0
+
+
+async def test_an_exclusive_create_of_what_exists_is_refused(mount: KernelLessMount) -> None:
+    await mount.write_file("a", b"x")
+    with pytest.raises(AlreadyExists):
+        await mount.create("a", os.O_RDWR | os.O_EXCL)
+
+
+async def test_a_name_committed_by_another_node_is_found_at_once(mount: KernelLessMount) -> None:
+    await mount.names("")
+    mount.peers.put(mount.dataset, "other", b"x")
+    assert (await mount.stat("other")).size_bytes == 1
+
+
+async def test_mode_and_time_of_a_file_being_written_are_committed(mount: KernelLessMount) -> None:
+    number = await mount.create("a", mode=0o600)
+    inode = await mount.inode("a")
+    await mount.operations.changes.write(number, 0, b"x")
+    await mount.operations.changes.setattr(inode, mode=0o640, mtime_ns=77)
+    await mount.close(number)
+    entry = mount.dataset.files["a"].entry
+    assert (entry.mode, entry.mtime_ns) == (0o640, 77)
+
+
+async def test_the_mode_of_a_committed_file_is_refused_unless_it_is_the_same(mount: KernelLessMount) -> None:
+    await mount.write_file("a", b"x")
+    inode, changes = await mount.inode("a"), mount.operations.changes
+    await changes.setattr(inode, mode=0o644)
+    with pytest.raises(Unsupported):
+        await changes.setattr(inode, mode=0o600)
+    await changes.setattr(inode, mtime_ns=5)
+    await changes.setattr(inode, owner=(0, 0))
+    with pytest.raises(NotPermitted):
+        await changes.setattr(inode, owner=(1000, None))
+
+
+async def test_a_removed_file_goes_on_for_who_has_it_open(mount: KernelLessMount) -> None:
+    number = await mount.create("a")
+    await mount.operations.changes.write(number, 0, b"x")
+    await mount.unlink("a")
+    await mount.operations.changes.write(number, 1, b"y")
+    assert await mount.read(number) == b"xy"
+    await mount.close(number)
+    assert mount.origin() == {}
+    assert mount.peers.calls["remove"] == 0
+    assert len(mount.operations.state.handles) == 0
+
+
+async def test_a_removed_file_that_was_committed_is_not_committed_again(mount: KernelLessMount) -> None:
+    await mount.write_file("a", b"x")
+    number = await mount.open("a", os.O_RDWR)
+    await mount.operations.changes.write(number, 0, b"y")
+    await mount.unlink("a")
+    await mount.close(number)
+    assert mount.origin() == {}
+
+
+async def test_a_refused_removal_leaves_the_writer_its_commit(mount: KernelLessMount) -> None:
+    await mount.write_file("a", b"x")
+    number = await mount.open("a", os.O_RDWR)
+    await mount.operations.changes.write(number, 0, b"y")
+    mount.peers.failures["remove"] = Unavailable("no worker")
+    with pytest.raises(Unavailable):
+        await mount.unlink("a")
+    await mount.close(number)
+    assert mount.origin() == {"a": b"y"}
+
+
+async def test_a_temporary_file_renamed_over_the_real_one(mount: KernelLessMount) -> None:
+    await mount.write_file("model", b"old")
+    number = await mount.create("model.tmp")
+    await mount.operations.changes.write(number, 0, b"new")
+    await mount.rename("model.tmp", "model")
+    assert mount.origin() == {"model": b"new"}
+    await mount.close(number)
+    assert mount.origin() == {"model": b"new"}
+    assert await mount.names("") == ["model"]
+
+
+async def test_a_writer_goes_on_under_the_new_name(mount: KernelLessMount) -> None:
+    number = await mount.create("a")
+    await mount.operations.changes.write(number, 0, b"one")
+    await mount.rename("a", "b")
+    await mount.operations.changes.write(number, 3, b"two")
+    await mount.close(number)
+    assert mount.origin() == {"b": b"onetwo"}
+
+
+async def test_a_writer_of_a_replaced_file_does_not_bring_it_back(mount: KernelLessMount) -> None:
+    await mount.write_file("target", b"old")
+    writer = await mount.open("target", os.O_RDWR)
+    await mount.operations.changes.write(writer, 0, b"lost")
+    await mount.write_file("source", b"new")
+    await mount.rename("source", "target")
+    await mount.close(writer)
+    assert mount.origin() == {"target": b"new"}
+
+
+async def test_a_renamed_directory_takes_what_is_written_below_it_along(mount: KernelLessMount) -> None:
+    moves = mount.operations.moves
+    await moves.mkdir(await mount.inode(""), b"step-1.tmp", 0o755)
+    number = await mount.create("step-1.tmp/shard")
+    await mount.operations.changes.write(number, 0, b"one")
+    reader = await mount.open("step-1.tmp/shard")
+    await mount.rename("step-1.tmp", "step-1")
+    await mount.operations.changes.write(number, 3, b"two")
+    assert await mount.read(reader) == b"onetwo"
+    await mount.close(number)
+    assert mount.origin() == {"step-1/shard": b"onetwo"}
+    assert await mount.names("step-1") == ["shard"]
+
+
+async def test_what_a_rename_refuses(mount: KernelLessMount) -> None:
+    await mount.write_file("a", b"")
+    await mount.write_file("b", b"")
+    await mount.operations.moves.mkdir(await mount.inode(""), b"d", 0o755)
+    await mount.write_file("d/f", b"")
+    await mount.operations.moves.mkdir(await mount.inode(""), b"e", 0o755)
+    with pytest.raises(AlreadyExists):
+        await mount.rename("a", "b", flags=1)
+    with pytest.raises(InvalidRequest):
+        await mount.rename("a", "b", flags=2)
+    with pytest.raises(IsADirectory):
+        await mount.rename("a", "d")
+    with pytest.raises(NotADirectory):
+        await mount.rename("d", "a")
+    with pytest.raises(NotEmpty):
+        await mount.rename("e", "d")
+    with pytest.raises(NotFound):
+        await mount.rename("none", "x")
+    await mount.rename("d", "e")
+    assert await mount.names("e") == ["f"]
+    mount.peers.add_dataset("ns", "other", writable=True)
+    mount.clock.seconds += 5
+    names = mount.operations.names
+    namespace = (await names.lookup(1, b"ns")).inode
+    other = (await names.lookup(namespace, b"other")).inode
+    with pytest.raises(CrossDataset):
+        await mount.operations.moves.rename(await mount.inode(""), b"a", other, b"a", 0)
+
+
+async def test_a_directory_with_an_uncommitted_file_is_not_empty(mount: KernelLessMount) -> None:
+    moves = mount.operations.moves
+    parent = await mount.inode("")
+    assert stat.S_ISDIR((await moves.mkdir(parent, b"d", 0o755)).mode)
+    number = await mount.create("d/f")
+    with pytest.raises(NotEmpty):
+        await moves.rmdir(parent, b"d")
+    await mount.unlink("d/f")
+    await mount.close(number)
+    await moves.rmdir(parent, b"d")
+    with pytest.raises(NotFound):
+        await mount.stat("d")
+    with pytest.raises(NotFound):
+        await moves.rmdir(parent, b"d")
+
+
+async def test_own_changes_keep_the_listing(mount: KernelLessMount) -> None:
+    mount.peers.put(mount.dataset, "d/a", b"x")
+    mount.published()
+    await mount.stat("d/a")
+    await mount.write_file("d/b", b"y")
+    listed = mount.peers.calls["read_directory"]
+    assert (await mount.stat("d/b")).size_bytes == 1
+    assert await mount.names("d") == ["a", "b"]
+    await mount.unlink("d/a")
+    assert await mount.names("d") == ["b"]
+    assert mount.peers.calls["read_directory"] == listed
+
+
+async def test_a_handle_does_only_what_it_was_opened_for(mount: KernelLessMount) -> None:
+    await mount.write_file("a", b"x")
+    reader, writer = await mount.open("a"), await mount.open("a", os.O_WRONLY)
+    with pytest.raises(BadHandle):
+        await mount.operations.changes.write(reader, 0, b"y")
+    with pytest.raises(BadHandle):
+        await mount.read(writer)
+
+
+async def test_nothing_is_held_after_the_last_close(mount: KernelLessMount) -> None:
+    for name in "abc":
+        await mount.write_file(name, b"x")
+        number = await mount.open(name)
+        await mount.read(number)
+        await mount.close(number)
+    assert mount.peers.pins_open == mount.peers.stagings_open == len(mount.operations.state.handles) == 0

@@ -1,0 +1,108 @@
+"""The caches: own actions show at once, and end with the watch's word; no server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from random import Random
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from jobcontroller.core.pod_builder import build_pod
+from jobcontroller.frameworks.registry import FRAMEWORKS
+from jobcontroller.shell import caches as caches_module
+from jobcontroller.shell.caches import OVERLAY_SECONDS, Caches, dataset_view
+from kube.client import KubeClient
+from kube.objects import Dataset
+from kube.watch import Change, ChangeKind, Changes, Listed, WatchBatch
+from tests.builders.training_jobs import job, with_status
+
+NAME = "tj-worker-0-a0"
+
+
+def body(version: int = 1, **metadata: Any) -> dict[str, Any]:
+    one = with_status(job())
+    assert one.status is not None
+    pod = build_pod(one, one.status, FRAMEWORKS["JAX"], "Worker", 0)
+    pod["metadata"] |= {"uid": "pod-uid", "resourceVersion": str(version), **metadata}
+    return pod
+
+
+class Watched:
+    """Caches whose watches bring what the test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.touched: list[tuple[str, str]] = []
+        self.batches: dict[str, list[WatchBatch[Any]]] = {}
+        self.caches = Caches(cast(KubeClient, None), self.touched.append, lambda: self.now, Random(0))
+        monkeypatch.setattr(caches_module, "list_watch", self._list_watch)
+
+    async def _list_watch(self, _: Any, resource: Any, decode: Any, **__: Any) -> AsyncIterator[WatchBatch[Any]]:
+        for batch in self.batches.get(resource.plural, [Listed([], "1")]):
+            yield convert(batch, decode)
+
+    async def play(self, plural: str, *batches: WatchBatch[Any]) -> None:
+        self.batches = {plural: list(batches)}
+        await self.caches.run()
+
+
+def convert(batch: WatchBatch[Any], decode: Any) -> WatchBatch[Any]:
+    if isinstance(batch, Listed):
+        return Listed([msgspec.convert(item, decode) for item in batch.objects], batch.resource_version)
+    return Changes([Change(event.kind, msgspec.convert(event.object, decode)) for event in batch.events])
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(monkeypatch)
+
+
+async def test_a_pod_of_a_job_is_kept_and_touches_it(watched: Watched) -> None:
+    await watched.play("pods", Listed([body()], "1"))
+    await watched.caches.wait_synced()
+    assert list(watched.caches.pods_of("job-uid")) == [NAME]
+    assert watched.touched == [("ns", "tj")]
+
+
+async def test_a_pod_with_the_label_but_another_owner_is_not_ours(watched: Watched) -> None:
+    await watched.play("pods", Listed([body(ownerReferences=[{"uid": "x", "controller": True}])], "1"))
+    assert watched.caches.pods_of("job-uid") == {}
+
+
+async def test_a_created_pod_shows_before_the_watch_and_not_for_ever(watched: Watched) -> None:
+    watched.caches.created_pod("job-uid", body())
+    assert list(watched.caches.pods_of("job-uid")) == [NAME]
+    watched.now = OVERLAY_SECONDS
+    assert watched.caches.pods_of("job-uid") == {}
+
+
+async def test_a_deleted_pod_is_ending_before_the_watch_says_so(watched: Watched) -> None:
+    await watched.play("pods", Listed([body()], "1"))
+    watched.caches.deleted_pod("pod-uid", 123.0)
+    assert watched.caches.pods_of("job-uid")[NAME].deletion_at == 123.0
+    watched.now = OVERLAY_SECONDS
+    assert watched.caches.pods_of("job-uid")[NAME].deletion_at is None
+
+
+async def test_a_pod_that_is_gone_is_remembered(watched: Watched) -> None:
+    watched.caches.created_pod("job-uid", body())
+    gone = Changes([Change(ChangeKind.ADDED, body()), Change(ChangeKind.DELETED, body(2))])
+    await watched.play("pods", Listed([], "1"), gone)
+    assert watched.caches.pods_of("job-uid") == {}
+    assert watched.caches.gone_pods_of("job-uid") == {NAME}
+
+
+async def test_a_changed_dataset_touches_the_jobs_that_name_it(watched: Watched) -> None:
+    assert watched.caches.dataset("ns", "d", ("ns", "tj")) is None
+    await watched.play("datasets", Listed([{"metadata": {"name": "d", "namespace": "ns", "uid": "1"}}], "1"))
+    assert watched.touched == [("ns", "tj")]
+    assert watched.caches.dataset("ns", "d", ("ns", "tj")) is not None
+
+
+@pytest.mark.parametrize(("text", "percent"), [("42.5%", 42.5), ("7 %", 7), (None, 0), ("soon", 0)])
+def test_the_cached_percentage_is_read_as_people_write_it(text: str | None, percent: float) -> None:
+    states = {} if text is None else {"cachedPercentage": text}
+    found = dataset_view(msgspec.convert({"status": {"phase": "Bound", "cacheStates": states}}, Dataset))
+    assert found.cached_percent == percent

@@ -1,0 +1,123 @@
+"""What refusals of the API server mean, and what is done twice without harm; no server."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import Any, cast
+
+import pytest
+
+from jobcontroller.core.actions import CreatePod, DeletePod, DeletePodGroup, EmitEvent
+from jobcontroller.shell.caches import Caches
+from jobcontroller.shell.executor import Executor
+from kube.client import KubeClient
+from kube.errors import AlreadyExists, Conflict, Forbidden, Invalid, KubeError, NotFound, Unavailable
+from kube.events import EventRecorder
+from tests.builders.training_jobs import job
+
+OURS = {"metadata": {"name": "p", "uid": "u", "ownerReferences": [{"uid": "job-uid", "controller": True}]}}
+THEIRS = {"metadata": {"name": "p", "uid": "u", "ownerReferences": [{"uid": "x", "kind": "ReplicaSet", "name": "web"}]}}
+
+
+class FakeClient:
+    """Answers creations and deletions as told."""
+
+    def __init__(self, *, create: KubeError | None = None, stored: Any = OURS, delete: KubeError | None = None) -> None:
+        self._create, self._stored, self._delete = create, stored, delete
+        self.created: list[str] = []
+        self.in_flight = self.most_in_flight = 0
+
+    async def create(self, resource: Any, body: Any, namespace: str, **_: Any) -> Any:
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        await asyncio.sleep(0)
+        self.in_flight -= 1
+        self.created.append(body["metadata"]["name"])
+        if self._create is not None:
+            raise self._create
+        return body
+
+    async def get(self, resource: Any, name: str, namespace: str) -> Any:
+        return self._stored
+
+    async def delete(self, *_: Any, **__: Any) -> None:
+        if self._delete is not None:
+            raise self._delete
+
+
+class FakeRecorder:
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def record(self, _: Any, reason: str, note: str, **__: Any) -> None:
+        self.reasons.append(reason)
+
+
+def executor(client: FakeClient, recorder: FakeRecorder | None = None) -> tuple[Executor, Caches]:
+    kube = cast(KubeClient, client)
+    caches = Caches(kube, lambda _: None, lambda: 0.0, Random(0))
+    events = cast(EventRecorder, recorder or FakeRecorder())
+    return Executor(kube, caches, events, creations=5, wall_clock=lambda: 100.0), caches
+
+
+def pods(count: int = 1) -> list[CreatePod]:
+    return [CreatePod(f"p{i}", {"metadata": {"name": f"p{i}", "uid": f"u{i}"}}) for i in range(count)]
+
+
+async def test_creations_run_side_by_side_but_not_without_limit() -> None:
+    client = FakeClient()
+    one, _ = executor(client)
+    assert await one.perform(job(), pods(40)) is None
+    assert len(client.created) == 40
+    assert client.most_in_flight == 5
+
+
+async def test_a_pod_of_this_job_that_exists_is_fine() -> None:
+    one, _ = executor(FakeClient(create=AlreadyExists(409, "AlreadyExists", "exists")))
+    assert await one.perform(job(), pods()) is None
+
+
+async def test_a_strangers_pod_of_that_name_is_a_problem_that_may_pass() -> None:
+    one, _ = executor(FakeClient(create=AlreadyExists(409, "AlreadyExists", "exists"), stored=THEIRS))
+    problem = await one.perform(job(), pods())
+    assert problem is not None
+    assert (problem.reason, problem.is_permanent, problem.retry_at) == ("NameTaken", False, 110.0)
+    assert "it belongs to ReplicaSet web" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "is_permanent"),
+    [
+        (Invalid(422, "Invalid", "spec.containers[0].image: Required value"), "InvalidSpec", True),
+        (Forbidden(403, "Forbidden", "exceeded quota: gpus"), "PodsRefused", False),
+    ],
+)
+async def test_a_refusal_ends_the_creations(error: KubeError, reason: str, is_permanent: bool) -> None:
+    client = FakeClient(create=error)
+    one, _ = executor(client)
+    problem = await one.perform(job(), pods(40))
+    assert problem is not None
+    assert (problem.reason, problem.is_permanent) == (reason, is_permanent)
+    assert error.message in problem.message
+    assert len(client.created) <= 5
+
+
+async def test_an_unavailable_server_is_worth_a_retry() -> None:
+    one, _ = executor(FakeClient(create=Unavailable(503, "", "later")))
+    with pytest.raises(Unavailable):
+        await one.perform(job(), pods(3))
+
+
+@pytest.mark.parametrize("error", [NotFound(404, "NotFound", ""), Conflict(409, "Conflict", "uid")])
+async def test_what_is_gone_needs_no_deletion(error: KubeError) -> None:
+    one, _ = executor(FakeClient(delete=error))
+    assert await one.perform(job(), [DeletePod("p", "u"), DeletePodGroup("g")]) is None
+
+
+async def test_events_are_told_even_if_an_action_fails() -> None:
+    recorder = FakeRecorder()
+    one, _ = executor(FakeClient(delete=Unavailable(503, "", "later")), recorder)
+    with pytest.raises(Unavailable):
+        await one.perform(job(), [DeletePod("p", "u"), EmitEvent("Restarting", "why")])
+    assert recorder.reasons == ["Restarting"]

@@ -1,0 +1,92 @@
+"""Bytes to seconds: scheduler/core/residency_table.py."""
+
+import pytest
+
+from scheduler.core.data_request import DataRequest
+from scheduler.core.node_table import NodeTable
+from scheduler.core.residency_table import ResidencyTable
+from tests.builders.scheduler_objects import MIB, SPEEDS, a_cache, a_dataset, a_node
+
+DATA = (DataRequest("default", "d"),)
+
+
+def _table(*nodes: str) -> tuple[NodeTable, ResidencyTable]:
+    table = NodeTable()
+    for name in nodes:
+        table.put(a_node(name))
+    return table, ResidencyTable(table, SPEEDS)
+
+
+def test_local_then_peers_then_origin_each_at_its_speed() -> None:
+    table, residency = _table("warm", "half", "cold")
+    residency.put_dataset(a_dataset("d", 1000 * MIB))
+    residency.put_cache(a_cache("warm", mem={"d": 400 * MIB}))
+    residency.put_cache(a_cache("half", ssd={"d": 200 * MIB}))
+    sources = residency.sources(DATA)
+    warm, half, cold = (table.row_of[name] for name in ("warm", "half", "cold"))
+    assert sources.seconds[warm] == pytest.approx(400 / 1000 + 200 / 200 + 400 / 10)
+    assert sources.seconds[half] == pytest.approx(200 / 500 + 400 / 200 + 400 / 10)
+    assert sources.seconds[cold] == pytest.approx(600 / 200 + 400 / 10)
+    assert sources.origin.tolist() == [400 * MIB] * 3
+
+
+def test_measured_speeds_win_over_defaults() -> None:
+    _, residency = _table("n")
+    residency.put_dataset(a_dataset("d", 100 * MIB))
+    residency.put_cache(a_cache("n", mem={"d": 50 * MIB}, speeds={"MEM": 50 * MIB}, origin=25 * MIB))
+    assert residency.sources(DATA).seconds[0] == pytest.approx(1.0 + 2.0)
+
+
+def test_datasets_add_up_and_the_checkpoint_is_one_more() -> None:
+    table, residency = _table("a", "b")
+    residency.put_dataset(a_dataset("d", 100 * MIB))
+    residency.put_dataset(a_dataset("e", 50 * MIB))
+    sources = residency.sources((*DATA, DataRequest("default", "e")), (("a", 20 * MIB),))
+    assert sources.seconds[table.row_of["a"]] == pytest.approx(15 + 20 / 500)
+    assert sources.seconds[table.row_of["b"]] == pytest.approx(15 + 20 / 200)
+
+
+def test_copies_never_count_for_more_than_the_dataset() -> None:
+    _, residency = _table("a", "b")
+    residency.put_dataset(a_dataset("d", 100 * MIB))
+    residency.put_cache(a_cache("a", mem={"d": 100 * MIB}, ssd={"d": 100 * MIB}))
+    sources = residency.sources(DATA)
+    assert sources.local[0].sum() == pytest.approx(100 * MIB)
+    assert sources.origin.tolist() == [0, 0]
+
+
+def test_a_dead_workers_bytes_vanish_at_once() -> None:
+    _, residency = _table("a")
+    residency.put_dataset(a_dataset("d", 100 * MIB))
+    residency.put_cache(a_cache("a", mem={"d": 100 * MIB}))
+    assert residency.put_cache(a_cache("a", mem={"d": 100 * MIB}, serving=False))
+    assert residency.sources(DATA).seconds[0] == pytest.approx(10.0)
+
+
+def test_bytes_of_an_older_dataset_of_the_same_name_do_not_count() -> None:
+    _, residency = _table("a")
+    residency.put_dataset(a_dataset("d", 100 * MIB, uid="new"))
+    residency.put_cache(a_cache("a", mem={"d": 100 * MIB}))
+    assert residency.sources(DATA).seconds[0] == pytest.approx(10.0)
+
+
+def test_required_takes_the_current_snapshot_only() -> None:
+    _, residency = _table("a")
+    residency.put_dataset(a_dataset("d", 100 * MIB, version=2))
+    residency.put_cache(a_cache("a", mem={"d": 100 * MIB}, version=1))
+    assert residency.is_resident(DATA[0]).tolist() == [False]
+    assert residency.sources(DATA).seconds[0] == pytest.approx(0.1)
+    residency.put_cache(a_cache("a", mem={"d": 100 * MIB}, version=2))
+    assert residency.is_resident(DATA[0]).tolist() == [True]
+
+
+def test_an_unchanged_cache_is_no_change() -> None:
+    _, residency = _table("a")
+    assert residency.put_cache(a_cache("a", mem={"d": 1}))
+    assert not residency.put_cache(a_cache("a", mem={"d": 1}))
+
+
+def test_an_unknown_dataset_costs_nothing_and_is_resident_nowhere() -> None:
+    _, residency = _table("a")
+    assert residency.sources(DATA).seconds.tolist() == [0.0]
+    assert residency.is_resident(DATA[0]).tolist() == [False]

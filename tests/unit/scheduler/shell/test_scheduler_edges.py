@@ -1,0 +1,118 @@
+"""The shell's pure edges: objects into events, relists into deletions, settings, addresses."""
+
+from pathlib import Path
+
+import pytest
+
+from kube.objects import ContainerStatus, PodStatus, ResourceRequirements
+from kube.watch import Change, ChangeKind, Changes, Listed
+from scheduler.core import events
+from scheduler.core.events import PodAssigned, PodGone, PodPending
+from scheduler.errors import ConfigurationError
+from scheduler.settings import load
+from scheduler.shell.http import parse_address
+from scheduler.shell.translate import PodTranslator
+from scheduler.shell.watches import Follower, kinds
+from tests.builders.scheduler_objects import PodBuilder, a_node, a_pod
+
+TRANSLATOR = PodTranslator("headrace-scheduler", 100.0)
+
+
+def _event(pod: PodBuilder) -> object:
+    return TRANSLATOR.event(pod.build())
+
+
+def test_an_unbound_pod_of_ours_is_pending_since_its_creation() -> None:
+    event = _event(a_pod("p"))
+    assert isinstance(event, PodPending)
+    assert event.pod.waiting_since == 100.0
+
+
+def test_an_unbound_pod_of_another_scheduler_is_no_concern() -> None:
+    assert _event(a_pod("p").scheduled_by("default-scheduler")) is None
+
+
+def test_an_unbound_pod_that_is_being_deleted_is_gone() -> None:
+    assert _event(a_pod("p").being_deleted()) == PodGone("uid-p")
+
+
+def test_any_bound_pod_takes_room_until_it_ends() -> None:
+    event = _event(a_pod("p").scheduled_by("default-scheduler").on("n").being_deleted())
+    assert isinstance(event, PodAssigned)
+    assert (event.pod.node, event.is_ours, event.is_leaving) == ("n", False, True)
+    assert _event(a_pod("p").on("n").finished("Failed")) == PodGone("uid-p", False, "default", None)
+    assert _event(a_pod("p").in_gang("g").on("n").finished()) == PodGone("uid-p", True, "default", "g")
+
+
+def test_a_resized_pod_counts_with_what_the_kubelet_says() -> None:
+    pod = a_pod("p").asks(cpu="1").on("n").build()
+    status = ContainerStatus(name="main", resources=ResourceRequirements(requests={"cpu": "3"}))
+    resized = type(pod)(metadata=pod.metadata, spec=pod.spec, status=PodStatus(container_statuses=[status]))
+    event = TRANSLATOR.event(resized)
+    assert isinstance(event, PodAssigned)
+    assert event.pod.requests == (("cpu", 3000),)
+
+
+def _follower(plural: str) -> Follower:
+    return Follower(next(kind for kind in kinds(TRANSLATOR) if kind.resource.plural == plural))
+
+
+def test_a_relist_reveals_what_is_gone() -> None:
+    follower = _follower("nodes")
+    follower.events(Listed([a_node("a"), a_node("b")], "1"))
+    made = follower.events(Listed([a_node("b")], "2"))
+    assert made[0] == events.NodeGone("a")
+    assert len(made) == 2
+
+
+def test_a_pod_created_again_under_its_name_is_gone_first() -> None:
+    follower = _follower("pods")
+    follower.events(Listed([a_pod("p", uid="old").build()], "1"))
+    made = follower.events(Changes([Change(ChangeKind.ADDED, a_pod("p", uid="new").build())]))
+    assert made[0] == PodGone("old")
+    assert isinstance(made[1], PodPending)
+
+
+def test_a_deletion_names_the_uid() -> None:
+    follower = _follower("pods")
+    pod = a_pod("p").build()
+    follower.events(Listed([pod], "1"))
+    assert follower.events(Changes([Change(ChangeKind.DELETED, pod)])) == [PodGone("uid-p")]
+    assert follower.events(Changes([Change(ChangeKind.DELETED, pod)])) == []
+
+
+def test_settings_from_a_file_and_arguments(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("weights: {gpu_fit: 10}\nqps: 100\n")
+    settings = load(file, {"qps": 50.0, "metrics": None})
+    assert (settings.weights.gpu_fit, settings.weights.stage_in, settings.qps) == (10, 100, 50)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("weights: {gpu: 1}", "weights.gpu"),
+        ("binds_in_flight: 0", "binds_in_flight"),
+        ("- a", "must hold a mapping"),
+        ("a: [", "not valid YAML"),
+        ("speeds: {origin_bytes_per_second: 0}", "speeds.origin_bytes_per_second"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as error:
+        load(file, {})
+    assert says in str(error.value)
+
+
+def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No such file"):
+        load(tmp_path / "none.yaml", {})
+
+
+def test_addresses() -> None:
+    assert parse_address("127.0.0.1:80") == ("127.0.0.1", 80)
+    assert parse_address(":80") == ("127.0.0.1", 80)
+    with pytest.raises(ConfigurationError, match="HOST:PORT"):
+        parse_address("80")

@@ -1,0 +1,94 @@
+"""Mount points, options and credential files: what is refused, and that no secret shows."""
+
+from pathlib import Path
+
+import pytest
+
+from understores.credentials import SecretOptions
+from understores.errors import AccessDenied, InvalidMount
+from understores.registry import open_store
+from understores.s3_settings import S3Keys, parse_keys, parse_mount
+
+
+@pytest.mark.parametrize(
+    ("mount_point", "options", "words"),
+    [
+        ("bucket/prefix", {}, "no usable scheme; accepted are file://, s3://"),
+        ("ftp://host/x", {}, "accepted are"),
+        ("s3://", {}, "write s3://bucket/prefix"),
+        ("s3://bucket/a/../b", {}, "in its prefix"),
+        ("s3://key:secret@bucket/", {}, "write s3://bucket/prefix"),
+        ("s3://bucket", {"endpoint": "ftp://x"}, "option 'endpoint' is 'ftp://x'; write http://host:port"),
+        ("s3://bucket", {"endpoint": "http://x:99999"}, "option 'endpoint'"),
+        ("s3://bucket", {"endpont": "http://x"}, "option 'endpont' is not known"),
+        ("s3://bucket", {"accessKeyId": "k"}, "option 'accessKeySecret' is missing"),
+        ("s3://bucket", {"fs.s3.accessKeySecret": "k"}, "option 'accessKeyId' is missing"),
+        ("s3://bucket", {"virtualHostedStyle": "yes"}, "must be true or false"),
+        ("file://host/dir", {}, "write file:///absolute/directory"),
+        ("file:relative", {}, "write file:///absolute/directory"),
+        ("file:///dir", {"mode": "x"}, "takes no options"),
+    ],
+)
+def test_a_wrong_mount_names_its_field(mount_point: str, options: dict[str, str], words: str) -> None:
+    with pytest.raises(InvalidMount, match=words.replace("(", r"\(")) as error:
+        open_store(mount_point, options, SecretOptions())
+    assert "\n" not in error.value.message
+
+
+def test_options_shared_with_an_s3_mount_do_no_harm_to_a_file_mount() -> None:
+    open_store("file:///dir", {"fs.s3.endpoint": "http://x"}, SecretOptions())
+
+
+def test_both_spellings_mean_the_same() -> None:
+    short = parse_mount("s3://b/p/", {"endpoint": "http://h:1", "region": "r"})
+    long = parse_mount("s3://b/p", {"fs.s3.endpoint": "http://h:1/", "fs.s3.region": "r"})
+    assert short == long
+    assert (short.bucket, short.prefix, short.bucket_url) == ("b", "p/", "http://h:1/b")
+
+
+def test_virtual_hosted_style_puts_the_bucket_before_the_host() -> None:
+    mount = parse_mount("s3://b", {"endpoint": "oss.example.com", "virtualHostedStyle": "true"})
+    assert mount.bucket_url == "https://b.oss.example.com"
+
+
+def test_secrets_show_in_no_repr(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("canary")
+    secrets = SecretOptions(tmp_path, {"accessKeySecret": "key"})
+    assert secrets.values() == {"accessKeySecret": "canary"}
+    keys = parse_keys({"accessKeyId": "id", **secrets.values()})
+    assert keys == S3Keys("id", "canary")
+    assert "canary" not in repr(keys) + repr(secrets)
+    with pytest.raises(InvalidMount) as error:
+        parse_mount("s3://b", {"endpoint": "http://user:canary@host"})
+    assert "canary" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["../x", "/etc/passwd", "a/../../x", "", "a//b"])
+def test_a_secret_file_outside_the_folder_is_refused(tmp_path: Path, file: str) -> None:
+    with pytest.raises(InvalidMount, match="below the credentials folder"):
+        SecretOptions(tmp_path, {"accessKeyId": file})
+
+
+def test_a_secret_link_outside_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("canary")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link").symlink_to("../outside")
+    with pytest.raises(AccessDenied, match="leads out of"):
+        SecretOptions(tmp_path / "folder", {"accessKeyId": "link"}).values()
+
+
+def test_a_missing_secret_file_names_the_option(tmp_path: Path) -> None:
+    with pytest.raises(AccessDenied, match=r"'accessKeyId', ns/s/id, cannot be read: No such file"):
+        SecretOptions(tmp_path, {"accessKeyId": "ns/s/id"}).values()
+    with pytest.raises(InvalidMount, match="needs a credentials folder"):
+        SecretOptions(None, {"accessKeyId": "ns/s/id"})
+
+
+def test_a_changed_secret_file_is_read_again(tmp_path: Path) -> None:
+    secrets = SecretOptions(tmp_path, {"token": "link/v"})
+    for version in ("one", "twoo"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "v").write_text(version)
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(version)
+        assert secrets.values() == {"token": version}

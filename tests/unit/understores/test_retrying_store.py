@@ -1,0 +1,151 @@
+"""Retries: which, how many, when they stop. No store, no waiting."""
+
+import io
+from collections.abc import AsyncIterator
+from random import Random
+from typing import BinaryIO
+
+import pytest
+
+from understores.base import ObjectInfo, Source
+from understores.errors import Changed, NotFound, Throttled, UnderStoreError, Unreachable
+from understores.retrying import RetryBudget, RetryingStore, RetryPolicy
+
+INFO = ObjectInfo("k", 1, "e", 1)
+
+
+class ScriptedStore:
+    """Fails as told, then works."""
+
+    def __init__(self, *failures: UnderStoreError) -> None:
+        self.failures = list(failures)
+        self.calls = 0
+        self.bodies: list[bytes] = []
+
+    def _step(self) -> None:
+        self.calls += 1
+        if self.failures:
+            raise self.failures.pop(0)
+
+    async def list(self, prefix: str = "", *, start_after: str = "") -> AsyncIterator[list[ObjectInfo]]:
+        for name in ("a", "b", "c"):
+            if name > start_after:
+                self._step()
+                yield [ObjectInfo(name, 1, "e", 1)]
+
+    async def head(self, key: str) -> ObjectInfo:
+        self._step()
+        return INFO
+
+    async def get_range(self, key: str, offset_bytes: int, buffer: memoryview, *, etag: str) -> None:
+        self._step()
+
+    async def put(self, key: str, source: Source, size_bytes: int) -> ObjectInfo:
+        assert not isinstance(source, int)
+        self.bodies.append(source.read())
+        self._step()
+        return INFO
+
+    async def copy(self, source: str, target: str) -> ObjectInfo:
+        self._step()
+        return INFO
+
+    async def delete(self, key: str) -> None:
+        self._step()
+
+    async def make_directory(self, path: str) -> None:
+        self._step()
+
+    async def remove_directory(self, path: str) -> None:
+        self._step()
+
+    async def close(self) -> None:
+        return None
+
+
+def retrying(store: ScriptedStore, policy: RetryPolicy | None = None) -> tuple[RetryingStore, list[float]]:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    return RetryingStore(store, policy, jitter=Random(1), sleep=sleep), waits
+
+
+async def test_retryable_failures_are_repeated_with_growing_waits() -> None:
+    store = ScriptedStore(Unreachable("u"), Unreachable("u"), Unreachable("u"))
+    subject, waits = retrying(store)
+    assert await subject.head("k") == INFO
+    assert store.calls == 4
+    assert len(waits) == 3
+    assert all(0.05 * 2**i <= wait <= 0.1 * 2**i for i, wait in enumerate(waits))
+
+
+@pytest.mark.parametrize("error", [NotFound("n"), Changed("c")])
+async def test_permanent_failures_are_not_repeated(error: UnderStoreError) -> None:
+    store = ScriptedStore(error)
+    subject, waits = retrying(store)
+    with pytest.raises(type(error)):
+        await subject.get_range("k", 0, memoryview(bytearray(1)), etag="e")
+    assert (store.calls, waits) == (1, [])
+
+
+async def test_tries_are_capped() -> None:
+    store = ScriptedStore(*[Unreachable("u")] * 50)
+    subject, _ = retrying(store, RetryPolicy(tries=3))
+    with pytest.raises(Unreachable):
+        await subject.delete("k")
+    assert store.calls == 3
+
+
+async def test_the_budget_ends_a_retry_storm() -> None:
+    store = ScriptedStore(*[Throttled("slow")] * 100_000)
+    subject, _ = retrying(store)
+    for _ in range(1_000):
+        with pytest.raises(Throttled):
+            await subject.head("k")
+    assert store.calls <= 1_000 * 1.1 + 20
+
+
+def test_the_budget_earns_back() -> None:
+    budget = RetryBudget(RetryPolicy(budget_ratio=0.5, budget_reserve=1))
+    assert budget.spend()
+    assert not budget.spend()
+    budget.earn()
+    assert not budget.spend()
+    budget.earn()
+    assert budget.spend()
+
+
+async def test_a_listing_goes_on_behind_the_last_key() -> None:
+    store = ScriptedStore()
+    subject, waits = retrying(store)
+    keys = []
+    async for page in subject.list():
+        keys += [info.key for info in page]
+        if keys == ["a"]:
+            store.failures.append(Unreachable("u"))
+    assert keys == ["a", "b", "c"]
+    assert len(waits) == 1
+
+
+async def test_a_repeated_put_begins_at_the_sources_first_byte() -> None:
+    store = ScriptedStore(Unreachable("u"))
+    subject, _ = retrying(store)
+    source: BinaryIO = io.BytesIO(b"..body")
+    source.seek(2)
+    await subject.put("k", source, 4)
+    assert store.bodies == [b"body", b"body"]
+
+
+async def test_an_operation_ends_at_its_deadline() -> None:
+    class Silent(ScriptedStore):
+        async def head(self, key: str) -> ObjectInfo:
+            import asyncio
+
+            await asyncio.Event().wait()
+            return INFO
+
+    subject, _ = retrying(Silent(), RetryPolicy(deadline_seconds=0.01))
+    with pytest.raises(Unreachable, match="did not answer"):
+        await subject.head("k")

@@ -1,0 +1,71 @@
+"""The interface of every under store.
+
+Owns the contract; `posix.py` and `s3.py` fulfil it and one conformance suite holds them to it.
+Keys are relative to the mount point, with `/` between names. A key that ends in `/` is a marker: the directory
+of that name exists, with nothing in it that the listing would show otherwise.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol, TypeAlias
+
+Source: TypeAlias = BinaryIO | int
+"""Bytes to write: a seekable binary file, read from its current position, or a descriptor, read from offset 0.
+Neither is closed; a descriptor's own position is not moved."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One version of one object; `etag` pins it and is opaque."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    mtime_ns: int
+
+
+class UnderStore(Protocol):
+    """What metadata and workers ask of a store. Every method raises `UnderStoreError`, and nothing else.
+
+    Safe for many tasks of one event loop at once. Every method may be called again after a failure.
+    """
+
+    def list(self, prefix: str = "", *, start_after: str = "") -> AsyncIterator[list[ObjectInfo]]:
+        """Yield pages of objects whose key starts with `prefix` and sorts after `start_after`, in key order."""
+        ...
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Return the current version of `key`; NotFound when there is none or it is a directory."""
+        ...
+
+    async def get_range(self, key: str, offset_bytes: int, buffer: memoryview, *, etag: str) -> None:
+        """Fill all of `buffer` from `offset_bytes` of exactly the version `etag`, or raise.
+
+        Changed when the object is another version, ShortBody when it ends too early. After an error the
+        buffer's content means nothing.
+        """
+        ...
+
+    async def put(self, key: str, source: Source, size_bytes: int) -> ObjectInfo:
+        """Write `size_bytes` of `source` as the new version of `key`; durable and visible whole on return."""
+        ...
+
+    async def copy(self, source: str, target: str) -> ObjectInfo:
+        """Make `target` a copy of `source`, over whatever object is there; returns the new version."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove the object; no error when there is none."""
+        ...
+
+    async def make_directory(self, path: str) -> None:
+        """Make a directory and its parents; no error when it exists. Nothing to do on object stores."""
+        ...
+
+    async def remove_directory(self, path: str) -> None:
+        """Remove an empty directory; no error when there is none, NotEmpty when it has entries."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections, descriptors and threads. May be called twice."""
+        ...

@@ -1,0 +1,356 @@
+"""Under store of a local or mounted directory: `file:///dir`, also a bind-mounted PVC.
+
+Owns the mapping of keys to files and of errno to reasons. Blocking calls run in the store's own threads.
+Invariants: no key leads out of the root (`beneath.py`); a put is visible whole or not at all and durable on
+return (temporary name, fsync, rename, fsync of the directories); an etag changes with every write that the
+file system shows in inode, size or mtime. Links to directories are not followed in listings, links to files
+are when they stay inside; files that are not regular do not exist here.
+"""
+
+import asyncio
+import builtins
+import errno
+import os
+import secrets
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from enum import Enum, auto
+from itertools import islice
+from pathlib import Path
+from typing import Final, ParamSpec, TypeAlias, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from understores.base import ObjectInfo, Source
+from understores.beneath import open_beneath
+from understores.credentials import SecretOptions
+from understores.errors import (
+    AccessDenied,
+    AlreadyExists,
+    BucketNotFound,
+    Changed,
+    InvalidKey,
+    InvalidMount,
+    NoSpace,
+    NotEmpty,
+    NotFound,
+    ShortBody,
+    StoreFailed,
+    UnderStoreError,
+)
+from understores.sources import pieces
+
+OPTION_NAMES: Final[frozenset[str]] = frozenset()
+PAGE_ENTRIES: Final = 1000
+TEMPORARY_PREFIX: Final = ".headrace-tmp-"
+# Reads wait on a disk or on a network file system; 16 keep either busy.
+THREADS: Final = 16
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Kind(Enum):
+    DIRECTORY = auto()
+    LINK = auto()
+
+
+_DIRECTORY: Final = _Kind.DIRECTORY
+_LINK: Final = _Kind.LINK
+_Status: TypeAlias = os.stat_result | _Kind
+
+_DENIED = frozenset({errno.EACCES, errno.EPERM})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+_OUTSIDE = frozenset({errno.EXDEV, errno.ELOOP, errno.EINVAL, errno.ENAMETOOLONG})
+
+
+def open_posix(mount_point: str, options: Mapping[str, str], secret_options: SecretOptions) -> "PosixStore":
+    """Open a `file://` mount; InvalidMount when it is not `file:///absolute/directory`."""
+    parts = urlsplit(mount_point)
+    root = unquote(parts.path)
+    if parts.netloc not in ("", "localhost") or not root.startswith("/") or parts.query or parts.fragment:
+        raise InvalidMount(f"mountPoint {mount_point!r} is not usable; write file:///absolute/directory.")
+    return PosixStore(Path(root))
+
+
+class PosixStore:
+    """`UnderStore` over one directory."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._root_fd = -1
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="posix-store")
+
+    def __repr__(self) -> str:
+        return f"PosixStore({str(self._root)!r})"
+
+    async def list(self, prefix: str = "", *, start_after: str = "") -> AsyncIterator[builtins.list[ObjectInfo]]:
+        found = self._walk(prefix, start_after)
+        while page := await self._run(lambda: list(islice(found, PAGE_ENTRIES))):
+            yield page
+
+    async def head(self, key: str) -> ObjectInfo:
+        return await self._run(self._head, key)
+
+    async def get_range(self, key: str, offset_bytes: int, buffer: memoryview, *, etag: str) -> None:
+        await self._run(self._get_range, key, offset_bytes, buffer, etag)
+
+    async def put(self, key: str, source: Source, size_bytes: int) -> ObjectInfo:
+        return await self._run(self._put, key, pieces(source, size_bytes))
+
+    async def copy(self, source: str, target: str) -> ObjectInfo:
+        return await self._run(self._copy, source, target)
+
+    async def delete(self, key: str) -> None:
+        await self._run(self._delete, key)
+
+    async def make_directory(self, path: str) -> None:
+        def make() -> None:
+            os.close(self._open_directory(path, make=True))
+
+        await self._run(make)
+
+    async def remove_directory(self, path: str) -> None:
+        await self._run(self._remove_directory, path)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._threads.shutdown)
+        if self._root_fd >= 0:
+            os.close(self._root_fd)
+            self._root_fd = -1
+
+    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        def guarded() -> T:
+            self._open_root()
+            return function(*args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, guarded)
+
+    def _open_root(self) -> None:
+        if self._root_fd >= 0:
+            return
+        try:
+            self._root_fd = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise BucketNotFound(f"the directory {self._root} of the mount does not exist.") from None
+        except NotADirectoryError:
+            raise InvalidMount(f"mountPoint file://{self._root} is not a directory.") from None
+        except PermissionError:
+            raise AccessDenied(f"the directory {self._root} of the mount may not be opened.") from None
+
+    # Reading
+
+    def _head(self, key: str) -> ObjectInfo:
+        with self._translated(key), self._opened(key) as descriptor:
+            return _info(key, os.fstat(descriptor))
+
+    def _get_range(self, key: str, offset_bytes: int, buffer: memoryview, etag: str) -> None:
+        with self._translated(key), self._opened(key) as descriptor:
+            self._require_version(key, descriptor, etag)
+            filled = 0
+            while filled < len(buffer):
+                count = os.preadv(descriptor, [buffer[filled:]], offset_bytes + filled)
+                if count == 0:
+                    break
+                filled += count
+            # Bytes of a file that was rewritten meanwhile may be of two versions.
+            self._require_version(key, descriptor, etag)
+            if filled < len(buffer):
+                raise ShortBody(
+                    f"{key!r} ended {len(buffer) - filled} bytes before the end of the range.", retryable=False
+                )
+
+    def _require_version(self, key: str, descriptor: int, etag: str) -> None:
+        current = _info(key, os.fstat(descriptor)).etag
+        if current != etag:
+            raise Changed(f"{key!r} changed: version {etag} was asked for, {current} is there.")
+
+    def _walk(self, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
+        top = prefix.rpartition("/")[0]
+        yield from self._walk_directory(top, prefix, start_after, shows_marker=bool(top))
+
+    def _walk_directory(self, path: str, prefix: str, start_after: str, *, shows_marker: bool) -> Iterator[ObjectInfo]:
+        lead = f"{path}/" if path else ""
+        try:
+            entries = self._directory_entries(path)
+        except (NotFound, AlreadyExists):
+            return  # removed since its parent was read, or no directory of the prefix's name
+        if not entries and shows_marker and lead.startswith(prefix) and lead > start_after:
+            with suppress(NotFound):
+                yield self._marker(lead)
+        for name, status in entries:
+            key = f"{lead}{name}"
+            if status is _DIRECTORY:
+                below = f"{key}/"
+                is_past = below > start_after or start_after.startswith(below)
+                if is_past and (below.startswith(prefix) or prefix.startswith(below)):
+                    yield from self._walk_directory(key, prefix, start_after, shows_marker=True)
+            elif key > start_after and key.startswith(prefix):
+                if isinstance(status, os.stat_result):
+                    yield _info(key, status)
+                    continue
+                # A link that leads out or nowhere, or to a directory, is no object.
+                with suppress(NotFound, InvalidKey, AlreadyExists):
+                    yield self._head(key)
+
+    def _directory_entries(self, path: str) -> builtins.list[tuple[str, "_Status"]]:
+        """Names of a directory in key order, with the status of those that are regular files."""
+        with self._translated(path):
+            descriptor = open_beneath(self._root_fd, path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                with os.scandir(descriptor) as found:
+                    entries = [
+                        (entry.name, status)
+                        for entry in found
+                        if not entry.name.startswith(TEMPORARY_PREFIX) and (status := _status(entry)) is not None
+                    ]
+            finally:
+                os.close(descriptor)
+        # A directory's keys sort as its name with the slash: "a-b" < "a/b" < "ab".
+        entries.sort(key=lambda entry: f"{entry[0]}/" if entry[1] is _DIRECTORY else entry[0])
+        return entries
+
+    def _marker(self, key: str) -> ObjectInfo:
+        with self._translated(key):
+            descriptor = open_beneath(self._root_fd, key, os.O_PATH | os.O_DIRECTORY)
+            try:
+                return ObjectInfo(key, 0, "", os.fstat(descriptor).st_mtime_ns)
+            finally:
+                os.close(descriptor)
+
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[int]:
+        # O_NONBLOCK: opening a FIFO must not wait for its writer.
+        descriptor = open_beneath(self._root_fd, _checked(key), os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise NotFound(f"{key!r} is not a regular file.")
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    # Writing
+
+    def _put(self, key: str, source: Iterator[bytes]) -> ObjectInfo:
+        directory, name = _split(key)
+        with self._translated(key), self._directory(directory, make=True) as directory_fd:
+            temporary = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+            descriptor = os.open(
+                temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=directory_fd
+            )
+            try:
+                for piece in source:
+                    _write_all(descriptor, piece)
+                os.fsync(descriptor)
+                os.rename(temporary, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary, dir_fd=directory_fd)
+                raise
+            else:
+                os.fsync(directory_fd)
+                return _info(key, os.fstat(descriptor))
+            finally:
+                os.close(descriptor)
+
+    def _copy(self, source: str, target: str) -> ObjectInfo:
+        with self._translated(source), self._opened(source) as descriptor:
+            return self._put(target, pieces(descriptor, os.fstat(descriptor).st_size))
+
+    def _delete(self, key: str) -> None:
+        directory, name = _split(key)
+        with suppress(NotFound), self._translated(key), self._directory(directory) as directory_fd:
+            os.unlink(name, dir_fd=directory_fd)
+            os.fsync(directory_fd)
+
+    def _remove_directory(self, path: str) -> None:
+        directory, name = _split(path)
+        with suppress(NotFound), self._translated(path), self._directory(directory) as directory_fd:
+            os.rmdir(name, dir_fd=directory_fd)
+            os.fsync(directory_fd)
+
+    @contextmanager
+    def _directory(self, path: str, *, make: bool = False) -> Iterator[int]:
+        descriptor = self._open_directory(path, make=make)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _open_directory(self, path: str, *, make: bool = False) -> int:
+        """Open a directory for fsync and *at calls, making what is missing; made ones are durable."""
+        with self._translated(path):
+            try:
+                return open_beneath(self._root_fd, _checked(path) if path else "", os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:
+                if not make:
+                    raise
+            parent, name = _split(path)
+            with self._directory(parent, make=True) as parent_fd:
+                with suppress(FileExistsError):
+                    os.mkdir(name, 0o755, dir_fd=parent_fd)
+                os.fsync(parent_fd)
+            return open_beneath(self._root_fd, path, os.O_RDONLY | os.O_DIRECTORY)
+
+    @contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise _translate(error, key, self._root) from error
+
+
+def _translate(error: OSError, key: str, root: Path) -> UnderStoreError:
+    number = error.errno or 0
+    if number in (errno.ENOENT, errno.ENXIO):
+        return NotFound(f"there is no file {key!r} below {root}.")
+    if number in _DENIED:
+        return AccessDenied(f"{key!r} below {root} may not be accessed: permission denied.")
+    if number in _FULL:
+        return NoSpace(f"{key!r} cannot be written below {root}: {os.strerror(number)}.")
+    if number in _OUTSIDE:
+        return InvalidKey(f"{key!r} is not a path inside {root}.")
+    if number in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+        return AlreadyExists(f"{key!r} below {root} meets a {_other_kind(number)} in its place.")
+    if number == errno.ENOTEMPTY:
+        return NotEmpty(f"the directory {key!r} below {root} is not empty.")
+    # EIO, ESTALE and the like: a failing disk or file server. Not retried here: a failed fsync must not be.
+    return StoreFailed(f"{key!r} below {root} failed: {os.strerror(number)}.")
+
+
+def _other_kind(number: int) -> str:
+    return "directory" if number == errno.EISDIR else "file"
+
+
+def _info(key: str, status: os.stat_result) -> ObjectInfo:
+    etag = f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+    return ObjectInfo(key, status.st_size, etag, status.st_mtime_ns)
+
+
+def _checked(key: str) -> str:
+    if not key or any(name in ("", ".", "..") for name in key.split("/")):
+        raise InvalidKey(f"{key!r} is not a key: names may not be empty, '.' or '..'.")
+    return key
+
+
+def _status(entry: "os.DirEntry[str]") -> "_Status | None":
+    if entry.is_dir(follow_symlinks=False):
+        return _DIRECTORY
+    if entry.is_symlink():
+        return _LINK
+    try:
+        return entry.stat(follow_symlinks=False) if entry.is_file(follow_symlinks=False) else None
+    except FileNotFoundError:
+        return None
+
+
+def _split(key: str) -> tuple[str, str]:
+    directory, _, name = _checked(key).rpartition("/")
+    return directory, name
+
+
+def _write_all(descriptor: int, piece: bytes) -> None:
+    view = memoryview(piece)
+    while view:
+        view = view[os.write(descriptor, view) :]

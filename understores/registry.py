@@ -1,0 +1,52 @@
+"""Scheme → factory: the one place that knows which under stores exist.
+
+A new store is one module with an `open_…` factory and its `OPTION_NAMES`, one line here, and the conformance
+suite.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from understores import posix, s3, s3_settings
+from understores.base import UnderStore
+from understores.credentials import SecretOptions
+from understores.errors import InvalidMount
+from understores.retrying import RetryingStore
+
+Factory = Callable[[str, Mapping[str, str], SecretOptions], UnderStore]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How to open one kind of mount, and the option names it understands."""
+
+    open: Factory
+    option_names: frozenset[str]
+
+
+SCHEMES: Final[dict[str, Scheme]] = {
+    "file": Scheme(posix.open_posix, posix.OPTION_NAMES),
+    "s3": Scheme(s3.open_s3, s3_settings.OPTION_NAMES),
+}
+# Options shared by all mounts of a dataset reach each of them: one that another scheme knows is no mistake.
+_KNOWN_OPTIONS: Final = frozenset[str]().union(*(scheme.option_names for scheme in SCHEMES.values()))
+
+
+def open_store(mount_point: str, options: Mapping[str, str], secrets: SecretOptions) -> UnderStore:
+    """Open the under store of a mount, with retries; does no I/O, the first request does.
+
+    InvalidMount names the field that is wrong and what would be right.
+    """
+    scheme = SCHEMES.get(urlsplit(mount_point).scheme)
+    if scheme is None:
+        accepted = ", ".join(f"{name}://" for name in sorted(SCHEMES))
+        raise InvalidMount(f"mountPoint {mount_point!r} has no usable scheme; accepted are {accepted}.")
+    for name in sorted({*options, *secrets.names} - _KNOWN_OPTIONS):
+        raise InvalidMount(f"option {name!r} is not known; {mount_point} takes {_names(scheme) or 'no options'}.")
+    return RetryingStore(scheme.open(mount_point, options, secrets))
+
+
+def _names(scheme: Scheme) -> str:
+    return ", ".join(sorted(scheme.option_names))

@@ -1,0 +1,173 @@
+"""Retries around any under store: capped, jittered, within a deadline, and never a storm.
+
+Owns when a failed request is sent again. Does not decide what is retryable: the error says so. Invariants:
+retries are at most a tenth of the requests plus a small reserve, so that a store in trouble sees no more than
+1.2 × the load; every operation ends within its deadline; a put begins again from the source's first byte.
+"""
+
+import asyncio
+import builtins
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TypeVar
+
+from understores.base import ObjectInfo, Source, UnderStore
+from understores.errors import Throttled, UnderStoreError, Unreachable
+
+T = TypeVar("T")
+Sleep = Callable[[float], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Limits of retrying; the defaults ride out a restart of a store's front end (seconds), not an outage."""
+
+    tries: int = 5
+    first_delay_seconds: float = 0.1
+    max_delay_seconds: float = 5.0
+    deadline_seconds: float = 60.0
+    slowest_bytes_per_second: int = 1 << 20
+    """A transfer's deadline grows by its size at this rate."""
+    budget_ratio: float = 0.1
+    budget_reserve: float = 20.0
+
+    def delay_seconds(self, failures: int, error: UnderStoreError, jitter: Random) -> float:
+        """Wait after the `failures`-th failure in a row (1, 2, …); a throttled one waits four times longer."""
+        ceiling = min(self.first_delay_seconds * 2.0 ** min(failures - 1, 30), self.max_delay_seconds)
+        if isinstance(error, Throttled):
+            ceiling = min(ceiling * 4, self.max_delay_seconds)
+        return ceiling * (0.5 + 0.5 * jitter.random())
+
+
+class RetryBudget:
+    """How many retries are left: each request earns a part of one, up to the reserve."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._ratio = policy.budget_ratio
+        self._reserve = policy.budget_reserve
+        self._left = policy.budget_reserve
+
+    def earn(self) -> None:
+        """A request was sent for the first time."""
+        self._left = min(self._left + self._ratio, self._reserve)
+
+    def spend(self) -> bool:
+        """Take one retry; False when none is left."""
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class RetryingStore:
+    """An `UnderStore` that repeats what failed for a while."""
+
+    def __init__(
+        self,
+        store: UnderStore,
+        policy: RetryPolicy | None = None,
+        *,
+        jitter: Random | None = None,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._store = store
+        self._policy = policy or RetryPolicy()
+        self._budget = RetryBudget(self._policy)
+        self._jitter = jitter or Random()
+        self._sleep = sleep
+
+    def __repr__(self) -> str:
+        return f"RetryingStore({self._store!r})"
+
+    async def list(self, prefix: str = "", *, start_after: str = "") -> AsyncIterator[builtins.list[ObjectInfo]]:
+        """Pages as the store has them; after a failure the listing goes on behind the last key that came."""
+        failures = 0
+        while True:
+            self._budget.earn()
+            try:
+                async for page in self._pages(prefix, start_after):
+                    yield page
+                    start_after = page[-1].key
+                    failures = 0
+                return
+            except UnderStoreError as error:
+                failures += 1
+                await self._pause(error, failures)
+
+    async def head(self, key: str) -> ObjectInfo:
+        return await self._repeat(lambda: self._store.head(key))
+
+    async def get_range(self, key: str, offset_bytes: int, buffer: memoryview, *, etag: str) -> None:
+        await self._repeat(lambda: self._store.get_range(key, offset_bytes, buffer, etag=etag), size_bytes=len(buffer))
+
+    async def put(self, key: str, source: Source, size_bytes: int) -> ObjectInfo:
+        start = 0 if isinstance(source, int) else source.tell()
+
+        async def put() -> ObjectInfo:
+            if not isinstance(source, int):
+                source.seek(start)
+            return await self._store.put(key, source, size_bytes)
+
+        return await self._repeat(put, size_bytes=size_bytes)
+
+    async def copy(self, source: str, target: str) -> ObjectInfo:
+        # A copy's size is not known here, and a store copies terabytes without a byte passing through us.
+        return await self._repeat(lambda: self._store.copy(source, target), deadline_seconds=3600.0)
+
+    async def delete(self, key: str) -> None:
+        await self._repeat(lambda: self._store.delete(key))
+
+    async def make_directory(self, path: str) -> None:
+        await self._repeat(lambda: self._store.make_directory(path))
+
+    async def remove_directory(self, path: str) -> None:
+        await self._repeat(lambda: self._store.remove_directory(path))
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    async def _pages(self, prefix: str, start_after: str) -> AsyncIterator[builtins.list[ObjectInfo]]:
+        pages = aiter(self._store.list(prefix, start_after=start_after))
+        while True:
+            try:
+                async with asyncio.timeout(self._policy.deadline_seconds):
+                    page = await anext(pages, None)
+            except TimeoutError:
+                raise Unreachable(
+                    f"no page of the listing came within {self._policy.deadline_seconds:.0f} s."
+                ) from None
+            if page is None:
+                return
+            yield page
+
+    async def _repeat(
+        self,
+        operation: Callable[[], Awaitable[T]],
+        *,
+        size_bytes: int = 0,
+        deadline_seconds: float | None = None,
+    ) -> T:
+        seconds = deadline_seconds or (
+            self._policy.deadline_seconds + size_bytes / self._policy.slowest_bytes_per_second
+        )
+        last: UnderStoreError | None = None
+        self._budget.earn()
+        failures = 0
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    try:
+                        return await operation()
+                    except UnderStoreError as error:
+                        last = error
+                        failures += 1
+                        await self._pause(error, failures)
+        except TimeoutError:
+            raise last or Unreachable(f"the store did not answer within {seconds:.0f} s.") from None
+
+    async def _pause(self, error: UnderStoreError, failures: int) -> None:
+        """Wait before the next try, or raise `error` when there is none."""
+        if not error.retryable or failures >= self._policy.tries or not self._budget.spend():
+            raise error
+        await self._sleep(self._policy.delay_seconds(failures, error, self._jitter))

@@ -1,0 +1,132 @@
+"""ListObjectsV2: pages of an S3 bucket in key order.
+
+Owns request, signature and parsing. obstore's own listing is not used: it drops the slash of directory markers
+(an empty directory would look like an empty file) and fails as a whole on one key with an empty or `..` name.
+Invariants: a page is never empty; keys are as stored, without the mount's prefix; the mount's own marker
+(the prefix itself) is left out.
+"""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import unquote_plus
+from xml.etree import ElementTree
+
+import aiohttp
+from yarl import URL
+
+from understores.base import ObjectInfo
+from understores.errors import StoreFailed
+from understores.s3_errors import from_answer, unreachable
+from understores.s3_settings import S3Keys, S3Mount
+from understores.sigv4 import EMPTY_SHA256, canonical_query, signed_headers
+
+PAGE_TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=5, sock_read=30)
+# 1,000 keys of at most 1,024 bytes, each byte as three, and their tags: no honest page is larger.
+PAGE_BYTES_MAX: Final = 8 << 20
+
+
+class S3Lister:
+    """Lists one mount over its own HTTP connections; the keys of the moment come with each call."""
+
+    def __init__(self, mount: S3Mount) -> None:
+        self._mount = mount
+        self._session: aiohttp.ClientSession | None = None
+
+    async def pages(self, keys: S3Keys | None, prefix: str, start_after: str) -> AsyncIterator[list[ObjectInfo]]:
+        """Yield pages of keys that start with `prefix` and sort after `start_after`, both without the mount's."""
+        token = ""
+        while True:
+            body = await self._page(keys, prefix, start_after, token)
+            infos, token = parse_page(body, self._mount)
+            if infos:
+                yield infos
+            if not token:
+                return
+
+    async def close(self) -> None:
+        """Close the connections; may be called twice."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _page(self, keys: S3Keys | None, prefix: str, start_after: str, token: str) -> bytes:
+        mount = self._mount
+        parameters = [("list-type", "2"), ("encoding-type", "url"), ("max-keys", "1000")]
+        if full_prefix := mount.prefix + prefix:
+            parameters.append(("prefix", full_prefix))
+        if token:
+            parameters.append(("continuation-token", token))
+        elif start_after:
+            parameters.append(("start-after", mount.prefix + start_after))
+        query = canonical_query(parameters)
+        url = mount.bucket_url if mount.bucket_url.count("/") > 2 else f"{mount.bucket_url}/"
+        headers = {"x-amz-content-sha256": EMPTY_SHA256}
+        if keys is not None:
+            headers = signed_headers(url, query, keys, mount.region, datetime.now(UTC))
+        try:
+            async with self._connected().get(_exact(url, query), headers=headers, allow_redirects=False) as answer:
+                body = await answer.content.read(PAGE_BYTES_MAX)
+                while not answer.content.at_eof() and len(body) < PAGE_BYTES_MAX:
+                    body += await answer.content.read(PAGE_BYTES_MAX - len(body))
+                status = answer.status
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            raise unreachable(mount) from None
+        if status != 200:
+            raise from_answer(mount, prefix, status, _code(body))
+        return body
+
+    def _connected(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=PAGE_TIMEOUT, trust_env=False, auto_decompress=True, cookie_jar=aiohttp.DummyCookieJar()
+            )
+        return self._session
+
+
+def parse_page(body: bytes, mount: S3Mount) -> tuple[list[ObjectInfo], str]:
+    """Objects of one answer and the token of the next page ("" at the end); StoreFailed when it is no listing."""
+    try:
+        root = ElementTree.fromstring(body)
+        namespace = root.tag[: root.tag.index("}") + 1] if root.tag.startswith("{") else ""
+        if root.tag != f"{namespace}ListBucketResult":
+            raise ValueError(root.tag)
+        is_encoded = root.findtext(f"{namespace}EncodingType") == "url"
+        infos = [
+            info
+            for item in root.iter(f"{namespace}Contents")
+            if (info := _object(item, namespace, is_encoded, mount.prefix)).key
+        ]
+        more = root.findtext(f"{namespace}IsTruncated") == "true"
+        token = root.findtext(f"{namespace}NextContinuationToken") or ""
+    except (ElementTree.ParseError, ValueError, KeyError):
+        raise StoreFailed(f"the listing of bucket {mount.bucket!r} is not S3 XML.", retryable=True) from None
+    if more and not token:
+        raise StoreFailed(f"the listing of bucket {mount.bucket!r} stops without saying how to go on.")
+    return infos, token if more else ""
+
+
+def _object(item: ElementTree.Element, namespace: str, is_encoded: bool, prefix: str) -> ObjectInfo:
+    fields = {child.tag: child.text or "" for child in item}
+    key = fields[f"{namespace}Key"]
+    if is_encoded:
+        key = unquote_plus(key)
+    if not key.startswith(prefix):
+        raise ValueError(key)
+    modified = datetime.fromisoformat(fields[f"{namespace}LastModified"])
+    # Through whole microseconds: a float of seconds since 1970 cannot hold them all.
+    mtime_ns = round(modified.timestamp() * 1_000_000) * 1000
+    return ObjectInfo(key[len(prefix) :], int(fields[f"{namespace}Size"]), fields.get(f"{namespace}ETag", ""), mtime_ns)
+
+
+def _exact(url: str, query: str) -> URL:
+    # encoded=True: the signature covers this very text, nothing may re-quote it.
+    return URL(f"{url}?{query}", encoded=True)
+
+
+def _code(body: bytes) -> str:
+    try:
+        root = ElementTree.fromstring(body)
+    except ElementTree.ParseError:
+        return ""
+    return next((child.text or "" for child in root.iter() if child.tag.endswith("Code")), "")
