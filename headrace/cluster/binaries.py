@@ -84,9 +84,7 @@ BINARIES: tuple[Binary, ...] = (
         "k8s.io/kubernetes/cmd/kubectl",
         20,
     ),
-    Binary(
-        "kwok", "KWOK_CONTROLLER_BINARY", (0, 6), ("--version",), "kwok", "sigs.k8s.io/kwok/cmd/kwok", 75
-    ),
+    Binary("kwok", "KWOK_CONTROLLER_BINARY", (0, 6), ("--version",), "kwok", "sigs.k8s.io/kwok/cmd/kwok", 75),
 )
 BY_NAME: Mapping[str, Binary] = {binary.name: binary for binary in BINARIES}
 
@@ -197,7 +195,6 @@ def require(names: Sequence[str], environ: Mapping[str, str] | None = None) -> M
         which = ", ".join(f"{binary.name} (or ${binary.env})" for binary in lookup.missing)
         notes = "".join(f"\n  {note}" for note in lookup.notes)
         raise BinaryMissing(
-            f"not found: {which}; build them once with `make setup` in {PROJECT_ROOT}, "
-            f"or put them on PATH{notes}"
+            f"not found: {which}; build them once with `make setup` in {PROJECT_ROOT}, or put them on PATH{notes}"
         )
     return lookup.found

@@ -57,13 +57,9 @@ def ensure_started(folder: ClusterFolder, state: ClusterState, component: Compon
         processes.stop(known.process, grace_seconds=component.grace_seconds)
     log = folder.log(component.name)
     try:
-        record = processes.spawn(
-            component.argv, log=log, cwd=PROJECT_ROOT, env={**os.environ, **component.env}
-        )
+        record = processes.spawn(component.argv, log=log, cwd=PROJECT_ROOT, env={**os.environ, **component.env})
     except OSError as error:
-        raise ComponentFailed(
-            f"{component.name} cannot be started: {component.argv[0]}: {error.strerror}"
-        ) from error
+        raise ComponentFailed(f"{component.name} cannot be started: {component.argv[0]}: {error.strerror}") from error
     # Taken out and put in again: a restarted component is stopped before what it depends on.
     state.components.pop(component.name, None)
     state.components[component.name] = ComponentState(

@@ -15,6 +15,7 @@ import yaml
 
 from headrace.cluster import components, ports, probes
 from headrace.cluster.components import Component
+from headrace.cluster.parts import KubeletFiles
 from headrace.cluster.pki import Authority, Pair, signing_key
 from headrace.cluster.state import ClusterFolder, ClusterState, write_private
 from headrace.errors import PortInUse, UsageError
@@ -59,9 +60,7 @@ class ControlPlane:
     ) -> None:
         unknown = [component for component in components if component not in KNOWN_COMPONENTS]
         if unknown:
-            raise UsageError(
-                f"component {unknown[0]!r} is not known; choose from {', '.join(KNOWN_COMPONENTS)}"
-            )
+            raise UsageError(f"component {unknown[0]!r} is not known; choose from {', '.join(KNOWN_COMPONENTS)}")
         self.folder = ClusterFolder(directory)
         self.folder.create()
         self.state = state or self.folder.load() or ClusterState(name=name)
@@ -73,6 +72,7 @@ class ControlPlane:
         self._authority = Authority(self.folder.pki, "ca")
         self._etcd_authority = Authority(self.folder.pki, "etcd-ca")
         self._etcd_client = self._etcd_authority.client("etcd-client", "kube-apiserver")
+        self._kubelet_client = self._authority.client("kubelet-client", "kube-apiserver-kubelet-client")
         self._admin = self._authority.client("admin", "headrace-admin", ["system:masters"])
 
     @property
@@ -113,6 +113,11 @@ class ControlPlane:
         pair = self._authority.client(file_name, who, [f"headrace:{part}"])
         self._write_kubeconfig(path, who, pair)
         return path
+
+    def kubelet_files(self, node: str) -> KubeletFiles:
+        """Certificates for a node's log endpoint on loopback."""
+        pair = self._authority.server(f"node-{node}", [ports.LOOPBACK, node])
+        return KubeletFiles(pair.cert, pair.key, self._authority.pair.cert)
 
     def _choose_ports(self) -> None:
         """Give each listener a port: the recorded one when it is ours or free, else another."""
@@ -176,9 +181,7 @@ class ControlPlane:
             name="etcd",
             argv=self._argv("etcd", flags),
             address=client_url,
-            probe=lambda: probes.https(
-                port, "/health", authority=self._etcd_authority.pair, client=self._etcd_client
-            ),
+            probe=lambda: probes.https(port, "/health", authority=self._etcd_authority.pair, client=self._etcd_client),
         )
 
     def _kube_apiserver(self) -> Component:
@@ -204,6 +207,11 @@ class ControlPlane:
             "endpoint-reconciler-type": "none",
             "authorization-mode": "RBAC",
             "anonymous-auth": "false",
+            # Logs of pods: the API server asks the node's agent, as it would ask a kubelet.
+            "kubelet-client-certificate": self._kubelet_client.cert,
+            "kubelet-client-key": self._kubelet_client.key,
+            "kubelet-certificate-authority": self._authority.pair.cert,
+            "kubelet-preferred-address-types": "InternalIP",
             "allow-privileged": "true",
             "profiling": "false",
         }

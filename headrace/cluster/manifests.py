@@ -34,9 +34,7 @@ KINDS: Mapping[tuple[str, str], Resource] = {
         Resource("", "v1", "namespaces", "Namespace", namespaced=False),
         Resource("", "v1", "serviceaccounts", "ServiceAccount", namespaced=True),
         Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False),
-        Resource(
-            "rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False
-        ),
+        Resource("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False),
         Resource("rbac.authorization.k8s.io", "v1", "roles", "Role", namespaced=True),
         Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", namespaced=True),
         Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False),

@@ -24,7 +24,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a memory tier has to be in memor
 #: A part loads numpy, grpc or kopf when it starts; on a loaded machine that takes several seconds.
 PART_READY_SECONDS = 90.0
 #: Each node agent gives its pods addresses of its own: indexes of two clusters must not meet.
-NETWORK_INDEXES = 254
+NETWORK_INDEXES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,16 @@ def fuse(node: NodePaths, metadata_port: int) -> Component:
     )
 
 
-def agent(layout: Layout, node: NodePaths, kubeconfig: Path, network_index: int) -> Component:
+@dataclass(frozen=True, slots=True)
+class KubeletFiles:
+    """What a node's log endpoint shows to the API server, and whom it believes."""
+
+    cert: Path
+    key: Path
+    client_ca: Path
+
+
+def agent(layout: Layout, node: NodePaths, kubeconfig: Path, network_index: int, tls: KubeletFiles) -> Component:
     """The node agent: registers the Node and runs its pods. Its readiness is the Node's, in the API."""
     options = layout.options
     return _part(
@@ -212,6 +221,9 @@ def agent(layout: Layout, node: NodePaths, kubeconfig: Path, network_index: int)
         *("--memory", options.memory),
         *("--gpus", options.gpus),
         *("--network-index", network_index),
+        *("--tls-cert", tls.cert),
+        *("--tls-key", tls.key),
+        *("--client-ca", tls.client_ca),
         node=node.name,
         probe=_runs,
     )

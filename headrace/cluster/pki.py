@@ -82,9 +82,7 @@ class Authority:
             names = list(cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
         except x509.ExtensionNotFound:
             names = []
-        return names == _names(hosts) and cert.not_valid_after_utc - _now() > datetime.timedelta(
-            days=RENEW_DAYS
-        )
+        return names == _names(hosts) and cert.not_valid_after_utc - _now() > datetime.timedelta(days=RENEW_DAYS)
 
 
 def signing_key(folder: Path, name: str) -> Pair:
@@ -95,9 +93,7 @@ def signing_key(folder: Path, name: str) -> Pair:
         write_private(pair.key, _key_pem(key))
         write_private(
             pair.cert,
-            key.public_key().public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            ),
+            key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
         )
     return pair
 

@@ -60,9 +60,7 @@ class ClusterState:
             name: ComponentState(**{**value, "process": ProcessRecord(**value["process"])})
             for name, value in data["components"].items()
         }
-        return ClusterState(
-            name=data["name"], ports=data["ports"], components=components, options=data["options"]
-        )
+        return ClusterState(name=data["name"], ports=data["ports"], components=components, options=data["options"])
 
 
 class ClusterFolder:

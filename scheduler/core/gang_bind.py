@@ -93,6 +93,8 @@ class GangBinds:
             if is_whole:
                 if not saga.in_flight:
                     del self._sagas[unit]
+                # The last results come as events; the deadline must not be due all the time until then.
+                saga.deadline = max(saga.deadline, now + 1.0)
                 return []
             if now < saga.deadline:
                 return []

@@ -17,6 +17,13 @@ def test_priority_first_then_waiting_time() -> None:
     assert [_popped(queue) for _ in range(4)] == ["important", "early", "late", None]
 
 
+def test_pods_of_the_same_second_go_in_the_order_they_came() -> None:
+    queue = SchedulingQueue()
+    for unit in ("z", "a", "m"):
+        queue.add(unit, priority=0, since=1)
+    assert [_popped(queue) for _ in range(3)] == ["z", "a", "m"]
+
+
 def test_a_refused_unit_does_not_block_the_next() -> None:
     queue = SchedulingQueue()
     queue.add("big", priority=9, since=0)

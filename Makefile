@@ -1,0 +1,37 @@
+# Every command of the project. `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench generate lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: ## system packages, .venv, and the control plane (built once into the cache folder)
+	@$(PYTHON) tools/bootstrap.py --control-plane
+
+demo: setup ## the main job, end to end, on this machine; leaves nothing running
+	@$(VENV)/headrace demo
+
+lint: setup ## ruff, mypy --strict, import contracts
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+	$(VENV)/lint-imports
+
+test: lint ## everything that must hold: lint, then all tests
+	$(VENV)/python -m pytest
+
+bench: setup ## NAME=… ARGS='…': python -m benchmarks (without NAME: list them)
+	$(VENV)/python -m benchmarks $(if $(NAME),$(NAME),list) $(ARGS)
+
+generate: setup ## CRDs and protobuf code from api/
+	$(VENV)/python -m api.generate
+
+lock: setup ## requirements.lock from pyproject.toml
+	$(VENV)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header --extra demo --extra dev pyproject.toml -o requirements.lock
+
+clean: ## remove .venv and caches of the checkout
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info demo-out

@@ -1,0 +1,1 @@
+"""The commands of `headrace`: one module a group, each with `register(app)`."""

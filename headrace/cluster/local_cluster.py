@@ -1,0 +1,186 @@
+"""A whole local cluster: the control plane, our parts, and N process nodes.
+
+Owns the order things are started and stopped in, and their recovery. How one process is kept running is decided in
+`components.py`, command lines in `parts.py`. Blocking. Invariants: the folder's lock is held while anything is
+started or stopped; `up` may be called again at any time and brings back what is missing; `down` leaves no process and
+no mount of this cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from headrace.cluster import components, leftovers, manifests, mounts, parts
+from headrace.cluster.binaries import require
+from headrace.cluster.components import Component
+from headrace.cluster.control_plane import DEFAULT_COMPONENTS, ControlPlane, choose_port
+from headrace.cluster.options import ClusterOptions, check_name
+from headrace.cluster.state import ClusterFolder, ClusterState
+from headrace.errors import ClusterError, ComponentFailed
+from kube.client import KubeClient
+from kube.config import load_config
+from kube.errors import KubeError
+from kube.resources import NODES
+
+NODES_READY_SECONDS = 90.0
+POLL_SECONDS = 0.3
+#: The agent ends its containers first: their own grace, then some.
+AGENT_GRACE_SECONDS = 40.0
+
+Progress = Callable[[str], None]
+
+
+class LocalCluster:
+    """One cluster folder. `progress` is told each step in a few words."""
+
+    def __init__(self, name: str, root: Path, progress: Progress = lambda _: None) -> None:
+        self.name = check_name(name)
+        self.folder = ClusterFolder(root)
+        self._progress = progress
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig. Exists after `up`."""
+        return self.folder.kubeconfig
+
+    def load(self) -> ClusterState:
+        """The recorded state. Raises ClusterError when there is no such cluster."""
+        state = self.folder.load()
+        if state is None:
+            raise ClusterError(f"there is no cluster in {self.folder.root}; start it with `headrace up`")
+        return state
+
+    def up(self, given: dict[str, Any]) -> ClusterOptions:
+        """Start what is not running; `given` are the options the user named. Returns the options in force."""
+        binaries = require(DEFAULT_COMPONENTS)
+        with self.folder.locked():
+            state = self.folder.load() or ClusterState(name=self.name)
+            options = ClusterOptions.merged(state.options, given)
+            layout = parts.Layout(self.name, self.folder.root, options)
+            layout.check()
+            self._remove_stale_mounts(state, layout)
+            layout.create()
+            state.options = options.to_dict()
+            plane = ControlPlane(self.folder.root, binaries, name=self.name, api_port=options.port, state=state)
+            self._progress("control plane: etcd, kube-apiserver, kube-controller-manager, kwok")
+            plane.start()
+            self._progress("CRDs and access rules")
+            manifests.apply(plane.kubeconfig, [*manifests.crd_files(), *manifests.rbac_files()])
+            if options.parts:
+                self._start_parts(state, layout, plane)
+        return options
+
+    def _remove_stale_mounts(self, state: ClusterState, layout: parts.Layout) -> None:
+        for node in layout.nodes:
+            daemon = state.components.get(f"{node.name}/fuse")
+            if (daemon is None or not components.is_running(daemon)) and mounts.is_mounted(node.mount):
+                mounts.unmount(node.mount)
+
+    def _start_parts(self, state: ClusterState, layout: parts.Layout, plane: ControlPlane) -> None:
+        metadata_port = self._port(state, "metadata")
+        first = [
+            parts.metadata(layout, metadata_port, self._port(state, "metadata-metrics")),
+        ]
+        second = [
+            parts.cache_controller(layout, plane.kubeconfig_for("cacheruntime"), metadata_port),
+            parts.job_controller(plane.kubeconfig_for("jobcontroller"), metadata_port),
+            parts.scheduler(plane.kubeconfig_for("scheduler")),
+        ]
+        used = state.ports.setdefault("network-index", choose_network_block(layout))
+        for index, node in enumerate(layout.nodes):
+            port = self._port(state, f"{node.name}/worker")
+            second.append(parts.worker(layout, node, metadata_port, port))
+            second.append(parts.fuse(node, metadata_port))
+            config = plane.kubeconfig_for("node", user=f"headrace:node:{node.name}")
+            tls = plane.kubelet_files(node.name)
+            second.append(parts.agent(layout, node, config, layout.network_index(index, used), tls))
+        self._progress("metadata")
+        self._start(state, first)
+        self._progress(f"controllers, scheduler and {len(layout.nodes)} process nodes")
+        self._start(state, second)
+        self._stop_extra_nodes(state, layout)
+        self._wait_nodes([node.name for node in layout.nodes], state)
+
+    def _port(self, state: ClusterState, listener: str) -> int:
+        component = listener.removesuffix("-metrics")
+        known = state.components.get(component)
+        if known is not None and components.is_running(known) and listener in state.ports:
+            return state.ports[listener]
+        return choose_port(state, listener)
+
+    def _start(self, state: ClusterState, wanted: list[Component]) -> None:
+        for component in wanted:
+            components.ensure_started(self.folder, state, component)
+        for component in wanted:
+            components.wait_ready(state, component)
+
+    def _stop_extra_nodes(self, state: ClusterState, layout: parts.Layout) -> None:
+        kept = {node.name for node in layout.nodes}
+        for name, component in reversed(list(state.components.items())):
+            if component.node and component.node not in kept:
+                components.stop(self.folder, state, name, grace_seconds=AGENT_GRACE_SECONDS)
+
+    def _wait_nodes(self, names: list[str], state: ClusterState) -> None:
+        deadline = time.monotonic() + NODES_READY_SECONDS
+        while missing := asyncio.run(not_ready(self.kubeconfig, names)):
+            self._progress(f"waiting for {', '.join(missing)} to be Ready")
+            for name, component in state.components.items():
+                if not components.is_running(component):
+                    raise ComponentFailed(f"{name} ended while starting; see {component.log}")
+            if time.monotonic() > deadline:
+                logs = state.components[f"{missing[0]}/agent"].log
+                raise ComponentFailed(f"{', '.join(missing)} not Ready after {NODES_READY_SECONDS:.0f} s; see {logs}")
+            time.sleep(POLL_SECONDS)
+
+    def down(self, *, purge: bool = False) -> None:
+        """Stop everything in reverse order of its start and unmount; `purge` removes the folder too."""
+        if not self.folder.root.exists():
+            return
+        with self.folder.locked():
+            state = self.folder.load()
+            if state is not None:
+                self._stop_all(state)
+            nodes = self.folder.root / "nodes"
+            leftovers.end(nodes)
+            mounts.unmount_below(nodes)
+            if state is not None:
+                layout = parts.Layout(self.name, self.folder.root, ClusterOptions.merged(state.options, {}))
+                for node in layout.nodes:
+                    shutil.rmtree(layout.memory_tier(node.name), ignore_errors=True)
+            if purge:
+                shutil.rmtree(self.folder.root)
+
+    def _stop_all(self, state: ClusterState) -> None:
+        # Agents first: they end the containers that use everything else.
+        agents = [name for name in state.components if name.endswith("/agent")]
+        rest = [name for name in reversed(list(state.components)) if name not in agents]
+        for name in [*agents, *rest]:
+            self._progress(f"stopping {name}")
+            components.stop(self.folder, state, name, grace_seconds=AGENT_GRACE_SECONDS if name in agents else 15.0)
+
+
+def choose_network_block(layout: parts.Layout) -> int:
+    """The first block of loopback addresses of a cluster: by its folder, so that two clusters rarely meet."""
+    return int(layout.digest, 16) % parts.NETWORK_INDEXES
+
+
+async def not_ready(kubeconfig: Path, names: list[str]) -> list[str]:
+    """Which of these nodes are not Ready, or still carry a taint that keeps pods away."""
+    async with KubeClient(load_config(kubeconfig), user_agent="headrace") as client:
+        try:
+            nodes = {body["metadata"]["name"]: body for body in (await client.list(NODES)).items}
+        except KubeError:
+            return names
+    return [name for name in names if not _is_ready(nodes.get(name))]
+
+
+def _is_ready(node: dict[str, Any] | None) -> bool:
+    if node is None or node.get("spec", {}).get("taints"):
+        return False
+    conditions = node.get("status", {}).get("conditions") or []
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
