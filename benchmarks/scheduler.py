@@ -180,7 +180,10 @@ async def _plain(
         order = (ours, *theirs) if turn % 2 else (*theirs, ours)
         for scheduler in order:
             figures[scheduler.name].append(await bench.pods_per_second(scheduler, load))
-    note = f"{load.pods} pods; QPS {QPS} each; all nodes scored by ours; events (off the bind path, as theirs) and decision annotations on"
+    note = (
+        f"{load.pods} pods; QPS {QPS} each; all nodes scored by ours; "
+        "events (off the bind path, as theirs) and decision annotations on"
+    )
     return [
         frame.Case(
             load.case if index == 0 else f"{load.case}-{scheduler.name}",

@@ -3,6 +3,8 @@
 Owns channels and deadlines. Decides nothing. Every call has a deadline; a failed call raises grpc.aio.AioRpcError.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Sequence
 

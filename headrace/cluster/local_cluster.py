@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from headrace.cluster import components, leftovers, manifests, mounts, parts
+from headrace.cluster import components, leftovers, manifests, mounts, parts, processes
 from headrace.cluster.binaries import require
 from headrace.cluster.components import Component
 from headrace.cluster.control_plane import DEFAULT_COMPONENTS, ControlPlane, choose_port
@@ -129,13 +129,12 @@ class LocalCluster:
         deadline = time.monotonic() + NODES_READY_SECONDS
         while missing := asyncio.run(not_ready(self.kubeconfig, names)):
             self._progress(f"waiting for {', '.join(missing)} to be Ready")
-            for name, component in state.components.items():
-                if not components.is_running(component):
-                    raise ComponentFailed(f"{name} ended while starting; see {component.log}")
+            check_all_run(state)
             if time.monotonic() > deadline:
                 logs = state.components[f"{missing[0]}/agent"].log
                 raise ComponentFailed(f"{', '.join(missing)} not Ready after {NODES_READY_SECONDS:.0f} s; see {logs}")
             time.sleep(POLL_SECONDS)
+        check_all_run(state)
 
     def down(self, *, purge: bool = False) -> None:
         """Stop everything in reverse order of its start and unmount; `purge` removes the folder too."""
@@ -162,6 +161,14 @@ class LocalCluster:
         for name in [*agents, *rest]:
             self._progress(f"stopping {name}")
             components.stop(self.folder, state, name, grace_seconds=AGENT_GRACE_SECONDS if name in agents else 15.0)
+
+
+def check_all_run(state: ClusterState) -> None:
+    """Raise ComponentFailed naming the first component that is not running, with its log's end."""
+    for name, component in state.components.items():
+        if not components.is_running(component):
+            tail = "\n".join(f"  {line}" for line in processes.log_tail(Path(component.log)))
+            raise ComponentFailed(f"{name} ended while starting; the end of {component.log}:\n{tail}")
 
 
 def choose_network_block(layout: parts.Layout) -> int:

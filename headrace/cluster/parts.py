@@ -20,7 +20,7 @@ from headrace.errors import UsageError
 
 #: sun_path of a unix socket holds 108 bytes with its final zero.
 MAX_SOCKET_PATH_BYTES = 107
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a memory tier has to be in memory
+SHARED_MEMORY = Path("/dev/shm")
 #: A part loads numpy, grpc or kopf when it starts; on a loaded machine that takes several seconds.
 PART_READY_SECONDS = 90.0
 #: Each node agent gives its pods addresses of its own: indexes of two clusters must not meet.
