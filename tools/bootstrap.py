@@ -238,7 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--control-plane", action="store_true", help="find or build the Kubernetes binaries too")
     options = parser.parse_args()
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  this file runs before anything chose the interpreter
         raise SystemExit(f"Python {sys.version.split()[0]} is too old; use 3.11 or newer: make PYTHON=python3.11")
     with one_at_a_time():
         ensure_packages()

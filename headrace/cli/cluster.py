@@ -63,7 +63,7 @@ def up(
         "parts": None if control_plane_only is None else not control_plane_only,
     }
     with console.status("starting") as spinner:
-        cluster = LocalCluster(name, folder(name, directory), lambda text: spinner.update(text))
+        cluster = LocalCluster(name, folder(name, directory), spinner.update)
         options = cluster.up(given)
     console.print(f"cluster {name!r} is up: {options.nodes if options.parts else 0} process nodes")
     if options.parts:
@@ -104,5 +104,5 @@ def down(
 
     console = Console()
     with console.status("stopping") as spinner:
-        LocalCluster(name, folder(name, directory), lambda text: spinner.update(text)).down(purge=purge)
+        LocalCluster(name, folder(name, directory), spinner.update).down(purge=purge)
     console.print(f"cluster {name!r} is down" + (", its folder is removed" if purge else ""))

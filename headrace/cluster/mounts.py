@@ -34,7 +34,7 @@ def below(folder: Path) -> list[Path]:
     root = folder.parent.resolve() / folder.name
     text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     found = [point for point in parse_mountinfo(text) if point == root or root in point.parents]
-    return sorted(reversed(found), key=lambda point: len(point.parts), reverse=True)
+    return sorted(found, key=lambda point: len(point.parts), reverse=True)
 
 
 def is_mounted(point: Path) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from api.decision import Decision
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -33,7 +35,7 @@ class JobRecord:
 
     name: str
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    decisions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    decisions: dict[str, Decision] = field(default_factory=dict)
     spans: dict[str, Span] = field(default_factory=dict)
     bytes_by_source: dict[str, int] = field(default_factory=dict)
     killed_at: float | None = None
@@ -49,11 +51,11 @@ class JobRecord:
 
     def read_seconds(self) -> float:
         """Seconds of the first pass over the files: the slower process decides."""
-        return max(one["seconds"] for one in self.of("read") if one["pod"].endswith("-a0"))
+        return max(float(one["seconds"]) for one in self.of("read") if one["pod"].endswith("-a0"))
 
     def read_bytes(self) -> int:
         """Bytes of that pass, over both processes."""
-        return sum(one["bytes"] for one in self.of("read") if one["pod"].endswith("-a0"))
+        return sum(int(one["bytes"]) for one in self.of("read") if one["pod"].endswith("-a0"))
 
 
 @dataclass(slots=True)

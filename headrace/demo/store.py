@@ -59,7 +59,7 @@ class DistantStore:
         return f"http://{LOOPBACK}:{self._port}"
 
     def __enter__(self) -> DistantStore:
-        with self._log.open("ab") as log:
+        with self._log.open("wb") as log:
             command = [sys.executable, "-m", "headrace.demo.distant", *self._arguments]
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS

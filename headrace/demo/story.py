@@ -239,30 +239,27 @@ async def _run_job(stage: Stage, body: dict[str, Any], watch: JobWatch, on_look:
 
 def _tell_decisions(stage: Stage, record: JobRecord) -> None:
     for pod, decision in sorted(record.decisions.items()):
-        sources = decision["bytesBySource"]
-        local = ", ".join(f"{format_bytes(size)} {medium}" for medium, size in sources["local"].items()) or "0 B"
+        sources = decision.bytes_by_source
+        local = ", ".join(f"{format_bytes(size)} {medium}" for medium, size in sources.local.items()) or "0 B"
         text = (
-            f"{pod} → {decision['node']}: {local} on the node, {format_bytes(sources['peers'])} on peers, "
-            f"{format_bytes(sources['origin'])} only in the store; expected {decision['stageInSeconds']:.2f} s"
+            f"{pod} → {decision.node}: {local} on the node, {format_bytes(sources.peers)} on peers, "
+            f"{format_bytes(sources.origin)} only in the store; expected {decision.stage_in_seconds:.2f} s"
         )
-        coldest = decision.get("coldest")
-        if coldest:
-            text += f"; {coldest['node']} would have cost {coldest['stageInSeconds']:.2f} s"
+        if decision.coldest:
+            text += f"; {decision.coldest.node} would have cost {decision.coldest.stage_in_seconds:.2f} s"
         stage.say(text)
 
 
 def _check_placement(stage: Stage, record: JobRecord) -> None:
-    first = {pod: one for pod, one in record.decisions.items() if pod.endswith("-a0")}
-    nodes = sorted(one["node"] for one in first.values())
-    coldest = [one["coldest"] for one in first.values() if one.get("coldest")]
+    first = [one for pod, one in record.decisions.items() if pod.endswith("-a0")]
+    nodes = sorted(one.node for one in first)
+    coldest = [one.coldest for one in first if one.coldest]
     stage.story.claim(
         "Gang of 2 on the two warm nodes; the decision names the cold node's price",
         nodes == WARM_NODES
-        and any(one["node"] == COLD_NODE for one in coldest)
-        and all(
-            one["coldest"]["stageInSeconds"] > one["stageInSeconds"] for one in first.values() if one.get("coldest")
-        ),
-        f"{', '.join(nodes)}; cold: " + ", ".join(f"{one['node']} {one['stageInSeconds']:.2f} s" for one in coldest),
+        and any(one.node == COLD_NODE for one in coldest)
+        and all(one.coldest.stage_in_seconds > one.stage_in_seconds for one in first if one.coldest),
+        f"{', '.join(nodes)}; cold: " + ", ".join(f"{one.node} {one.stage_in_seconds:.2f} s" for one in coldest),
     )
 
 
@@ -275,7 +272,7 @@ def _check_resume(stage: Stage, watch: JobWatch, end: str, steps: int) -> None:
     stage.story.claim(
         "The killed job resumed from its newest complete checkpoint, not from step 0",
         resumed_at > 0 and bool(after) and min(after, default=0) == resumed_at + 1,
-        f"resumed at step {resumed_at}, first step after it {min(after, default=0)}, killed after {max(before, default=0)}",
+        f"resumed at step {resumed_at}, first step then {min(after, default=0)}, killed after {max(before, default=0)}",
     )
     stage.story.claim(
         "The loss goes on where it was",

@@ -17,6 +17,7 @@ import grpc
 
 from api import names
 from api.conditions import parse_timestamp
+from api.decision import Decision
 from api.gen import metadata_pb2, metadata_pb2_grpc
 from headrace.demo.objects import NAMESPACE
 from headrace.demo.record import JobRecord, Span
@@ -107,7 +108,7 @@ class JobWatch:
         node = pod["spec"].get("nodeName")
         decision = (meta.get("annotations") or {}).get(names.DECISION_ANNOTATION)
         if decision:
-            self.record.decisions[meta["name"]] = json.loads(decision)
+            self.record.decisions[meta["name"]] = Decision.model_validate_json(decision)
         if node is None or status.get("phase") in (None, "Pending"):
             return
         began = parse_timestamp(status.get("startTime") or meta["creationTimestamp"])

@@ -2,7 +2,7 @@
 
 Owns the queue of things to write. Invariants: of several conditions for one pod only the newest is written;
 a condition that is being written is finished before the pod's bind is sent, so that it cannot overwrite
-PodScheduled=True; deletions go first, and their failure is reported back.
+PodScheduled=True; writes about one object are never under way twice; deletions go first, failures are reported back.
 """
 
 import asyncio
@@ -43,7 +43,6 @@ class Publisher:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._busy = 0
 
     def submit(self, work: Work) -> None:
         """Take something to write; returns at once."""
@@ -81,24 +80,31 @@ class Publisher:
 
     async def _work(self) -> None:
         while True:
-            source = self._urgent or self._waiting
-            if not source:
+            taken = self._take()
+            if taken is None:
                 self._wake.clear()
-                if not self._busy:
+                if not (self._writing or self._urgent or self._waiting):
                     self._idle.set()
                 await self._wake.wait()
                 continue
-            key, work = source.popitem(last=False)
+            key, work = taken
             written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._writing[key] = written
-            self._busy += 1
             try:
                 await self._write(work)
             finally:
-                self._busy -= 1
                 written.set_result(None)
-                if self._writing.get(key) is written:
-                    del self._writing[key]
+                del self._writing[key]
+                # What waited for this key to be written may go now.
+                self._wake.set()
+
+    def _take(self) -> tuple[str, Work] | None:
+        """The next thing whose key is not being written: two writes of one key could land in any order."""
+        for source in (self._urgent, self._waiting):
+            for key in source:
+                if key not in self._writing:
+                    return key, source.pop(key)
+        return None
 
     async def _write(self, work: Work) -> None:
         if isinstance(work, DeletePod):

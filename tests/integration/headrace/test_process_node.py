@@ -284,7 +284,7 @@ def test_volumes_are_where_the_pod_wants_them_and_not_on_the_host(node: Node, po
 
 
 def test_init_containers_run_in_order_before_the_rest(pods: PodMaker) -> None:
-    mount = {"volumeMounts": [{"name": "v", "mountPath": "/v"}]}
+    mount: dict[str, Any] = {"volumeMounts": [{"name": "v", "mountPath": "/v"}]}
     name = pods(
         sh("echo main >> /v/order; cat /v/order", **mount),
         initContainers=[
@@ -359,7 +359,7 @@ def test_deleting_a_pod_lets_it_finish_within_its_grace(node: Node, pods: PodMak
         volumes=[{"name": "out", "hostPath": {"path": str(tmp_path)}}],
         terminationGracePeriodSeconds=30,
     )
-    wait_for(lambda: (tmp_path / "up").exists(), "the container to be up")
+    wait_for((tmp_path / "up").exists, "the container to be up")
     body = pods.wait_phase(name, "Running")
     assert condition(body, "Ready") == "True"
     node.kubectl.run("delete", "pod", name, "--wait=true")
@@ -384,8 +384,8 @@ def test_what_ignores_sigterm_is_killed_with_all_its_children(node: Node, pods: 
 
 
 def test_pods_find_each_other_by_name(pods: PodMaker, tmp_path: Path) -> None:
-    shared = {"volumeMounts": [{"name": "out", "mountPath": "/out"}]}
-    more = {"subdomain": "gang", "volumes": [{"name": "out", "hostPath": {"path": str(tmp_path)}}]}
+    shared: dict[str, Any] = {"volumeMounts": [{"name": "out", "mountPath": "/out"}]}
+    more: dict[str, Any] = {"subdomain": "gang", "volumes": [{"name": "out", "hostPath": {"path": str(tmp_path)}}]}
     meet = "until getent hosts {0}.gang; do sleep 0.1; done; touch /out/{0}; until test -e /out/{1}; do sleep 0.1; done"
     finder = meet.format("two", "one").replace("two.gang", "two.gang.default.svc.cluster.local")
     one = pods(sh(f"{finder}; hostname", **shared), hostname="one", **more)
@@ -445,7 +445,7 @@ def test_a_killed_agent_finds_its_containers_again(kubectl: Kubectl, tmp_path: P
     agent.start()
     maker = PodMaker(agent)
     script = "echo begin; until test -e /out/go; do sleep 0.1; done; echo end; exit 5"
-    volume = {"volumes": [{"name": "out", "hostPath": {"path": str(tmp_path)}}]}
+    volume: dict[str, Any] = {"volumes": [{"name": "out", "hostPath": {"path": str(tmp_path)}}]}
     name = maker(sh(script, volumeMounts=[{"name": "out", "mountPath": "/out"}]), **volume)
     quick = maker(
         sh("until test -e /out/quick; do sleep 0.1; done; exit 6", volumeMounts=[{"name": "out", "mountPath": "/out"}]),

@@ -84,28 +84,21 @@ class Shell:
         one = self.state.containers[name]
         code = data.draw(st.sampled_from([0, 0, 1, 143]))
         outcome = Terminated(code, "x", self.now - 1, self.now)
+        possible: list[Event]
         if one.is_starting:
-            event: Event = data.draw(
-                st.sampled_from(
-                    [
-                        ContainerStarted(name, one.attempt + 1, self.now),
-                        ContainerStarted(name, one.attempt + 1, self.now),
-                        ContainerBlocked(name, "CreateContainerConfigError", "", self.now + 10),
-                        ContainerExited(name, one.attempt + 1, Terminated(128, "StartError", self.now, self.now)),
-                    ]
-                )
-            )
+            possible = [
+                ContainerStarted(name, one.attempt + 1, self.now),
+                ContainerStarted(name, one.attempt + 1, self.now),
+                ContainerBlocked(name, "CreateContainerConfigError", "", self.now + 10),
+                ContainerExited(name, one.attempt + 1, Terminated(128, "StartError", self.now, self.now)),
+            ]
         else:
-            event = data.draw(
-                st.sampled_from(
-                    [
-                        ContainerExited(name, one.attempt, outcome),
-                        ProbeAnswered(name, one.attempt, is_started=True, is_ready=True),
-                        ProbeAnswered(name, one.attempt, unhealthy="sick"),
-                    ]
-                )
-            )
-        self.tell(event)
+            possible = [
+                ContainerExited(name, one.attempt, outcome),
+                ProbeAnswered(name, one.attempt, is_started=True, is_ready=True),
+                ProbeAnswered(name, one.attempt, unhealthy="sick"),
+            ]
+        self.tell(data.draw(st.sampled_from(possible)))
 
 
 def check_step(rules: PodRules, before: PodState, after: PodState) -> None:

@@ -5,7 +5,6 @@ Real containers are in tests/integration/headrace/test_process_node.py."""
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -55,7 +54,7 @@ def test_an_exclusive_record_is_written_by_one_only(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         write_record(str(path), {"first": False}, exclusive=True)
     assert json.loads(path.read_text()) == {"first": True}
-    assert os.listdir(tmp_path) == ["0.run.json"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["0.run.json"]
 
 
 def test_only_what_leads_to_a_missing_path_is_rebuilt() -> None:

@@ -1,0 +1,127 @@
+"""The publisher's order: scheduler/shell/publish.py with a client that answers when told to."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, cast
+
+from kube.client import KubeClient
+from kube.errors import Unavailable
+from kube.events import EventRecorder
+from scheduler.core.decisions import Bind, DeletePod, Explain, GroupStatus
+from scheduler.core.events import DeleteFailed, Event
+from scheduler.shell.publish import Publisher
+
+
+class FakeClient:
+    """Keeps what was asked; every answer waits for `gate`."""
+
+    def __init__(self) -> None:
+        self.started: list[Any] = []
+        self.finished: list[Any] = []
+        self.gate = asyncio.Event()
+        self.fails_deletes = False
+
+    async def patch(self, resource: Any, name: str, body: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        what = body["status"].get("phase") or body["status"]["conditions"][0]["message"]
+        self.started.append(what)
+        await self.gate.wait()
+        self.finished.append(what)
+
+    async def delete(self, resource: Any, name: str, *_: Any, uid: str) -> None:
+        self.started.append(f"delete {uid}")
+        await self.gate.wait()
+        if self.fails_deletes:
+            raise Unavailable(503, "", "no")
+
+
+class FakeRecorder:
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def record(self, ref: Any, reason: str, note: str, **_: Any) -> None:
+        self.notes.append(f"{reason}: {note}")
+
+
+class Setup:
+    def __init__(self) -> None:
+        self.client, self.recorder = FakeClient(), FakeRecorder()
+        self.reported: list[Event] = []
+        self.publisher = Publisher(
+            cast(KubeClient, self.client), cast(EventRecorder, self.recorder), 4, self.reported.append
+        )
+
+    async def __aenter__(self) -> "Setup":
+        self.task = asyncio.create_task(self.publisher.run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+    async def turn(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+def _status(phase: str) -> GroupStatus:
+    return GroupStatus("ns", "g", phase, 0, 0)
+
+
+def _explain(uid: str, message: str) -> Explain:
+    return Explain(uid, "ns", uid, "Unschedulable", message)
+
+
+async def test_two_writes_about_one_object_are_never_under_way_at_once() -> None:
+    async with Setup() as setup:
+        setup.publisher.submit(_status("Scheduling"))
+        await setup.turn()
+        setup.publisher.submit(_status("Scheduled"))
+        await setup.turn()
+        assert setup.client.started == ["Scheduling"]
+        setup.client.gate.set()
+        await setup.publisher.join()
+        assert setup.client.finished == ["Scheduling", "Scheduled"]
+
+
+async def test_only_the_newest_of_waiting_conditions_is_written() -> None:
+    setup = Setup()
+    for message in ("old", "new"):
+        setup.publisher.submit(_explain("u", message))
+    setup.client.gate.set()
+    async with setup:
+        await setup.publisher.join()
+    assert setup.client.finished == ["new"]
+    assert setup.recorder.notes == ["FailedScheduling: old", "FailedScheduling: new"]
+
+
+async def test_a_bind_drops_the_waiting_condition_and_waits_for_the_one_in_flight() -> None:
+    async with Setup() as setup:
+        setup.publisher.submit(_explain("u", "first"))
+        await setup.turn()
+        setup.publisher.submit(_explain("u", "second"))
+        in_flight = setup.publisher.before_bind("u")
+        assert in_flight is not None
+        setup.client.gate.set()
+        await in_flight
+        await setup.publisher.join()
+        assert setup.client.finished == ["first"]
+        assert setup.publisher.before_bind("u") is None
+
+
+async def test_deletions_go_first_and_their_failure_is_reported() -> None:
+    setup = Setup()
+    setup.client.fails_deletes = True
+    setup.client.gate.set()
+    setup.publisher.submit(_status("Pending"))
+    setup.publisher.submit(DeletePod("u", "ns", "p", "why"))
+    async with setup:
+        await setup.publisher.join()
+    assert setup.client.started == ["delete u", "Pending"]
+    assert setup.reported == [DeleteFailed("u")]
+    assert setup.recorder.notes == ["GangUndone: why"]
+
+
+async def test_a_bound_pod_is_told_with_the_binds_note() -> None:
+    setup = Setup()
+    setup.publisher.bound(Bind("u", "ns", "p", "n", "{}", "Successfully assigned ns/p to n"))
+    assert setup.recorder.notes == ["Scheduled: Successfully assigned ns/p to n"]
