@@ -42,6 +42,7 @@ def api_server(
         name="tests",
         components=("etcd", "kube-apiserver"),
         durable=False,
+        dies_with_us=True,
     )
     try:
         plane.start()

@@ -1,7 +1,8 @@
 """A node's NodeCache: what it says, and when a change is worth a write.
 
 Pure. Rule (api.md): one write a node at most every 2 s, and only on a change worth ≥ 1 % of a dataset's bytes on
-the node or 1 GiB; at once when the worker died, restarted, lost bytes, or a dataset or snapshot came or went.
+the node or 1 GiB; at once when the worker died, restarted, lost bytes, or a dataset or snapshot came or went. A
+smaller change is written after a longer pause, or the last bytes of a load would never be seen.
 """
 
 from api.data_v1alpha1 import (
@@ -15,6 +16,7 @@ from api.data_v1alpha1 import (
 from api.gen import metadata_pb2
 
 WRITE_INTERVAL_SECONDS = 2.0
+SMALL_CHANGE_INTERVAL_SECONDS = 10.0
 CHANGE_BYTES = 1 << 30
 CHANGE_RATIO = 0.01
 RATE_CHANGE_RATIO = 0.25
@@ -61,9 +63,11 @@ def write_delay_seconds(
     """Return seconds to wait before writing `current` (0 = write now), or None when no write is due."""
     if written is None or _is_urgent(written, current):
         return 0.0
-    if not _is_worth_it(written, current):
+    if _is_worth_it(written, current):
+        return max(written_at_seconds + WRITE_INTERVAL_SECONDS - now_seconds, 0.0)
+    if _bytes_by_dataset(written) == _bytes_by_dataset(current):
         return None
-    return max(written_at_seconds + WRITE_INTERVAL_SECONDS - now_seconds, 0.0)
+    return max(written_at_seconds + SMALL_CHANGE_INTERVAL_SECONDS - now_seconds, 0.0)
 
 
 def _bytes_by_dataset(status: NodeCacheStatus) -> dict[tuple[str, int], int]:

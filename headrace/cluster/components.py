@@ -60,8 +60,7 @@ def ensure_started(folder: ClusterFolder, state: ClusterState, component: Compon
         record = processes.spawn(component.argv, log=log, cwd=PROJECT_ROOT, env={**os.environ, **component.env})
     except OSError as error:
         raise ComponentFailed(f"{component.name} cannot be started: {component.argv[0]}: {error.strerror}") from error
-    # Taken out and put in again: a restarted component is stopped before what it depends on.
-    state.components.pop(component.name, None)
+    # A restarted component keeps its place: the order of the first start is the order of dependence.
     state.components[component.name] = ComponentState(
         process=record,
         argv=list(component.argv),

@@ -42,7 +42,8 @@ KWOK_STAGES = Path(__file__).with_name("kwok_stages.yaml")
 class ControlPlane:
     """The Kubernetes processes of one cluster folder.
 
-    `durable=False` lets etcd skip fsync (tests only). `api_port` asks for that port and
+    `durable=False` lets etcd skip fsync, and `dies_with_us` has the kernel kill the processes when the
+    thread that started them ends, so that a killed test run leaves none (tests only). `api_port` asks for that port and
     fails when it is taken. `extra_args` adds flags to a component. Blocking; the caller
     holds the folder's lock when others may use the folder."""
 
@@ -55,6 +56,7 @@ class ControlPlane:
         components: Sequence[str] = DEFAULT_COMPONENTS,
         api_port: int | None = None,
         durable: bool = True,
+        dies_with_us: bool = False,
         extra_args: Mapping[str, Sequence[str]] | None = None,
         state: ClusterState | None = None,
     ) -> None:
@@ -68,6 +70,8 @@ class ControlPlane:
         self._components = [known for known in KNOWN_COMPONENTS if known in components]
         self._api_port = api_port
         self._durable = durable
+        # setpriv (util-linux) becomes the program itself: the pid stays.
+        self._prefix = ("setpriv", "--pdeathsig", "KILL", "--") if dies_with_us else ()
         self._extra = extra_args or {}
         self._authority = Authority(self.folder.pki, "ca")
         self._etcd_authority = Authority(self.folder.pki, "etcd-ca")
@@ -148,7 +152,7 @@ class ControlPlane:
 
     def _argv(self, name: str, flags: Mapping[str, object]) -> tuple[str, ...]:
         lines = [f"--{flag}={value}" for flag, value in flags.items()]
-        return (str(self._binaries[name]), *lines, *self._extra.get(name, ()))
+        return (*self._prefix, str(self._binaries[name]), *lines, *self._extra.get(name, ()))
 
     def _etcd(self) -> Component:
         port, peer_port = self.state.ports["etcd"], self.state.ports["etcd-peer"]

@@ -11,24 +11,25 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from headrace.cluster import components, leftovers, manifests, mounts, parts, processes
 from headrace.cluster.binaries import require
 from headrace.cluster.components import Component
-from headrace.cluster.control_plane import DEFAULT_COMPONENTS, ControlPlane, choose_port
+from headrace.cluster.control_plane import DEFAULT_COMPONENTS, KNOWN_COMPONENTS, ControlPlane, choose_port
 from headrace.cluster.options import ClusterOptions, check_name
 from headrace.cluster.state import ClusterFolder, ClusterState
 from headrace.errors import ClusterError, ComponentFailed
 from kube.client import KubeClient
 from kube.config import load_config
-from kube.errors import KubeError
+from kube.errors import KubeError, NotFound
 from kube.resources import NODES
 
 NODES_READY_SECONDS = 90.0
 POLL_SECONDS = 0.3
+SETTLE_SECONDS = 3.0
 #: The agent ends its containers first: their own grace, then some.
 AGENT_GRACE_SECONDS = 40.0
 
@@ -73,6 +74,7 @@ class LocalCluster:
             manifests.apply(plane.kubeconfig, [*manifests.crd_files(), *manifests.rbac_files()])
             if options.parts:
                 self._start_parts(state, layout, plane)
+            self._stop_unwanted(state, layout)
         return options
 
     def _remove_stale_mounts(self, state: ClusterState, layout: parts.Layout) -> None:
@@ -103,8 +105,11 @@ class LocalCluster:
         self._start(state, first)
         self._progress(f"controllers, scheduler and {len(layout.nodes)} process nodes")
         self._start(state, second)
-        self._stop_extra_nodes(state, layout)
+        started = time.monotonic()
         self._wait_nodes([node.name for node in layout.nodes], state)
+        # Some parts have no port to ask: a wrong setting or a missing module shows in their first seconds.
+        time.sleep(max(0.0, started + SETTLE_SECONDS - time.monotonic()))
+        check_all_run(state)
 
     def _port(self, state: ClusterState, listener: str) -> int:
         component = listener.removesuffix("-metrics")
@@ -119,11 +124,23 @@ class LocalCluster:
         for component in wanted:
             components.wait_ready(state, component)
 
-    def _stop_extra_nodes(self, state: ClusterState, layout: parts.Layout) -> None:
+    def _stop_unwanted(self, state: ClusterState, layout: parts.Layout) -> None:
+        """Stop what an earlier `up` started and this one does not want; its nodes leave the API too."""
         kept = {node.name for node in layout.nodes}
-        for name, component in reversed(list(state.components.items())):
-            if component.node and component.node not in kept:
-                components.stop(self.folder, state, name, grace_seconds=AGENT_GRACE_SECONDS)
+        unwanted = {
+            name: component
+            for name, component in state.components.items()
+            if (component.node and component.node not in kept)
+            or (not layout.options.parts and name not in KNOWN_COMPONENTS)
+        }
+        if not unwanted:
+            return
+        self._stop(state, unwanted)
+        for name in sorted({component.node for component in unwanted.values() if component.node}):
+            leftovers.end(self.folder.root / "nodes" / name)
+            mounts.unmount_below(self.folder.root / "nodes" / name)
+            shutil.rmtree(layout.memory_tier(name), ignore_errors=True)
+            asyncio.run(forget_node(self.kubeconfig, name))
 
     def _wait_nodes(self, names: list[str], state: ClusterState) -> None:
         deadline = time.monotonic() + NODES_READY_SECONDS
@@ -134,7 +151,6 @@ class LocalCluster:
                 logs = state.components[f"{missing[0]}/agent"].log
                 raise ComponentFailed(f"{', '.join(missing)} not Ready after {NODES_READY_SECONDS:.0f} s; see {logs}")
             time.sleep(POLL_SECONDS)
-        check_all_run(state)
 
     def down(self, *, purge: bool = False) -> None:
         """Stop everything in reverse order of its start and unmount; `purge` removes the folder too."""
@@ -143,21 +159,19 @@ class LocalCluster:
         with self.folder.locked():
             state = self.folder.load()
             if state is not None:
-                self._stop_all(state)
+                self._stop(state, state.components)
             nodes = self.folder.root / "nodes"
             leftovers.end(nodes)
             mounts.unmount_below(nodes)
             if state is not None:
-                layout = parts.Layout(self.name, self.folder.root, ClusterOptions.merged(state.options, {}))
-                for node in layout.nodes:
-                    shutil.rmtree(layout.memory_tier(node.name), ignore_errors=True)
+                parts.Layout(state.name, self.folder.root, ClusterOptions()).remove_memory_tiers()
             if purge:
                 shutil.rmtree(self.folder.root)
 
-    def _stop_all(self, state: ClusterState) -> None:
+    def _stop(self, state: ClusterState, names: Collection[str]) -> None:
         # Agents first: they end the containers that use everything else.
-        agents = [name for name in state.components if name.endswith("/agent")]
-        rest = [name for name in reversed(list(state.components)) if name not in agents]
+        agents = [name for name in names if name.endswith("/agent")]
+        rest = [name for name in reversed(list(names)) if name not in agents]
         for name in [*agents, *rest]:
             self._progress(f"stopping {name}")
             components.stop(self.folder, state, name, grace_seconds=AGENT_GRACE_SECONDS if name in agents else 15.0)
@@ -174,6 +188,15 @@ def check_all_run(state: ClusterState) -> None:
 def choose_network_block(layout: parts.Layout) -> int:
     """The first block of loopback addresses of a cluster: by its folder, so that two clusters rarely meet."""
     return int(layout.digest, 16) % parts.NETWORK_INDEXES
+
+
+async def forget_node(kubeconfig: Path, name: str) -> None:
+    """Delete a Node whose agent is gone for good; its pods are then collected by the controller manager."""
+    async with KubeClient(load_config(kubeconfig), user_agent="headrace") as client:
+        try:
+            await client.delete(NODES, name)
+        except NotFound:
+            return
 
 
 async def not_ready(kubeconfig: Path, names: list[str]) -> list[str]:

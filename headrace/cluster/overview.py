@@ -72,6 +72,10 @@ def look(name: str, root: Path) -> Overview:
     cluster = LocalCluster(name, root)
     state = cluster.load()
     lines = [_process(part, component) for part, component in state.components.items()]
+    if not lines:
+        return Overview(
+            name, str(root), str(cluster.kubeconfig), [], problem="it is stopped; start it with `headrace up`"
+        )
     try:
         nodes, problem = asyncio.run(_nodes(cluster.kubeconfig)), ""
     except KubeError as error:

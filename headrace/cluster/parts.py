@@ -7,6 +7,7 @@ meet in their command lines. Invariant: no secret in an argv."""
 from __future__ import annotations
 
 import hashlib
+import shutil
 import socket
 import sys
 from dataclasses import dataclass
@@ -81,6 +82,11 @@ class Layout:
     def memory_tier(self, node: str) -> Path:
         """The worker's memory tier; gone after `down`, as memory is."""
         return SHARED_MEMORY / f"headrace-{self.name}-{self.digest}-{node}"
+
+    def remove_memory_tiers(self) -> None:
+        """Remove the memory tiers of all nodes this cluster ever had."""
+        for tier in SHARED_MEMORY.glob(f"headrace-{self.name}-{self.digest}-*"):
+            shutil.rmtree(tier, ignore_errors=True)
 
     def network_index(self, index: int, used: int) -> int:
         """Which block of loopback addresses a node's pods get; `used` is the cluster's first block."""

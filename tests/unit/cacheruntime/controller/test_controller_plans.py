@@ -137,9 +137,11 @@ class TestNodeCache:
         worker = metadata_pb2.Worker(node="n1", epoch=epoch, data_endpoint="h:1")
         return nodecache.status(metadata_pb2.NodeResidency(worker=worker, datasets=[on_node]))
 
-    def test_small_changes_are_not_written_and_large_ones_wait_for_the_interval(self) -> None:
+    def test_small_changes_wait_long_large_ones_for_the_interval_and_none_is_lost(self) -> None:
         old = self.status(1000)
-        assert nodecache.write_delay_seconds(old, self.status(1001), 0.0, 10.0) is None
+        assert nodecache.write_delay_seconds(old, self.status(1000), 0.0, 99.0) is None
+        assert nodecache.write_delay_seconds(old, self.status(1001), 3.0, 10.0) == 3.0
+        assert nodecache.write_delay_seconds(old, self.status(1001), 0.0, 10.0) == 0.0
         assert nodecache.write_delay_seconds(old, self.status(1100), 9.0, 10.0) == 1.0
         assert nodecache.write_delay_seconds(old, self.status(1100), 0.0, 10.0) == 0.0
 
