@@ -22,6 +22,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+# Before the import below, which an older Python cannot even read.
+if sys.version_info < (3, 11):  # noqa: UP036  this file runs before anything chose the interpreter
+    raise SystemExit(f"Python {sys.version.split()[0]} is too old; use 3.11 or newer: make PYTHON=python3.11")
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -90,16 +94,26 @@ def ensure_environment() -> None:
     """Make `.venv` as the lock file says; a half-made one is made again."""
     stamp = VENV / ".headrace-lock"
     wanted = hashlib.sha256(LOCK_FILE.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted and (VENV / "bin" / "headrace").exists():
+    # exists() follows links: an environment whose interpreter was removed is made again.
+    whole = all((VENV / "bin" / name).exists() for name in ("headrace", "python"))
+    if whole and stamp.exists() and stamp.read_text() == wanted:
         return
+    stamp.unlink(missing_ok=True)
     say("making the virtual environment (about two minutes the first time)")
-    if not (VENV / "bin" / "pip").exists():
+    if not has_pip():
         shutil.rmtree(VENV, ignore_errors=True)
         run_with_progress([sys.executable, "-m", "venv", str(VENV)], "virtual environment", 10)
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     run_with_progress([*pip, "--require-hashes", "-r", str(LOCK_FILE)], "dependencies", 100)
     run_with_progress([*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], "headrace itself", 10)
     stamp.write_text(wanted)
+
+
+def has_pip() -> bool:
+    """Tell whether the environment is there far enough to install into: its interpreter runs and has pip."""
+    python = VENV / "bin" / "python"
+    command = [str(python), "-c", "import pip"]
+    return python.exists() and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 # The control plane
@@ -238,8 +252,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--control-plane", action="store_true", help="find or build the Kubernetes binaries too")
     options = parser.parse_args()
-    if sys.version_info < (3, 11):  # noqa: UP036  this file runs before anything chose the interpreter
-        raise SystemExit(f"Python {sys.version.split()[0]} is too old; use 3.11 or newer: make PYTHON=python3.11")
     with one_at_a_time():
         ensure_packages()
         ensure_environment()

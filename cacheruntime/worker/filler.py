@@ -15,7 +15,7 @@ and never handed on; a changed object is VersionChanged for everyone who waits.
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -149,7 +149,11 @@ class Filler:
             # A task of its own: a reader that leaves takes nothing from those who still wait.
             self._flights[key] = asyncio.create_task(self._finish(key, fetch, keep))
             self._flights[key].add_done_callback(lambda task: task.cancelled() or task.exception())
-        return await asyncio.shield(self._flights[key])
+        fetched = await asyncio.shield(self._flights[key])
+        if join is not Join.START and fetched.source is Source.ORIGIN:
+            # Each byte from the under store is told once: by whoever caused it to be fetched.
+            return replace(fetched, source=Source.LOCAL)
+        return fetched
 
     async def _finish(self, key: Key, fetch: Callable[[], Coroutine[Any, Any, Fetched]], keep: KeepBytes) -> Fetched:
         try:

@@ -73,6 +73,6 @@ def _sources(axes: object, jobs: list[JobRecord]) -> None:
         axes.barh([job.name for job in jobs], values, left=left, color=colour, label=source)
         left = [a + b for a, b in zip(left, values, strict=True)]
     axes.invert_yaxis()
-    axes.set_xlabel("MB read through the mount")
+    axes.set_xlabel("MB the workers had to supply (the kernel's page cache spares them the rest)")
     axes.set_title("Bytes by source")
     axes.legend()

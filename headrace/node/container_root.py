@@ -21,6 +21,7 @@ import ctypes
 import errno
 import os
 import stat
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ MS_REMOUNT, MS_BIND, MS_MOVE, MS_REC, MS_SLAVE = 0x20, 0x1000, 0x2000, 0x4000, 1
 MS_UNBINDABLE, MS_PRIVATE = 1 << 17, 1 << 18
 MS_NOATIME, MS_NODIRATIME, MS_RELATIME = 1024, 2048, 1 << 21
 MNT_DETACH = 2
+#: mount_setattr(2) has the same number on every architecture.
+SYS_MOUNT_SETATTR, AT_FDCWD, MOUNT_ATTR_RDONLY = 442, -100, 1
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWUSER = 0x00020000, 0x04000000, 0x10000000
 #: statvfs flag -> mount flag: a remount that drops one of these is refused in a user namespace.
 _KEPT_FLAGS = {
@@ -189,9 +192,21 @@ def _place(bind: Bind, root: str, *, may_create: bool) -> None:
         raise RootError(f"mountPath {bind.target} leads through a symbolic link inside a volume")
     _mount(bind.source, place, None, MS_BIND | MS_REC)
     if bind.read_only:
-        flags = os.statvfs(place).f_flag
-        kept = sum(mount_flag for flag, mount_flag in _KEPT_FLAGS.items() if flags & flag)
-        _mount(None, place, None, MS_BIND | MS_REMOUNT | MS_RDONLY | kept)
+        _make_read_only(place)
+
+
+def _make_read_only(place: str) -> None:
+    # The system call changes one flag and never asks the file system, which may be a FUSE daemon.
+    attributes = struct.pack("QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
+    arguments = (AT_FDCWD, os.fsencode(place), 0, attributes, ctypes.c_size_t(len(attributes)))
+    if _libc.syscall(ctypes.c_long(SYS_MOUNT_SETATTR), *arguments) == 0:
+        return
+    if ctypes.get_errno() != errno.ENOSYS:
+        raise OSError(ctypes.get_errno(), f"make {place} read-only: {os.strerror(ctypes.get_errno())}")
+    # Kernels before 5.12.
+    flags = os.statvfs(place).f_flag
+    kept = sum(mount_flag for flag, mount_flag in _KEPT_FLAGS.items() if flags & flag)
+    _mount(None, place, None, MS_BIND | MS_REMOUNT | MS_RDONLY | kept)
 
 
 def _make_mount_point(place: str, is_directory: bool, root: str) -> None:

@@ -173,7 +173,9 @@ def become_container(spec: dict[str, Any], report_fd: int, outputs: tuple[int, i
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         execute(spec)
     except (OSError, container_root.RootError) as error:
-        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         os.write(report_fd, text.encode()[:4000])
     finally:
         os._exit(START_ERROR_EXIT_CODE)

@@ -9,17 +9,55 @@ import json
 import os
 import secrets
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from headrace.cli.logs import logs
 from headrace.cluster.binaries import require
+from headrace.cluster.control_plane import ControlPlane
+from headrace.cluster.pki import Authority
+from headrace.errors import UsageError
+
+#: A read-only file system of one file, /default/imagenet/label, until its mount is taken away.
+TINY_FUSE = """
+import errno, os, stat, sys
+import pyfuse3, trio
+NAMES = {1: (b"default", 2), 2: (b"imagenet", 3), 3: (b"label", 4)}
+TEXT = b"cat"
+class Files(pyfuse3.Operations):
+    async def getattr(self, inode, ctx=None):
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = inode
+        entry.st_mode = stat.S_IFREG | 0o644 if inode == 4 else stat.S_IFDIR | 0o755
+        entry.st_size = len(TEXT) if inode == 4 else 0
+        return entry
+    async def lookup(self, parent, name, ctx=None):
+        if parent not in NAMES or NAMES[parent][0] != name:
+            raise pyfuse3.FUSEError(errno.ENOENT)
+        return await self.getattr(NAMES[parent][1])
+    async def opendir(self, inode, ctx):
+        return inode
+    async def readdir(self, inode, start, token):
+        if start == 0:
+            name, child = NAMES[inode]
+            pyfuse3.readdir_reply(token, name, await self.getattr(child), 1)
+    async def open(self, inode, flags, ctx):
+        return pyfuse3.FileInfo(fh=inode)
+    async def read(self, handle, offset, size):
+        return TEXT[offset : offset + size]
+pyfuse3.init(Files(), sys.argv[1], {"fsname=tiny", "allow_other"})
+trio.run(pyfuse3.main)
+"""
 
 pytestmark = [pytest.mark.cluster, pytest.mark.mount]
 
@@ -84,7 +122,11 @@ class Node:
 
 @pytest.fixture(scope="module")
 def kubectl(api_server: Any) -> Kubectl:
-    client = Kubectl(require(["kubectl"])["kubectl"], api_server.kubeconfig)
+    return make_kubectl(api_server.kubeconfig)
+
+
+def make_kubectl(kubeconfig: Path) -> Kubectl:
+    client = Kubectl(require(["kubectl"])["kubectl"], kubeconfig)
     # Without a controller-manager nobody makes the account every pod has.
     client.apply(
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": NAMESPACE}}
@@ -97,7 +139,8 @@ def node(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     name = f"n-{secrets.token_hex(3)}"
     folder = tmp_path_factory.mktemp("node") / "dir"
     folder.mkdir()
-    agent = Node(name, folder, kubectl, ["--cpu", "8", "--memory", "16Gi", "--gpus", "2", "--network-index", "3"])
+    flags = ["--cpu", "8", "--memory", "16Gi", "--gpus", "2", "--network-index", "3", "--mount-wait-seconds", "1"]
+    agent = Node(name, folder, kubectl, flags)
     agent.start()
     try:
         yield agent
@@ -346,7 +389,7 @@ def test_what_cannot_start_says_why(node: Node, pods: PodMaker) -> None:
         statuses = pods.get(imaged)["status"].get("containerStatuses") or [{}]
         return statuses[0].get("state", {}).get("waiting", {}).get("message")
 
-    text = wait_for(lambda: (found := blocked()) and "command" in found and found, "the reason")
+    text = wait_for(blocked, "the reason")
     assert text.startswith("spec.containers[0].command must be set")
     assert pods.get(imaged)["status"]["phase"] == "Pending"
     node.kubectl.run("delete", "pod", imaged, "--wait=true")
@@ -431,11 +474,36 @@ def test_probes_decide_readiness(pods: PodMaker) -> None:
     wait_for(lambda: condition(pods.get(name), "Ready") == "True", "the pod to be Ready")
 
 
-def test_a_dataset_that_is_not_there_holds_the_pod_back_and_says_so(node: Node, pods: PodMaker) -> None:
-    csi = {"driver": "csi.headrace.dev", "volumeAttributes": {"dataset": "imagenet"}}
-    name = pods(sh("true", volumeMounts=[{"name": "d", "mountPath": "/data"}]), volumes=[{"name": "d", "csi": csi}])
+def test_a_pod_waits_for_its_dataset_and_then_reads_it(node: Node, pods: PodMaker) -> None:
+    def dataset(name: str) -> dict[str, Any]:
+        return {"name": "d", "csi": {"driver": "csi.headrace.dev", "volumeAttributes": {"dataset": name}}}
+
+    reader = sh(
+        "cat /data/label; touch /data/x || echo refused; cat /label",
+        volumeMounts=[
+            {"name": "d", "mountPath": "/data", "readOnly": True},
+            {"name": "d", "mountPath": "/label", "subPath": "label"},
+        ],
+    )
+    name = pods(reader, volumes=[dataset("imagenet")])
     wait_for(lambda: pods.get(name)["status"].get("podIP"), "the sandbox")
+    event = f'FailedMount: MountVolume.SetUp failed for volume "d" : {node.folder}/mnt is not a live FUSE mount'
+    wait_for(lambda: any(text.startswith(event) for text in node.kubectl.events(name)), "the FailedMount event")
     assert pods.get(name)["status"]["phase"] == "Pending"
+    mount = node.folder / "mnt"
+    mount.mkdir()
+    daemon = subprocess.Popen([sys.executable, "-c", TINY_FUSE, str(mount)])
+    try:
+        body = pods.wait_phase(name, "Succeeded", "Failed")
+        assert body["status"]["phase"] == "Succeeded", json.dumps(body["status"]["containerStatuses"])
+        lines = pods.output(name)
+        assert (lines[0][:3], lines[1], lines[2]) == ("cat", "refused", "cat")
+        missing = pods(reader, volumes=[dataset("no-such")])
+        event = "Dataset default/no-such is not in the FUSE mount"
+        wait_for(lambda: any(event in text for text in node.kubectl.events(missing)), "the FailedMount event")
+    finally:
+        subprocess.run(["umount", "--lazy", str(mount)], check=True)
+        daemon.wait(timeout=30)
 
 
 def test_a_killed_agent_finds_its_containers_again(kubectl: Kubectl, tmp_path: Path) -> None:
@@ -476,3 +544,103 @@ def test_a_killed_agent_finds_its_containers_again(kubectl: Kubectl, tmp_path: P
     ready = next(one for one in body["status"]["conditions"] if one["type"] == "Ready")
     assert (ready["status"], ready["reason"]) == ("False", "NodeShutdown")
     kubectl.run("delete", "pod", "--force", "--grace-period=0", *maker.made)
+
+
+@pytest.fixture(scope="module")
+def logging_node(
+    control_plane_binaries: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Node]:
+    """A node whose logs the API server may read: that needs certificates on both sides."""
+    folder = tmp_path_factory.mktemp("logs")
+    pki = folder / "kubelet-pki"
+    pki.mkdir()
+    authority = Authority(pki, "kubelet-ca")
+    client = authority.client("apiserver-kubelet-client", "kube-apiserver")
+    server = authority.server("node", ["127.0.0.1"])
+    flags = [
+        f"--kubelet-client-certificate={client.cert}",
+        f"--kubelet-client-key={client.key}",
+        f"--kubelet-certificate-authority={authority.pair.cert}",
+        "--kubelet-preferred-address-types=InternalIP",
+    ]
+    plane = ControlPlane(
+        folder / "plane",
+        control_plane_binaries,
+        name="logs",
+        components=("etcd", "kube-apiserver"),
+        durable=False,
+        extra_args={"kube-apiserver": flags},
+    )
+    plane.start()
+    try:
+        kubectl = make_kubectl(plane.kubeconfig)
+        tls = ["--tls-cert", str(server.cert), "--tls-key", str(server.key), "--client-ca", str(authority.pair.cert)]
+        node = Node("n-logs", folder / "node", kubectl, [*tls, "--network-index", "5"])
+        node.start()
+        try:
+            yield node
+        finally:
+            node.signal(signal.SIGTERM)
+    finally:
+        plane.stop()
+
+
+def test_logs_come_through_the_api_server(logging_node: Node, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    kubectl = logging_node.kubectl
+    pods = PodMaker(logging_node)
+    name = pods(
+        sh(
+            "for n in 1 2 3; do echo line $n; done; echo error >&2; test -e /v/f && exit 0; touch /v/f; exit 1",
+            volumeMounts=[{"name": "v", "mountPath": "/v"}],
+        ),
+        restartPolicy="OnFailure",
+        volumes=[{"name": "v", "emptyDir": {}}],
+    )
+    pods.wait_phase(name, "Succeeded")
+    assert sorted(kubectl.run("logs", name).splitlines()) == ["error", "line 1", "line 2", "line 3"]
+    assert len(kubectl.run("logs", name, "--tail=2").splitlines()) == 2
+    assert sorted(kubectl.run("logs", name, "--previous").splitlines())[0] == "error"
+    assert kubectl.run("logs", name, "--timestamps").startswith("20")
+    capfdbinary.readouterr()
+    logs(name, namespace=NAMESPACE, tail=4, kubeconfig=kubectl.kubeconfig)
+    assert sorted(capfdbinary.readouterr().out.split(b"\n"))[1:] == [b"error", b"line 1", b"line 2", b"line 3"]
+    with pytest.raises(UsageError, match='pods "nobody" not found'):
+        logs("nobody", namespace=NAMESPACE, kubeconfig=kubectl.kubeconfig)
+
+
+def test_a_followed_log_ends_with_its_container(logging_node: Node, tmp_path: Path) -> None:
+    kubectl = logging_node.kubectl
+    pods = PodMaker(logging_node)
+    name = pods(
+        sh(
+            "echo begin; until test -e /out/go; do sleep 0.1; done; echo end",
+            volumeMounts=[{"name": "out", "mountPath": "/out"}],
+        ),
+        volumes=[{"name": "out", "hostPath": {"path": str(tmp_path)}}],
+    )
+    pods.wait_phase(name, "Running")
+    argv = [str(kubectl.binary), f"--kubeconfig={kubectl.kubeconfig}", "logs", "-f", name]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == "begin\n"
+        (tmp_path / "go").touch()
+        assert follower.stdout.read() == "end\n"
+        assert follower.wait(timeout=30) == 0
+
+
+def test_the_log_endpoint_refuses_who_shows_no_certificate(logging_node: Node) -> None:
+    body = logging_node.kubectl.get("node", logging_node.name)
+    port = body["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    answer = b""
+    with (
+        suppress(ssl.SSLError, ConnectionError),
+        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        context.wrap_socket(plain) as secure,
+    ):
+        # In TLS 1.3 the refusal of the client arrives with the first read.
+        secure.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        answer = secure.recv(100)
+    assert answer == b""
