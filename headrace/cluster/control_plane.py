@@ -76,7 +76,9 @@ class ControlPlane:
         self._authority = Authority(self.folder.pki, "ca")
         self._etcd_authority = Authority(self.folder.pki, "etcd-ca")
         self._etcd_client = self._etcd_authority.client("etcd-client", "kube-apiserver")
-        self._kubelet_client = self._authority.client("kubelet-client", "kube-apiserver-kubelet-client")
+        # An authority of its own: whoever holds some client certificate of the cluster must not read logs at a node.
+        self._kubelet_authority = Authority(self.folder.pki, "kubelet-ca")
+        self._kubelet_client = self._kubelet_authority.client("kubelet-client", "kube-apiserver-kubelet-client")
         self._admin = self._authority.client("admin", "headrace-admin", ["system:masters"])
 
     @property
@@ -121,7 +123,7 @@ class ControlPlane:
     def kubelet_files(self, node: str) -> KubeletFiles:
         """Certificates for a node's log endpoint on loopback."""
         pair = self._authority.server(f"node-{node}", [ports.LOOPBACK, node])
-        return KubeletFiles(pair.cert, pair.key, self._authority.pair.cert)
+        return KubeletFiles(pair.cert, pair.key, self._kubelet_authority.pair.cert)
 
     def _choose_ports(self) -> None:
         """Give each listener a port: the recorded one when it is ours or free, else another."""

@@ -7,6 +7,7 @@ import json
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from api.quantities import format_bytes
@@ -27,12 +28,8 @@ def render(overview: Overview, output: str, console: Console) -> None:
 
 
 def _tables(overview: Overview, console: Console) -> None:
-    table = Table("component", "pid", "state", "restarts", "memory", "address", title=f"cluster {overview.name}")
-    for one in overview.processes:
-        state = "[green]running[/]" if one.is_running else f"[red]down[/] {one.last_log[:80]}"
-        memory = format_bytes(one.memory_bytes) if one.memory_bytes is not None else "-"
-        table.add_row(one.name, str(one.pid), state, str(one.restarts), memory, one.address)
-    console.print(table)
+    if overview.processes:
+        console.print(_process_table(overview))
     if overview.nodes:
         nodes = Table("node", "state", "GPUs used", "pods", "cached")
         for node in overview.nodes:
@@ -41,4 +38,18 @@ def _tables(overview: Overview, console: Console) -> None:
             nodes.add_row(node.name, ready, gpus, str(node.pods), format_bytes(node.cached_bytes))
         console.print(nodes)
     if overview.problem:
-        console.print(f"[red]{overview.problem}[/]")
+        console.print(f"[red]cluster {overview.name}: {escape(overview.problem)}[/]")
+
+
+def _process_table(overview: Overview) -> Table:
+    table = Table(title=f"cluster {overview.name}")
+    table.add_column("component", no_wrap=True)
+    for heading in ("pid", "state", "restarts", "memory"):
+        table.add_column(heading)
+    table.add_column("address", overflow="fold")
+    for one in overview.processes:
+        # A log line may hold what rich would read as markup.
+        state = "[green]running[/]" if one.is_running else f"[red]down[/] {escape(one.last_log[:160])}"
+        memory = format_bytes(one.memory_bytes) if one.memory_bytes is not None else "-"
+        table.add_row(one.name, str(one.pid), state, str(one.restarts), memory, one.address)
+    return table
