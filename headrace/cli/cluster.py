@@ -72,7 +72,7 @@ def up(
             "nothing else is isolated."
         )
     console.print(f"  export KUBECONFIG={cluster.kubeconfig}", soft_wrap=True, highlight=False)
-    console.print("  headrace status | headrace submit -f manifests/examples/trainingjob-jax.yaml | headrace down")
+    console.print("  headrace status | headrace submit -f job.yaml --follow | headrace down")
 
 
 def status(
