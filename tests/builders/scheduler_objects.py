@@ -173,10 +173,12 @@ def a_group(name: str, min_member: int, *, phase: str = "", namespace: str = "de
     )
 
 
-def a_dataset(name: str, size_bytes: int, *, version: int = 1, namespace: str = "default", uid: str = "") -> Dataset:
+def a_dataset(
+    name: str, size_bytes: int, *, version: int = 1, namespace: str = "default", uid: str = "", files: int = 0
+) -> Dataset:
     return Dataset(
         metadata=ObjectMeta(name=name, namespace=namespace, uid=uid or f"uid-{name}"),
-        status=DatasetStatus(snapshot=DatasetSnapshot(version=version, files=1, bytes=size_bytes)),
+        status=DatasetStatus(snapshot=DatasetSnapshot(version=version, files=files, bytes=size_bytes)),
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from scheduler.core.data_request import DataRequest
 from scheduler.core.node_table import NodeTable
-from scheduler.core.residency_table import ResidencyTable
+from scheduler.core.residency_table import ORIGIN_FILE_SECONDS, PEER_FILE_SECONDS, ResidencyTable
 from tests.builders.scheduler_objects import MIB, SPEEDS, a_cache, a_dataset, a_node
 
 DATA = (DataRequest("default", "d"),)
@@ -28,6 +28,18 @@ def test_local_then_peers_then_origin_each_at_its_speed() -> None:
     assert sources.seconds[half] == pytest.approx(200 / 500 + 400 / 200 + 400 / 10)
     assert sources.seconds[cold] == pytest.approx(600 / 200 + 400 / 10)
     assert sources.origin.tolist() == [400 * MIB] * 3
+
+
+def test_many_small_files_cost_by_their_number_unless_they_are_here() -> None:
+    table, residency = _table("warm", "cold")
+    residency.put_dataset(a_dataset("d", 10 * MIB, files=1000))
+    residency.put_cache(a_cache("warm", mem={"d": 10 * MIB}))
+    seconds = residency.sources(DATA).seconds
+    assert seconds[table.row_of["warm"]] == pytest.approx(10 / 1000)
+    assert seconds[table.row_of["cold"]] == pytest.approx(10 / 200 + 1000 * PEER_FILE_SECONDS)
+    residency.remove_cache("warm")
+    assert residency.sources(DATA).seconds[0] == pytest.approx(10 / 10 + 1000 * ORIGIN_FILE_SECONDS)
+    assert residency.cold_seconds(DATA, ()) == pytest.approx(10 / 10 + 1000 * ORIGIN_FILE_SECONDS)
 
 
 def test_measured_speeds_win_over_defaults() -> None:
