@@ -14,6 +14,8 @@ from kube.config import ClusterConfig
 WATCH_SERVER_TIMEOUT_SECONDS = 300
 WATCH_SILENCE_SECONDS = 360
 """A watch connection older than this is renewed; below it kopf relists by itself."""
+EXIT_SECONDS = 15.0
+"""kopf ends the process itself when a stop takes longer; its own default is ten minutes, and supervisors wait less."""
 
 
 def new_registry(config: ClusterConfig) -> kopf.OperatorRegistry:
@@ -43,6 +45,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = WATCH_SERVER_TIMEOUT_SECONDS
     settings.watching.client_timeout = WATCH_SILENCE_SECONDS
     settings.scanning.disabled = False
+    settings.process.ultimate_exiting_timeout = EXIT_SECONDS
     return settings
 
 
