@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench generate lock clean
+.PHONY: help setup demo test nightly lint bench generate lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ lint: setup ## ruff, mypy --strict, import contracts
 
 test: lint ## everything that must hold: lint, then all tests
 	$(VENV)/python -m pytest
+
+nightly: setup ## the long campaigns: hours, not minutes
+	$(VENV)/python -m pytest -m nightly --timeout=0 $(ARGS)
 
 bench: setup ## NAME=… ARGS='…': python -m benchmarks (without NAME: list them)
 	$(VENV)/python -m benchmarks $(if $(NAME),$(NAME),list) $(ARGS)
