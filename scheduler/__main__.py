@@ -21,11 +21,14 @@ from kube.events import EventRecorder
 from kube.lease import LeaderElector
 from scheduler.core.engine import Engine
 from scheduler.core.engine_state import EngineSettings
+from scheduler.core.extender import DataExtender
 from scheduler.core.residency_table import ReadSpeeds
 from scheduler.errors import ConfigurationError
 from scheduler.plugins.registry import build
+from scheduler.plugins.stage_in import StageIn
 from scheduler.settings import Settings, load
 from scheduler.shell.binder import Binder
+from scheduler.shell.extender import serve_extender
 from scheduler.shell.http import serve
 from scheduler.shell.loop import Loop
 from scheduler.shell.publish import Publisher
@@ -84,7 +87,18 @@ async def _run(settings: Settings, kubeconfig: Path | None) -> None:
         burst=settings.burst,
         timeout_seconds=settings.request_seconds,
     )
-    async with client, serve(settings.metrics, lambda: loop.is_healthy, lambda: loop.is_ready):
+    extender = DataExtender(engine.state, StageIn(settings.stage_in_floor_seconds))
+    async with (
+        client,
+        serve(settings.metrics, lambda: loop.is_healthy, lambda: loop.is_ready),
+        serve_extender(
+            settings.extender,
+            extender,
+            lambda: loop.is_ready,
+            settings.extender_certificate,
+            settings.extender_key,
+        ),
+    ):
         recorder = EventRecorder(client, name, identity, senders=settings.event_senders)
         publisher = Publisher(client, recorder, settings.publishers, lambda event: loop.deliver([event]))
         binder = Binder(
@@ -126,13 +140,16 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--config", type=Path, help="YAML file of settings (scheduler/settings.py)")
     parser.add_argument("--metrics", metavar="HOST:PORT", help="serve /metrics, /healthz and /readyz there")
+    parser.add_argument(
+        "--extender", metavar="HOST:PORT", help="serve the data score there to an unmodified kube-scheduler"
+    )
     parser.add_argument("--qps", type=float, help="limit of requests a second; default: none")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     return parser.parse_args()
 
 
 def _overrides(arguments: argparse.Namespace) -> dict[str, object]:
-    names = ("scheduler_name", "leader_elect", "metrics", "qps", "log_level")
+    names = ("scheduler_name", "leader_elect", "metrics", "extender", "qps", "log_level")
     return {name: getattr(arguments, name) for name in names}
 
 

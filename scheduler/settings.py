@@ -92,6 +92,11 @@ class Settings(BaseSettings):
     """Our own Lease; kube-scheduler's is another."""
     metrics: str = ""
     """HOST:PORT of /metrics, /healthz and /readyz; empty: none."""
+    extender: str = ""
+    """HOST:PORT of the scheduler extender for an unmodified kube-scheduler; empty: none."""
+    extender_certificate: Path | None = None
+    extender_key: Path | None = None
+    """PEM files: the extender speaks TLS when they are given, and reads them again when they change."""
     log_format: str = Field(default="console", pattern="^(console|json)$")
     """`json` for a log collector."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")

@@ -133,7 +133,7 @@ def pod_request(pod: Pod, shapes: ShapeCache, waiting_since: float = 0.0) -> Pod
     data: tuple[DataRequest, ...] = ()
     checkpoint: tuple[tuple[str, int], ...] = ()
     try:
-        data = _named_data(pod)
+        data = named_data(pod)
         text = meta.annotations.get(names.CHECKPOINT_NODES_ANNOTATION)
         checkpoint = parse_checkpoint(text) if text else ()
     except BadDataRequest as error:
@@ -197,7 +197,8 @@ def _reported(pod: Pod) -> str:
     return ""
 
 
-def _named_data(pod: Pod) -> tuple[DataRequest, ...]:
+def named_data(pod: Pod) -> tuple[DataRequest, ...]:
+    """Datasets a pod names by its annotation and its inline volumes; raises BadDataRequest."""
     namespace = pod.metadata.namespace
     annotation = pod.metadata.annotations.get(names.DATASETS_ANNOTATION)
     if not annotation and not pod.spec.volumes:

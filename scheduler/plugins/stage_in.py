@@ -12,7 +12,7 @@ class StageIn:
 
     def __init__(self, floor_seconds: float) -> None:
         """`floor_seconds`: a cold start shorter than this does not outweigh everything else."""
-        self._floor_seconds = floor_seconds
+        self.floor_seconds = floor_seconds
 
     def score(self, view: ClusterView, pod: PodRequest, rows: Rows) -> FloatArray | None:
         """Expected seconds of stage-in."""
@@ -22,4 +22,4 @@ class StageIn:
 
     def full_scale(self, view: ClusterView, pod: PodRequest) -> float:
         """Seconds if nothing were cached anywhere."""
-        return max(self._floor_seconds, view.residency.cold_seconds(pod.data, pod.checkpoint))
+        return max(self.floor_seconds, view.residency.cold_seconds(pod.data, pod.checkpoint))

@@ -64,4 +64,9 @@ PUBLISH = Counter(
     "Conditions and statuses written off the bind path, by what became of them (stable).",
     ["what", "outcome"],  # what: condition, group, delete; outcome: written, failed, skipped
 )
+EXTENDER = Counter(
+    "headrace_scheduler_extender_requests",
+    "Requests of kube-scheduler's extender calls, by what became of them (stable).",
+    ["verb", "outcome"],  # verb: filter, prioritize, certificate; outcome: answered, bad_request, not_ready, not_read
+)
 LEADER = Gauge("headrace_scheduler_is_leader", "1 while this replica decides (stable).")
