@@ -182,7 +182,7 @@ async def _plain(
             figures[scheduler.name].append(await bench.pods_per_second(scheduler, load))
     note = (
         f"{load.pods} pods; QPS {QPS} each; all nodes scored by ours; "
-        "events (off the bind path, as theirs) and decision annotations on"
+        "events (off the bind path, as theirs; ours wait for binds, 5 s at most) and decision annotations on"
     )
     return [
         frame.Case(

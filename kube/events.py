@@ -5,7 +5,8 @@ an event. Invariants: `record` never blocks and never raises; the queue and the 
 table are bounded, what does not fit is dropped and counted; the same event repeated within
 6 minutes is one object whose `series.count` grows.
 
-A repeat is written with the next sweep (every few seconds), so a loop that reports the
+What matters more goes first: while `is_busy` says so, events wait, for PATIENCE_SECONDS at most and only as
+long as the queue is not half full. A repeat is written with the next sweep (every few seconds), so a loop that reports the
 same thing a thousand times a second costs one call a sweep.
 """
 
@@ -40,6 +41,10 @@ QUEUE_LIMIT = 10_000
 # Events share the API server with binds; a few in flight keep up with thousands a second.
 SENDERS = 8
 SWEEP_SECONDS = 5.0
+# How late an event may be for the sake of what it tells about: a person hardly notices, and a burst of
+# thousands of binds is over by then.
+PATIENCE_SECONDS = 5.0
+LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ class _Series:
     count: int
     last_seen: float  # the recorder's monotonic clock
     last_at: datetime
+    since: float = 0.0  # the recorder's clock, at the first report
     is_created: bool = False
     is_changed: bool = False
 
@@ -81,14 +87,18 @@ class EventRecorder:
         senders: int = SENDERS,
         sweep_seconds: float = SWEEP_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        is_busy: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`component` is the reporting controller (a qualified name), `instance` the replica."""
+        """`component` is the reporting controller (a qualified name), `instance` the replica; while `is_busy()`
+        the API server is needed for something more urgent."""
         self._client = client
         self._component = component
         self._instance = instance[:NAME_MAX_CHARACTERS]
         self._senders = senders
         self._sweep_seconds = sweep_seconds
         self._clock = clock
+        self._is_busy = is_busy
+        self._half_full = queue_limit // 2
         self._queue: asyncio.Queue[_Series] = asyncio.Queue(maxsize=queue_limit)
         self._series: OrderedDict[tuple[str, ...], _Series] = OrderedDict()
         self.dropped = 0
@@ -119,7 +129,7 @@ class EventRecorder:
             known.is_changed = True
             self._series.move_to_end(record.key)
             return
-        series = _Series(record, _event_name(record), 1, now, record.at)
+        series = _Series(record, _event_name(record), 1, now, record.at, since=now)
         try:
             self._queue.put_nowait(series)
         except asyncio.QueueFull:
@@ -167,9 +177,15 @@ class EventRecorder:
         while True:
             series = await self._queue.get()
             try:
+                while self._may_wait(series):
+                    await asyncio.sleep(LOOK_SECONDS)
                 await self._create(series)
             finally:
                 self._queue.task_done()
+
+    def _may_wait(self, series: _Series) -> bool:
+        is_late = self._clock() - series.since >= PATIENCE_SECONDS
+        return not is_late and self._queue.qsize() < self._half_full and self._is_busy()
 
     async def _create(self, series: _Series) -> None:
         ref = series.record.regarding

@@ -99,7 +99,9 @@ async def _run(settings: Settings, kubeconfig: Path | None) -> None:
             settings.extender_key,
         ),
     ):
-        recorder = EventRecorder(client, name, identity, senders=settings.event_senders)
+        recorder = EventRecorder(
+            client, name, identity, senders=settings.event_senders, is_busy=lambda: binder.is_saturated
+        )
         publisher = Publisher(client, recorder, settings.publishers, lambda event: loop.deliver([event]))
         binder = Binder(
             client,

@@ -56,6 +56,11 @@ class Binder:
         """How many more binds to decide now: enough to keep the calls going, no more."""
         return max(0, 2 * self._in_flight - self._unfinished)
 
+    @property
+    def is_saturated(self) -> bool:
+        """Whether binds wait for a free call: then everything else should wait for them."""
+        return self._unfinished > self._in_flight
+
     async def join(self) -> None:
         """Wait until nothing waits and nothing is in flight."""
         await self._queue.join()

@@ -8,7 +8,7 @@ import pytest
 
 from kube.client import KubeClient
 from kube.errors import Forbidden, KubeError, NotFound
-from kube.events import NOTE_MAX_BYTES, SERIES_SECONDS, EventRecorder, truncate_note
+from kube.events import NOTE_MAX_BYTES, PATIENCE_SECONDS, SERIES_SECONDS, EventRecorder, truncate_note
 from kube.identity import JsonObject, ObjectRef
 from kube.resources import Resource
 
@@ -135,6 +135,39 @@ async def test_a_failed_write_is_tried_again_with_the_next_report(client: FakeCl
     recorder.record(POD, "r", "n")
     await drain(recorder)
     assert len(client.created) == 1
+
+
+async def test_events_let_what_is_more_urgent_pass_but_not_for_ever(client: FakeClient, clock: Clock) -> None:
+    looks = 0
+
+    def is_busy() -> bool:
+        nonlocal looks
+        looks += 1
+        assert not client.created
+        clock.now += PATIENCE_SECONDS / 2
+        return True
+
+    recorder = recorder_for(client, clock, is_busy=is_busy)
+    recorder.record(POD, "Scheduled", "to n1")
+    await drain(recorder)
+    assert looks == 2
+    assert len(client.created) == 1
+
+
+async def test_a_queue_that_fills_up_waits_for_nobody(client: FakeClient, clock: Clock) -> None:
+    recorder = recorder_for(client, clock, queue_limit=4, senders=1, is_busy=lambda: len(client.created) >= 2)
+    for number in range(4):
+        recorder.record(POD, "Scheduled", f"to n{number}")
+    running = asyncio.create_task(recorder.run())
+    while len(client.created) < 2:
+        await asyncio.sleep(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(client.created) == 2
+    clock.now += PATIENCE_SECONDS
+    assert await recorder.drain(5)
+    running.cancel()
+    assert len(client.created) == 4
 
 
 async def test_a_series_the_server_forgot_starts_anew(client: FakeClient, clock: Clock) -> None:
