@@ -32,8 +32,18 @@ def cluster(short_root: Path) -> Iterator[LocalCluster]:
 
 
 def pids_below(root: Path) -> list[str]:
-    found = subprocess.run(["pgrep", "-f", str(root)], capture_output=True, text=True, check=False).stdout.split()
-    return [pid for pid in found if int(pid) != os.getpid()]
+    """Processes that name the folder in their command line. Read from /proc: a minimal system has no pgrep."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes()
+        except OSError:  # ended meanwhile
+            continue
+        if str(root).encode() in command:
+            found.append(entry.name)
+    return found
 
 
 def headrace(*arguments: str) -> subprocess.CompletedProcess[str]:
