@@ -25,6 +25,8 @@ import yaml
 
 from benchmarks import frame
 from benchmarks.scheduler_core import core_cases
+from benchmarks.scheduler_restart import bound_pods, restart_cases
+from benchmarks.scheduler_scale import scale_cases
 from headrace.cluster import manifests
 from headrace.cluster.binaries import require
 from headrace.cluster.control_plane import ControlPlane
@@ -42,6 +44,9 @@ STUCK_SECONDS = 60.0
 GOAL_RATIO = 2.5
 GOAL_GANG_RATIO = 1 / 1.1
 QPS, BURST = 5000, 10000
+KINDS = ("plain", "gang", "core", "scale", "restart")
+RESTART_NODES, RESTART_PODS = 5000, 50_000
+QUICK_RESTART_PODS = 2000
 APISERVER_ARGS = (
     # The control plane's own throttles would be what is measured.
     "--enable-priority-and-fairness=false",
@@ -99,7 +104,9 @@ def main(arguments: list[str]) -> int:
     cases: list[frame.Case] = []
     if options.only in ("", "core"):
         cases += core_cases(quick=options.quick)
-    if options.only != "core":
+    if options.only in ("", "scale"):
+        cases += scale_cases(quick=options.quick)
+    if options.only not in ("core", "scale"):
         with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
             cases += _cluster_cases(Path(folder), options)
     frame.report("scheduler", cases, options.json, options.plot)
@@ -111,7 +118,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, help="nodes (1000; quick: 200)")
     parser.add_argument("--pods", type=int, help="pods a run (3000; quick: 500)")
     parser.add_argument("--gang-size", type=int, default=0, help="members a gang in the gang case (a tenth of pods)")
-    parser.add_argument("--only", choices=("plain", "gang", "core"), default="", help="run only this kind of case")
+    parser.add_argument("--only", choices=KINDS, default="", help="run only this kind of case")
     if "--quick" in arguments:
         parser.set_defaults(runs=1)
     options = parser.parse_args(arguments)
@@ -169,7 +176,20 @@ async def _measure(
             cases += await _plain(bench, ours, theirs, plain, options.runs)
         if options.only in ("", "gang"):
             cases.append(await _gang(bench, ours, plain, gangs, options.runs))
+        if options.only in ("", "restart"):
+            cases += await _restart(bench, (ours, theirs[0]), options)
     return cases
+
+
+async def _restart(bench: "Bench", schedulers: Sequence[Scheduler], options: argparse.Namespace) -> list[frame.Case]:
+    nodes = options.nodes if options.quick else RESTART_NODES
+    pods = QUICK_RESTART_PODS if options.quick else RESTART_PODS
+    frame.progress(f"restart: {nodes} nodes, {pods} bound pods")
+    await _create_all(bench.client, NODES, [_node(index) for index in range(nodes)], None)
+    await _create_all(bench.client, PODS, bound_pods(nodes, pods), NAMESPACE)
+    commands = [(one.name, one.command, one.pod_scheduler_name) for one in schedulers]
+    size = f"{nodes}-nodes-{pods}-pods"
+    return await restart_cases(bench.client, bench.kubeconfig, bench.folder, commands, size=size, runs=options.runs)
 
 
 async def _plain(

@@ -46,7 +46,8 @@ def core_cases(*, quick: bool) -> list[frame.Case]:
     return cases
 
 
-def _engine(nodes: int) -> Engine:
+def engine_with_nodes(nodes: int) -> Engine:
+    """An engine that knows nodes `node-0` …, each with 96 cores and 8 GPUs."""
     settings = Settings()
     engine = Engine(build(settings), engine_settings(settings))
     room = {"cpu": "96", "memory": "768Gi", "pods": "110", "nvidia.com/gpu": "8"}
@@ -58,7 +59,8 @@ def _engine(nodes: int) -> Engine:
     return engine
 
 
-def _pod(index: int, group: str | None = None) -> Pod:
+def plain_pod(index: int, group: str | None = None) -> Pod:
+    """A pod of one core and 1 GiB; a gang's member asks for a GPU too."""
     labels = {"scheduling.x-k8s.io/pod-group": group} if group else {}
     requests = {"cpu": "1", "memory": "1Gi"} | ({"nvidia.com/gpu": "1"} if group else {})
     return Pod(
@@ -68,8 +70,8 @@ def _pod(index: int, group: str | None = None) -> Pod:
 
 
 def _plain(nodes: int, pods: int) -> float:
-    engine, shapes = _engine(nodes), ShapeCache()
-    engine.handle([PodPending(pod_request(_pod(index), shapes)) for index in range(pods)], 0.0)
+    engine, shapes = engine_with_nodes(nodes), ShapeCache()
+    engine.handle([PodPending(pod_request(plain_pod(index), shapes)) for index in range(pods)], 0.0)
     started, decided = time.perf_counter(), 0
     while decided < pods:
         decided += len(engine.decide(0.0, BINDS_A_ROUND))
@@ -77,10 +79,10 @@ def _plain(nodes: int, pods: int) -> float:
 
 
 def _gang(nodes: int, members: int) -> float:
-    engine, shapes = _engine(nodes), ShapeCache()
+    engine, shapes = engine_with_nodes(nodes), ShapeCache()
     group = PodGroup(metadata=ObjectMeta(name="g", namespace="default"), spec=PodGroupSpec(min_member=members))
     events: list[Event] = [GroupChanged(group)]
-    events += [PodPending(pod_request(_pod(index, "g"), shapes)) for index in range(members)]
+    events += [PodPending(pod_request(plain_pod(index, "g"), shapes)) for index in range(members)]
     engine.handle(events, 0.0)
     started = time.perf_counter()
     binds = engine.decide(0.0, BINDS_A_ROUND)
