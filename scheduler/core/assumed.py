@@ -52,6 +52,7 @@ class Assigned:
         self._by_node: dict[str, dict[str, AssignedPod]] = {}
         self._with_anti_affinity: dict[str, AssignedPod] = {}
         self._priorities: Counter[int] = Counter()
+        self.assumed = 0  # pods whose bind is not confirmed yet
 
     def assume(self, pod: AssignedPod) -> None:
         """Take room for a pod we are about to bind. Raises IllegalTransition when it holds room already."""
@@ -68,6 +69,7 @@ class Assigned:
             return False
         held, _ = known
         if held == pod:
+            self.assumed -= known[1] is Hold.ASSUMED
             self._pods[pod.uid] = (held, Hold.BOUND)
             return False
         self._remove(pod.uid)
@@ -127,6 +129,7 @@ class Assigned:
 
     def _add(self, pod: AssignedPod, hold: Hold) -> None:
         self._pods[pod.uid] = (pod, hold)
+        self.assumed += hold is Hold.ASSUMED
         self._by_node.setdefault(pod.node, {})[pod.uid] = pod
         if pod.anti_affinity:
             self._with_anti_affinity[pod.uid] = pod
@@ -136,7 +139,8 @@ class Assigned:
             self._table.take(row, pod.requests, pod.ports)
 
     def _remove(self, uid: str) -> None:
-        pod, _ = self._pods.pop(uid)
+        pod, hold = self._pods.pop(uid)
+        self.assumed -= hold is Hold.ASSUMED
         on_node = self._by_node[pod.node]
         del on_node[uid]
         if not on_node:

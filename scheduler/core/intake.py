@@ -150,7 +150,8 @@ class Intake:
             self._leave_gang(event.uid)
 
     def _note_contention(self, row: int | None) -> None:
-        if row is not None and self._state.table.is_overcommitted(row):
+        # Only binds that are under way can be wrong; what is decided later sees the room as it is.
+        if row is not None and self._state.assigned.assumed and self._state.table.is_overcommitted(row):
             self._state.contended.add(row)
 
     def _leave_gang(self, uid: str) -> None:
