@@ -32,6 +32,12 @@ class Weights(BaseModel):
     preferences: Weight = 2.0
     """Full scale: all preferred node affinity missed, or the most soft taints. kube-scheduler's weight for
     node affinity against 1 for least allocated."""
+    pod_affinity: Weight = 2.0
+    """Full scale: the node with the least of the pod's preferred (anti-)affinity, and of other pods' about it,
+    against the node with the most. kube-scheduler's weight, equal to that of node affinity."""
+    spread: Weight = 2.0
+    """Full scale: a node as far from even spread as the fullest one is from empty. kube-scheduler's weight; it is
+    more than balance, so that replicas part before nodes are filled evenly."""
     balance: Weight = 1.0
     """Full scale: cpu, memory and pod slots wholly taken."""
 

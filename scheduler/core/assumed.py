@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from scheduler.core.node_table import NodeTable
-from scheduler.core.pod_request import AntiAffinityTerm, HostPort
+from scheduler.core.pod_index import PodIndex
+from scheduler.core.pod_request import HostPort
+from scheduler.core.pod_terms import NO_TERMS, NOBODY, PodIdentity, PodTerms
+from scheduler.core.requeue import NOTHING, ClusterChange
 from scheduler.errors import IllegalTransition
 
 
@@ -31,7 +34,10 @@ class Hold(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AssignedPod:
-    """A pod on a node, and what it takes there."""
+    """A pod on a node, what it takes there, and what others' selectors see of it.
+
+    `is_leaving`: it is being deleted; it still takes room, but does not count in spreading.
+    """
 
     uid: str
     namespace: str
@@ -40,17 +46,19 @@ class AssignedPod:
     requests: tuple[tuple[str, int], ...]
     priority: int = 0
     ports: tuple[HostPort, ...] = ()
-    anti_affinity: tuple[AntiAffinityTerm, ...] = ()
+    identity: PodIdentity = NOBODY
+    terms: PodTerms = NO_TERMS
+    is_leaving: bool = False
 
 
 class Assigned:
-    """All pods that hold room, by uid. Writes their room into the node table."""
+    """All pods that hold room, by uid. Writes their room into the node table, and them into the pod index."""
 
-    def __init__(self, table: NodeTable) -> None:
+    def __init__(self, table: NodeTable, index: PodIndex | None = None) -> None:
         self._table = table
+        self.index = index if index is not None else PodIndex(table)
         self._pods: dict[str, tuple[AssignedPod, Hold]] = {}
         self._by_node: dict[str, dict[str, AssignedPod]] = {}
-        self._with_anti_affinity: dict[str, AssignedPod] = {}
         self._priorities: Counter[int] = Counter()
         self.assumed = 0  # pods whose bind is not confirmed yet
 
@@ -61,20 +69,25 @@ class Assigned:
             raise IllegalTransition(f"pod {pod.uid}: {hold} on {held.node}, cannot be assumed on {pod.node}")
         self._add(pod, Hold.ASSUMED)
 
-    def confirm(self, pod: AssignedPod) -> bool:
-        """The API server shows the pod on a node. Returns True when room was freed somewhere by it."""
+    def confirm(self, pod: AssignedPod) -> ClusterChange:
+        """The API server shows the pod on a node. Returns what others may profit from: room that was freed,
+        a pod that somebody's selector counts."""
         known = self._pods.get(pod.uid)
         if known is None:
-            self._add(pod, Hold.BOUND)
-            return False
-        held, _ = known
+            return ClusterChange.POD_ADDED if self._add(pod, Hold.BOUND) else NOTHING
+        held, hold = known
         if held == pod:
             self.assumed -= known[1] is Hold.ASSUMED
             self._pods[pod.uid] = (held, Hold.BOUND)
-            return False
+            # What our own bind changed is news to others once it is known to stand.
+            return ClusterChange.POD_ADDED if hold is Hold.ASSUMED and self._is_counted(pod) else NOTHING
+        was_counted = self._is_counted(held)
         self._remove(pod.uid)
-        self._add(pod, Hold.BOUND)
-        return held.node != pod.node or held.requests != pod.requests
+        is_counted = self._add(pod, Hold.BOUND)
+        change = ClusterChange.POD_ADDED if was_counted or is_counted or held.terms is not pod.terms else NOTHING
+        if held.node != pod.node or held.requests != pod.requests:
+            change |= ClusterChange.POD_FREED
+        return change
 
     def forget(self, uid: str) -> bool:
         """Give back the room of an assumed pod; False when it is not assumed (bound, gone, unknown)."""
@@ -96,6 +109,15 @@ class Assigned:
         row = self._table.row_of[name]
         for pod in self._by_node.get(name, {}).values():
             self._table.take(row, pod.requests, pod.ports)
+            self.index.add(row, pod.identity, pod.terms, is_leaving=pod.is_leaving)
+
+    def node_gone(self, name: str) -> None:
+        """Remove a node; its pods are kept, and counted again if it comes back."""
+        row = self._table.row_of.get(name)
+        if row is not None:
+            for pod in self._by_node.get(name, {}).values():
+                self.index.remove(row, pod.identity, pod.terms, is_leaving=pod.is_leaving)
+        self._table.remove(name)
 
     def hold_of(self, uid: str) -> Hold | None:
         """How a pod holds room; None when it does not."""
@@ -116,10 +138,6 @@ class Assigned:
         """Pods holding room on a node."""
         return list(self._by_node.get(name, {}).values())
 
-    def with_anti_affinity(self) -> list[AssignedPod]:
-        """Pods whose required anti-affinity can keep others away."""
-        return list(self._with_anti_affinity.values())
-
     def any_below(self, priority: int) -> bool:
         """Whether any pod has a lower priority."""
         return any(held < priority for held in self._priorities)
@@ -127,16 +145,19 @@ class Assigned:
     def __len__(self) -> int:
         return len(self._pods)
 
-    def _add(self, pod: AssignedPod, hold: Hold) -> None:
+    def _is_counted(self, pod: AssignedPod) -> bool:
+        return self.index.is_counted(pod.identity, is_leaving=pod.is_leaving)
+
+    def _add(self, pod: AssignedPod, hold: Hold) -> bool:
         self._pods[pod.uid] = (pod, hold)
         self.assumed += hold is Hold.ASSUMED
         self._by_node.setdefault(pod.node, {})[pod.uid] = pod
-        if pod.anti_affinity:
-            self._with_anti_affinity[pod.uid] = pod
         self._priorities[pod.priority] += 1
         row = self._table.row_of.get(pod.node)
-        if row is not None:
-            self._table.take(row, pod.requests, pod.ports)
+        if row is None:
+            return False
+        self._table.take(row, pod.requests, pod.ports)
+        return self.index.add(row, pod.identity, pod.terms, is_leaving=pod.is_leaving)
 
     def _remove(self, uid: str) -> None:
         pod, hold = self._pods.pop(uid)
@@ -145,10 +166,10 @@ class Assigned:
         del on_node[uid]
         if not on_node:
             del self._by_node[pod.node]
-        self._with_anti_affinity.pop(uid, None)
         self._priorities[pod.priority] -= 1
         if not self._priorities[pod.priority]:
             del self._priorities[pod.priority]
         row = self._table.row_of.get(pod.node)
         if row is not None:
             self._table.give_back(row, pod.requests, pod.ports)
+            self.index.remove(row, pod.identity, pod.terms, is_leaving=pod.is_leaving)

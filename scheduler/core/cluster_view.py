@@ -1,14 +1,18 @@
 """The cluster as one try sees it, handed to plugins: columns to read, nothing to write.
 
-Owns the frozen view and the what-if copy for gangs. Does not decide. Invariants: a view is valid only until
-the next event is applied; plugins never write into its arrays; a what-if copy shares everything but usage.
+Owns the frozen view and the what-if copy for gangs and preemption. Does not decide. Invariants: a view is valid
+only until the next event is applied; plugins never write into its arrays; a what-if copy shares everything but
+usage and the pod index.
 """
 
 from dataclasses import dataclass, replace
 
+from scheduler.core.assumed import AssignedPod
 from scheduler.core.node_table import BoolArray, IntArray, LabelColumn, NodeTable
-from scheduler.core.pod_request import HostPort
+from scheduler.core.pod_index import PodCounts, PodIndex
+from scheduler.core.pod_request import HostPort, PodRequest
 from scheduler.core.residency_table import ResidencyTable
+from scheduler.core.what_if_index import WhatIfIndex
 
 Rows = slice | IntArray
 ALL = slice(None)
@@ -27,6 +31,7 @@ class ClusterView:
     pods: IntArray
     pods_allowed: IntArray
     ports: dict[int, dict[HostPort, int]]
+    index: PodCounts
 
     @property
     def size(self) -> int:
@@ -42,16 +47,44 @@ class ClusterView:
         return self.table.resources.get(name)
 
     def what_if(self) -> "ClusterView":
-        """A copy whose usage can be changed with `take` without touching the cluster's."""
+        """A copy on which pods can be placed and removed without touching the cluster."""
+        index = self.index
+        assert isinstance(index, PodIndex | WhatIfIndex)
         return replace(
             self,
             requested=self.requested.copy(),
             pods=self.pods.copy(),
             ports={row: dict(held) for row, held in self.ports.items()},
+            index=WhatIfIndex(index) if isinstance(index, PodIndex) else index.copy(),
         )
 
+    def place(self, row: int, pod: PodRequest) -> None:
+        """On a what-if copy only: put a pending pod on a row, seen by others' selectors from now on."""
+        self.take(row, self.table.vector(pod.shape.requests), pod.shape.host_ports)
+        self._changed_index().add(row, pod.identity, pod.terms)
+
+    def restore(self, row: int, pod: AssignedPod) -> None:
+        """On a what-if copy only: undo `release`."""
+        self.take(row, self.table.vector(pod.requests), pod.ports)
+        self._changed_index().add(row, pod.identity, pod.terms, is_leaving=pod.is_leaving)
+
+    def release(self, row: int, pod: AssignedPod) -> None:
+        """On a what-if copy only: remove an assigned pod from its row."""
+        self.requested[row] -= self.table.vector(pod.requests)
+        self.pods[row] -= 1
+        for port in pod.ports:
+            held = self.ports[row]
+            held[port] -= 1
+            if not held[port]:
+                del held[port]
+        self._changed_index().remove(row, pod.identity, pod.terms, is_leaving=pod.is_leaving)
+
+    def _changed_index(self) -> WhatIfIndex:
+        assert isinstance(self.index, WhatIfIndex), "the cluster's own view is never written"
+        return self.index
+
     def take(self, row: int, vector: IntArray, ports: tuple[HostPort, ...], copies: int = 1) -> None:
-        """On a what-if copy only: count `copies` pods on a row."""
+        """On a what-if copy only: take room for `copies` pods on a row; what others see is left as it is."""
         self.requested[row] += vector * copies
         self.pods[row] += copies
         for port in ports:
@@ -59,8 +92,8 @@ class ClusterView:
             held[port] = held.get(port, 0) + copies
 
 
-def view_of(table: NodeTable, residency: ResidencyTable) -> ClusterView:
-    """The view of the cluster as it is now."""
+def view_of(table: NodeTable, residency: ResidencyTable, index: PodIndex | None = None) -> ClusterView:
+    """The view of the cluster as it is now; without an index no pod is seen by others' selectors."""
     size = table.size
     return ClusterView(
         table=table,
@@ -72,4 +105,5 @@ def view_of(table: NodeTable, residency: ResidencyTable) -> ClusterView:
         pods=table.pods[:size],
         pods_allowed=table.pods_allowed[:size],
         ports=table.ports,
+        index=index if index is not None else PodIndex(table),
     )

@@ -38,7 +38,7 @@ def wait_verdict(
         return None
     could_hold = found.fixed_mask & (found.total == np.inf)
     for plugin in plugins.filters:
-        if plugin.depends_on is DependsOn.USAGE:
+        if plugin.depends_on in (DependsOn.USAGE, DependsOn.PODS):
             never = plugin.unresolvable(view, pod)
             if never is not None:
                 could_hold &= ~never

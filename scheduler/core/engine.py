@@ -14,8 +14,6 @@ has a message; nothing is held for a pod or gang between tries.
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from scheduler.core import explain
 from scheduler.core.assumed import AssignedPod, Hold
 from scheduler.core.decisions import NOT_READY, UNSCHEDULABLE, Bind, Decision, DeletePod, Explain, GroupStatus
@@ -24,7 +22,6 @@ from scheduler.core.events import Event
 from scheduler.core.gang_placement import Placed, place_gang
 from scheduler.core.gangs import UNIT_PREFIX, Gang
 from scheduler.core.intake import Intake
-from scheduler.core.node_table import BoolArray
 from scheduler.core.placement import Pass, Plugins
 from scheduler.core.pod_request import PodRequest
 from scheduler.core.queue import Waiting
@@ -43,7 +40,6 @@ class Engine:
         self._settings = settings
         self._worth = {plugin.name: plugin.worth_retry for plugin in plugins.filters}
         self._worth["NodeAdded"] = ClusterChange.NODE_ADDED
-        self._worth["InterPodAffinity"] = ClusterChange.NODE_ADDED | ClusterChange.NODE_LABELS | ClusterChange.POD_FREED
 
     # ---- events -----------------------------------------------------------------------------
 
@@ -110,10 +106,9 @@ class Engine:
             state.queue.refuse(waiting.unit, ClusterChange.VOLUMES | ClusterChange.NODE_ADDED, now)
             return self._tell(pending, message, now)
         found = state.placer.pass_for(pod)
-        away = state.kept_away(pod)
-        row = _best(found, away)
+        row = found.best()
         if row < 0:
-            diagnosis = state.diagnose(found, pod, away)
+            diagnosis = state.diagnose(found, pod)
             worth = self._worth_of(diagnosis.rejected_by)
             state.queue.refuse(waiting.unit, worth, now)
             return self._tell(pending, diagnosis.message, now)
@@ -122,8 +117,7 @@ class Engine:
             worth = ClusterChange.POD_FREED | ClusterChange.RESIDENCY | ClusterChange.NODE_ADDED
             state.queue.refuse(waiting.unit, worth, now, wake_at=wait.until)
             return self._tell(pending, f"0/{state.table.count} nodes are available: {wait.message}.", now)
-        runner_up = -1 if away is not None else found.runner_up(row)
-        bind = self._bind(pending, pod, found, row, now, runner_up=runner_up, tries=waiting.tries)
+        bind = self._bind(pending, pod, found, row, now, runner_up=found.runner_up(row), tries=waiting.tries)
         # The unit stays in flight until the watch shows the pod bound, or the bind failed.
         return [bind]
 
@@ -140,7 +134,7 @@ class Engine:
         for pod in pods:
             state.table.vector(pod.shape.requests)
         needed = max(1, gang.needed)
-        result = place_gang(state.placer, state.view(), pods, needed, state.kept_away)
+        result = place_gang(state.placer, state.view(), pods, needed)
         if not result.placed:
             diagnosis = state.diagnose_gang(gang, result, pods[0])
             state.queue.refuse(gang.unit, self._worth_of(diagnosis.rejected_by) | ClusterChange.GROUP, now)
@@ -222,6 +216,8 @@ class Engine:
                 pod.shape.requests,
                 pod.priority,
                 pod.shape.host_ports,
+                pod.identity,
+                pod.terms,
             )
         )
         if pod.group is not None:
@@ -315,11 +311,3 @@ class Engine:
             told.append(GroupStatus(gang.namespace, gang.name, phase, scheduled, running))
         state.touched_gangs.clear()
         return told
-
-
-def _best(found: Pass, away: BoolArray | None) -> int:
-    if away is None:
-        return found.best()
-    total = np.where(away, np.inf, found.total)
-    row = int(total.argmin()) if len(total) else -1
-    return row if row >= 0 and total[row] != np.inf else -1

@@ -8,7 +8,7 @@ a pod with a gang is never a unit of its own.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from scheduler.core import anti_affinity, explain
+from scheduler.core import explain
 from scheduler.core.assumed import Assigned
 from scheduler.core.cluster_view import ClusterView, view_of
 from scheduler.core.data_request import merge
@@ -16,13 +16,14 @@ from scheduler.core.data_wait import Wait, wait_verdict
 from scheduler.core.gang_bind import GangBinds
 from scheduler.core.gang_placement import GangPlacement
 from scheduler.core.gangs import Gang, Gangs
-from scheduler.core.node_table import BoolArray, NodeTable
+from scheduler.core.node_table import NodeTable
 from scheduler.core.placement import Diagnosis, Pass, Placer, Plugins
 from scheduler.core.pod_request import PodRequest
 from scheduler.core.queue import SchedulingQueue
 from scheduler.core.requeue import NOTHING, ClusterChange
 from scheduler.core.residency_table import ReadSpeeds, ResidencyTable
 from scheduler.core.volume_table import VolumeTable
+from scheduler.core.workloads import Workloads
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ class EngineState:
         self.assigned = Assigned(self.table)
         self.residency = ResidencyTable(self.table, settings.speeds)
         self.volumes = VolumeTable()
-        self.placer = Placer(self.table, self.residency, plugins)
+        self.workloads = Workloads()
+        self.placer = Placer(self.table, self.residency, plugins, self.assigned.index)
         self.gangs = Gangs()
         self.gang_binds = GangBinds(settings.gang_bind_seconds)
         self.queue = SchedulingQueue(
@@ -76,21 +78,22 @@ class EngineState:
 
     def view(self) -> ClusterView:
         """The cluster as it is now."""
-        return view_of(self.table, self.residency)
+        return view_of(self.table, self.residency, self.assigned.index)
 
     # ---- pods -------------------------------------------------------------------------------
 
     def resolved(self, pod: PodRequest) -> PodRequest:
-        """The pod with its claims looked up: their datasets, their volumes' affinity, or a refusal."""
+        """The pod with its claims looked up (their datasets, their volumes' affinity, or a refusal), and what
+        it is to other pods: whose terms are about it, and which pods it is spread among by default."""
+        reach = tuple(held.number for held, _ in self.assigned.index.reaching(pod.identity))
+        spread = None if pod.terms.names_spread else self.workloads.default_spread(pod.identity, pod.owner)
+        if reach != pod.reach or spread is not pod.default_spread:
+            pod = replace(pod, reach=reach, default_spread=spread)
         if not pod.claims:
             return pod
         claims = self.volumes.resolve(pod.namespace, pod.claims)
         data = merge((*claims.data, *pod.data)) if claims.data else pod.data
         return replace(pod, data=data, volume_terms=claims.terms, refusal=pod.refusal or claims.refusal)
-
-    def kept_away(self, pod: PodRequest) -> BoolArray | None:
-        """Rows bound pods' anti-affinity forbids."""
-        return anti_affinity.kept_away(self.table, self.assigned, pod)
 
     def wait(self, found: Pass, pod: PodRequest, row: int, now: float) -> Wait | None:
         """Whether the pod should wait for a warm node rather than take `row`."""
@@ -100,14 +103,14 @@ class EngineState:
             self.view(), self.plugins, found, pod, row, now=now, min_saving_seconds=self.settings.min_saving_seconds
         )
 
-    def diagnose(self, found: Pass, pod: PodRequest, away: BoolArray | None) -> Diagnosis:
+    def diagnose(self, found: Pass, pod: PodRequest) -> Diagnosis:
         """Why a pod fits nowhere; identical pods are explained once as long as nothing changes."""
         key = (pod.priority, pod.may_preempt)
-        kept = found.diagnoses.get(key) if away is None else None
+        kept = found.diagnoses.get(key)
         if kept is None:
-            kept = explain.diagnose(self.view(), self.plugins, found, pod, assigned=self.assigned, kept_away=away)
-            if away is None:
-                found.diagnoses[key] = kept
+            kept = found.diagnoses[key] = explain.diagnose(
+                self.view(), self.plugins, found, pod, assigned=self.assigned
+            )
         return kept
 
     def diagnose_gang(self, gang: Gang, result: GangPlacement, first: PodRequest) -> Diagnosis:
@@ -115,8 +118,7 @@ class EngineState:
         view, blocked = result.blocked_view, result.blocked
         if view is None or blocked is None:
             view, blocked = self.view(), self.placer.pass_for(first)
-        away = self.kept_away(blocked.pod)
-        diagnosis = explain.diagnose(view, self.plugins, blocked, blocked.pod, assigned=self.assigned, kept_away=away)
+        diagnosis = explain.diagnose(view, self.plugins, blocked, blocked.pod, assigned=self.assigned)
         if diagnosis.message == explain.NO_NODES:
             return diagnosis
         message = (

@@ -4,7 +4,9 @@ Owns plain values only. Invariant: events of one object come in the order of its
 different objects may come in any order (a pod before its node, a claim after its pod).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kube.objects import Dataset, Node, NodeCache, PersistentVolume, PersistentVolumeClaim, PodGroup
 from scheduler.core.assumed import AssignedPod
@@ -127,6 +129,41 @@ class VolumeGone:
 
 
 @dataclass(frozen=True, slots=True)
+class NamespaceChanged:
+    """A namespace was added or changed; only its labels matter."""
+
+    name: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceGone:
+    """A namespace was deleted."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceChanged:
+    """A Service was added, changed or deleted: its selector, None when it selects nothing or is gone."""
+
+    namespace: str
+    name: str
+    selector: Mapping[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerChanged:
+    """A ReplicationController, ReplicaSet or StatefulSet was added, changed or deleted: its selector as written,
+    None when it is gone."""
+
+    kind: str
+    namespace: str
+    name: str
+    selector: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
 class BindConfirmed:
     """The API server accepted a bind."""
 
@@ -166,6 +203,10 @@ Event = (
     | ClaimGone
     | VolumeChanged
     | VolumeGone
+    | NamespaceChanged
+    | NamespaceGone
+    | ServiceChanged
+    | ControllerChanged
     | BindConfirmed
     | BindFailed
     | DeleteFailed

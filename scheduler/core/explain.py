@@ -32,7 +32,6 @@ KUBES_OWN = re.compile(
     r"pod affinity terms conflict|pod has unbound immediate PersistentVolumeClaims|"
     r'persistentvolumeclaim "[^"]*" (?:not found|is being deleted)'
 )
-EXISTING_ANTI_AFFINITY = "node(s) didn't satisfy existing pods anti-affinity rules"
 
 
 def diagnose(
@@ -42,9 +41,8 @@ def diagnose(
     pod: PodRequest,
     *,
     assigned: Assigned,
-    kept_away: BoolArray | None = None,
 ) -> Diagnosis:
-    """Explain a pass without a row left. `kept_away`: rows that bound pods' anti-affinity forbids."""
+    """Explain a pass without a row left."""
     nodes = int(np.count_nonzero(view.alive))
     if nodes == 0:
         return Diagnosis(NO_NODES, frozenset({"NodeAdded"}))
@@ -73,12 +71,6 @@ def diagnose(
             if never is not None:
                 may_resolve |= refused_rows & ~never
             left &= ~refused_rows
-    if kept_away is not None:
-        refused_rows = kept_away & left
-        if refused_rows.any():
-            reasons[EXISTING_ANTI_AFFINITY] += int(np.count_nonzero(refused_rows))
-            rejected_by.add("InterPodAffinity")
-            may_resolve |= refused_rows
     text = f"0/{nodes} nodes are available: {_histogram(reasons)}."
     post_filter = _post_filter(view, pod, may_resolve, nodes, assigned)
     return Diagnosis(f"{text} {post_filter}" if post_filter else text, frozenset(rejected_by))

@@ -6,22 +6,23 @@ members are one vector pass: capacities say how many fit where, and
 2. within T, GPU members fill as few nodes as possible, leaving the fewest GPUs over; others go round-robin
    over the cheapest rows.
 Shapes are placed biggest first. If minimising stage-in for one shape leaves no room for the next, all are
-placed once more for room alone: being placed comes before being placed well.
+placed once more for room alone: being placed comes before being placed well. Members with terms about each other
+are placed one by one instead (core/gang_one_by_one.py).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from api import names
 from scheduler.core.cluster_view import ClusterView
-from scheduler.core.node_table import BoolArray, IntArray
+from scheduler.core.gang_one_by_one import are_entangled, place_one_by_one
+from scheduler.core.node_table import IntArray
 from scheduler.core.placement import Pass, Placer
 from scheduler.core.plugin import DependsOn
 from scheduler.core.pod_request import PodRequest
 
-KeptAway = Callable[[PodRequest], BoolArray | None]
 # Rows this much slower than the fastest possible gang (share, seconds) count as equally fast.
 SLACK_SHARE = 0.05
 SLACK_SECONDS = 0.01
@@ -47,14 +48,16 @@ class GangPlacement:
     blocked_view: ClusterView | None = None
 
 
-def place_gang(
-    placer: Placer, view: ClusterView, members: Sequence[PodRequest], needed: int, kept_away: KeptAway
-) -> GangPlacement:
+def place_gang(placer: Placer, view: ClusterView, members: Sequence[PodRequest], needed: int) -> GangPlacement:
     """Place as many members as fit, at least `needed`; with fewer, nothing is placed."""
     groups = _by_signature(members)
-    result = _try(placer, view.what_if(), groups, needed, kept_away, by_seconds=True)
+    if are_entangled(view, members):
+        made = place_one_by_one(placer, view, groups, needed, capacities)
+        placed = tuple(Placed(pod, row, found) for pod, row, found in made.placed)
+        return GangPlacement(placed if len(placed) >= needed else (), len(placed), needed, made.blocked, made.view)
+    result = _try(placer, view.what_if(), groups, needed, by_seconds=True)
     if not result.placed and len(groups) > 1:
-        again = _try(placer, view.what_if(), groups, needed, kept_away, by_seconds=False)
+        again = _try(placer, view.what_if(), groups, needed, by_seconds=False)
         return again if again.placed or again.fitting > result.fitting else result
     return result
 
@@ -76,7 +79,6 @@ def _try(
     view: ClusterView,
     groups: Sequence[Sequence[PodRequest]],
     needed: int,
-    kept_away: KeptAway,
     *,
     by_seconds: bool,
 ) -> GangPlacement:
@@ -85,7 +87,7 @@ def _try(
     blocked_view: ClusterView | None = None
     for group in groups:
         found = placer.compute(group[0], view)
-        rows = _rows_for(placer, view, found, group, kept_away, by_seconds=by_seconds)
+        rows = _rows_for(placer, view, found, group, by_seconds=by_seconds)
         vector = view.table.vector(group[0].shape.requests)
         for pod, row in zip(group, rows, strict=False):
             view.take(row, vector, pod.shape.host_ports)
@@ -103,18 +105,12 @@ def _rows_for(
     view: ClusterView,
     found: Pass,
     group: Sequence[PodRequest],
-    kept_away: KeptAway,
     *,
     by_seconds: bool,
 ) -> list[int]:
     if found.refusal is not None:
         return []
     capacity = capacities(placer, view, found)
-    for pod in group:
-        away = kept_away(pod)
-        if away is not None:
-            # Members share a group's fate: where one may not be, none is put.
-            capacity[away] = 0
     capacity = np.minimum(capacity, len(group))
     allowed = capacity > 0
     if by_seconds and found.seconds is not None:

@@ -5,7 +5,7 @@ nothing the second time; events about things never heard of are accepted; what m
 noted in `state.changes`, and moved once a batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from scheduler.core import events
@@ -39,6 +39,10 @@ class Intake:
             events.ClaimGone: self._volumes(lambda event: state.volumes.remove_claim(event.namespace, event.name)),
             events.VolumeChanged: self._volumes(lambda event: state.volumes.put_volume(event.volume)),
             events.VolumeGone: self._volumes(lambda event: state.volumes.remove_volume(event.name)),
+            events.NamespaceChanged: self._namespace_changed,
+            events.NamespaceGone: lambda event: self._namespace(event.name, None),
+            events.ServiceChanged: self._service_changed,
+            events.ControllerChanged: self._controller_changed,
             events.BindConfirmed: self._bind_confirmed,
             events.BindFailed: self._bind_failed,
             events.DeleteFailed: self._delete_failed,
@@ -68,7 +72,21 @@ class Intake:
         state.changes |= change
 
     def _node_gone(self, event: events.NodeGone) -> None:
-        self._state.table.remove(event.name)
+        self._state.assigned.node_gone(event.name)
+        self._state.changes |= ClusterChange.NODE_GONE
+
+    def _namespace_changed(self, event: events.NamespaceChanged) -> None:
+        self._namespace(event.name, event.labels)
+
+    def _namespace(self, name: str, labels: Mapping[str, str] | None) -> None:
+        if self._state.assigned.index.set_namespace(name, labels):
+            self._state.changes |= ClusterChange.NAMESPACES
+
+    def _service_changed(self, event: events.ServiceChanged) -> None:
+        self._state.workloads.put_service(event.namespace, event.name, event.selector)
+
+    def _controller_changed(self, event: events.ControllerChanged) -> None:
+        self._state.workloads.put_controller(event.namespace, (event.kind, event.name), event.selector)
 
     def _residency(self, did_change: bool) -> None:
         if did_change:
@@ -120,8 +138,7 @@ class Intake:
         if known is not None:
             state.queue.remove(pod.uid)
         is_expected = state.assigned.node_of(pod.uid) == pod.node
-        if state.assigned.confirm(pod):
-            state.changes |= ClusterChange.POD_FREED
+        state.changes |= state.assigned.confirm(pod)
         if not is_expected:
             self._note_contention(state.table.row_of.get(pod.node))
         if event.group is None or not event.is_ours:

@@ -4,6 +4,9 @@ Owns the *pass*: the mask and the total cost of every row for one signature, kep
 to date row by row. Does not take room (core/engine.py does, through core/assumed.py) and does not know gangs.
 Invariants: a pass that is current gives the same answer as one computed anew; total is +inf exactly where a
 filter refuses; total = Σ weight · min(raw / full scale, CAP), so scores of any unit add up on one scale.
+
+What depends on other pods (DependsOn.PODS) comes last and over all rows, as one pod can change whole zones;
+a pod that wants nothing of others and that nobody wants anything of has no such part and pays nothing for it.
 """
 
 from collections import OrderedDict
@@ -14,7 +17,8 @@ import numpy as np
 
 from scheduler.core.cluster_view import ALL, ClusterView, Rows, view_of
 from scheduler.core.node_table import BoolArray, NodeTable
-from scheduler.core.plugin import DependsOn, FilterPlugin, FloatArray, ScorePlugin
+from scheduler.core.plugin import DependsOn, FilterPlugin, FloatArray, RelativeScorePlugin, ScorePlugin
+from scheduler.core.pod_index import PodIndex
 from scheduler.core.pod_request import PodRequest
 from scheduler.core.residency_table import ResidencyTable, Sources
 
@@ -32,11 +36,20 @@ class Weighted:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightedRelative:
+    """A relative score and how many points its worst row costs."""
+
+    plugin: RelativeScorePlugin
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class Plugins:
     """Filters in kube-scheduler's order (the first refusal of a node is the one told), and weighted scores."""
 
     filters: tuple[FilterPlugin, ...]
     scores: tuple[Weighted, ...]
+    relative: tuple[WeightedRelative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +65,7 @@ class Pass:
     """Everything known about one signature. Arrays have one entry a row."""
 
     pod: PodRequest
-    versions: tuple[int, int]
+    versions: tuple[int, ...]
     log_position: int
     refusal: str | None  # of a prefilter: no node was looked at
     only: BoolArray | None  # rows a prefilter left; None: all
@@ -60,6 +73,8 @@ class Pass:
     fixed_cost: FloatArray
     sources: Sources | None  # bytes by source and seconds of stage-in; None when the pod names no data
     total: FloatArray  # +inf where refused
+    # `total` as it would be without other pods' labels and terms; None when these make no difference.
+    alone: FloatArray | None = None
     # By (priority, may preempt), kept by core/engine_state.py as long as nothing changes.
     diagnoses: dict[tuple[int, bool], Diagnosis] = field(default_factory=dict)
 
@@ -103,15 +118,23 @@ class Placer:
     """Makes passes and keeps the most recently used ones."""
 
     def __init__(
-        self, table: NodeTable, residency: ResidencyTable, plugins: Plugins, max_passes: int = MAX_PASSES
+        self,
+        table: NodeTable,
+        residency: ResidencyTable,
+        plugins: Plugins,
+        index: PodIndex | None = None,
+        max_passes: int = MAX_PASSES,
     ) -> None:
         self._table = table
         self._residency = residency
+        self._index = index if index is not None else PodIndex(table)
         self.plugins = plugins
         self._max_passes = max_passes
         self._passes: OrderedDict[object, Pass] = OrderedDict()
-        self._fixed_filters = [f for f in plugins.filters if f.depends_on is not DependsOn.USAGE]
+        changing = (DependsOn.USAGE, DependsOn.PODS)
+        self._fixed_filters = [f for f in plugins.filters if f.depends_on not in changing]
         self._usage_filters = [f for f in plugins.filters if f.depends_on is DependsOn.USAGE]
+        self._pod_filters = [f for f in plugins.filters if f.depends_on is DependsOn.PODS]
         self._fixed_scores = [s for s in plugins.scores if s.plugin.depends_on is not DependsOn.USAGE]
         self._usage_scores = [s for s in plugins.scores if s.plugin.depends_on is DependsOn.USAGE]
 
@@ -119,13 +142,13 @@ class Placer:
         """The current pass for a pod's signature."""
         self._table.vector(pod.shape.requests)  # resources get their columns before arrays are shared
         signature = pod.signature
-        versions = (self._table.version, self._residency.version if pod.data or pod.checkpoint else 0)
         found = self._passes.get(signature)
-        if found is not None and found.versions == versions:
+        if found is not None and found.versions == self._versions(pod):
             self._passes.move_to_end(signature)
+            found.pod = pod  # equal to the core, but what it is known by to others may have changed since
             self._catch_up(found)
             return found
-        made = self.compute(pod, view_of(self._table, self._residency))
+        made = self.compute(pod, view_of(self._table, self._residency, self._index))
         self._passes[signature] = made
         self._passes.move_to_end(signature)
         while len(self._passes) > self._max_passes:
@@ -134,7 +157,6 @@ class Placer:
 
     def compute(self, pod: PodRequest, view: ClusterView) -> Pass:
         """A pass from nothing, on any view (also a what-if copy)."""
-        versions = (self._table.version, self._residency.version if pod.data or pod.checkpoint else 0)
         refusal, only = self._prefilter(pod, view)
         mask = view.alive.copy()
         if only is not None:
@@ -145,7 +167,7 @@ class Placer:
                 mask &= passed
         made = Pass(
             pod=pod,
-            versions=versions,
+            versions=self._versions(pod),
             log_position=self._table.log_position,
             refusal=refusal,
             only=only,
@@ -158,7 +180,24 @@ class Placer:
             made.total = np.full(view.size, np.inf)
         else:
             made.total = self._total(made, view, ALL)
+            self._look_at_pods(made, view)
         return made
+
+    def row_changed(self, found: Pass, view: ClusterView, row: int) -> None:
+        """Bring a pass made on a what-if view up to date after pods were placed on, or removed from, a row."""
+        if found.refusal is not None:
+            return
+        rows = slice(row, row + 1)
+        without_others = found.alone if found.alone is not None else found.total
+        without_others[rows] = self._total(found, view, rows)
+        self._look_at_pods(found, view)
+
+    def _versions(self, pod: PodRequest) -> tuple[int, ...]:
+        return (
+            self._table.version,
+            self._residency.version if pod.data or pod.checkpoint else 0,
+            self._index.version,
+        )
 
     def _catch_up(self, found: Pass) -> None:
         changed = self._table.rows_changed_since(found.log_position)
@@ -168,15 +207,36 @@ class Placer:
         found.diagnoses.clear()
         if found.refusal is not None:
             return
-        view = view_of(self._table, self._residency)
-        if changed is None or len(changed) > view.size // 2:
-            found.total = self._total(found, view, ALL)
-        elif len(changed) == 1:
-            rows: Rows = slice(changed[0], changed[0] + 1)
-            found.total[rows] = self._total(found, view, rows)
-        else:
+        view = view_of(self._table, self._residency, self._index)
+        rows: Rows = ALL
+        if changed is not None and len(changed) == 1:
+            rows = slice(changed[0], changed[0] + 1)
+        elif changed is not None and len(changed) <= view.size // 2:
             rows = np.unique(np.array(changed, dtype=np.int64))
-            found.total[rows] = self._total(found, view, rows)
+        without_others = found.alone if found.alone is not None else found.total
+        without_others[rows] = self._total(found, view, rows)
+        if found.alone is not None:
+            self._look_at_pods(found, view)
+
+    def _look_at_pods(self, found: Pass, view: ClusterView) -> None:
+        """Add to a pass what depends on other pods' labels and terms, on the pass without them."""
+        pod = found.pod
+        has_own = pod.terms.number or pod.default_spread is not None
+        if not has_own and not view.index.reaching(pod.identity):
+            return
+        if found.alone is None:
+            found.alone = found.total
+        total = found.alone.copy()
+        for plugin in self._pod_filters:
+            passed = plugin.filter(view, pod, ALL)
+            if passed is not None:
+                total[~passed] = np.inf
+        found.total = total
+        left = total != np.inf
+        for weighted in self.plugins.relative:
+            cost = weighted.plugin.cost(view, pod, left)
+            if cost is not None:
+                total += cost * weighted.weight
 
     def _total(self, found: Pass, view: ClusterView, rows: Rows) -> FloatArray:
         mask = found.fixed_mask[rows].copy()

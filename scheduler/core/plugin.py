@@ -25,6 +25,7 @@ class DependsOn(StrEnum):
     NODES = "nodes"
     USAGE = "usage"  # what is taken on a row; only that row is asked again
     RESIDENCY = "residency"
+    PODS = "pods"  # labels and terms of assigned pods: asked again for all rows whenever one came or went
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +80,14 @@ class ScorePlugin(Protocol):
 
     def full_scale(self, view: ClusterView, pod: PodRequest) -> float:
         """The raw cost, in `unit`, that counts as the whole weight; more than 0. Equal for all rows."""
+
+
+class RelativeScorePlugin(Protocol):
+    """A score that only compares the nodes left with each other (upstream's NormalizeScore), from what other
+    pods are where: it depends on PODS."""
+
+    name: str
+    unit: str
+
+    def cost(self, view: ClusterView, pod: PodRequest, left: BoolArray) -> FloatArray | None:
+        """0 for the best of the rows `left` to 1, for every row; rows not left may hold anything finite."""

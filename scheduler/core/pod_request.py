@@ -21,10 +21,9 @@ from scheduler.core.data_request import (
     parse_checkpoint,
     parse_datasets,
 )
+from scheduler.core.pod_terms import NO_TERMS, NOBODY, PodIdentity, PodSet, PodTerms, TermCache, has_terms
 from scheduler.core.selectors import (
-    LabelSelector,
     Term,
-    compile_label_selector,
     compile_term,
     compile_terms,
     names_asked,
@@ -33,7 +32,10 @@ from scheduler.core.selectors import (
 MAX_SHAPES = 16_384
 # In-tree disks can conflict on a node (VolumeRestrictions); we do not compare them.
 IN_TREE_DISKS = ("gce_persistent_disk", "aws_elastic_block_store", "rbd", "iscsi")
+# helper/spread.go DefaultSelector
+SPREADING = (("v1", "ReplicationController"), ("apps/v1", "ReplicaSet"), ("apps/v1", "StatefulSet"))
 HostPort = tuple[str, str, int]  # host IP, protocol, port
+Owner = tuple[str, str]  # kind, name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,26 +51,12 @@ class Shape:
     preferred_terms: tuple[Term, ...]
     host_ports: tuple[HostPort, ...]
     refusal: str | None
+    has_terms: bool = False  # wants something of other pods
 
     @property
     def gpus(self) -> int:
         """GPUs a pod of this shape asks for."""
         return requests.total(self.requests, names.GPU_RESOURCE)
-
-
-@dataclass(frozen=True, slots=True)
-class AntiAffinityTerm:
-    """A bound pod's required anti-affinity: pods it selects must not share the topology value."""
-
-    topology_key: str
-    selector: LabelSelector | None
-    namespaces: frozenset[str] | None  # None: every namespace (a namespaceSelector we do not evaluate)
-
-    def selects(self, namespace: str, labels: Mapping[str, str]) -> bool:
-        """Whether the term is about a pod with this namespace and these labels."""
-        if self.selector is None or not self.selector.matches(labels):
-            return False
-        return self.namespaces is None or namespace in self.namespaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +80,13 @@ class PodRequest:
     # Node affinity of the volumes the claims are bound to: each must hold (set when claims are resolved).
     volume_terms: tuple[tuple[Term, ...], ...] = ()
     reported: str = ""  # the message its PodScheduled=False condition already carries
+    identity: PodIdentity = NOBODY
+    terms: PodTerms = NO_TERMS
+    owner: Owner | None = None  # the controller, if its selector counts in default spreading
+    # Set when the pod is resolved: numbers of assigned pods' terms that are about it, and which pods it spreads
+    # over by default. So pods share a pass unless their labels make a difference.
+    reach: tuple[int, ...] = ()
+    default_spread: PodSet | None = None
 
     @property
     def key(self) -> str:
@@ -101,7 +96,15 @@ class PodRequest:
     @property
     def signature(self) -> tuple[object, ...]:
         """What every filter and score depends on, beside the cluster."""
-        return (self.shape.number, self.data, self.checkpoint, self.volume_terms)
+        return (
+            self.shape.number,
+            self.data,
+            self.checkpoint,
+            self.volume_terms,
+            self.terms.number,
+            self.reach,
+            self.default_spread,
+        )
 
 
 class ShapeCache:
@@ -111,6 +114,7 @@ class ShapeCache:
         self._shapes: dict[object, Shape] = {}
         self._max_shapes = max_shapes
         self._next = 0
+        self.terms = TermCache()
 
     def shape_of(self, pod: Pod) -> Shape:
         """The shape of a pod, unbound or bound."""
@@ -124,11 +128,17 @@ class ShapeCache:
             self._next += 1
         return shape
 
+    def seen_of(self, pod: Pod, shape: Shape) -> tuple[PodIdentity, PodTerms]:
+        """What others' selectors see of a pod, and what it wants of others."""
+        identity = self.terms.identity(pod.metadata.namespace, pod.metadata.labels)
+        return identity, self.terms.terms_of(pod.spec, shape.number, identity) if shape.has_terms else NO_TERMS
+
 
 def pod_request(pod: Pod, shapes: ShapeCache, waiting_since: float = 0.0) -> PodRequest:
     """Convert a pending pod. Never raises: what is wrong with the pod is its `refusal`."""
     meta, spec = pod.metadata, pod.spec
     shape = shapes.shape_of(pod)
+    identity, terms = shapes.seen_of(pod, shape)
     refusal = shape.refusal
     data: tuple[DataRequest, ...] = ()
     checkpoint: tuple[tuple[str, int], ...] = ()
@@ -154,6 +164,9 @@ def pod_request(pod: Pod, shapes: ShapeCache, waiting_since: float = 0.0) -> Pod
         checkpoint=checkpoint,
         refusal=refusal,
         reported=_reported(pod),
+        identity=identity,
+        terms=terms,
+        owner=owner_of(pod),
     )
 
 
@@ -176,18 +189,12 @@ def host_ports(spec: PodSpec) -> tuple[HostPort, ...]:
     )
 
 
-def anti_affinity_terms(pod: Pod) -> tuple[AntiAffinityTerm, ...]:
-    """Required anti-affinity of a pod. A namespaceSelector is taken to match every namespace, and
-    matchLabelKeys are already in the selector (the API server merges them in since 1.33)."""
-    affinity = pod.spec.affinity or {}
-    raw_terms = (affinity.get("podAntiAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution") or ()
-    terms = []
-    for raw in raw_terms:
-        given = raw.get("namespaces") or ()
-        namespaces = None if raw.get("namespaceSelector") is not None else frozenset(given or (pod.metadata.namespace,))
-        selector = compile_label_selector(raw.get("labelSelector"))
-        terms.append(AntiAffinityTerm(str(raw.get("topologyKey", "")), selector, namespaces))
-    return tuple(terms)
+def owner_of(pod: Pod) -> Owner | None:
+    """The controller, if it is of a kind whose selector kube-scheduler uses for default spreading."""
+    for reference in pod.metadata.owner_references:
+        if reference.controller:
+            return (reference.kind, reference.name) if (reference.api_version, reference.kind) in SPREADING else None
+    return None
 
 
 def _reported(pod: Pod) -> str:
@@ -265,21 +272,13 @@ def _compile(pod: Pod, number: int) -> Shape:
         preferred_terms=tuple(term for term in compiled if term is not None and term.weight),
         host_ports=host_ports(spec),
         refusal=refusal,
+        has_terms=has_terms(spec),
     )
 
 
 def _unsupported(spec: PodSpec) -> str | None:
     """A sentence naming the first field we would have to evaluate and do not."""
-    affinity = spec.affinity or {}
-    required = "requiredDuringSchedulingIgnoredDuringExecution"
-    fields = {
-        "spec.affinity.podAffinity." + required: bool((affinity.get("podAffinity") or {}).get(required)),
-        "spec.affinity.podAntiAffinity." + required: bool((affinity.get("podAntiAffinity") or {}).get(required)),
-        "spec.topologySpreadConstraints[].whenUnsatisfiable=DoNotSchedule": any(
-            constraint.when_unsatisfiable == "DoNotSchedule" for constraint in spec.topology_spread_constraints
-        ),
-        "spec.resourceClaims": bool(spec.resource_claims),
-    }
+    fields = {"spec.resourceClaims": bool(spec.resource_claims)}
     for volume in spec.volumes:
         for kind in IN_TREE_DISKS:
             fields[f"spec.volumes[].{_camel(kind)}"] = getattr(volume, kind) is not None

@@ -19,6 +19,9 @@ class ClusterChange(IntFlag):
     RESIDENCY = auto()  # what is cached where, or how big a dataset is
     VOLUMES = auto()  # claims and volumes
     GROUP = auto()  # a gang's object or members
+    POD_ADDED = auto()  # an assigned pod that somebody's selector counts came, or changed its labels
+    NODE_GONE = auto()
+    NAMESPACES = auto()  # labels of namespaces
 
 
 NOTHING = ClusterChange(0)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from scheduler.core.pod_request import Shape
 from scheduler.core.selectors import NAME_FIELD, Requirement, Term
 from scheduler.plugins.base import (
     BoolArray,
@@ -39,15 +40,8 @@ class NodeAffinity(NodeFilter):
 
     def filter(self, view: ClusterView, pod: PodRequest, rows: Rows) -> BoolArray | None:
         """True where selector and affinity hold."""
-        shape = pod.shape
-        if not shape.node_selector and shape.affinity_terms is None:
-            return None
-        mask = np.ones(view.size, dtype=np.bool_)
-        for key, value in shape.node_selector:
-            mask &= label_mask(view, Requirement(key, "In", (value,)))
-        if shape.affinity_terms is not None:
-            mask &= any_term(view, shape.affinity_terms)
-        return np.asarray(mask[rows])
+        mask = node_mask(view, pod.shape)
+        return None if mask is None else np.asarray(mask[rows])
 
 
 class VolumeAffinity(NodeFilter):
@@ -65,6 +59,18 @@ class VolumeAffinity(NodeFilter):
         for terms in pod.volume_terms:
             mask &= any_term(view, terms)
         return np.asarray(mask[rows])
+
+
+def node_mask(view: ClusterView, shape: Shape) -> BoolArray | None:
+    """Rows where a shape's nodeSelector and required affinity hold; None: it has neither."""
+    if not shape.node_selector and shape.affinity_terms is None:
+        return None
+    mask = np.ones(view.size, dtype=np.bool_)
+    for key, value in shape.node_selector:
+        mask &= label_mask(view, Requirement(key, "In", (value,)))
+    if shape.affinity_terms is not None:
+        mask &= any_term(view, shape.affinity_terms)
+    return mask
 
 
 def any_term(view: ClusterView, terms: tuple[Term, ...]) -> BoolArray:

@@ -5,17 +5,20 @@ kube-scheduler's order, because the first that refuses a node is the one the use
 
 from collections.abc import Callable
 
-from scheduler.core.placement import Plugins, Weighted
+from scheduler.core.placement import Plugins, Weighted, WeightedRelative
+from scheduler.core.plugin import RelativeScorePlugin
 from scheduler.plugins.balance import Balance
 from scheduler.plugins.base import FilterPlugin, ScorePlugin
 from scheduler.plugins.gpu_fit import GpuFit
 from scheduler.plugins.node_affinity import NodeAffinity, VolumeAffinity
+from scheduler.plugins.pod_affinity import InterPodAffinity, PodAffinityScore
 from scheduler.plugins.ports import HostPorts
 from scheduler.plugins.preferences import Preferences
 from scheduler.plugins.required_data import RequiredData
 from scheduler.plugins.resource_fit import ResourceFit
 from scheduler.plugins.stage_in import StageIn
 from scheduler.plugins.taints import Taints, Unschedulable
+from scheduler.plugins.topology_spread import PodTopologySpread, SpreadScore
 from scheduler.settings import Settings
 
 FILTERS: tuple[Callable[[], FilterPlugin], ...] = (
@@ -25,6 +28,8 @@ FILTERS: tuple[Callable[[], FilterPlugin], ...] = (
     HostPorts,
     ResourceFit,
     VolumeAffinity,
+    PodTopologySpread,
+    InterPodAffinity,
     RequiredData,
 )
 SCORES: dict[str, Callable[[Settings], ScorePlugin]] = {
@@ -33,10 +38,16 @@ SCORES: dict[str, Callable[[Settings], ScorePlugin]] = {
     "preferences": lambda settings: Preferences(),
     "balance": lambda settings: Balance(),
 }
+# Scores that only compare the nodes left with each other, from what other pods are where.
+RELATIVE: dict[str, Callable[[], RelativeScorePlugin]] = {
+    "pod_affinity": PodAffinityScore,
+    "spread": SpreadScore,
+}
 
 
 def build(settings: Settings) -> Plugins:
     """The plugins with their weights; a score with weight 0 is left out."""
     weights = settings.weights.model_dump()
     scores = tuple(Weighted(factory(settings), weights[name]) for name, factory in SCORES.items() if weights[name])
-    return Plugins(tuple(factory() for factory in FILTERS), scores)
+    relative = tuple(WeightedRelative(factory(), weights[name]) for name, factory in RELATIVE.items() if weights[name])
+    return Plugins(tuple(factory() for factory in FILTERS), scores, relative)

@@ -49,12 +49,16 @@ class Taints(NodeFilter):
 
     def filter(self, view: ClusterView, pod: PodRequest, rows: Rows) -> BoolArray | None:
         """True where every repelling taint is tolerated."""
-        sets = view.table.taint_sets
-        if len(sets) == 1:
-            return None
-        passes = np.array([self._passes(taints, pod) for taints in sets], dtype=np.bool_)
-        return np.asarray(passes[view.table.taint_ids[: view.size][rows]])
+        mask = taint_mask(view, pod.shape.tolerations)
+        return None if mask is None else np.asarray(mask[rows])
 
-    @staticmethod
-    def _passes(taints: tuple[Taint, ...], pod: PodRequest) -> bool:
-        return all(taint.effect not in REPELLING or tolerates(pod.shape.tolerations, taint) for taint in taints)
+
+def taint_mask(view: ClusterView, tolerations: Sequence[Toleration]) -> BoolArray | None:
+    """Rows whose repelling taints are all tolerated; None: no node has taints."""
+    sets = view.table.taint_sets
+    if len(sets) == 1:
+        return None
+    passes = [
+        all(taint.effect not in REPELLING or tolerates(tolerations, taint) for taint in taints) for taints in sets
+    ]
+    return np.asarray(np.array(passes, dtype=np.bool_)[view.table.taint_ids[: view.size]])

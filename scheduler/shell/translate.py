@@ -10,7 +10,7 @@ from kube.objects import Pod
 from scheduler.core import requests
 from scheduler.core.assumed import AssignedPod
 from scheduler.core.events import Event, PodAssigned, PodGone, PodPending
-from scheduler.core.pod_request import ShapeCache, anti_affinity_terms, group_of, host_ports, pod_request
+from scheduler.core.pod_request import ShapeCache, group_of, host_ports, pod_request
 
 FINISHED = ("Succeeded", "Failed")
 
@@ -43,6 +43,7 @@ class PodTranslator:
     def _assigned(self, pod: Pod, is_ours: bool) -> PodAssigned:
         meta, spec = pod.metadata, pod.spec
         shape = self._shapes.shape_of(pod)
+        identity, terms = self._shapes.seen_of(pod, shape)
         asked = shape.requests
         statuses = (*pod.status.container_statuses, *pod.status.init_container_statuses)
         if any(status.resources is not None for status in statuses):
@@ -56,7 +57,9 @@ class PodTranslator:
                 asked,
                 spec.priority,
                 host_ports(spec),
-                anti_affinity_terms(pod) if spec.affinity else (),
+                identity,
+                terms,
+                is_leaving=meta.deletion_timestamp is not None,
             ),
             group=group_of(pod) if is_ours else None,
             is_ours=is_ours,

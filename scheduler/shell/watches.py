@@ -9,6 +9,7 @@ known not to exist.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -27,17 +28,20 @@ from kube.objects import (
 )
 from kube.resources import (
     DATASETS,
+    NAMESPACES,
     NODE_CACHES,
     NODES,
     PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES,
     POD_GROUPS,
     PODS,
+    SERVICES,
     Resource,
 )
 from kube.watch import ChangeKind, Listed, WatchBatch, list_watch
 from scheduler.core import events
 from scheduler.core.events import Event
+from scheduler.shell import neighbours
 from scheduler.shell.translate import PodTranslator
 
 _log = structlog.get_logger(__name__)
@@ -74,6 +78,19 @@ def kinds(pods: PodTranslator) -> tuple[Kind, ...]:
             lambda key, uid: events.VolumeGone(key[1]),
         ),
         Kind(
+            NAMESPACES,
+            neighbours.Namespace,
+            neighbours.namespace_changed,
+            lambda key, uid: events.NamespaceGone(key[1]),
+        ),
+        Kind(
+            SERVICES,
+            neighbours.Selecting,
+            neighbours.service_changed,
+            lambda key, uid: events.ServiceChanged(*key, None),
+        ),
+        *(_controllers(resource) for resource in neighbours.CONTROLLERS),
+        Kind(
             NODE_CACHES,
             NodeCache,
             events.CacheChanged,
@@ -82,6 +99,15 @@ def kinds(pods: PodTranslator) -> tuple[Kind, ...]:
         ),
         Kind(DATASETS, Dataset, events.DatasetChanged, lambda key, uid: events.DatasetGone(*key), is_optional=True),
         Kind(POD_GROUPS, PodGroup, events.GroupChanged, lambda key, uid: events.GroupGone(*key), is_optional=True),
+    )
+
+
+def _controllers(resource: Resource) -> Kind:
+    return Kind(
+        resource,
+        neighbours.Selecting,
+        partial(neighbours.controller_changed, resource.kind),
+        lambda key, uid: events.ControllerChanged(resource.kind, *key, None),
     )
 
 

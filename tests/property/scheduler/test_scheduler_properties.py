@@ -63,7 +63,7 @@ class AssumedMachine(RuleBasedStateMachine):
 
     @rule(node=st.sampled_from(NODES))
     def remove_node(self, node: str) -> None:
-        self.table.remove(node)
+        self.assigned.node_gone(node)
 
     @invariant()
     def room_is_the_sum_of_holders(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 from api import names
 from api.decision import Decision
 from kube.identity import ObjectMeta
-from kube.objects import PersistentVolumeClaim, PersistentVolumeClaimSource, Taint, Toleration, Volume
+from kube.objects import PersistentVolumeClaim, PersistentVolumeClaimSource, PodResourceClaim, Taint, Toleration, Volume
 from scheduler.core.assumed import AssignedPod
 from scheduler.core.decisions import Bind, Explain
 from scheduler.core.events import (
@@ -136,14 +136,7 @@ def test_tolerations_and_selectors() -> None:
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
-        (
-            {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{}]}}},
-            "spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution",
-        ),
-        (
-            {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{}]}}},
-            "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution",
-        ),
+        ({"resource_claims": [PodResourceClaim(name="gpu")]}, "spec.resourceClaims"),
         ({"volumes": [Volume(name="v", rbd={"image": "x"})]}, "spec.volumes[].rbd"),
     ],
 )

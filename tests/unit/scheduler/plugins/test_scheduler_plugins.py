@@ -13,7 +13,7 @@ from scheduler.plugins.gpu_fit import GpuFit
 from scheduler.plugins.node_affinity import NodeAffinity
 from scheduler.plugins.ports import conflict
 from scheduler.plugins.preferences import Preferences
-from scheduler.plugins.registry import FILTERS, SCORES, build
+from scheduler.plugins.registry import FILTERS, RELATIVE, SCORES, build
 from scheduler.plugins.resource_fit import ResourceFit
 from scheduler.plugins.taints import tolerates
 from scheduler.settings import Settings, Weights
@@ -138,7 +138,7 @@ def test_capacity_is_the_tightest_resource() -> None:
 
 
 def test_every_weight_has_a_score_and_every_filter_says_what_can_help_it() -> None:
-    assert set(Weights.model_fields) == set(SCORES)
+    assert set(Weights.model_fields) == set(SCORES) | set(RELATIVE)
     assert all(factory().worth_retry for factory in FILTERS)
     built = build(Settings())
     assert len({plugin.name for plugin in built.filters}) == len(FILTERS)
