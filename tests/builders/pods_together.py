@@ -29,21 +29,21 @@ class Case:
 
 def random_case(rng: Random, *, affinity: bool = True, spread: bool = True) -> Case:
     """A case whose pods hold the kinds of terms asked for."""
-    nodes = [_node(rng, index) for index in range(rng.randint(1, 7))]
+    nodes = [random_node(rng, index) for index in range(rng.randint(1, 7))]
     namespaces = [
         {"metadata": {"name": name, "labels": labels}}
         for name, labels in (("default", {"team": "x"}), ("team", {"team": "y", "env": "prod"}))
     ]
     bound = []
     for index in range(rng.randint(0, 14)):
-        pod = _pod(rng, f"bound-{index}", affinity=affinity and rng.random() < 0.5, spread=False)
+        pod = random_pod(rng, f"bound-{index}", affinity=affinity and rng.random() < 0.5, spread=False)
         pod["spec"]["nodeName"] = rng.choice(nodes)["metadata"]["name"]
         pod["status"] = {"phase": "Running"}
         if rng.random() < 0.15:
             pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
             pod["metadata"]["deletionGracePeriodSeconds"] = 30
         bound.append(pod)
-    pod = _pod(rng, "incoming", affinity=affinity, spread=spread)
+    pod = random_pod(rng, "incoming", affinity=affinity, spread=spread)
     if rng.random() < 0.4:
         pod["spec"]["nodeSelector"] = {"rack": rng.choice(("r1", "r2"))}
     if rng.random() < 0.3:
@@ -51,7 +51,8 @@ def random_case(rng: Random, *, affinity: bool = True, spread: bool = True) -> C
     return Case(nodes, namespaces, bound, pod)
 
 
-def _node(rng: Random, index: int) -> Json:
+def random_node(rng: Random, index: int) -> Json:
+    """A node that may lack a zone or rack and may have a taint."""
     name = f"node-{index}"
     labels = {"kubernetes.io/hostname": name}
     if rng.random() < 0.9:
@@ -66,7 +67,8 @@ def _node(rng: Random, index: int) -> Json:
     return {"metadata": {"name": name, "labels": labels}, "spec": spec, "status": {"allocatable": room}}
 
 
-def _pod(rng: Random, name: str, *, affinity: bool, spread: bool) -> Json:
+def random_pod(rng: Random, name: str, *, affinity: bool, spread: bool) -> Json:
+    """A pod of one CPU with few labels, and the kinds of terms asked for."""
     labels = {}
     if rng.random() < 0.85:
         labels["app"] = rng.choices(APPS, (3, 1, 1))[0]
