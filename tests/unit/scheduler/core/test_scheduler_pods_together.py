@@ -77,11 +77,11 @@ def test_labels_make_a_difference_once_some_pods_term_is_about_them() -> None:
     state = world.engine.state
     requests = [state.resolved(state.pods[pod.uid].request) for pod in (odd, even)]
     assert requests[0].signature == requests[1].signature
-    assert state.placer.pass_for(requests[1]) is state.placer.pass_for(requests[0])
+    assert state.placer.pass_for(requests[0]) is state.placer.pass_for(requests[1])
     world.pods(a_pod("second").with_spec(affinity=apart(ZONE, side="odd")).scheduled_by("other").on("a1"))
     requests = [state.resolved(state.pods[pod.uid].request) for pod in (odd, even)]
     assert requests[0].signature != requests[1].signature
-    # The pass they shared was last asked for by `odd`; it is only `even`'s now and must not see odd's labels.
+    # The pass they shared was made for `odd`; it is only `even`'s now and must not see odd's labels.
     assert state.placer.pass_for(requests[1]).feasible() == 2
     assert state.placer.pass_for(requests[0]).feasible() == 1
     assert world.binds()["odd"] == "b1"
