@@ -27,6 +27,8 @@ from benchmarks import frame
 from benchmarks.scheduler_core import core_cases
 from benchmarks.scheduler_restart import bound_pods, restart_cases
 from benchmarks.scheduler_scale import scale_cases
+from benchmarks.scheduler_shapes import GOAL_RATIO as GOAL_SHAPED_RATIO
+from benchmarks.scheduler_shapes import SHAPES, Shape, core_shape_cases
 from headrace.cluster import manifests
 from headrace.cluster.binaries import require
 from headrace.cluster.control_plane import ControlPlane
@@ -44,7 +46,8 @@ STUCK_SECONDS = 60.0
 GOAL_RATIO = 2.5
 GOAL_GANG_RATIO = 1 / 1.1
 QPS, BURST = 5000, 10000
-KINDS = ("plain", "gang", "core", "scale", "restart")
+KINDS = ("plain", "shaped", "gang", "core", "scale", "restart")
+QUICK_SHAPES = ("spread", "anti-affinity")
 RESTART_NODES, RESTART_PODS = 5000, 50_000
 QUICK_RESTART_PODS = 2000
 APISERVER_ARGS = (
@@ -91,11 +94,13 @@ class Scheduler:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`gangs` × `size` pods; size 0: plain pods."""
+    """`gangs` × `size` pods; size 0: plain pods, or of a shape."""
 
     case: str
     pods: int
     gang_size: int = 0
+    shape: Shape | None = None
+    goal: float = GOAL_RATIO
 
 
 def main(arguments: list[str]) -> int:
@@ -103,7 +108,7 @@ def main(arguments: list[str]) -> int:
     options = _options(arguments)
     cases: list[frame.Case] = []
     if options.only in ("", "core"):
-        cases += core_cases(quick=options.quick)
+        cases += core_cases(quick=options.quick) + core_shape_cases(quick=options.quick)
     if options.only in ("", "scale"):
         cases += scale_cases(quick=options.quick)
     if options.only not in ("core", "scale"):
@@ -119,6 +124,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--pods", type=int, help="pods a run (3000; quick: 500)")
     parser.add_argument("--gang-size", type=int, default=0, help="members a gang in the gang case (a tenth of pods)")
     parser.add_argument("--only", choices=KINDS, default="", help="run only this kind of case")
+    shapes = tuple(shape.name for shape in SHAPES)
+    parser.add_argument("--shape", choices=shapes, default="", help="of the shaped cases, run only this one")
     if "--quick" in arguments:
         parser.set_defaults(runs=1)
     options = parser.parse_args(arguments)
@@ -174,11 +181,28 @@ async def _measure(
         bench = Bench(client, plane.kubeconfig, folder)
         if options.only in ("", "plain"):
             cases += await _plain(bench, ours, theirs, plain, options.runs)
+        if options.only in ("", "shaped"):
+            for load in _shaped(options):
+                cases += await _plain(bench, ours, theirs, load, options.runs)
         if options.only in ("", "gang"):
             cases.append(await _gang(bench, ours, plain, gangs, options.runs))
         if options.only in ("", "restart"):
             cases += await _restart(bench, (ours, theirs[0]), options)
     return cases
+
+
+def _shaped(options: argparse.Namespace) -> list[Load]:
+    wanted = (options.shape,) if options.shape else QUICK_SHAPES if options.quick else [shape.name for shape in SHAPES]
+    chosen = [shape for shape in SHAPES if shape.name in wanted]
+    return [
+        Load(
+            f"shaped-{shape.name}-{options.nodes}-nodes",
+            shape.count(options.nodes, options.pods),
+            shape=shape,
+            goal=GOAL_SHAPED_RATIO,
+        )
+        for shape in chosen
+    ]
 
 
 async def _restart(bench: "Bench", schedulers: Sequence[Scheduler], options: argparse.Namespace) -> list[frame.Case]:
@@ -210,7 +234,7 @@ async def _plain(
             "pods/s",
             list(zip(figures[ours.name], figures[scheduler.name], strict=True)),
             yardstick=scheduler.name,
-            goal=GOAL_RATIO,
+            goal=load.goal,
             note=note,
         )
         for index, scheduler in enumerate(theirs)
@@ -358,7 +382,10 @@ def _pod(name: str, scheduler: Scheduler, load: Load, prefix: str, index: int) -
     if load.gang_size:
         metadata["labels"] = {"scheduling.x-k8s.io/pod-group": f"{prefix}-g{index // load.gang_size}"}
     container = {"name": "main", "image": "registry.invalid/none", "resources": {"requests": requests}}
-    spec = {"schedulerName": scheduler.pod_scheduler_name, "containers": [container]}
+    spec: dict[str, Any] = {"schedulerName": scheduler.pod_scheduler_name, "containers": [container]}
+    if load.shape is not None:
+        metadata["labels"] = load.shape.labels
+        spec |= load.shape.spec
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
