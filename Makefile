@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test nightly lint bench generate lock clean
+.PHONY: help setup oracle demo test verdicts nightly lint bench generate lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,10 +20,16 @@ lint: setup ## ruff, mypy --strict, import contracts
 	$(VENV)/mypy
 	$(VENV)/lint-imports
 
-test: lint ## everything that must hold: lint, then all tests
+oracle: setup
+	@$(PYTHON) tools/bootstrap.py --oracle
+
+test: lint oracle ## everything that must hold: lint, then all tests
 	$(VENV)/python -m pytest
 
-nightly: setup ## the long campaigns: hours, not minutes
+verdicts: oracle ## CASES=N SEED=S: our scheduler's verdicts against kube-scheduler's own, on generated clusters
+	$(VENV)/python -m tests.oracle --cases $(if $(CASES),$(CASES),20000) $(if $(SEED),--seed $(SEED))
+
+nightly: oracle ## the long campaigns: hours, not minutes
 	$(VENV)/python -m pytest -m nightly --timeout=0 $(ARGS)
 
 bench: setup ## NAME=… ARGS='…': python -m benchmarks (without NAME: list them)

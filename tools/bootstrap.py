@@ -139,9 +139,9 @@ def go_command() -> str:
     return str(go)
 
 
-def linker_flags(module: str) -> str:
+def linker_flags(folder: str) -> str:
     """Return -ldflags; Kubernetes' binaries are stamped with their version, or clients cannot parse it."""
-    if module != "kubernetes":
+    if folder != "tools/kubernetes":
         return "-s -w"
     major, minor, _ = KUBERNETES_VERSION.split(".")
     values = {
@@ -161,14 +161,14 @@ def build(go: str, binary: binaries.Binary, target: Path, label: str) -> None:
     """Build one binary from its pinned module into `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    command = [go, "build", "-p", "2", "-mod=readonly", "-trimpath", "-ldflags", linker_flags(binary.module)]
+    command = [go, "build", "-p", "2", "-mod=readonly", "-trimpath", "-ldflags", linker_flags(binary.folder)]
     environment = {**os.environ, "GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
     try:
         run_with_progress(
             [*command, "-o", str(temporary), binary.package],
             label,
             binary.expected_seconds,
-            cwd=ROOT / "tools" / binary.module,
+            cwd=ROOT / binary.folder,
             env=environment,
         )
         temporary.replace(target)
@@ -176,21 +176,21 @@ def build(go: str, binary: binaries.Binary, target: Path, label: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def ensure_control_plane() -> None:
-    """Find every binary, or build it once into the cache folder."""
-    lookup = binaries.locate()
+def ensure_binaries(names: Sequence[str] | None, what: str) -> None:
+    """Find the binaries (None: the control plane's), or build each once into the cache folder."""
+    lookup = binaries.locate(names=names)
     for note in lookup.notes:
         say(f"note: {note}; using a build of our own")
     if not lookup.missing:
         return
     go = go_command()
-    names = ", ".join(binary.name for binary in lookup.missing)
+    missing = ", ".join(binary.name for binary in lookup.missing)
     minutes = sum(binary.expected_seconds for binary in lookup.missing) / 60
-    say(f"building the control plane once, about {minutes:.0f} minutes on two cores: {names}")
+    say(f"building {what} once, about {minutes:.0f} minutes on two cores: {missing}")
     for number, binary in enumerate(lookup.missing, start=1):
         target = binaries.cached_path(binary, os.environ, ROOT)
         if target is None:
-            raise SystemExit(f"tools/{binary.module}/go.mod is missing; this is not a whole checkout")
+            raise SystemExit(f"{binary.folder}/go.mod is missing; this is not a whole checkout")
         build(go, binary, target, f"{binary.name} ({number} of {len(lookup.missing)})")
 
 
@@ -251,12 +251,15 @@ def main() -> None:
     """Entry of `python tools/bootstrap.py`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--control-plane", action="store_true", help="find or build the Kubernetes binaries too")
+    parser.add_argument("--oracle", action="store_true", help="build kube-scheduler's verdict oracle, for tests")
     options = parser.parse_args()
     with one_at_a_time():
         ensure_packages()
         ensure_environment()
         if options.control_plane:
-            ensure_control_plane()
+            ensure_binaries(None, "the control plane")
+        if options.oracle:
+            ensure_binaries((binaries.ORACLE.name,), "the verdict oracle")
 
 
 if __name__ == "__main__":

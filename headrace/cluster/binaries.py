@@ -38,8 +38,8 @@ class Binary:
     #: The oldest (major, minor) that serves what we use.
     oldest: Version
     version_args: tuple[str, ...]
-    #: Folder below tools/ whose go.mod pins it, and the Go package in it.
-    module: str
+    #: Folder of the checkout whose go.mod pins it (its last part names the build), and the Go package in it.
+    folder: str
     package: str
     #: A cold build on two cores, measured; later ones of a module reuse the first one's packages.
     expected_seconds: int
@@ -47,13 +47,13 @@ class Binary:
 
 KUBERNETES_OLDEST = (1, 34)
 BINARIES: tuple[Binary, ...] = (
-    Binary("etcd", "KWOK_ETCD_BINARY", (3, 5), ("--version",), "etcd", "go.etcd.io/etcd/server/v3", 25),
+    Binary("etcd", "KWOK_ETCD_BINARY", (3, 5), ("--version",), "tools/etcd", "go.etcd.io/etcd/server/v3", 25),
     Binary(
         "kube-apiserver",
         "KWOK_KUBE_APISERVER_BINARY",
         KUBERNETES_OLDEST,
         ("--version",),
-        "kubernetes",
+        "tools/kubernetes",
         "k8s.io/kubernetes/cmd/kube-apiserver",
         300,
     ),
@@ -62,7 +62,7 @@ BINARIES: tuple[Binary, ...] = (
         "KWOK_KUBE_CONTROLLER_MANAGER_BINARY",
         KUBERNETES_OLDEST,
         ("--version",),
-        "kubernetes",
+        "tools/kubernetes",
         "k8s.io/kubernetes/cmd/kube-controller-manager",
         35,
     ),
@@ -71,7 +71,7 @@ BINARIES: tuple[Binary, ...] = (
         "KWOK_KUBE_SCHEDULER_BINARY",
         KUBERNETES_OLDEST,
         ("--version",),
-        "kubernetes",
+        "tools/kubernetes",
         "k8s.io/kubernetes/cmd/kube-scheduler",
         20,
     ),
@@ -80,13 +80,17 @@ BINARIES: tuple[Binary, ...] = (
         "KWOK_KUBECTL_BINARY",
         KUBERNETES_OLDEST,
         ("version", "--client"),
-        "kubernetes",
+        "tools/kubernetes",
         "k8s.io/kubernetes/cmd/kubectl",
         20,
     ),
-    Binary("kwok", "KWOK_CONTROLLER_BINARY", (0, 6), ("--version",), "kwok", "sigs.k8s.io/kwok/cmd/kwok", 75),
+    Binary("kwok", "KWOK_CONTROLLER_BINARY", (0, 6), ("--version",), "tools/kwok", "sigs.k8s.io/kwok/cmd/kwok", 75),
 )
-BY_NAME: Mapping[str, Binary] = {binary.name: binary for binary in BINARIES}
+#: kube-scheduler's verdicts as a program (tests/oracle/README.md); only tests and `make verdicts` need it.
+ORACLE = Binary(
+    "verdict-oracle", "HEADRACE_VERDICT_ORACLE", KUBERNETES_OLDEST, ("--version",), "tests/oracle", ".", 60
+)
+BY_NAME: Mapping[str, Binary] = {binary.name: binary for binary in (*BINARIES, ORACLE)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +110,14 @@ def cache_root(environ: Mapping[str, str]) -> Path:
 
 def cached_path(binary: Binary, environ: Mapping[str, str], root: Path = PROJECT_ROOT) -> Path | None:
     """Where the build of this binary goes, or None outside a checkout. The folder's name is a hash of
-    what decides the result: the pinned modules, the recipe and the machine's kind."""
-    folder = root / "tools" / binary.module
+    what decides the result: the pinned modules, our own sources, the recipe and the machine's kind."""
+    folder = root / binary.folder
     if not (folder / "go.mod").exists():
         return None
     digest = hashlib.sha256(f"{RECIPE}\n{platform.system()}\n{platform.machine()}\n".encode())
-    for name in ("go.mod", "go.sum"):
-        digest.update((folder / name).read_bytes() if (folder / name).exists() else b"")
-    return cache_root(environ) / "control-plane" / f"{binary.module}-{digest.hexdigest()[:16]}" / binary.name
+    for file in (folder / "go.mod", folder / "go.sum", *sorted(folder.glob("*.go"))):
+        digest.update(file.read_bytes() if file.exists() else b"")
+    return cache_root(environ) / "control-plane" / f"{folder.name}-{digest.hexdigest()[:16]}" / binary.name
 
 
 def parse_version(text: str) -> Version | None:
@@ -165,14 +169,13 @@ def _objection(binary: Binary, path: Path, origin: str) -> str | None:
 def locate(
     environ: Mapping[str, str] | None = None, names: Sequence[str] | None = None, root: Path = PROJECT_ROOT
 ) -> Lookup:
-    """Look for the binaries (all of them, or those named). Runs those named or on PATH for their version."""
+    """Look for the control plane's binaries, or for those named. Runs those named by a variable or on PATH for
+    their version."""
     environ = os.environ if environ is None else environ
     found: dict[str, Path] = {}
     missing: list[Binary] = []
     notes: list[str] = []
-    for binary in BINARIES:
-        if names is not None and binary.name not in names:
-            continue
+    for binary in BINARIES if names is None else map(BY_NAME.__getitem__, names):
         for path, origin in _candidates(binary, environ):
             objection = _objection(binary, path, origin)
             if objection is None:
