@@ -44,6 +44,11 @@ CHECKPOINT_NODES_ANNOTATION: Final = "training.headrace.dev/checkpoint-nodes"
 """On a pod of a later attempt: JSON {node: bytes of the checkpoint resident there}. Written by the job
 controller, read by the scheduler as one more dataset of that many bytes."""
 
+CHECKPOINTED_AT_ANNOTATION: Final = "training.headrace.dev/checkpointed-at"
+"""On a pod: when the newest complete checkpoint of its job was finished, RFC 3339 in UTC. Written by the job
+controller (or by whoever runs the workload), read by the scheduler: evicting the pod loses the work done since
+then. Without it, or when it cannot be read, all work since the pod started counts as lost."""
+
 ENV_JOB_NAME: Final = "HEADRACE_JOB_NAME"
 ENV_JOB_ATTEMPT: Final = "HEADRACE_ATTEMPT"
 ENV_ROLE: Final = "HEADRACE_ROLE"

@@ -261,6 +261,27 @@ class PodGroup(Object, frozen=True):
     status: PodGroupStatus = msgspec.field(default_factory=PodGroupStatus)
 
 
+class DisruptionBudgetSpec(Object, frozen=True):
+    """Which pods a budget is about; a selector that is absent or empty is about none when pods are preempted."""
+
+    selector: JsonObject | None = None
+
+
+class DisruptionBudgetStatus(Object, frozen=True):
+    """How many pods may be disrupted now; `disrupted_pods` are those the API server let go, by name."""
+
+    disruptions_allowed: int = 0
+    disrupted_pods: dict[str, str] = {}
+
+
+class PodDisruptionBudget(Object, frozen=True):
+    """A budget of disruptions (policy)."""
+
+    metadata: ObjectMeta = msgspec.field(default_factory=ObjectMeta)
+    spec: DisruptionBudgetSpec = msgspec.field(default_factory=DisruptionBudgetSpec)
+    status: DisruptionBudgetStatus = msgspec.field(default_factory=DisruptionBudgetStatus)
+
+
 class CacheWorker(Object, frozen=True):
     """The cache worker of a node; `epoch` changes with each of its restarts."""
 

@@ -67,14 +67,13 @@ PERSISTENT_VOLUMES = Resource(CORE_GROUP, "v1", "persistentvolumes", "Persistent
 PERSISTENT_VOLUME_CLAIMS = Resource(
     CORE_GROUP, "v1", "persistentvolumeclaims", "PersistentVolumeClaim", namespaced=True
 )
-REPLICATION_CONTROLLERS = Resource(
-    CORE_GROUP, "v1", "replicationcontrollers", "ReplicationController", namespaced=True
-)
+REPLICATION_CONTROLLERS = Resource(CORE_GROUP, "v1", "replicationcontrollers", "ReplicationController", namespaced=True)
 REPLICA_SETS = Resource("apps", "v1", "replicasets", "ReplicaSet", namespaced=True)
 STATEFUL_SETS = Resource("apps", "v1", "statefulsets", "StatefulSet", namespaced=True)
 SERVICE_ACCOUNTS = Resource(CORE_GROUP, "v1", "serviceaccounts", "ServiceAccount", namespaced=True)
 EVENTS = Resource("events.k8s.io", "v1", "events", "Event", namespaced=True)
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease", namespaced=True)
+POD_DISRUPTION_BUDGETS = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", namespaced=True)
 PRIORITY_CLASSES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False)
 STORAGE_CLASSES = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
 CSI_DRIVERS = Resource("storage.k8s.io", "v1", "csidrivers", "CSIDriver", namespaced=False)

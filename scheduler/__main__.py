@@ -28,6 +28,7 @@ from scheduler.plugins.registry import build
 from scheduler.plugins.stage_in import StageIn
 from scheduler.settings import Settings, load
 from scheduler.shell.binder import Binder
+from scheduler.shell.evictor import Evictor
 from scheduler.shell.extender import serve_extender
 from scheduler.shell.http import serve
 from scheduler.shell.loop import Loop
@@ -103,6 +104,7 @@ async def _run(settings: Settings, kubeconfig: Path | None) -> None:
             client, name, identity, senders=settings.event_senders, is_busy=lambda: binder.is_saturated
         )
         publisher = Publisher(client, recorder, settings.publishers, lambda event: loop.deliver([event]))
+        evictor = Evictor(client, recorder, name, settings.evictions_in_flight, lambda event: loop.deliver([event]))
         binder = Binder(
             client,
             name,
@@ -122,7 +124,7 @@ async def _run(settings: Settings, kubeconfig: Path | None) -> None:
             asyncio.get_running_loop().add_signal_handler(number, loop.stop)
         recording = asyncio.create_task(recorder.run())
         try:
-            await loop.run(watches, binder, publisher, elector)
+            await loop.run(watches, binder, publisher, evictor, elector)
             await recorder.drain(DRAIN_EVENTS_SECONDS)
         finally:
             recording.cancel()

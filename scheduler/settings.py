@@ -83,6 +83,8 @@ class Settings(BaseSettings):
     """A refused pod is tried again after this whatever happened: kube-scheduler's default."""
     binds_in_flight: Annotated[int, Field(ge=1, le=1024)] = 64
     """Bind calls at once; more only lengthens the API server's queue (measured on 2 cores)."""
+    evictions_in_flight: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Evictions at once: kube-scheduler's parallelism."""
     publishers: Annotated[int, Field(ge=1, le=64)] = 4
     """Condition and PodGroup patches at once, off the bind path."""
     event_senders: Annotated[int, Field(ge=1, le=64)] = 2

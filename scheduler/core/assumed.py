@@ -14,7 +14,7 @@ is not known (yet) is kept and counted when the node appears.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from scheduler.core.node_table import NodeTable
@@ -30,6 +30,24 @@ class Hold(StrEnum):
 
     ASSUMED = "assumed"
     BOUND = "bound"
+
+
+@dataclass(frozen=True, slots=True)
+class PodFacts:
+    """What preemption wants to know of a pod on a node; times are on the core's clock, None: it did not happen.
+
+    `is_preempted`: it is being deleted because a scheduler said so. `checkpointed_at`: when its job last had a
+    complete checkpoint (names.CHECKPOINTED_AT_ANNOTATION). `group`: its gang's name in its namespace.
+    """
+
+    started_at: float | None = None
+    checkpointed_at: float | None = None
+    is_preempted: bool = False
+    group: str | None = None
+    generation: int = 0
+
+
+NO_FACTS = PodFacts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +67,7 @@ class AssignedPod:
     identity: PodIdentity = NOBODY
     terms: PodTerms = NO_TERMS
     is_leaving: bool = False
+    facts: PodFacts = field(default=NO_FACTS, compare=False)  # does not change what the pod takes
 
 
 class Assigned:
@@ -59,6 +78,7 @@ class Assigned:
         self.index = index if index is not None else PodIndex(table)
         self._pods: dict[str, tuple[AssignedPod, Hold]] = {}
         self._by_node: dict[str, dict[str, AssignedPod]] = {}
+        self._by_group: dict[tuple[str, str], dict[str, None]] = {}
         self._priorities: Counter[int] = Counter()
         self.assumed = 0  # pods whose bind is not confirmed yet
 
@@ -77,8 +97,10 @@ class Assigned:
             return ClusterChange.POD_ADDED if self._add(pod, Hold.BOUND) else NOTHING
         held, hold = known
         if held == pod:
-            self.assumed -= known[1] is Hold.ASSUMED
-            self._pods[pod.uid] = (held, Hold.BOUND)
+            self.assumed -= hold is Hold.ASSUMED
+            self._pods[pod.uid] = (pod, Hold.BOUND)
+            self._by_node[pod.node][pod.uid] = pod
+            self._note_group(held, pod)
             # What our own bind changed is news to others once it is known to stand.
             return ClusterChange.POD_ADDED if hold is Hold.ASSUMED and self._is_counted(pod) else NOTHING
         was_counted = self._is_counted(held)
@@ -138,9 +160,17 @@ class Assigned:
         """Pods holding room on a node."""
         return list(self._by_node.get(name, {}).values())
 
+    def in_group(self, namespace: str, group: str) -> list[AssignedPod]:
+        """Members of a gang that hold room, whoever placed them."""
+        return [self._pods[uid][0] for uid in self._by_group.get((namespace, group), ())]
+
     def any_below(self, priority: int) -> bool:
         """Whether any pod has a lower priority."""
         return any(held < priority for held in self._priorities)
+
+    def priorities_below(self, priority: int) -> list[int]:
+        """Priorities that pods have, lower than this one, ascending."""
+        return sorted(held for held in self._priorities if held < priority)
 
     def __len__(self) -> int:
         return len(self._pods)
@@ -148,10 +178,24 @@ class Assigned:
     def _is_counted(self, pod: AssignedPod) -> bool:
         return self.index.is_counted(pod.identity, is_leaving=pod.is_leaving)
 
+    def _note_group(self, old: AssignedPod | None, new: AssignedPod | None) -> None:
+        for pod, is_member in ((old, False), (new, True)):
+            if pod is None or pod.facts.group is None:
+                continue
+            key = (pod.namespace, pod.facts.group)
+            if is_member:
+                self._by_group.setdefault(key, {})[pod.uid] = None
+            else:
+                members = self._by_group[key]
+                del members[pod.uid]
+                if not members:
+                    del self._by_group[key]
+
     def _add(self, pod: AssignedPod, hold: Hold) -> bool:
         self._pods[pod.uid] = (pod, hold)
         self.assumed += hold is Hold.ASSUMED
         self._by_node.setdefault(pod.node, {})[pod.uid] = pod
+        self._note_group(None, pod)
         self._priorities[pod.priority] += 1
         row = self._table.row_of.get(pod.node)
         if row is None:
@@ -166,6 +210,7 @@ class Assigned:
         del on_node[uid]
         if not on_node:
             del self._by_node[pod.node]
+        self._note_group(pod, None)
         self._priorities[pod.priority] -= 1
         if not self._priorities[pod.priority]:
             del self._priorities[pod.priority]

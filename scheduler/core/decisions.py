@@ -40,6 +40,7 @@ class Explain:
     message: str
     with_event: bool = True
     is_first: bool = True  # the condition was not False before
+    generation: int = 0  # of the pod that was judged; 0: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,41 @@ class GroupStatus:
     running: int
 
 
-Decision = Bind | Explain | DeletePod | GroupStatus
+@dataclass(frozen=True, slots=True)
+class Nominate:
+    """Set a pending pod's status.nominatedNodeName; "" clears it."""
+
+    uid: str
+    namespace: str
+    name: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A pod to evict from a node; `generation` as last seen, 0: not known."""
+
+    uid: str
+    namespace: str
+    name: str
+    node: str
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Preempt:
+    """Evict victims for a pod, or a PodGroup (`is_group`), named by uid, namespace and name; `unit` is its id in
+    the queue. Ends in one PreemptionEnded. `count` includes victims that are leaving already."""
+
+    unit: str
+    uid: str
+    namespace: str
+    name: str
+    is_group: bool
+    victims: tuple[Victim, ...]
+    count: int
+
+
+Decision = Bind | Explain | DeletePod | GroupStatus | Nominate | Preempt
 UNSCHEDULABLE = "Unschedulable"
 NOT_READY = "NotReadyForScheduling"

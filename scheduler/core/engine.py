@@ -15,7 +15,7 @@ has a message; nothing is held for a pod or gang between tries.
 from collections.abc import Sequence
 
 from scheduler.core import explain
-from scheduler.core.assumed import AssignedPod, Hold
+from scheduler.core.assumed import AssignedPod, Hold, PodFacts
 from scheduler.core.decisions import NOT_READY, UNSCHEDULABLE, Bind, Decision, DeletePod, Explain, GroupStatus
 from scheduler.core.engine_state import EngineSettings, EngineState, PendingPod
 from scheduler.core.events import Event
@@ -24,6 +24,7 @@ from scheduler.core.gangs import UNIT_PREFIX, Gang
 from scheduler.core.intake import Intake
 from scheduler.core.placement import Pass, Plugins
 from scheduler.core.pod_request import PodRequest
+from scheduler.core.preempting import Preempting
 from scheduler.core.queue import Waiting
 from scheduler.core.requeue import ANYTHING, ClusterChange
 
@@ -37,6 +38,7 @@ class Engine:
     def __init__(self, plugins: Plugins, settings: EngineSettings) -> None:
         self.state = EngineState(plugins, settings)
         self._intake = Intake(self.state)
+        self._preempting = Preempting(self.state)
         self._settings = settings
         self._worth = {plugin.name: plugin.worth_retry for plugin in plugins.filters}
         self._worth["NodeAdded"] = ClusterChange.NODE_ADDED
@@ -105,13 +107,14 @@ class Engine:
             message = explain.refused(state.table.count, pod.refusal)
             state.queue.refuse(waiting.unit, ClusterChange.VOLUMES | ClusterChange.NODE_ADDED, now)
             return self._tell(pending, message, now)
-        found = state.placer.pass_for(pod)
-        row = found.best()
+        whole = state.placer.pass_for(pod)
+        found = self._preempting.less_nominated(whole, pod)
+        row = self._preempting.own_node(found, pod)
+        row = row if row >= 0 else found.best()
         if row < 0:
-            diagnosis = state.diagnose(found, pod)
-            worth = self._worth_of(diagnosis.rejected_by)
-            state.queue.refuse(waiting.unit, worth, now)
-            return self._tell(pending, diagnosis.message, now)
+            refused = self._preempting.refused(pod, whole, now)
+            state.queue.refuse(waiting.unit, self._worth_of(refused.diagnosis.rejected_by), now)
+            return [*self._tell(pending, refused.diagnosis.message, now), *refused.decisions]
         wait = state.wait(found, pod, row, now)
         if wait is not None:
             worth = ClusterChange.POD_FREED | ClusterChange.RESIDENCY | ClusterChange.NODE_ADDED
@@ -218,10 +221,13 @@ class Engine:
                 pod.shape.host_ports,
                 pod.identity,
                 pod.terms,
+                facts=PodFacts(group=pod.group, generation=pod.generation),
             )
         )
         if pod.group is not None:
             state.gangs.set_assigned(pod.uid, pod.namespace, pod.group, is_running=False)
+        if state.nominations.remove(pod.uid) not in ("", node):
+            state.changes |= ClusterChange.POD_FREED
         pending.node = node
         source = verdict.bytes_by_source
         return Bind(
@@ -258,7 +264,7 @@ class Engine:
         is_first = not pending.told
         pending.told, pending.told_at = message, now
         pod = pending.request
-        return [Explain(pod.uid, pod.namespace, pod.name, reason, message, with_event, is_first)]
+        return [Explain(pod.uid, pod.namespace, pod.name, reason, message, with_event, is_first, pod.generation)]
 
     def _tell_gang(self, members: Sequence[PendingPod], message: str, now: float) -> list[Decision]:
         told: list[Decision] = []
@@ -284,6 +290,8 @@ class Engine:
             if found is not None and not state.gang_binds.is_binding(unit):
                 found.was_whole = found.was_whole or is_whole
                 state.enqueue_gang(found, now)
+        decisions += self._preempting.clear(state.unnominated)
+        state.unnominated.clear()
         decisions += self._group_statuses()
         for pending, message in state.gated_to_tell(now):
             decisions += self._tell(pending, message, now, reason=NOT_READY, with_event=False)

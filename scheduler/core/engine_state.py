@@ -10,13 +10,16 @@ from dataclasses import dataclass, replace
 
 from scheduler.core import explain
 from scheduler.core.assumed import Assigned
+from scheduler.core.budgets import Budgets
 from scheduler.core.cluster_view import ClusterView, view_of
 from scheduler.core.data_request import merge
 from scheduler.core.data_wait import Wait, wait_verdict
 from scheduler.core.gang_bind import GangBinds
 from scheduler.core.gang_placement import GangPlacement
-from scheduler.core.gangs import Gang, Gangs
+from scheduler.core.gangs import UNIT_PREFIX, Gang, Gangs
+from scheduler.core.lower_priority import LowerPriority
 from scheduler.core.node_table import NodeTable
+from scheduler.core.nominations import Nominations
 from scheduler.core.placement import Diagnosis, Pass, Placer, Plugins
 from scheduler.core.pod_request import PodRequest
 from scheduler.core.queue import SchedulingQueue
@@ -38,6 +41,13 @@ class EngineSettings:
     first_backoff_seconds: float = 1.0
     max_backoff_seconds: float = 10.0
     flush_seconds: float = 300.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened since the start, for metrics."""
+
+    preemption_attempts: int = 0
 
 
 @dataclass(slots=True)
@@ -74,6 +84,15 @@ class EngineState:
         # Rows on which others' pods or a shrunken node left too little room for what is assumed there.
         self.contended: set[int] = set()
         self.changes: ClusterChange = NOTHING
+        self.budgets = Budgets()
+        self.nominations = Nominations()
+        self.lower = LowerPriority(self.table, self.assigned)
+        # Evictions whose victims the watch has not shown leaving: by preemptor's unit, and all of them.
+        self.evicting: dict[str, set[str]] = {}
+        self.leaving: dict[str, str] = {}
+        self.groups_version = 0  # rises when a PodGroup changes what may be evicted
+        self.unnominated: list[PodRequest] = []  # whose nomination ended by an event
+        self.tally = Tally()
         self._gated: dict[str, float] = {}  # gang unit -> when its members are told what they wait for
 
     def view(self) -> ClusterView:
@@ -103,16 +122,6 @@ class EngineState:
             self.view(), self.plugins, found, pod, row, now=now, min_saving_seconds=self.settings.min_saving_seconds
         )
 
-    def diagnose(self, found: Pass, pod: PodRequest) -> Diagnosis:
-        """Why a pod fits nowhere; identical pods are explained once as long as nothing changes."""
-        key = (pod.priority, pod.may_preempt)
-        kept = found.diagnoses.get(key)
-        if kept is None:
-            kept = found.diagnoses[key] = explain.diagnose(
-                self.view(), self.plugins, found, pod, assigned=self.assigned
-            )
-        return kept
-
     def diagnose_gang(self, gang: Gang, result: GangPlacement, first: PodRequest) -> Diagnosis:
         """Why a gang fits nowhere: what stops the first member that did not fit, the others placed."""
         view, blocked = result.blocked_view, result.blocked
@@ -125,7 +134,42 @@ class EngineState:
             f"{diagnosis.message} PodGroup {gang.key} needs {result.needed} members placed together, "
             f"{result.fitting} fit."
         )
-        return Diagnosis(message, diagnosis.rejected_by)
+        return replace(diagnosis, message=message)
+
+    # ---- evictions --------------------------------------------------------------------------
+
+    def gang_minimum(self, namespace: str, group: str) -> int | None:
+        """Members a gang must keep on nodes, beside those that succeeded; None without a PodGroup."""
+        gang = self.gangs.find(f"{UNIT_PREFIX}{namespace}/{group}")
+        if gang is None or gang.group is None:
+            return None
+        return max(0, gang.min_member - len(gang.succeeded))
+
+    def start_evicting(self, unit: str, uids: list[str]) -> None:
+        """Victims are about to be deleted for a unit."""
+        self.evicting.setdefault(unit, set()).update(uids)
+        self.leaving.update(dict.fromkeys(uids, unit))
+
+    def seen_leaving(self, uid: str) -> None:
+        """The watch shows a victim leaving or gone."""
+        unit = self.leaving.pop(uid, None)
+        if unit is None:
+            return
+        victims = self.evicting.get(unit)
+        if victims is not None:
+            victims.discard(uid)
+            if not victims:
+                del self.evicting[unit]
+
+    def stop_evicting(self, unit: str) -> None:
+        """Evictions for a unit failed, or the unit is gone: whom the watch shows leaving is known by that."""
+        for uid in self.evicting.pop(unit, ()):
+            self.leaving.pop(uid, None)
+
+    def activate(self, pod: PodRequest) -> None:
+        """Try a pod, or its gang, without waiting for a change or its backoff."""
+        gang = self.gangs.of_member(pod.uid)
+        self.queue.activate(gang.unit if gang is not None else pod.uid)
 
     # ---- units ------------------------------------------------------------------------------
 

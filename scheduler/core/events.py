@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kube.objects import Dataset, Node, NodeCache, PersistentVolume, PersistentVolumeClaim, PodGroup
+from kube.objects import (
+    Dataset,
+    Node,
+    NodeCache,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    PodDisruptionBudget,
+    PodGroup,
+)
 from scheduler.core.assumed import AssignedPod
 from scheduler.core.pod_request import PodRequest
 
@@ -187,6 +195,29 @@ class DeleteFailed:
     uid: str
 
 
+@dataclass(frozen=True, slots=True)
+class BudgetChanged:
+    """A PodDisruptionBudget was added or changed."""
+
+    budget: PodDisruptionBudget
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetGone:
+    """A PodDisruptionBudget was deleted."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreemptionEnded:
+    """The calls of a Preempt are done; `failed`: not all victims were evicted, and the preemptor tries again."""
+
+    unit: str
+    failed: bool
+
+
 Event = (
     NodeChanged
     | NodeGone
@@ -210,4 +241,7 @@ Event = (
     | BindConfirmed
     | BindFailed
     | DeleteFailed
+    | BudgetChanged
+    | BudgetGone
+    | PreemptionEnded
 )

@@ -1,28 +1,30 @@
 """Why not, and why there: the "0/N nodes are available" text, and the decision record.
 
 Owns the wording. The text is kube-scheduler 1.36's FitError: for each node the reasons of the first filter
-that refuses it, counted, sorted as text, and then what its PostFilter plugins say, which for preemption is
-what removing pods of lower priority would come to (this scheduler evicts nobody). Does not decide.
+that refuses it, counted, sorted as text, and then what its PostFilter plugins say: core/preemption.py has that
+of preemption. Does not decide.
 """
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 
 from api.decision import Candidate, Decision, SourceBytes
 from api.quantities import format_bytes
+from scheduler.core import preemption
 from scheduler.core.assumed import Assigned
+from scheduler.core.budgets import Budgets
 from scheduler.core.cluster_view import ClusterView
-from scheduler.core.node_table import BoolArray
+from scheduler.core.lower_priority import LowerPriority
 from scheduler.core.placement import Diagnosis, Pass, Plugins
 from scheduler.core.pod_request import PodRequest
+from scheduler.core.preemption import histogram
 from scheduler.core.residency_table import MEDIA, Sources
+from scheduler.core.victims import Stakes
 
 NO_NODES = "no nodes available to schedule pods"
-NOT_HELPFUL = "Preemption is not helpful for scheduling"
-NO_VICTIMS = "No preemption victims found for incoming pod"
-NEVER = "preemption: not eligible due to preemptionPolicy=Never."
 # What the DynamicResources plugin says of a pod without claims; it runs before preemption.
 NO_CLAIMS = "no new claims to deallocate"
 # What it says where an earlier plugin ended the PreFilter stage: its own state was never written.
@@ -34,24 +36,19 @@ KUBES_OWN = re.compile(
 )
 
 
-def diagnose(
-    view: ClusterView,
-    plugins: Plugins,
-    found: Pass,
-    pod: PodRequest,
-    *,
-    assigned: Assigned,
-) -> Diagnosis:
-    """Explain a pass without a row left."""
+def look(view: ClusterView, plugins: Plugins, found: Pass) -> Diagnosis:
+    """Explain a pass without a row left, up to where PostFilter plugins speak."""
     nodes = int(np.count_nonzero(view.alive))
+    nowhere = np.zeros(view.size, dtype=np.bool_)
     if nodes == 0:
-        return Diagnosis(NO_NODES, frozenset({"NodeAdded"}))
+        return Diagnosis(NO_NODES, frozenset({"NodeAdded"}), nowhere)
     if found.refusal is not None:
-        return Diagnosis(refused(nodes, found.refusal), frozenset({"NodeAffinity"}))
+        return Diagnosis(refused(nodes, found.refusal), frozenset({"NodeAffinity"}), nowhere)
+    pod = found.pod
     left = view.alive.copy()
     reasons: Counter[str] = Counter()
     rejected_by: set[str] = set()
-    may_resolve = np.zeros(view.size, dtype=np.bool_)
+    may_resolve = nowhere
     if found.only is not None:
         excluded = int(np.count_nonzero(left & ~found.only))
         if excluded:
@@ -71,59 +68,40 @@ def diagnose(
             if never is not None:
                 may_resolve |= refused_rows & ~never
             left &= ~refused_rows
-    text = f"0/{nodes} nodes are available: {_histogram(reasons)}."
-    post_filter = _post_filter(view, pod, may_resolve, nodes, assigned)
-    return Diagnosis(f"{text} {post_filter}" if post_filter else text, frozenset(rejected_by))
+    text = f"0/{nodes} nodes are available: {histogram(reasons)}."
+    return Diagnosis(text, frozenset(rejected_by), may_resolve)
+
+
+def diagnose(
+    view: ClusterView,
+    plugins: Plugins,
+    found: Pass,
+    pod: PodRequest,
+    *,
+    assigned: Assigned,
+) -> Diagnosis:
+    """Explain a pass without a row left, with what preemption would say when no disruption budgets and no gangs
+    were known; where it would evict pods it says nothing."""
+    seen = look(view, plugins, found)
+    if seen.message == NO_NODES or found.refusal is not None:
+        return seen
+    if not pod.may_preempt:
+        return with_preemption(seen, preemption.NEVER)
+    lower = LowerPriority(view.table, assigned)
+    stakes = Stakes(assigned, lower, Budgets(), lambda namespace, group: None, 0.0)
+    result = preemption.find(view, plugins, stakes, found, seen.may_resolve)
+    return seen if result.chosen is not None else with_preemption(seen, result.message)
+
+
+def with_preemption(seen: Diagnosis, text: str) -> Diagnosis:
+    """A diagnosis with what kube-scheduler's PostFilter plugins say after it."""
+    return replace(seen, message=f"{seen.message} {NO_CLAIMS}, preemption: {text}")
 
 
 def refused(nodes: int, reason: str) -> str:
     """The text for a pod that was refused before any node was looked at."""
     text = f"0/{nodes} nodes are available: {reason}."
     return f"{text} {NO_STATE}" if KUBES_OWN.fullmatch(reason) else text
-
-
-def _histogram(reasons: Counter[str]) -> str:
-    return ", ".join(sorted(f"{count} {reason}" for reason, count in reasons.items()))
-
-
-def _not_helpful(nodes: int, reasons: Counter[str]) -> str:
-    counted = Counter(reasons)
-    counted[NOT_HELPFUL] += nodes - sum(counted.values())
-    counted = +counted
-    return f"{NO_CLAIMS}, preemption: 0/{nodes} nodes are available: {_histogram(counted)}."
-
-
-def _post_filter(view: ClusterView, pod: PodRequest, may_resolve: BoolArray, nodes: int, assigned: Assigned) -> str:
-    """What kube-scheduler's PostFilter would say; "" where it would start to evict pods."""
-    if not pod.may_preempt:
-        return f"{NO_CLAIMS}, {NEVER}"
-    rows = np.flatnonzero(may_resolve)
-    if not len(rows):
-        return _not_helpful(nodes, Counter())
-    if not assigned.any_below(pod.priority):
-        return _not_helpful(nodes, Counter({NO_VICTIMS: len(rows)}))
-    reasons: Counter[str] = Counter()
-    asked = view.table.vector(pod.shape.requests)
-    explained = 0
-    for row in rows.tolist():
-        victims = [held for held in assigned.on_node(view.names[row]) if held.priority < pod.priority]
-        if not victims:
-            reasons[NO_VICTIMS] += 1
-            explained += 1
-            continue
-        freed = sum((view.table.vector(held.requests) for held in victims), np.zeros_like(asked))
-        left = view.allocatable[row] - view.requested[row] + freed
-        lacking = [name for name, amount in pod.shape.requests if left[view.table.resources[name]] < amount]
-        if view.pods[row] - len(victims) >= view.pods_allowed[row]:
-            reasons["Too many pods"] += 1
-        elif not lacking:
-            return ""
-        for name in lacking:
-            reasons[f"Insufficient {name}"] += 1
-        explained += 1
-    counted = Counter(reasons)
-    counted[NOT_HELPFUL] += nodes - explained
-    return f"{NO_CLAIMS}, preemption: 0/{nodes} nodes are available: {_histogram(+counted)}."
 
 
 def candidate(view: ClusterView, sources: Sources | None, row: int) -> Candidate:

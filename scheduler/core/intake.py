@@ -46,6 +46,9 @@ class Intake:
             events.BindConfirmed: self._bind_confirmed,
             events.BindFailed: self._bind_failed,
             events.DeleteFailed: self._delete_failed,
+            events.BudgetChanged: self._budget_changed,
+            events.BudgetGone: self._budget_gone,
+            events.PreemptionEnded: self._preemption_ended,
         }
 
     def apply(self, event: events.Event, now: float) -> None:
@@ -106,6 +109,8 @@ class Intake:
         known = state.pods.get(pod.uid)
         if state.assigned.hold_of(pod.uid) is Hold.BOUND:
             return  # an old state of a pod that the watch showed bound already
+        if state.assigned.hold_of(pod.uid) is None:
+            self._nomination_shown("" if known is None else known.request.nominated_node, pod)
         if known is None:
             known = state.pods[pod.uid] = PendingPod(pod, told=pod.reported)
         else:
@@ -137,6 +142,10 @@ class Intake:
         known = state.pods.pop(pod.uid, None)
         if known is not None:
             state.queue.remove(pod.uid)
+            state.stop_evicting(pod.uid)
+            self._nomination_ended(pod.uid, pod.node)
+        if event.is_leaving:
+            state.seen_leaving(pod.uid)
         is_expected = state.assigned.node_of(pod.uid) == pod.node
         state.changes |= state.assigned.confirm(pod)
         if not is_expected:
@@ -156,8 +165,11 @@ class Intake:
 
     def _pod_gone(self, event: events.PodGone) -> None:
         state = self._state
+        state.seen_leaving(event.uid)
         if state.pods.pop(event.uid, None) is not None:
             state.queue.remove(event.uid)
+            state.stop_evicting(event.uid)
+            self._nomination_ended(event.uid, "")
         if state.assigned.gone(event.uid):
             state.changes |= ClusterChange.POD_FREED
         if event.succeeded and event.group is not None:
@@ -165,6 +177,22 @@ class Intake:
             state.enqueue_gang(gang, self._now)
         else:
             self._leave_gang(event.uid)
+
+    def _nomination_shown(self, old: str, pod: PodRequest) -> None:
+        state = self._state
+        before = state.nominations.node_of(pod.uid)
+        state.nominations.shown(old, state.resolved(pod))
+        if before and state.nominations.node_of(pod.uid) != before:
+            state.changes |= ClusterChange.POD_FREED  # what was kept for it is free
+
+    def _nomination_ended(self, uid: str, node: str) -> None:
+        if self._state.nominations.remove(uid) not in ("", node):
+            self._state.changes |= ClusterChange.POD_FREED
+
+    def _preemption_ended(self, event: events.PreemptionEnded) -> None:
+        if event.failed:
+            self._state.stop_evicting(event.unit)
+            self._state.queue.activate(event.unit)
 
     def _note_contention(self, row: int | None) -> None:
         # Only binds that are under way can be wrong; what is decided later sees the room as it is.
@@ -181,13 +209,21 @@ class Intake:
     # ---- gangs ------------------------------------------------------------------------------
 
     def _group_changed(self, event: events.GroupChanged) -> None:
+        self._state.groups_version += 1
         gang = self._state.gangs.set_group(event.group)
         self._state.enqueue_gang(gang, self._now)
 
     def _group_gone(self, event: events.GroupGone) -> None:
+        self._state.groups_version += 1
         gang = self._state.gangs.drop_group(event.namespace, event.name)
         if gang is not None:
             self._state.enqueue_gang(gang, self._now)
+
+    def _budget_changed(self, event: events.BudgetChanged) -> None:
+        self._state.budgets.put(event.budget)
+
+    def _budget_gone(self, event: events.BudgetGone) -> None:
+        self._state.budgets.remove(event.namespace, event.name)
 
     # ---- results ----------------------------------------------------------------------------
 
@@ -207,6 +243,8 @@ class Intake:
             return
         pod = known.request
         known.node = ""
+        if pod.nominated_node:
+            state.unnominated.append(pod)
         if pod.group is None:
             if state.queue.pool_of(pod.uid) is None:
                 state.enqueue_pod(pod)

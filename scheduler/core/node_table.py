@@ -121,6 +121,7 @@ class NodeTable:
         self.ports.pop(row, None)
         self._free.append(row)
         self.version += 1
+        self._log_row(row)
         return row
 
     def column(self, key: str) -> LabelColumn:

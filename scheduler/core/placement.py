@@ -54,10 +54,12 @@ class Plugins:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Why a pod fits nowhere: the text, and the names of the filters that refused it somewhere."""
+    """Why a pod fits nowhere: the text, the names of the filters that refused it somewhere, and the rows where
+    removing pods may turn the refusal around."""
 
     message: str
     rejected_by: frozenset[str]
+    may_resolve: BoolArray
 
 
 @dataclass(slots=True)
@@ -75,8 +77,8 @@ class Pass:
     total: FloatArray  # +inf where refused
     # `total` as it would be without other pods' labels and terms; None when these make no difference.
     alone: FloatArray | None = None
-    # By (priority, may preempt), kept by core/engine_state.py as long as nothing changes.
-    diagnoses: dict[tuple[int, bool], Diagnosis] = field(default_factory=dict)
+    # By priority and what else it hangs on, kept by core/preempting.py as long as nothing changes.
+    diagnoses: dict[tuple[object, ...], Diagnosis] = field(default_factory=dict)
 
     @property
     def seconds(self) -> FloatArray | None:

@@ -50,6 +50,9 @@ class FilterPlugin(Protocol):
     name: str
     depends_on: DependsOn
     worth_retry: ClusterChange
+    # It compares the pod's requests with what is left of resources and pod slots, and nothing else: preemption
+    # then reckons with plain numbers.
+    is_about_room: bool
 
     def prefilter(self, view: ClusterView, pod: PodRequest) -> PreFilter | None:
         """Called once a signature, before `filter`; None when it has nothing to say."""

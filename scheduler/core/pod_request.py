@@ -80,6 +80,8 @@ class PodRequest:
     # Node affinity of the volumes the claims are bound to: each must hold (set when claims are resolved).
     volume_terms: tuple[tuple[Term, ...], ...] = ()
     reported: str = ""  # the message its PodScheduled=False condition already carries
+    nominated_node: str = ""  # of its status
+    generation: int = 0
     identity: PodIdentity = NOBODY
     terms: PodTerms = NO_TERMS
     owner: Owner | None = None  # the controller, if its selector counts in default spreading
@@ -164,6 +166,8 @@ def pod_request(pod: Pod, shapes: ShapeCache, waiting_since: float = 0.0) -> Pod
         checkpoint=checkpoint,
         refusal=refusal,
         reported=_reported(pod),
+        nominated_node=pod.status.nominated_node_name,
+        generation=meta.generation,
         identity=identity,
         terms=terms,
         owner=owner_of(pod),

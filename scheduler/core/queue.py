@@ -132,6 +132,12 @@ class SchedulingQueue:
             self._leave_worth(waiting)
             self.counts[waiting.pool] -= 1
 
+    def activate(self, unit: str) -> None:
+        """Try a refused unit at once, whatever it waits for; one that is gated or in flight stays there."""
+        waiting = self._units.get(unit)
+        if waiting is not None and waiting.pool in (Pool.UNSCHEDULABLE, Pool.BACKOFF):
+            self._activate(waiting)
+
     def pool_of(self, unit: str) -> Pool | None:
         """Where a unit waits; None when it does not."""
         waiting = self._units.get(unit)

@@ -41,6 +41,7 @@ class NodeFilter:
     reason: str
     depends_on = DependsOn.NODES
     worth_retry: ClusterChange
+    is_about_room = False
 
     def prefilter(self, view: ClusterView, pod: PodRequest) -> PreFilter | None:
         """Nothing to say before nodes are looked at."""

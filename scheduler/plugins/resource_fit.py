@@ -25,6 +25,7 @@ class ResourceFit(NodeFilter):
     """cpu, memory, ephemeral-storage, scalars and the number of pods."""
 
     name = "NodeResourcesFit"
+    is_about_room = True
     depends_on = DependsOn.USAGE
     worth_retry = ClusterChange.NODE_ADDED | ClusterChange.NODE_ALLOCATABLE | ClusterChange.POD_FREED
 

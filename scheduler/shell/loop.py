@@ -13,12 +13,13 @@ from collections.abc import Sequence
 import structlog
 
 from kube.lease import LeaderElector
-from scheduler.core.decisions import Bind, Decision, Explain
+from scheduler.core.decisions import Bind, Decision, Explain, Preempt
 from scheduler.core.engine import Engine
 from scheduler.core.events import BindConfirmed, BindFailed, Event
 from scheduler.core.queue import Pool
 from scheduler.shell import metrics
 from scheduler.shell.binder import Binder
+from scheduler.shell.evictor import Evictor
 from scheduler.shell.publish import Publisher
 from scheduler.shell.watches import Watches
 
@@ -79,14 +80,17 @@ class Loop:
 
     # ---- the loop ---------------------------------------------------------------------------
 
-    async def run(self, watches: Watches, binder: Binder, publisher: Publisher, elector: LeaderElector | None) -> None:
-        """Run until `stop`; binds in flight get STOP_SECONDS to finish."""
-        self._binder, self._publisher, self._watches = binder, publisher, watches
+    async def run(
+        self, watches: Watches, binder: Binder, publisher: Publisher, evictor: Evictor, elector: LeaderElector | None
+    ) -> None:
+        """Run until `stop`; binds and evictions in flight get STOP_SECONDS to finish."""
+        self._binder, self._publisher, self._watches, self._evictor = binder, publisher, watches, evictor
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(watches.run()),
                 tasks.create_task(binder.run()),
                 tasks.create_task(publisher.run()),
+                tasks.create_task(evictor.run()),
             ]
             leading = tasks.create_task(self._lead(elector))
             while not self._stopping.is_set():
@@ -133,6 +137,8 @@ class Loop:
             if isinstance(decision, Bind):
                 self._count(decision)
                 self._binder.submit(decision)
+            elif isinstance(decision, Preempt):
+                self._evictor.submit(decision)
             else:
                 if isinstance(decision, Explain):
                     self._unschedulable.inc()
@@ -144,6 +150,7 @@ class Loop:
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 await self._binder.join()
+                await self._evictor.join()
                 await self._publisher.join()
         except TimeoutError:
             _log.warning("stopped_before_all_was_written")

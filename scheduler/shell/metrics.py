@@ -59,10 +59,24 @@ GANG_ATTEMPTS = Counter(
     "Gangs decided, by result (stable).",
     ["result"],  # scheduled, undone
 )
+PREEMPTION_ATTEMPTS = Counter(
+    "scheduler_preemption_attempts",
+    "Times evicting pods of lower priority was considered (stable).",
+)
+PREEMPTION_VICTIMS = Histogram(
+    "scheduler_preemption_victims",
+    "Victims of one preemption (stable).",
+    buckets=tuple(2**exponent for exponent in range(7)),
+)
+EVICTIONS = Counter(
+    "headrace_scheduler_evictions",
+    "Victims by what became of them (stable).",
+    ["outcome"],  # evicted, gone, failed
+)
 PUBLISH = Counter(
     "headrace_scheduler_publish",
     "Conditions and statuses written off the bind path, by what became of them (stable).",
-    ["what", "outcome"],  # what: condition, group, delete; outcome: written, failed, skipped
+    ["what", "outcome"],  # what: condition, nomination, group, delete; outcome: written, failed, skipped
 )
 EXTENDER = Counter(
     "headrace_scheduler_extender_requests",

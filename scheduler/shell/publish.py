@@ -7,7 +7,7 @@ PodScheduled=True; writes about one object are never under way twice; deletions 
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,12 +18,12 @@ from kube.errors import Conflict, KubeError, NotFound
 from kube.events import EventRecorder
 from kube.identity import ObjectRef
 from kube.resources import POD_GROUPS, PODS
-from scheduler.core.decisions import Bind, DeletePod, Explain, GroupStatus
+from scheduler.core.decisions import Bind, DeletePod, Explain, GroupStatus, Nominate
 from scheduler.core.events import DeleteFailed, Event
 from scheduler.shell import metrics
 
 _log = structlog.get_logger(__name__)
-Work = Explain | GroupStatus | DeletePod
+Work = Explain | GroupStatus | DeletePod | Nominate
 
 
 class Publisher:
@@ -53,6 +53,8 @@ class Publisher:
             self._waiting[work.uid] = work
             if work.with_event:
                 self._event(work.namespace, work.name, work.uid, "FailedScheduling", work.message, kind="Warning")
+        elif isinstance(work, Nominate):
+            self._waiting[f"nominate:{work.uid}"] = work
         else:
             self._waiting[f"group:{work.namespace}/{work.name}"] = work
         self._idle.clear()
@@ -63,10 +65,14 @@ class Publisher:
         self._event(bind.namespace, bind.name, bind.uid, "Scheduled", bind.note, kind="Normal")
 
     def before_bind(self, uid: str) -> Awaitable[None] | None:
-        """Drop the pod's waiting condition; returns its write in flight, to be waited for."""
-        self._waiting.pop(uid, None)
-        writing = self._writing.get(uid)
-        return asyncio.shield(writing) if writing is not None else None
+        """Drop the pod's waiting condition and nomination; returns their writes in flight, to be waited for."""
+        under_way = []
+        for key in (uid, f"nominate:{uid}"):
+            self._waiting.pop(key, None)
+            writing = self._writing.get(key)
+            if writing is not None:
+                under_way.append(writing)
+        return asyncio.shield(_all(under_way)) if under_way else None
 
     async def join(self) -> None:
         """Wait until nothing waits and nothing is being written."""
@@ -111,6 +117,8 @@ class Publisher:
             await self._delete(work)
         elif isinstance(work, Explain):
             await self._condition(work)
+        elif isinstance(work, Nominate):
+            await self._nominate(work)
         else:
             await self._group(work)
 
@@ -121,6 +129,8 @@ class Publisher:
             "reason": work.reason,
             "message": work.message,
         }
+        if work.generation:
+            condition["observedGeneration"] = work.generation
         if work.is_first:
             condition["lastTransitionTime"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         body = {"metadata": {"uid": work.uid}, "status": {"conditions": [condition]}}
@@ -135,6 +145,20 @@ class Publisher:
             _log.warning("condition_not_written", pod=f"{work.namespace}/{work.name}", error=str(error))
         else:
             metrics.PUBLISH.labels("condition", "written").inc()
+
+    async def _nominate(self, work: Nominate) -> None:
+        body = {"metadata": {"uid": work.uid}, "status": {"nominatedNodeName": work.node or None}}
+        try:
+            await self._client.patch(
+                PODS, work.name, body, work.namespace, kind=PatchKind.STRATEGIC, subresource="status"
+            )
+        except (NotFound, Conflict):
+            metrics.PUBLISH.labels("nomination", "skipped").inc()
+        except KubeError as error:
+            metrics.PUBLISH.labels("nomination", "failed").inc()
+            _log.warning("nomination_not_written", pod=f"{work.namespace}/{work.name}", error=str(error))
+        else:
+            metrics.PUBLISH.labels("nomination", "written").inc()
 
     async def _group(self, work: GroupStatus) -> None:
         status: dict[str, Any] = {"phase": work.phase, "scheduled": work.scheduled, "running": work.running}
@@ -168,3 +192,7 @@ class Publisher:
         action = "Binding" if reason == "Scheduled" else "Scheduling"
         ref = ObjectRef(api_version="v1", kind="Pod", namespace=namespace, name=name, uid=uid)
         self._recorder.record(ref, reason, note, kind="Normal" if kind == "Normal" else "Warning", action=action)
+
+
+async def _all(writes: Sequence[asyncio.Future[None]]) -> None:
+    await asyncio.wait(writes)

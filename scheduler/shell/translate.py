@@ -5,10 +5,11 @@ the shape cache. Times: a pod's creation is moved from the wall clock to the cor
 same pod always waits since the same moment.
 """
 
+from api import names
 from api.conditions import parse_timestamp
 from kube.objects import Pod
 from scheduler.core import requests
-from scheduler.core.assumed import AssignedPod
+from scheduler.core.assumed import AssignedPod, PodFacts
 from scheduler.core.events import Event, PodAssigned, PodGone, PodPending
 from scheduler.core.pod_request import ShapeCache, group_of, host_ports, pod_request
 
@@ -60,9 +61,34 @@ class PodTranslator:
                 identity,
                 terms,
                 is_leaving=meta.deletion_timestamp is not None,
+                facts=self._facts(pod),
             ),
             group=group_of(pod) if is_ours else None,
             is_ours=is_ours,
             is_running=pod.status.phase == "Running",
             is_leaving=meta.deletion_timestamp is not None,
         )
+
+    def _facts(self, pod: Pod) -> PodFacts:
+        meta, status = pod.metadata, pod.status
+        group = group_of(pod)
+        is_preempted = meta.deletion_timestamp is not None and _was_preempted(pod)
+        written = meta.annotations.get(names.CHECKPOINTED_AT_ANNOTATION) if meta.annotations else None
+        return PodFacts(self._seconds(status.start_time), self._seconds(written), is_preempted, group, meta.generation)
+
+    def _seconds(self, text: str | None) -> float | None:
+        if not text:
+            return None
+        try:
+            return parse_timestamp(text) + self._offset
+        except ValueError:
+            # Written by whoever runs the workload: an unreadable time is none, as the contract says.
+            return None
+
+
+def _was_preempted(pod: Pod) -> bool:
+    """The first DisruptionTarget condition decides, as in podTerminatingByPreemption (defaultpreemption)."""
+    for condition in pod.status.conditions:
+        if condition.type == "DisruptionTarget":
+            return condition.status == "True" and condition.reason == "PreemptionByScheduler"
+    return False

@@ -24,6 +24,7 @@ from kube.objects import (
     PersistentVolume,
     PersistentVolumeClaim,
     Pod,
+    PodDisruptionBudget,
     PodGroup,
 )
 from kube.resources import (
@@ -33,6 +34,7 @@ from kube.resources import (
     NODES,
     PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES,
+    POD_DISRUPTION_BUDGETS,
     POD_GROUPS,
     PODS,
     SERVICES,
@@ -76,6 +78,12 @@ def kinds(pods: PodTranslator) -> tuple[Kind, ...]:
             PersistentVolume,
             events.VolumeChanged,
             lambda key, uid: events.VolumeGone(key[1]),
+        ),
+        Kind(
+            POD_DISRUPTION_BUDGETS,
+            PodDisruptionBudget,
+            events.BudgetChanged,
+            lambda key, uid: events.BudgetGone(*key),
         ),
         Kind(
             NAMESPACES,

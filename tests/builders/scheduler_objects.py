@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from api import names
+from api.conditions import timestamp
 from kube.identity import ObjectMeta
 from kube.objects import (
     CachedDataset,
@@ -17,12 +18,15 @@ from kube.objects import (
     Dataset,
     DatasetSnapshot,
     DatasetStatus,
+    DisruptionBudgetSpec,
+    DisruptionBudgetStatus,
     Node,
     NodeCache,
     NodeCacheStatus,
     NodeSpec,
     NodeStatus,
     Pod,
+    PodDisruptionBudget,
     PodGroup,
     PodGroupSpec,
     PodSpec,
@@ -37,6 +41,7 @@ from scheduler.core.decisions import Bind, Decision, Explain
 from scheduler.core.engine import Engine
 from scheduler.core.engine_state import EngineSettings
 from scheduler.core.events import (
+    BudgetChanged,
     CacheChanged,
     DatasetChanged,
     Event,
@@ -91,6 +96,8 @@ class PodBuilder:
     deleted: bool = False
     conditions: tuple[Condition, ...] = ()
     scheduler: str = names.DEFAULT_SCHEDULER_NAME
+    started_at: str | None = None
+    nominated: str = ""
 
     def asks(self, **requests: str) -> "PodBuilder":
         return replace(self, requests=requests)
@@ -131,6 +138,18 @@ class PodBuilder:
     def on(self, node: str, phase: str = "Running") -> "PodBuilder":
         return replace(self.with_spec(node_name=node), phase=phase)
 
+    def started(self, seconds: int) -> "PodBuilder":
+        return replace(self, started_at=timestamp(seconds))
+
+    def nominated_to(self, node: str) -> "PodBuilder":
+        return replace(self, nominated=node)
+
+    def with_condition(self, kind: str, status: str, reason: str) -> "PodBuilder":
+        return replace(self, conditions=(*self.conditions, Condition(type=kind, status=status, reason=reason)))
+
+    def being_preempted(self) -> "PodBuilder":
+        return self.being_deleted().with_condition("DisruptionTarget", "True", "PreemptionByScheduler")
+
     def scheduled_by(self, name: str) -> "PodBuilder":
         return replace(self, scheduler=name)
 
@@ -155,7 +174,12 @@ class PodBuilder:
                 deletion_timestamp="1970-01-01T00:00:00Z" if self.deleted else None,
             ),
             spec=PodSpec(**{"containers": [container], "scheduler_name": self.scheduler, **self.spec}),
-            status=PodStatus(phase=self.phase, conditions=list(self.conditions)),
+            status=PodStatus(
+                phase=self.phase,
+                conditions=list(self.conditions),
+                start_time=self.started_at,
+                nominated_node_name=self.nominated,
+            ),
         )
 
 
@@ -213,6 +237,15 @@ def a_cache(
     )
 
 
+def a_budget(name: str, allowed: int, *, namespace: str = "default", **labels: str) -> PodDisruptionBudget:
+    """A budget for pods with these labels; `disrupted` names pods the API server let go already."""
+    return PodDisruptionBudget(
+        metadata=ObjectMeta(name=name, namespace=namespace, uid=f"uid-budget-{name}"),
+        spec=DisruptionBudgetSpec(selector={"matchLabels": labels}),
+        status=DisruptionBudgetStatus(disruptions_allowed=allowed),
+    )
+
+
 class World:
     """An engine with a clock and short ways to feed it; decisions of both verbs are collected."""
 
@@ -236,6 +269,9 @@ class World:
 
     def groups(self, *groups: PodGroup) -> None:
         self.feed(*(GroupChanged(group) for group in groups))
+
+    def budgets(self, *budgets: PodDisruptionBudget) -> None:
+        self.feed(*(BudgetChanged(budget) for budget in budgets))
 
     def datasets(self, *datasets: Dataset) -> None:
         self.feed(*(DatasetChanged(dataset) for dataset in datasets))
