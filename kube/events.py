@@ -6,8 +6,8 @@ table are bounded, what does not fit is dropped and counted; the same event repe
 6 minutes is one object whose `series.count` grows.
 
 What matters more goes first: while `is_busy` says so, events wait, for PATIENCE_SECONDS at most and only as
-long as the queue is not half full. A repeat is written with the next sweep (every few seconds), so a loop that reports the
-same thing a thousand times a second costs one call a sweep.
+long as the queue is not half full. A repeat is written with the next sweep (every few seconds), so a loop that
+reports the same thing a thousand times a second costs one call a sweep.
 """
 
 import asyncio
@@ -182,7 +182,9 @@ class EventRecorder:
         while True:
             series = await self._queue.get()
             try:
-                while self._may_wait(series):
+                for _ in range(int(PATIENCE_SECONDS / LOOK_SECONDS)):
+                    if not self._may_wait(series):
+                        break
                     await asyncio.sleep(LOOK_SECONDS)
                 await self._create(series)
             finally:
