@@ -8,13 +8,12 @@ import time
 from benchmarks import frame
 from kube.identity import ObjectMeta
 from kube.objects import Container, Node, NodeStatus, Pod, PodGroup, PodGroupSpec, PodSpec, ResourceRequirements
-from scheduler.__main__ import engine_settings
 from scheduler.core.decisions import Bind
 from scheduler.core.engine import Engine
 from scheduler.core.events import Event, GroupChanged, NodeChanged, PodPending
 from scheduler.core.pod_request import ShapeCache, pod_request
 from scheduler.plugins.registry import build
-from scheduler.settings import Settings
+from scheduler.settings import Settings, engine_settings
 
 GOALS = {5000: 8000.0, 15000: 3000.0}
 BINDS_A_ROUND = 64

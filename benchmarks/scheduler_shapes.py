@@ -12,13 +12,12 @@ import msgspec
 
 from benchmarks import frame
 from kube.objects import Node, Pod
-from scheduler.__main__ import engine_settings
 from scheduler.core.decisions import Bind
 from scheduler.core.engine import Engine
 from scheduler.core.events import NodeChanged, PodPending
 from scheduler.core.pod_request import ShapeCache, pod_request
 from scheduler.plugins.registry import build
-from scheduler.settings import Settings
+from scheduler.settings import Settings, engine_settings
 
 HOST, ZONE = "kubernetes.io/hostname", "topology.kubernetes.io/zone"
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"

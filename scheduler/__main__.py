@@ -20,13 +20,12 @@ from kube.errors import ConfigError
 from kube.events import EventRecorder
 from kube.lease import LeaderElector
 from scheduler.core.engine import Engine
-from scheduler.core.engine_state import EngineSettings
 from scheduler.core.extender import DataExtender
-from scheduler.core.residency_table import ReadSpeeds
 from scheduler.errors import ConfigurationError
 from scheduler.plugins.registry import build
 from scheduler.plugins.stage_in import StageIn
-from scheduler.settings import Settings, load
+from scheduler.settings import Settings, engine_settings, load
+from scheduler.shell import verdict_lines
 from scheduler.shell.binder import Binder
 from scheduler.shell.evictor import Evictor
 from scheduler.shell.extender import serve_extender
@@ -42,6 +41,8 @@ DRAIN_EVENTS_SECONDS = 3.0
 
 def main() -> int:
     """Run until SIGTERM or SIGINT; 0 after a graceful stop, 2 when something given cannot be used."""
+    if sys.argv[1:2] == ["verdicts"]:
+        return verdict_lines.main(sys.argv[2:])
     arguments = _arguments()
     try:
         settings = load(arguments.config, _overrides(arguments))
@@ -52,26 +53,6 @@ def main() -> int:
         sys.stderr.write(f"scheduler: {error}\n")
         return 2
     return 0
-
-
-def engine_settings(settings: Settings) -> EngineSettings:
-    """The core's part of the settings."""
-    speeds = settings.speeds
-    return EngineSettings(
-        speeds=ReadSpeeds(
-            mem=speeds.mem_bytes_per_second,
-            ssd=speeds.ssd_bytes_per_second,
-            hdd=speeds.hdd_bytes_per_second,
-            network=speeds.network_bytes_per_second,
-            origin=speeds.origin_bytes_per_second,
-        ),
-        gang_bind_seconds=settings.gang_bind_seconds,
-        min_saving_seconds=settings.min_saving_seconds,
-        gated_grace_seconds=settings.gated_grace_seconds,
-        first_backoff_seconds=settings.first_backoff_seconds,
-        max_backoff_seconds=settings.max_backoff_seconds,
-        flush_seconds=settings.flush_seconds,
-    )
 
 
 async def _run(settings: Settings, kubeconfig: Path | None) -> None:
@@ -133,7 +114,11 @@ async def _run(settings: Settings, kubeconfig: Path | None) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m scheduler", description="Headrace's secondary scheduler.")
+    parser = argparse.ArgumentParser(
+        prog="python -m scheduler",
+        description="Headrace's secondary scheduler.",
+        epilog="python -m scheduler verdicts --help: judge clusters given as JSON lines, without an API server",
+    )
     parser.add_argument("--kubeconfig", type=Path, help="default: $KUBECONFIG, ~/.kube/config, the pod's account")
     parser.add_argument("--scheduler-name", help="spec.schedulerName of the pods to take")
     parser.add_argument(

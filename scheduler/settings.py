@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from api import names
+from scheduler.core.engine_state import EngineSettings
+from scheduler.core.residency_table import ReadSpeeds
 from scheduler.errors import ConfigurationError
 
 Positive = Annotated[float, Field(gt=0)]
@@ -108,6 +110,26 @@ class Settings(BaseSettings):
     log_format: str = Field(default="console", pattern="^(console|json)$")
     """`json` for a log collector."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+
+def engine_settings(settings: Settings) -> EngineSettings:
+    """The core's part of the settings."""
+    speeds = settings.speeds
+    return EngineSettings(
+        speeds=ReadSpeeds(
+            mem=speeds.mem_bytes_per_second,
+            ssd=speeds.ssd_bytes_per_second,
+            hdd=speeds.hdd_bytes_per_second,
+            network=speeds.network_bytes_per_second,
+            origin=speeds.origin_bytes_per_second,
+        ),
+        gang_bind_seconds=settings.gang_bind_seconds,
+        min_saving_seconds=settings.min_saving_seconds,
+        gated_grace_seconds=settings.gated_grace_seconds,
+        first_backoff_seconds=settings.first_backoff_seconds,
+        max_backoff_seconds=settings.max_backoff_seconds,
+        flush_seconds=settings.flush_seconds,
+    )
 
 
 def load(config: Path | None, overrides: dict[str, Any]) -> Settings:

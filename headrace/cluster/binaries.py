@@ -87,9 +87,7 @@ BINARIES: tuple[Binary, ...] = (
     Binary("kwok", "KWOK_CONTROLLER_BINARY", (0, 6), ("--version",), "tools/kwok", "sigs.k8s.io/kwok/cmd/kwok", 75),
 )
 #: kube-scheduler's verdicts as a program (tests/oracle/README.md); only tests and `make verdicts` need it.
-ORACLE = Binary(
-    "verdict-oracle", "HEADRACE_VERDICT_ORACLE", KUBERNETES_OLDEST, ("--version",), "tests/oracle", ".", 60
-)
+ORACLE = Binary("verdict-oracle", "HEADRACE_VERDICT_ORACLE", KUBERNETES_OLDEST, ("--version",), "tests/oracle", ".", 60)
 BY_NAME: Mapping[str, Binary] = {binary.name: binary for binary in (*BINARIES, ORACLE)}
 
 

@@ -7,7 +7,8 @@ of preemption. Does not decide.
 
 import re
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,12 +19,15 @@ from scheduler.core.assumed import Assigned
 from scheduler.core.budgets import Budgets
 from scheduler.core.cluster_view import ClusterView
 from scheduler.core.lower_priority import LowerPriority
+from scheduler.core.node_table import BoolArray
 from scheduler.core.placement import Diagnosis, Pass, Plugins
+from scheduler.core.plugin import Refusal
 from scheduler.core.pod_request import PodRequest
 from scheduler.core.preemption import histogram
 from scheduler.core.residency_table import MEDIA, Sources
 from scheduler.core.victims import Stakes
 
+EXCLUDED = "node(s) didn't satisfy plugin(s) [NodeAffinity]"
 NO_NODES = "no nodes available to schedule pods"
 # What the DynamicResources plugin says of a pod without claims; it runs before preemption.
 NO_CLAIMS = "no new claims to deallocate"
@@ -44,32 +48,48 @@ def look(view: ClusterView, plugins: Plugins, found: Pass) -> Diagnosis:
         return Diagnosis(NO_NODES, frozenset({"NodeAdded"}), nowhere)
     if found.refusal is not None:
         return Diagnosis(refused(nodes, found.refusal), frozenset({"NodeAffinity"}), nowhere)
-    pod = found.pod
-    left = view.alive.copy()
     reasons: Counter[str] = Counter()
     rejected_by: set[str] = set()
     may_resolve = nowhere
     if found.only is not None:
-        excluded = int(np.count_nonzero(left & ~found.only))
+        excluded = int(np.count_nonzero(view.alive & ~found.only))
         if excluded:
-            reasons["node(s) didn't satisfy plugin(s) [NodeAffinity]"] += excluded
+            reasons[EXCLUDED] += excluded
             rejected_by.add("NodeAffinity")
-        left &= found.only
-    for plugin in plugins.filters:
-        refused_rows = np.zeros(view.size, dtype=np.bool_)
-        for refusal in plugin.refusals(view, pod):
-            count = int(np.count_nonzero(refusal.mask & left))
-            if count:
-                reasons[refusal.reason] += count
-                refused_rows |= refusal.mask & left
-        if refused_rows.any():
-            rejected_by.add(plugin.name)
-            never = plugin.unresolvable(view, pod)
-            if never is not None:
-                may_resolve |= refused_rows & ~never
-            left &= ~refused_rows
+    for stage in stages(view, plugins, found):
+        rejected_by.add(stage.plugin)
+        may_resolve |= stage.may_resolve
+        for refusal in stage.refusals:
+            reasons[refusal.reason] += int(np.count_nonzero(refusal.mask))
     text = f"0/{nodes} nodes are available: {histogram(reasons)}."
     return Diagnosis(text, frozenset(rejected_by), may_resolve)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What one filter refused of the rows that came to it: its reasons, and where removing pods may help."""
+
+    plugin: str
+    refusals: list[Refusal]
+    may_resolve: BoolArray
+
+
+def stages(view: ClusterView, plugins: Plugins, found: Pass) -> Iterator[Stage]:
+    """The filters that refuse something, in order; a row comes to a filter only if all before it let it pass."""
+    pod = found.pod
+    left = view.alive.copy()
+    if found.only is not None:
+        left &= found.only
+    for plugin in plugins.filters:
+        refusals = [Refusal(refusal.reason, refusal.mask & left) for refusal in plugin.refusals(view, pod)]
+        refusals = [refusal for refusal in refusals if refusal.mask.any()]
+        if not refusals:
+            continue
+        refused_rows = np.logical_or.reduce([refusal.mask for refusal in refusals])
+        never = plugin.unresolvable(view, pod)
+        may_resolve = refused_rows & ~never if never is not None else np.zeros(view.size, dtype=np.bool_)
+        yield Stage(plugin.name, refusals, may_resolve)
+        left &= ~refused_rows
 
 
 def diagnose(

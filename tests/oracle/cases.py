@@ -1,0 +1,76 @@
+"""Generated clusters, kube-scheduler's verdicts on them, ours, and where they differ.
+
+Owns the comparison. Invariant: case N of a seed is the same cluster on every machine.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from scheduler.shell.verdict_lines import answers
+from tests.oracle.draft import Body, a_draft
+from tests.oracle.topics import TOPICS
+
+PODS_A_CLUSTER = 40
+ORACLE_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One pod of one cluster on which the two disagree. `cluster` is the line that shows it."""
+
+    seed: int
+    number: int
+    topics: tuple[str, ...]
+    pod: Body
+    cluster: Body
+    theirs: Body
+    ours: Body
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed}, cluster {self.number}, topics {', '.join(self.topics)}", json.dumps(self.pod)]
+        for key in ("feasible", "nodes", "unresolvable", "message"):
+            if self.theirs[key] != self.ours[key]:
+                lines += [
+                    f"  {key}: kube-scheduler {json.dumps(self.theirs[key])}",
+                    f"  {key}: ours {json.dumps(self.ours[key])}",
+                ]
+        return "\n".join(lines)
+
+
+def a_cluster(seed: int, number: int, topics: Sequence[str] = tuple(TOPICS)) -> tuple[Body, tuple[str, ...]]:
+    """Cluster `number` of a seed, and the topics it is about: one to four of those given."""
+    rng = Random(f"{seed}/{number}")
+    chosen = tuple(topic for topic in TOPICS if topic in rng.sample(list(topics), min(len(topics), rng.randint(1, 4))))
+    draft = a_draft(rng, rng.randint(1, 12), rng.randint(0, 20), PODS_A_CLUSTER)
+    for topic in chosen:
+        TOPICS[topic](draft)
+    return draft.as_line(), chosen
+
+
+def differences(
+    oracle: Path, seed: int, numbers: Sequence[int], topics: Sequence[str] = tuple(TOPICS)
+) -> Iterator[list[Difference]]:
+    """The differences of each cluster, in order."""
+    clusters = [a_cluster(seed, number, topics) for number in numbers]
+    lines = [json.dumps(line).encode() for line, _ in clusters]
+    done = subprocess.run(
+        [str(oracle)], input=b"\n".join(lines), stdout=subprocess.PIPE, check=True, timeout=ORACLE_SECONDS
+    )
+    theirs = done.stdout.splitlines()
+    for number, (cluster, chosen), expected, answer in zip(numbers, clusters, theirs, answers(lines), strict=True):
+        pairs = zip(cluster["pods"], json.loads(expected)["results"], json.loads(answer)["results"], strict=True)
+        yield [
+            Difference(seed, number, chosen, pod, {**cluster, "pods": [pod]}, one, other)
+            for pod, one, other in pairs
+            if not same(one, other)
+        ]
+
+
+def same(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
+    """Whether two verdicts agree: feasible nodes, where preemption could help, and the message."""
+    return all(theirs[key] == ours[key] for key in ("pod", "feasible", "unresolvable", "message"))

@@ -1,0 +1,27 @@
+"""What clusters are made up of: topic → the function that adds it to a draft.
+
+Owns the list. A new topic is one function in a module here and one line below."""
+
+from collections.abc import Callable
+
+from tests.oracle.draft import Draft
+from tests.oracle.topics import neighbours, node_rules, room
+
+Topic = Callable[[Draft], None]
+
+TOPICS: dict[str, Topic] = {
+    "extended resources": room.extended_resources,
+    "init containers": room.init_containers,
+    "pod-level resources": room.pod_level_resources,
+    "overhead": room.overhead,
+    "resize": room.resize,
+    "host ports": room.host_ports,
+    "taints": node_rules.taints,
+    "unschedulable": node_rules.unschedulable,
+    "node selector": node_rules.node_selector,
+    "node affinity": node_rules.node_affinity,
+    "node names": node_rules.node_names,
+    "pod affinity": neighbours.pod_affinity,
+    "pod anti-affinity": neighbours.pod_anti_affinity,
+    "spread": neighbours.spread,
+}
