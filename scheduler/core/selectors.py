@@ -5,11 +5,15 @@ label selectors. Does not know nodes: the node table hands over a column of a ke
 Invariants: a term that cannot be parsed matches nothing, an empty term matches nothing, as upstream.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 NAME_FIELD = "metadata.name"
+# apimachinery/pkg/util/validation: a selector with anything else cannot be parsed, and matches nothing. The API
+# server does not check the values of node selector terms.
+_LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class Requirement:
     @property
     def is_valid(self) -> bool:
         """Whether upstream would parse it."""
+        if not all(_LABEL_VALUE.fullmatch(value) for value in self.values):
+            return False
         match self.operator:
             case "In" | "NotIn":
                 return bool(self.values)
