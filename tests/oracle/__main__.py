@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from headrace.cluster.binaries import ORACLE, require
-from tests.oracle.cases import PODS_A_CLUSTER, differences
+from tests.oracle.cases import PODS_A_CLUSTER, differences, judged
 from tests.oracle.topics import TOPICS
 
 BATCH_CLUSTERS = 25
@@ -26,9 +26,10 @@ def main() -> int:
     found, first, started = 0, None, time.monotonic()
     for begin in range(0, clusters, BATCH_CLUSTERS):
         numbers = range(begin, min(begin + BATCH_CLUSTERS, clusters))
-        for batch in differences(oracle, options.seed, numbers, options.topic or tuple(TOPICS)):
-            found += len(batch)
-            first = first or next(iter(batch), None)
+        for cluster in judged(oracle, options.seed, numbers, options.topic or tuple(TOPICS)):
+            differing = differences(cluster)
+            found += len(differing)
+            first = first or next(iter(differing), None)
         done = numbers.stop * PODS_A_CLUSTER
         left = (time.monotonic() - started) / numbers.stop * (clusters - numbers.stop)
         print(f"{done} cases, {found} differences, about {left:.0f} s left", file=sys.stderr, flush=True)

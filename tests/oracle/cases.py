@@ -5,7 +5,7 @@ Owns the comparison. Invariant: case N of a seed is the same cluster on every ma
 
 import json
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -52,23 +52,37 @@ def a_cluster(seed: int, number: int, topics: Sequence[str] = tuple(TOPICS)) -> 
     return draft.as_line(), chosen
 
 
-def differences(
-    oracle: Path, seed: int, numbers: Sequence[int], topics: Sequence[str] = tuple(TOPICS)
-) -> Iterator[list[Difference]]:
-    """The differences of each cluster, in order."""
+@dataclass(frozen=True)
+class Judged:
+    """A generated cluster and kube-scheduler's verdicts on its pods."""
+
+    seed: int
+    number: int
+    topics: tuple[str, ...]
+    cluster: Body
+    verdicts: list[Body]
+
+
+def judged(oracle: Path, seed: int, numbers: Sequence[int], topics: Sequence[str] = tuple(TOPICS)) -> list[Judged]:
+    """Make clusters and let kube-scheduler's plugins judge them."""
     clusters = [a_cluster(seed, number, topics) for number in numbers]
-    lines = [json.dumps(line).encode() for line, _ in clusters]
-    done = subprocess.run(
-        [str(oracle)], input=b"\n".join(lines), stdout=subprocess.PIPE, check=True, timeout=ORACLE_SECONDS
-    )
-    theirs = done.stdout.splitlines()
-    for number, (cluster, chosen), expected, answer in zip(numbers, clusters, theirs, answers(lines), strict=True):
-        pairs = zip(cluster["pods"], json.loads(expected)["results"], json.loads(answer)["results"], strict=True)
-        yield [
-            Difference(seed, number, chosen, pod, {**cluster, "pods": [pod]}, one, other)
-            for pod, one, other in pairs
-            if not same(one, other)
-        ]
+    lines = b"\n".join(json.dumps(line).encode() for line, _ in clusters)
+    done = subprocess.run([str(oracle)], input=lines, stdout=subprocess.PIPE, check=True, timeout=ORACLE_SECONDS)
+    return [
+        Judged(seed, number, chosen, cluster, json.loads(line)["results"])
+        for number, (cluster, chosen), line in zip(numbers, clusters, done.stdout.splitlines(), strict=True)
+    ]
+
+
+def differences(theirs: Judged) -> list[Difference]:
+    """Where our verdicts on a cluster differ."""
+    (answer,) = answers([json.dumps(theirs.cluster).encode()])
+    pairs = zip(theirs.cluster["pods"], theirs.verdicts, json.loads(answer)["results"], strict=True)
+    return [
+        Difference(theirs.seed, theirs.number, theirs.topics, pod, {**theirs.cluster, "pods": [pod]}, one, other)
+        for pod, one, other in pairs
+        if not same(one, other)
+    ]
 
 
 def same(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:

@@ -1,0 +1,133 @@
+"""Our verdicts against kube-scheduler's own plugins, run as a library (tests/oracle); and that this would notice."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headrace.cluster.binaries import ORACLE, require
+from headrace.errors import HeadraceError
+from scheduler.core import pod_request, requests
+from scheduler.plugins import registry
+from scheduler.plugins.base import ALL
+from tests.oracle.cases import PODS_A_CLUSTER, Judged, differences, judged
+
+CASES = 20_000
+NIGHTLY_CASES = 1_000_000
+BATCH_CLUSTERS = 50
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Path:
+    try:
+        return require((ORACLE.name,))[ORACLE.name]
+    except HeadraceError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+def _compare(oracle: Path, seed: int, cases: int) -> None:
+    clusters = cases // PODS_A_CLUSTER
+    feasible = infeasible = 0
+    for begin in range(0, clusters, BATCH_CLUSTERS):
+        for cluster in judged(oracle, seed, range(begin, min(begin + BATCH_CLUSTERS, clusters))):
+            differing = differences(cluster)
+            assert not differing, str(differing[0])
+            feasible += sum(bool(verdict["feasible"]) for verdict in cluster.verdicts)
+            infeasible += sum(not verdict["feasible"] for verdict in cluster.verdicts)
+    # A generator of only hopeless, or only easy, pods would prove nothing.
+    assert feasible > cases / 5
+    assert infeasible > cases / 5
+
+
+@pytest.mark.timeout(600)
+def test_twenty_thousand_verdicts_are_kube_schedulers(oracle: Path) -> None:
+    _compare(oracle, 1, CASES)
+
+
+@pytest.mark.nightly
+def test_a_million_verdicts_are_kube_schedulers(oracle: Path) -> None:
+    for seed in range(2, 2 + NIGHTLY_CASES // 50_000):
+        _compare(oracle, seed, 50_000)
+
+
+# ---- planted bugs ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sample(oracle: Path) -> list[Judged]:
+    """Clusters enough for every rule to matter somewhere."""
+    return judged(oracle, 99, range(100))
+
+
+def _is_noticed(sample: list[Judged]) -> bool:
+    return any(differences(cluster) for cluster in sample)
+
+
+def test_without_a_planted_bug_nothing_is_noticed(sample: list[Judged]) -> None:
+    assert not _is_noticed(sample)
+
+
+# RequiredData is ours alone; volumes are no topic of the generated clusters yet.
+KUBES_FILTERS = [factory for factory in registry.FILTERS if factory.__name__ not in ("RequiredData", "VolumeAffinity")]
+
+
+@pytest.mark.parametrize("factory", KUBES_FILTERS, ids=lambda factory: str(factory().name))
+def test_a_filter_that_lets_everything_pass_is_noticed(
+    factory: Callable[[], Any], sample: list[Judged], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type(factory())
+    monkeypatch.setattr(kind, "filter", lambda self, view, pod, rows: None)
+    monkeypatch.setattr(kind, "prefilter", lambda self, view, pod: None)
+    monkeypatch.setattr(kind, "refusals", lambda self, view, pod: [])
+    assert _is_noticed(sample)
+
+
+@pytest.mark.parametrize("factory", KUBES_FILTERS, ids=lambda factory: str(factory().name))
+def test_a_filter_that_refuses_one_node_too_many_is_noticed(
+    factory: Callable[[], Any], sample: list[Judged], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type(factory())
+    right = kind.filter
+
+    def wrong(self: Any, view: Any, pod: Any, rows: Any) -> Any:
+        passed = right(self, view, pod, ALL)
+        passed = np.ones(view.size, dtype=np.bool_) if passed is None else passed.copy()
+        passed[np.flatnonzero(passed)[:1]] = False
+        return passed[rows]
+
+    monkeypatch.setattr(kind, "filter", wrong)
+    assert _is_noticed(sample)
+
+
+def _drop_overhead(pod: Any) -> Any:
+    return right_requests(type(pod)(metadata=pod.metadata, spec=_without(pod.spec, "overhead"), status=pod.status))
+
+
+def _without(spec: Any, field: str) -> Any:
+    import msgspec
+
+    return msgspec.structs.replace(spec, **{field: type(getattr(spec, field))()})
+
+
+right_requests = requests.pod_requests
+PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "overhead is not counted": lambda patch: patch.setattr(requests, "pod_requests", _drop_overhead),
+    "host ports of sidecars are not seen": lambda patch: patch.setattr(
+        pod_request,
+        "host_ports",
+        lambda spec: tuple(
+            (port.host_ip or "0.0.0.0", port.protocol or "TCP", port.host_port)
+            for container in spec.containers
+            for port in container.ports
+            if port.host_port > 0
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_subtle_bug_is_noticed(bug: str, sample: list[Judged], monkeypatch: pytest.MonkeyPatch) -> None:
+    PLANTED[bug](monkeypatch)
+    assert _is_noticed(sample)
