@@ -55,7 +55,6 @@ class _Record:
     kind: EventKind
     action: str
     at: datetime
-    related: ObjectRef | None = None
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -112,11 +111,8 @@ class EventRecorder:
         *,
         kind: EventKind = "Normal",
         action: str = "",
-        related: ObjectRef | None = None,
     ) -> None:
-        """Take an event; returns at once. `action` defaults to the reason; notes are cut at 1024 bytes.
-
-        `related` is a second object the event is about: who caused it."""
+        """Take an event; returns at once. `action` defaults to the reason; notes are cut at 1024 bytes."""
         record = _Record(
             regarding,
             reason[:NAME_MAX_CHARACTERS],
@@ -124,7 +120,6 @@ class EventRecorder:
             kind,
             (action or reason)[:NAME_MAX_CHARACTERS],
             datetime.now(UTC),
-            related,
         )
         now = self._clock()
         known = self._series.get(record.key)
@@ -241,8 +236,6 @@ class EventRecorder:
             "note": record.note,
             "type": record.kind,
         }
-        if record.related is not None:
-            body["related"] = msgspec.to_builtins(record.related)
         if series.count > 1:
             body["series"] = {"count": series.count, "lastObservedTime": micro_time(series.last_at)}
             series.is_changed = False

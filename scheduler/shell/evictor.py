@@ -17,7 +17,7 @@ from kube.client import KubeClient, PatchKind
 from kube.errors import Conflict, KubeError, NotFound
 from kube.events import EventRecorder
 from kube.identity import ObjectRef
-from kube.resources import POD_GROUPS, PODS, Resource
+from kube.resources import PODS
 from scheduler.core.decisions import Preempt, Victim
 from scheduler.core.events import Event, PreemptionEnded
 from scheduler.shell import metrics
@@ -109,17 +109,9 @@ class Evictor:
         )
 
     def _tell(self, work: Preempt, victim: Victim) -> None:
-        resource = POD_GROUPS if work.is_group else PODS
-        preemptor = _reference(resource, work)
-        about = _reference(PODS, victim)
+        about = ObjectRef(kind=PODS.kind, namespace=victim.namespace, name=victim.name, uid=victim.uid)
         note = f"Preempted by {_kind(work)} {work.uid} on node {victim.node}"
-        self._recorder.record(about, "Preempted", note, kind="Normal", action="Preempting", related=preemptor)
-
-
-def _reference(resource: Resource, item: Preempt | Victim) -> ObjectRef:
-    return ObjectRef(
-        api_version=resource.api_version, kind=resource.kind, namespace=item.namespace, name=item.name, uid=item.uid
-    )
+        self._recorder.record(about, "Preempted", note, kind="Normal", action="Preempting")
 
 
 def _kind(work: Preempt) -> str:

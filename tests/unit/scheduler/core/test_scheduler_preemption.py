@@ -7,8 +7,11 @@ import pytest
 from api import names
 from api.conditions import timestamp
 from kube.objects import DisruptionBudgetSpec, DisruptionBudgetStatus, PodDisruptionBudget
+from scheduler.core import explain
+from scheduler.core.cluster_view import ClusterView
 from scheduler.core.decisions import Bind, Explain, Nominate, Preempt
 from scheduler.core.events import PodGone, PreemptionEnded
+from scheduler.core.placement import Diagnosis, Pass, Plugins
 from tests.builders.scheduler_objects import PodBuilder, World, a_budget, a_node, a_pod
 
 HIGH = 100
@@ -280,11 +283,14 @@ def test_a_nominee_that_is_gone_makes_room_for_who_waits() -> None:
 
 
 def test_ten_thousand_equal_hopeless_pods_cost_one_diagnosis(monkeypatch: pytest.MonkeyPatch) -> None:
-    from scheduler.core import explain
-
-    looks = []
+    looks: list[int] = []
     look = explain.look
-    monkeypatch.setattr(explain, "look", lambda *given: looks.append(1) or look(*given))
+
+    def counted(view: ClusterView, plugins: Plugins, found: Pass) -> Diagnosis:
+        looks.append(1)
+        return look(view, plugins, found)
+
+    monkeypatch.setattr(explain, "look", counted)
     world = World()
     world.nodes(*(a_node(f"n{index}", cpu="1") for index in range(20)))
     world.pods(*(a_pod(f"p{index}").asks(cpu="2") for index in range(10_000)))
