@@ -20,6 +20,7 @@ from scheduler.core.decisions import NOT_READY, UNSCHEDULABLE, Bind, Decision, D
 from scheduler.core.engine_state import EngineSettings, EngineState, PendingPod
 from scheduler.core.events import Event
 from scheduler.core.gang_placement import Placed, place_gang
+from scheduler.core.gang_preemption import place_nominated
 from scheduler.core.gangs import UNIT_PREFIX, Gang
 from scheduler.core.intake import Intake
 from scheduler.core.placement import Pass, Plugins
@@ -129,19 +130,23 @@ class Engine:
         members = [state.pods[uid] for uid in gang.pending]
         members.sort(key=lambda pending: (-pending.request.priority, pending.request.name))
         pods = [state.resolved(pending.request) for pending in members]
-        refused = next((pod for pod in pods if pod.refusal is not None), None)
-        if refused is not None and refused.refusal is not None:
-            message = explain.refused(state.table.count, refused.refusal)
+        unusable = next((pod for pod in pods if pod.refusal is not None), None)
+        if unusable is not None and unusable.refusal is not None:
+            message = explain.refused(state.table.count, unusable.refusal)
             state.queue.refuse(gang.unit, ClusterChange.VOLUMES | ClusterChange.NODE_ADDED, now)
-            return self._tell_gang(members, f"{message} (member {refused.name} of PodGroup {gang.key})", now)
+            return self._tell_gang(members, f"{message} (member {unusable.name} of PodGroup {gang.key})", now)
         for pod in pods:
             state.table.vector(pod.shape.requests)
         needed = max(1, gang.needed)
-        result = place_gang(state.placer, state.view(), pods, needed)
+        view = self._preempting.view_for(gang.priority, gang.pending)
+        node_of = self._preempting.gang_node_of(pods)
+        result = place_nominated(state.placer, view, pods, needed, node_of) if node_of else None
+        result = result or place_gang(state.placer, view, pods, needed)
         if not result.placed:
-            diagnosis = state.diagnose_gang(gang, result, pods[0])
-            state.queue.refuse(gang.unit, self._worth_of(diagnosis.rejected_by) | ClusterChange.GROUP, now)
-            return self._tell_gang(members, diagnosis.message, now)
+            refused = self._preempting.gang_refused(gang, pods, result, view, now)
+            worth = self._worth_of(refused.diagnosis.rejected_by) | ClusterChange.GROUP
+            state.queue.refuse(gang.unit, worth, now)
+            return [*self._tell_gang(members, refused.diagnosis.message, now), *refused.decisions]
         waiting = self._gang_wait(gang, result.placed, members, now)
         if waiting is not None:
             return waiting

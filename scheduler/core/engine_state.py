@@ -122,19 +122,30 @@ class EngineState:
             self.view(), self.plugins, found, pod, row, now=now, min_saving_seconds=self.settings.min_saving_seconds
         )
 
-    def diagnose_gang(self, gang: Gang, result: GangPlacement, first: PodRequest) -> Diagnosis:
-        """Why a gang fits nowhere: what stops the first member that did not fit, the others placed."""
-        view, blocked = result.blocked_view, result.blocked
-        if view is None or blocked is None:
-            view, blocked = self.view(), self.placer.pass_for(first)
-        diagnosis = explain.diagnose(view, self.plugins, blocked, blocked.pod, assigned=self.assigned)
-        if diagnosis.message == explain.NO_NODES:
-            return diagnosis
+    def look_at_gang(self, result: GangPlacement, first: PodRequest, view: ClusterView) -> Diagnosis:
+        """What stops the first member that did not fit, the others placed."""
+        where, blocked = self._blocked(result, first, view)
+        return explain.look(where, self.plugins, blocked)
+
+    def diagnose_gang(self, gang: Gang, result: GangPlacement, first: PodRequest, view: ClusterView) -> Diagnosis:
+        """The same, with why evicting pods does not help that member."""
+        where, blocked = self._blocked(result, first, view)
+        diagnosis = explain.diagnose(where, self.plugins, blocked, blocked.pod, assigned=self.assigned)
+        return diagnosis if diagnosis.message == explain.NO_NODES else self.of_gang(diagnosis, gang, result)
+
+    @staticmethod
+    def of_gang(diagnosis: Diagnosis, gang: Gang, result: GangPlacement) -> Diagnosis:
+        """A member's diagnosis as the gang's."""
         message = (
             f"{diagnosis.message} PodGroup {gang.key} needs {result.needed} members placed together, "
             f"{result.fitting} fit."
         )
         return replace(diagnosis, message=message)
+
+    def _blocked(self, result: GangPlacement, first: PodRequest, view: ClusterView) -> tuple[ClusterView, Pass]:
+        if result.blocked_view is None or result.blocked is None:
+            return view, self.placer.compute(first, view)
+        return result.blocked_view, result.blocked
 
     # ---- evictions --------------------------------------------------------------------------
 

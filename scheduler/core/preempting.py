@@ -1,11 +1,10 @@
 """What a try does about others' nominations and, when it finds no node, about pods of lower priority.
 
-Owns the order of these steps for single pods (gangs: core/gang_preemption.py) and what is remembered between
-tries: nominations, and evictions under way. The rules are kube-scheduler 1.36's (schedule_one.go, RunFilterPlugins-
-WithNominatedPods, defaultpreemption, preemption/executor.go): a node counts as fitting only if it does with and
-without the pods of equal or higher priority nominated to it; a pod's own nominated node is tried first; while a
-victim is leaving the nominated node nothing more is evicted; nominees of lower priority lose their nomination when
-their node is taken. Decides; does not evict.
+Owns the order of these steps, for single pods and for gangs. The rules are kube-scheduler 1.36's (schedule_one.go,
+RunFilterPluginsWithNominatedPods, defaultpreemption, preemption/executor.go): a node counts as fitting only if it
+does with and without the pods of equal or higher priority nominated to it; a pod's own nominated node is tried
+first; while a victim is leaving the nominated node nothing more is evicted; nominees of lower priority lose their
+nomination when their node is taken. Decides; does not evict.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,9 @@ from scheduler.core.assumed import AssignedPod
 from scheduler.core.cluster_view import ClusterView
 from scheduler.core.decisions import Decision, Nominate, Preempt, Victim
 from scheduler.core.engine_state import EngineState
+from scheduler.core.gang_placement import GangPlacement
+from scheduler.core.gang_preemption import GangPreemption, preempt_as_a_whole
+from scheduler.core.gangs import Gang
 from scheduler.core.node_table import BoolArray
 from scheduler.core.nominations import Nominee
 from scheduler.core.placement import Diagnosis, Pass
@@ -34,6 +36,19 @@ class Refused:
 
     diagnosis: Diagnosis
     decisions: tuple[Decision, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Preemptor:
+    """Who evicts: a pod, or a PodGroup. `unit` is its id in the queue, `own` the uids of its pods."""
+
+    unit: str
+    uid: str
+    namespace: str
+    name: str
+    priority: int
+    own: frozenset[str]
+    is_group: bool = False
 
 
 class Preempting:
@@ -121,7 +136,8 @@ class Preempting:
         node = view.names[result.chosen.row]
         decisions = self.nominate([(pod, node)])
         victims = result.chosen.victims.pods
-        decisions += self.evict(pod.uid, (pod.uid, pod.namespace, pod.name), pod.priority, victims, {node})
+        preemptor = Preemptor(pod.uid, pod.uid, pod.namespace, pod.name, pod.priority, frozenset((pod.uid,)))
+        decisions += self.evict(preemptor, victims, {node})
         return Refused(seen, tuple(decisions))
 
     def is_eligible(self, unit: str, pods: Sequence[PodRequest], may_resolve: BoolArray) -> bool:
@@ -154,17 +170,45 @@ class Preempting:
                 told.append(Nominate(pod.uid, pod.namespace, pod.name, node))
         return told
 
-    def evict(
-        self,
-        unit: str,
-        preemptor: tuple[str, str, str],
-        priority: int,
-        pods: Sequence[AssignedPod],
-        nodes: set[str],
-        *,
-        is_group: bool = False,
-    ) -> list[Decision]:
-        """Evict pods from nodes for a preemptor (uid, namespace, name); those that leave already are left alone."""
+    def gang_node_of(self, pods: Iterable[PodRequest]) -> dict[str, str]:
+        """Where members are nominated to, by uid; members that are not are left out."""
+        found = {pod.uid: self._state.nominations.node_of(pod.uid) for pod in pods}
+        return {uid: node for uid, node in found.items() if node}
+
+    def gang_refused(
+        self, gang: Gang, pods: Sequence[PodRequest], result: GangPlacement, view: ClusterView, now: float
+    ) -> Refused:
+        """A gang fits nowhere: explain it, and evict for all members it needs, or for none."""
+        state = self._state
+        seen = state.look_at_gang(result, pods[0], view)
+        if seen.message == explain.NO_NODES or gang.group is None:
+            return Refused(seen, tuple(self.clear(pods)))
+        state.tally.preemption_attempts += 1
+        if not all(pod.may_preempt for pod in pods):
+            return Refused(state.of_gang(explain.with_preemption(seen, preemption.NEVER), gang, result))
+        anywhere = np.ones(state.table.size, dtype=np.bool_)
+        if not self.is_eligible(gang.unit, pods, anywhere):
+            return Refused(state.of_gang(explain.with_preemption(seen, preemption.TERMINATING), gang, result))
+        found: GangPreemption | None = None
+        if state.assigned.any_below(gang.priority):
+            stakes = self.stakes(now)
+            stakes.gone.update(gang.assigned)
+            found = preempt_as_a_whole(state.placer, view, stakes, pods, result.needed)
+        if found is None:
+            return Refused(state.diagnose_gang(gang, result, pods[0], view), tuple(self.clear(pods)))
+        placed = [(pod, view.names[row]) for pod, row in found.placed]
+        meta = gang.group.metadata
+        preemptor = Preemptor(
+            gang.unit, meta.uid, meta.namespace, meta.name, gang.priority, frozenset(gang.pending), is_group=True
+        )
+        nominated = {pod.uid for pod, _ in placed}
+        decisions = self.clear(pod for pod in pods if pod.uid not in nominated)
+        decisions += self.nominate(placed)
+        decisions += self.evict(preemptor, found.victims, {node for _, node in placed})
+        return Refused(state.of_gang(seen, gang, result), tuple(decisions))
+
+    def evict(self, preemptor: Preemptor, pods: Sequence[AssignedPod], nodes: set[str]) -> list[Decision]:
+        """Evict pods for a preemptor that was nominated to nodes; those that leave already are left alone."""
         state = self._state
         victims = tuple(
             Victim(pod.uid, pod.namespace, pod.name, pod.node, pod.facts.generation)
@@ -175,12 +219,26 @@ class Preempting:
             return []
         decisions: list[Decision] = []
         for node in sorted(nodes):
-            lower = [nominee for nominee in state.nominations.on(node) if nominee.priority < priority]
+            lower = [
+                nominee
+                for nominee in state.nominations.on(node)
+                if nominee.priority < preemptor.priority and nominee.uid not in preemptor.own
+            ]
             decisions += self.clear(lower)
             for nominee in lower:
                 state.activate(nominee)
-        state.start_evicting(unit, [victim.uid for victim in victims])
-        decisions.append(Preempt(unit, *preemptor, is_group, victims, len(pods)))
+        state.start_evicting(preemptor.unit, [victim.uid for victim in victims])
+        decisions.append(
+            Preempt(
+                preemptor.unit,
+                preemptor.uid,
+                preemptor.namespace,
+                preemptor.name,
+                preemptor.is_group,
+                victims,
+                len(pods),
+            )
+        )
         return decisions
 
 

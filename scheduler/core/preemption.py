@@ -91,7 +91,10 @@ class Search:
         stakes: Stakes,
         found: Pass,
         may_resolve: BoolArray,
+        *,
+        kept: dict[int, Candidate | None] | None = None,
     ) -> None:
+        """`kept` holds candidates of an earlier search for an equal pod that are still right, and takes new ones."""
         self._view = view
         self._plugins = plugins
         self._stakes = stakes
@@ -102,7 +105,8 @@ class Search:
         changing = [f for f in plugins.filters if f.depends_on in (DependsOn.USAGE, DependsOn.PODS)]
         speaking = [f for f in changing if f.filter(view, pod, ALL) is not None]
         self._filters = speaking
-        self._only_room = all(plugin.is_about_room for plugin in speaking)
+        self.is_only_room = all(plugin.is_about_room for plugin in speaking)
+        self._kept = kept if kept is not None else {}
         self._looks_at_pods = any(plugin.depends_on is DependsOn.PODS for plugin in speaking)
         self._what_if: ClusterView | None = None
         self._asked_of: dict[object, tuple[int, ...]] = {}
@@ -114,7 +118,7 @@ class Search:
         made: list[Candidate] = []
         is_any_clean = False
         for row in rows.tolist():
-            candidate = self.candidate(row)
+            candidate = self._candidate(row)
             if candidate is None:
                 continue
             made.append(candidate)
@@ -123,8 +127,13 @@ class Search:
                 break
         return made
 
-    def candidate(self, row: int) -> Candidate | None:
+    def _candidate(self, row: int) -> Candidate | None:
         """One node's victims; None when evicting does not help there."""
+        if row not in self._kept:
+            self._kept[row] = self._weigh(row)
+        return self._kept[row]
+
+    def _weigh(self, row: int) -> Candidate | None:
         units = units_on(self._stakes, self._view.names[row], self._pod.priority)
         if not units:
             return None
@@ -185,7 +194,7 @@ class Search:
         return levels
 
     def _room(self, row: int) -> Room:
-        if self._only_room:
+        if self.is_only_room:
             return ResourceRoom(self._view, row, self._pod, self._asked_of)
         if self._what_if is None:
             self._what_if = self._view.what_if()
@@ -193,7 +202,7 @@ class Search:
 
     def _refusals(self, rows: IntArray) -> Counter[str]:
         """Reasons on rows without their lower pods, when no filter looks at pods elsewhere."""
-        if self._only_room:
+        if self.is_only_room:
             requested, pods = self._view.requested.copy(), self._view.pods.copy()
             requested[rows] -= self._below.requests[rows]
             pods[rows] -= self._below.pods[rows]
