@@ -5,9 +5,11 @@ Owns the assigned pods of every node row grouped by identity, and for each set o
 pods come and go. So a filter over all nodes is a few array operations and a bind updates one row. Does not
 judge (plugins do). Namespace labels are kept here because namespaceSelectors read them.
 
-Rules from interpodaffinity/filtering.go of kube-scheduler 1.36: of a pod's own terms, a namespaceSelector picks
-among namespaces that are known (or all, if it is empty); of a term held by an assigned pod it looks at the
-labels of the new pod's namespace, which are none when that is not known.
+Rules from interpodaffinity of kube-scheduler 1.36: of a term held by an assigned pod, a namespaceSelector looks at
+the labels of the new pod's namespace, which are none when that is not known. Of a pod's own terms it picks among
+the namespaces that are known; and one that holds for no labels at all (an empty one, DoesNotExist, NotIn) picks
+every namespace, whatever its labels, because mergeAffinityTermNamespacesIfNotEmpty (plugin.go) takes the selector
+off a copy of the term only and AffinityTerm.Matches is then asked with no labels.
 
 Invariants: a counted set equals a count made anew over all groups; sets and terms no pod has any more cost
 nothing; what-if copies (core/what_if_index.py) never write into what is kept here.
@@ -189,10 +191,9 @@ class PodIndex:
             selector = term.namespace_selector
             if selector is None:
                 return False
-            if selector.requirements:
-                labels = self._namespaces.get(identity.namespace)
-                if labels is None or not selector.matches(labels):
-                    return False
+            labels = self._namespaces.get(identity.namespace)
+            if not selector.matches({}) and (labels is None or not selector.matches(labels)):
+                return False
         return term.selector.matches(identity.labels)
 
     def _possible(self, pods: PodSet) -> Iterable[_Group]:

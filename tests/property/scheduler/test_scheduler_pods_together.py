@@ -75,10 +75,10 @@ class Plain:
         else:
             is_there = namespace in listed
             if not is_there and selector is not None:
-                is_open = not selector.get("matchLabels") and not selector.get("matchExpressions")
-                is_known = namespace in self.namespaces
-                if held or is_open or is_known:
-                    is_there = selects(selector, self.namespaces.get(namespace, {}))
+                # Of own terms, a selector that holds for no labels at all is about every namespace.
+                is_open = not held and selects(selector, {})
+                is_known = held or namespace in self.namespaces
+                is_there = is_open or (is_known and selects(selector, self.namespaces.get(namespace, {})))
         return is_there and selects(term.get("labelSelector"), labels_of(other))
 
     def same_value(self, node: Json, other: Json, key: str) -> bool:
