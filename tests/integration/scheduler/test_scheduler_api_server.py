@@ -105,7 +105,7 @@ async def _shapes(cluster: Cluster) -> dict[str, dict[str, Any]]:
     port = {"ports": [{"containerPort": 80, "hostPort": 80}]}
     await cluster.pod("holder-port", container=port, scheduler="nobody")
     await cluster.bind("holder-port", "gpu")
-    await cluster.pod("holder-anti", affinity=anti, scheduler="nobody")
+    await cluster.pod("holder-anti", affinity=anti, labels={"app": "db"}, scheduler="nobody")
     await cluster.bind("holder-anti", "plain")
     never = {"metadata": {"name": "never"}, "value": 5, "preemptionPolicy": "Never"}
     await cluster.create(PRIORITY_CLASSES, never)
@@ -124,6 +124,14 @@ async def _shapes(cluster: Cluster) -> dict[str, dict[str, Any]]:
         required = {"nodeSelectorTerms": [term]}
         return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}}
 
+    def pods(kind: str, app: str, **more: Any) -> dict[str, Any]:
+        about = {"labelSelector": {"matchLabels": {"app": app}}, "topologyKey": "kubernetes.io/hostname", **more}
+        return {"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [about]}}}
+
+    def evenly(key: str, **more: Any) -> dict[str, Any]:
+        about = {"labelSelector": {"matchLabels": {"app": "db"}}, "topologyKey": key, "maxSkew": 1}
+        return {"topologySpreadConstraints": [{**about, "whenUnsatisfiable": "DoNotSchedule", **more}]}
+
     def named(name: str) -> dict[str, Any]:
         return {"key": "metadata.name", "operator": "In", "values": [name]}
 
@@ -140,6 +148,21 @@ async def _shapes(cluster: Cluster) -> dict[str, dict[str, Any]]:
         "named-twice": affinity(matchFields=[named("gpu"), named("plain")]),
         "port": {"container": port, "nodeSelector": {"kubernetes.io/hostname": "gpu"}},
         "web": {"labels": {"app": "web"}, "nodeSelector": {"kubernetes.io/hostname": "plain"}},
+        "near-nobody": pods("podAffinity", "absent"),
+        "near-elsewhere": pods(
+            "podAffinity", "db", namespaceSelector={"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}
+        ),
+        "apart": {**pods("podAntiAffinity", "db"), "nodeSelector": {"kubernetes.io/hostname": "plain"}},
+        "apart-everywhere": {
+            **pods("podAntiAffinity", "db", namespaceSelector={}),
+            "nodeSelector": {"kubernetes.io/hostname": "plain"},
+        },
+        "no-rack": evenly("rack"),
+        "uneven": {
+            **evenly("kubernetes.io/hostname", nodeAffinityPolicy="Ignore", nodeTaintsPolicy="Honor"),
+            "labels": {"app": "db"},
+            "nodeSelector": {"kubernetes.io/hostname": "plain"},
+        },
         "no-claim": volumes("absent"),
         "unbound-claim": volumes("unbound"),
         "local-claim": {**volumes("local"), "nodeSelector": {"kubernetes.io/hostname": "gpu"}},

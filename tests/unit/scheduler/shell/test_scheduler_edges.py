@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kube.objects import ContainerStatus, PodStatus, ResourceRequirements
@@ -79,6 +80,37 @@ def test_a_deletion_names_the_uid() -> None:
     follower.events(Listed([pod], "1"))
     assert follower.events(Changes([Change(ChangeKind.DELETED, pod)])) == [PodGone("uid-p")]
     assert follower.events(Changes([Change(ChangeKind.DELETED, pod)])) == []
+
+
+def test_what_says_which_pods_belong_together_is_followed_by_selector_and_label() -> None:
+    meta = {"namespace": "default", "name": "x", "uid": "u"}
+    followed = {
+        "namespaces": ({"metadata": {"name": "x", "labels": {"team": "blue"}}}, "NamespaceChanged", "NamespaceGone"),
+        "services": ({"metadata": meta, "spec": {"selector": {"app": "web"}}}, "ServiceChanged", "ServiceChanged"),
+        "replicasets": (
+            {"metadata": meta, "spec": {"selector": {"matchLabels": {"app": "web"}}, "replicas": 3}},
+            "ControllerChanged",
+            "ControllerChanged",
+        ),
+    }
+    made = {}
+    for plural, (raw, changed, gone) in followed.items():
+        follower = _follower(plural)
+        item = msgspec.convert(raw, follower.kind.decode)
+        (first,) = follower.events(Listed([item], "1"))
+        (last,) = follower.events(Listed([], "2"))
+        assert (type(first).__name__, type(last).__name__) == (changed, gone)
+        made[plural] = first, last
+    assert made["namespaces"] == (events.NamespaceChanged("x", {"team": "blue"}), events.NamespaceGone("x"))
+    assert made["services"] == (
+        events.ServiceChanged("default", "x", {"app": "web"}),
+        events.ServiceChanged("default", "x", None),
+    )
+    selector = {"matchLabels": {"app": "web"}}
+    assert made["replicasets"] == (
+        events.ControllerChanged("ReplicaSet", "default", "x", selector),
+        events.ControllerChanged("ReplicaSet", "default", "x", None),
+    )
 
 
 def test_settings_from_a_file_and_arguments(tmp_path: Path) -> None:
