@@ -43,6 +43,12 @@ class ContainerPort(Object, frozen=True):
     protocol: str = "TCP"
 
 
+class RestartRule(Object, frozen=True):
+    """What is done when a container exits in a certain way; only the action matters to a scheduler."""
+
+    action: str = ""
+
+
 class Container(Object, frozen=True):
     """A container; an init container with `restart_policy` Always is a sidecar."""
 
@@ -51,6 +57,7 @@ class Container(Object, frozen=True):
     resources: ResourceRequirements = msgspec.field(default_factory=ResourceRequirements)
     ports: list[ContainerPort] = []
     restart_policy: str | None = None
+    restart_policy_rules: list[RestartRule] = []
 
 
 class Toleration(Object, frozen=True):
@@ -145,6 +152,7 @@ class PodSpec(Object, frozen=True):
     resource_claims: list[PodResourceClaim] = []
     volumes: list[Volume] = []
     host_network: bool = False
+    host_users: bool | None = None
     restart_policy: str = "Always"
     termination_grace_period_seconds: int | None = None
     active_deadline_seconds: int | None = None

@@ -31,6 +31,10 @@ from scheduler.core.requeue import ANYTHING, ClusterChange
 
 # Between two looks at new events; keeps the shell's loop responsive when thousands wait.
 MAX_TRIES = 512
+# What can turn around a refusal that no filter gave: claims, device classes and who offers their resources.
+REFUSED_FOR_NOW = (
+    ClusterChange.VOLUMES | ClusterChange.DEVICES | ClusterChange.NODE_ADDED | ClusterChange.NODE_ALLOCATABLE
+)
 
 
 class Engine:
@@ -106,7 +110,7 @@ class Engine:
         pod = state.resolved(pending.request)
         if pod.refusal is not None:
             message = explain.refused(state.table.count, pod.refusal)
-            state.queue.refuse(waiting.unit, ClusterChange.VOLUMES | ClusterChange.NODE_ADDED, now)
+            state.queue.refuse(waiting.unit, REFUSED_FOR_NOW, now)
             return self._tell(pending, message, now)
         whole = state.placer.pass_for(pod)
         found = self._preempting.less_nominated(whole, pod)
@@ -133,7 +137,7 @@ class Engine:
         unusable = next((pod for pod in pods if pod.refusal is not None), None)
         if unusable is not None and unusable.refusal is not None:
             message = explain.refused(state.table.count, unusable.refusal)
-            state.queue.refuse(gang.unit, ClusterChange.VOLUMES | ClusterChange.NODE_ADDED, now)
+            state.queue.refuse(gang.unit, REFUSED_FOR_NOW, now)
             return self._tell_gang(members, f"{message} (member {unusable.name} of PodGroup {gang.key})", now)
         for pod in pods:
             state.table.vector(pod.shape.requests)

@@ -14,6 +14,7 @@ from scheduler.core.budgets import Budgets
 from scheduler.core.cluster_view import ClusterView, view_of
 from scheduler.core.data_request import merge
 from scheduler.core.data_wait import Wait, wait_verdict
+from scheduler.core.device_classes import DeviceClasses
 from scheduler.core.gang_bind import GangBinds
 from scheduler.core.gang_placement import GangPlacement
 from scheduler.core.gangs import UNIT_PREFIX, Gang, Gangs
@@ -71,6 +72,7 @@ class EngineState:
         self.residency = ResidencyTable(self.table, settings.speeds)
         self.volumes = VolumeTable()
         self.workloads = Workloads()
+        self.devices = DeviceClasses()
         self.placer = Placer(self.table, self.residency, plugins, self.assigned.index)
         self.gangs = Gangs()
         self.gang_binds = GangBinds(settings.gang_bind_seconds)
@@ -108,6 +110,9 @@ class EngineState:
         spread = None if pod.terms.names_spread else self.workloads.default_spread(pod.identity, pod.owner)
         if reach != pod.reach or spread is not pod.default_spread:
             pod = replace(pod, reach=reach, default_spread=spread)
+        if pod.shape.extended and pod.refusal is None:
+            refusal = self.devices.refusal(pod.shape.extended, self.table.is_offered)
+            pod = replace(pod, refusal=refusal) if refusal is not None else pod
         if not pod.claims:
             return pod
         claims = self.volumes.resolve(pod.namespace, pod.claims)

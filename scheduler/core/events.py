@@ -172,6 +172,21 @@ class ControllerChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceClassChanged:
+    """A DeviceClass was added or changed; `resource` is the extended resource it stands behind, "" for none."""
+
+    name: str
+    resource: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceClassGone:
+    """A DeviceClass was deleted."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class BindConfirmed:
     """The API server accepted a bind."""
 
@@ -238,6 +253,8 @@ Event = (
     | NamespaceGone
     | ServiceChanged
     | ControllerChanged
+    | DeviceClassChanged
+    | DeviceClassGone
     | BindConfirmed
     | BindFailed
     | DeleteFailed

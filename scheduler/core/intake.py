@@ -43,6 +43,8 @@ class Intake:
             events.NamespaceGone: lambda event: self._namespace(event.name, None),
             events.ServiceChanged: self._service_changed,
             events.ControllerChanged: self._controller_changed,
+            events.DeviceClassChanged: self._device_class_changed,
+            events.DeviceClassGone: self._device_class_gone,
             events.BindConfirmed: self._bind_confirmed,
             events.BindFailed: self._bind_failed,
             events.DeleteFailed: self._delete_failed,
@@ -205,6 +207,16 @@ class Intake:
         if gang is not None:
             state.gang_binds.leaving(gang.unit, uid)
             state.enqueue_gang(gang, self._now)
+
+    # ---- devices ----------------------------------------------------------------------------
+
+    def _device_class_changed(self, event: events.DeviceClassChanged) -> None:
+        if self._state.devices.put(event.name, event.resource):
+            self._state.changes |= ClusterChange.DEVICES
+
+    def _device_class_gone(self, event: events.DeviceClassGone) -> None:
+        if self._state.devices.remove(event.name):
+            self._state.changes |= ClusterChange.DEVICES
 
     # ---- gangs ------------------------------------------------------------------------------
 

@@ -66,6 +66,9 @@ class NodeTable:
         self.taint_ids: NDArray[np.int32] = np.zeros(self._capacity, dtype=np.int32)
         self.taint_sets: list[tuple[Taint, ...]] = [()]
         self._taint_index: dict[tuple[Taint, ...], int] = {(): 0}
+        self.feature_ids: NDArray[np.int32] = np.zeros(self._capacity, dtype=np.int32)
+        self.feature_sets: list[frozenset[str]] = [frozenset()]
+        self._feature_index: dict[frozenset[str], int] = {frozenset(): 0}
         self.labels: list[Mapping[str, str]] = []
         self._columns: dict[str, LabelColumn] = {}
         self.ports: dict[int, dict[HostPort, int]] = {}  # row -> port -> pods holding it
@@ -133,6 +136,11 @@ class NodeTable:
             for row, labels in enumerate(self.labels):
                 column.set(row, labels.get(key))
         return column
+
+    def is_offered(self, resource: str) -> bool:
+        """Whether any node has some of the resource in its allocatable."""
+        column = self.resources.get(resource)
+        return column is not None and bool(self.allocatable[: self.size, column].any())
 
     # ---- usage ------------------------------------------------------------------------------
 
@@ -210,6 +218,7 @@ class NodeTable:
         self.pods_allowed[row] = amounts.get(requests.PODS, 0)
         self.unschedulable[row] = node.spec.unschedulable
         self.taint_ids[row] = self._taint_id(tuple(node.spec.taints))
+        self.feature_ids[row] = self._feature_id(frozenset(node.status.declared_features))
         self.labels[row] = node.metadata.labels
         for key, column in self._columns.items():
             column.set(row, node.metadata.labels.get(key))
@@ -237,6 +246,7 @@ class NodeTable:
         self.pods = np.pad(self.pods, (0, extra))
         self.unschedulable = np.pad(self.unschedulable, (0, extra))
         self.taint_ids = np.pad(self.taint_ids, (0, extra))
+        self.feature_ids = np.pad(self.feature_ids, (0, extra))
         for column in self._columns.values():
             column.ids = np.pad(column.ids, (0, extra), constant_values=-1)
 
@@ -256,6 +266,13 @@ class NodeTable:
             self.taint_sets.append(taints)
         return number
 
+    def _feature_id(self, features: frozenset[str]) -> int:
+        number = self._feature_index.get(features)
+        if number is None:
+            number = self._feature_index[features] = len(self.feature_sets)
+            self.feature_sets.append(features)
+        return number
+
 
 def _difference(old: Node, new: Node) -> ClusterChange:
     change = NOTHING
@@ -265,4 +282,6 @@ def _difference(old: Node, new: Node) -> ClusterChange:
         change |= ClusterChange.NODE_LABELS
     if old.spec.taints != new.spec.taints or old.spec.unschedulable != new.spec.unschedulable:
         change |= ClusterChange.NODE_TAINTS
+    if set(old.status.declared_features) != set(new.status.declared_features):
+        change |= ClusterChange.NODE_FEATURES
     return change

@@ -52,6 +52,8 @@ class Shape:
     host_ports: tuple[HostPort, ...]
     refusal: str | None
     has_terms: bool = False  # wants something of other pods
+    features: frozenset[str] = frozenset()  # that its node must declare
+    extended: tuple[tuple[str, int], ...] = ()  # those of `requests` that a DeviceClass may stand behind
 
     @property
     def gpus(self) -> int:
@@ -239,6 +241,8 @@ def _shape_key(spec: PodSpec) -> tuple[object, ...]:
         repr(spec.tolerations) if spec.tolerations else None,
         repr(spec.topology_spread_constraints) if spec.topology_spread_constraints else None,
         bool(spec.resource_claims),
+        spec.host_network,
+        spec.host_users,
         tuple(kind for volume in spec.volumes for kind in IN_TREE_DISKS if getattr(volume, kind) is not None)
         if spec.volumes
         else (),
@@ -250,6 +254,7 @@ def _container_key(container: Container) -> tuple[object, ...]:
         tuple(container.resources.requests.items()),
         repr(container.ports) if container.ports else None,
         container.restart_policy,
+        repr(container.restart_policy_rules) if container.restart_policy_rules else None,
     )
 
 
@@ -277,7 +282,21 @@ def _compile(pod: Pod, number: int) -> Shape:
         host_ports=host_ports(spec),
         refusal=refusal,
         has_terms=has_terms(spec),
+        features=_features(spec),
+        extended=tuple(item for item in asked if requests.is_extended(item[0])),
     )
+
+
+def _features(spec: PodSpec) -> frozenset[str]:
+    """Features a pod needs declared by its node (component-helpers/nodedeclaredfeatures, the two of Kubernetes 1.36
+    that matter to scheduling)."""
+    found = set()
+    containers = (*spec.containers, *spec.init_containers)
+    if any(rule.action == "RestartAllContainers" for item in containers for rule in item.restart_policy_rules):
+        found.add("RestartAllContainersOnContainerExits")
+    if spec.host_network and spec.host_users is False:
+        found.add("UserNamespacesHostNetworkSupport")
+    return frozenset(found)
 
 
 def _unsupported(spec: PodSpec) -> str | None:

@@ -15,6 +15,8 @@ from kube.objects import Container, ContainerStatus, Pod, PodSpec
 CPU, MEMORY, EPHEMERAL = "cpu", "memory", "ephemeral-storage"
 PODS = "pods"
 HUGEPAGES_PREFIX = "hugepages-"
+# Followed by a DeviceClass's name: a resource every class stands behind (KEP 5004).
+IMPLICIT_PREFIX = "deviceclass.resource.kubernetes.io/"
 POD_LEVEL = (CPU, MEMORY)
 
 Amounts = dict[str, Decimal]
@@ -49,6 +51,14 @@ def is_scalar(resource: str) -> bool:
         # An extended resource, or one of kubernetes.io's own; requests.* are names of quotas.
         return not resource.startswith("requests.")
     return resource.startswith((HUGEPAGES_PREFIX, "attachable-volumes-"))
+
+
+def is_extended(resource: str) -> bool:
+    """Whether a DeviceClass may stand behind this resource (scheduler/util IsDRAExtendedResourceName): a name in a
+    domain that is not Kubernetes' own, or one derived from a class's name."""
+    if resource.startswith(IMPLICIT_PREFIX):
+        return True
+    return "/" in resource and "kubernetes.io/" not in resource and not resource.startswith("requests.")
 
 
 def to_integer(resource: str, amount: Decimal) -> int:

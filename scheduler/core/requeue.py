@@ -22,6 +22,8 @@ class ClusterChange(IntFlag):
     POD_ADDED = auto()  # an assigned pod that somebody's selector counts came, or changed its labels
     NODE_GONE = auto()
     NAMESPACES = auto()  # labels of namespaces
+    NODE_FEATURES = auto()  # status.declaredFeatures
+    DEVICES = auto()  # device classes
 
 
 NOTHING = ClusterChange(0)

@@ -11,6 +11,7 @@ from scheduler.plugins.balance import Balance
 from scheduler.plugins.base import FilterPlugin, ScorePlugin
 from scheduler.plugins.gpu_fit import GpuFit
 from scheduler.plugins.node_affinity import NodeAffinity, VolumeAffinity
+from scheduler.plugins.node_features import DeclaredFeatures
 from scheduler.plugins.pod_affinity import InterPodAffinity, PodAffinityScore
 from scheduler.plugins.ports import HostPorts
 from scheduler.plugins.preferences import Preferences
@@ -30,6 +31,7 @@ FILTERS: tuple[Callable[[], FilterPlugin], ...] = (
     VolumeAffinity,
     PodTopologySpread,
     InterPodAffinity,
+    DeclaredFeatures,
     RequiredData,
 )
 SCORES: dict[str, Callable[[Settings], ScorePlugin]] = {

@@ -51,7 +51,25 @@ class Selecting(Object, frozen=True):
     spec: SelectorSpec = msgspec.field(default_factory=SelectorSpec)
 
 
+class DeviceClassSpec(Object, frozen=True):
+    """The extended resource a class stands behind, if any."""
+
+    extended_resource_name: str | None = None
+
+
+class DeviceClass(Object, frozen=True):
+    """A class of devices that dynamic resource allocation gives out."""
+
+    metadata: SlimMeta = msgspec.field(default_factory=SlimMeta)
+    spec: DeviceClassSpec = msgspec.field(default_factory=DeviceClassSpec)
+
+
 CONTROLLERS: tuple[Resource, ...] = (REPLICATION_CONTROLLERS, REPLICA_SETS, STATEFUL_SETS)
+
+
+def device_class_changed(item: DeviceClass) -> events.DeviceClassChanged:
+    """A device class's new state."""
+    return events.DeviceClassChanged(item.metadata.name, item.spec.extended_resource_name or "")
 
 
 def namespace_changed(item: Namespace) -> events.NamespaceChanged:

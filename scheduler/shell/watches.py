@@ -29,6 +29,7 @@ from kube.objects import (
 )
 from kube.resources import (
     DATASETS,
+    DEVICE_CLASSES,
     NAMESPACES,
     NODE_CACHES,
     NODES,
@@ -98,6 +99,13 @@ def kinds(pods: PodTranslator) -> tuple[Kind, ...]:
             lambda key, uid: events.ServiceChanged(*key, None),
         ),
         *(_controllers(resource) for resource in neighbours.CONTROLLERS),
+        Kind(
+            DEVICE_CLASSES,
+            neighbours.DeviceClass,
+            neighbours.device_class_changed,
+            lambda key, uid: events.DeviceClassGone(key[1]),
+            is_optional=True,
+        ),
         Kind(
             NODE_CACHES,
             NodeCache,

@@ -21,6 +21,7 @@ TOPICS: dict[str, Topic] = {
     "node selector": node_rules.node_selector,
     "node affinity": node_rules.node_affinity,
     "node names": node_rules.node_names,
+    "declared features": node_rules.declared_features,
     "pod affinity": neighbours.pod_affinity,
     "pod anti-affinity": neighbours.pod_anti_affinity,
     "spread": neighbours.spread,

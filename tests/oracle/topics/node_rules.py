@@ -91,6 +91,25 @@ def _expression(draft: Draft) -> Body:
     return {"key": key, "operator": operator, "values": rng.sample(pool, rng.randint(1, len(pool)))}
 
 
+def declared_features(draft: Draft) -> None:
+    """Fields that imply features, and nodes that declare them or not."""
+    rng = draft.rng
+    known = ("RestartAllContainersOnContainerExits", "UserNamespacesHostNetworkSupport", "ExtendWebSocketsToKubelet")
+    for node in draft.some(draft.nodes, 0.7):
+        # Sorted, as the API wants them.
+        node["status"]["declaredFeatures"] = sorted(rng.sample(known, rng.randint(0, 3)))
+    for pod in draft.some(draft.pods, 0.4):
+        rule = {
+            "action": rng.choice(("RestartAllContainers", "Restart")),
+            "exitCodes": {"operator": "In", "values": [1]},
+        }
+        pod["spec"]["containers"][0] |= {"restartPolicy": "Never", "restartPolicyRules": [rule]}
+    for pod in draft.some(draft.pods, 0.4):
+        pod["spec"]["hostNetwork"] = draft.chance(0.7)
+        if draft.chance(0.8):
+            pod["spec"]["hostUsers"] = draft.chance(0.4)
+
+
 def node_names(draft: Draft) -> None:
     """Affinity to names alone, as DaemonSets have it: known names, unknown ones, and terms that contradict."""
     rng = draft.rng
