@@ -60,7 +60,7 @@ async def _run(settings: Settings, kubeconfig: Path | None) -> None:
     config = load_config(kubeconfig)
     identity = f"{socket.gethostname()}_{os.getpid()}"
     name = settings.scheduler_name
-    engine = Engine(build(settings), engine_settings(settings))
+    engine = Engine(build(settings), engine_settings(settings), time.perf_counter)
     loop = Loop(engine, name)
     client = KubeClient(
         config,

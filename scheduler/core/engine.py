@@ -12,7 +12,8 @@ popped from the queue are tried, and an assumed pod is not in the queue); every 
 has a message; nothing is held for a pod or gang between tries.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 
 from scheduler.core import explain
 from scheduler.core.assumed import AssignedPod, Hold, PodFacts
@@ -22,11 +23,12 @@ from scheduler.core.events import Event
 from scheduler.core.gang_placement import Placed, place_gang
 from scheduler.core.gang_preemption import place_nominated
 from scheduler.core.gangs import UNIT_PREFIX, Gang
+from scheduler.core.hopeless import Hopeless
 from scheduler.core.intake import Intake
-from scheduler.core.placement import Pass, Plugins
+from scheduler.core.placement import Diagnosis, Pass, Plugins
 from scheduler.core.pod_request import PodRequest
 from scheduler.core.preempting import Preempting
-from scheduler.core.queue import Waiting
+from scheduler.core.queue import Pool, Waiting
 from scheduler.core.requeue import ANYTHING, ClusterChange
 
 # Between two looks at new events; keeps the shell's loop responsive when thousands wait.
@@ -40,10 +42,16 @@ REFUSED_FOR_NOW = (
 class Engine:
     """See the module's docstring."""
 
-    def __init__(self, plugins: Plugins, settings: EngineSettings) -> None:
+    def __init__(
+        self, plugins: Plugins, settings: EngineSettings, stopwatch: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        """`stopwatch` gives seconds since any moment; it only times tries, for metrics."""
+        self._stopwatch = stopwatch
         self.state = EngineState(plugins, settings)
         self._intake = Intake(self.state)
         self._preempting = Preempting(self.state)
+        self._hopeless = Hopeless(self.state)
+        self._doomed: deque[tuple[str, Diagnosis]] = deque()
         self._settings = settings
         self._worth = {plugin.name: plugin.worth_retry for plugin in plugins.filters}
         self._worth["NodeAdded"] = ClusterChange.NODE_ADDED
@@ -81,7 +89,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether `decide` would try something now."""
-        return self.state.queue.has_work
+        return bool(self._doomed) or self.state.queue.has_work
 
     # ---- tries ------------------------------------------------------------------------------
 
@@ -94,15 +102,43 @@ class Engine:
         for _ in range(MAX_TRIES):
             if binds >= limit:
                 break
-            waiting = state.queue.pop()
+            waiting = self._next()
             if waiting is None:
                 break
-            if waiting.unit.startswith(UNIT_PREFIX):
+            is_gang = waiting.unit.startswith(UNIT_PREFIX)
+            started = self._stopwatch()
+            if is_gang:
                 made = self._try_gang(state.gangs.get(waiting.unit), now)
             else:
                 made = self._try_pod(state.pods[waiting.unit], waiting, now)
-            binds += sum(isinstance(decision, Bind) for decision in made)
+            bound = sum(isinstance(decision, Bind) for decision in made)
+            binds += bound
+            state.tally.tries.append((is_gang, bound > 0, self._stopwatch() - started))
             decisions += made
+        return decisions + self._tell_doomed(now)
+
+    def _next(self) -> Waiting | None:
+        """The first unit worth a try; pods equal to one that was refused for good are set aside on the way."""
+        state = self.state
+        while (waiting := state.queue.pop()) is not None:
+            if waiting.unit.startswith(UNIT_PREFIX):
+                return waiting
+            pod = state.resolved(state.pods[waiting.unit].request)
+            diagnosis = self._hopeless.find(pod)
+            if diagnosis is None:
+                return waiting
+            self._doomed.append((waiting.unit, diagnosis))
+        return None
+
+    def _tell_doomed(self, now: float) -> list[Decision]:
+        """Refuse pods that were set aside, after those that could be placed."""
+        decisions: list[Decision] = []
+        for _ in range(min(len(self._doomed), MAX_TRIES)):
+            unit, diagnosis = self._doomed.popleft()
+            pending = self.state.pods.get(unit)
+            if pending is not None and self.state.queue.pool_of(unit) is Pool.IN_FLIGHT and not pending.node:
+                self._refuse(pending.request, diagnosis, now)
+                decisions += self._tell(pending, diagnosis.message, now)
         return decisions
 
     def _try_pod(self, pending: PendingPod, waiting: Waiting, now: float) -> list[Decision]:
@@ -118,7 +154,9 @@ class Engine:
         row = row if row >= 0 else found.best()
         if row < 0:
             refused = self._preempting.refused(pod, whole, now)
-            state.queue.refuse(waiting.unit, self._worth_of(refused.diagnosis.rejected_by), now)
+            if refused.is_final:
+                self._hopeless.keep(pod, refused.diagnosis)
+            self._refuse(pod, refused.diagnosis, now)
             return [*self._tell(pending, refused.diagnosis.message, now), *refused.decisions]
         wait = state.wait(found, pod, row, now)
         if wait is not None:
@@ -128,6 +166,11 @@ class Engine:
         bind = self._bind(pending, pod, found, row, now, runner_up=found.runner_up(row), tries=waiting.tries)
         # The unit stays in flight until the watch shows the pod bound, or the bind failed.
         return [bind]
+
+    def _refuse(self, pod: PodRequest, diagnosis: Diagnosis, now: float) -> None:
+        by = diagnosis.rejected_by
+        hint = self.state.hint(pod, by)
+        self.state.queue.refuse(pod.uid, self._worth_of(by), now, hint=hint, rejected_by=by)
 
     def _try_gang(self, gang: Gang, now: float) -> list[Decision]:
         state = self.state
@@ -149,7 +192,7 @@ class Engine:
         if not result.placed:
             refused = self._preempting.gang_refused(gang, pods, result, view, now)
             worth = self._worth_of(refused.diagnosis.rejected_by) | ClusterChange.GROUP
-            state.queue.refuse(gang.unit, worth, now)
+            state.queue.refuse(gang.unit, worth, now, rejected_by=refused.diagnosis.rejected_by)
             return [*self._tell_gang(members, refused.diagnosis.message, now), *refused.decisions]
         waiting = self._gang_wait(gang, result.placed, members, now)
         if waiting is not None:
@@ -235,8 +278,9 @@ class Engine:
         )
         if pod.group is not None:
             state.gangs.set_assigned(pod.uid, pod.namespace, pod.group, is_running=False)
-        if state.nominations.remove(pod.uid) not in ("", node):
-            state.changes |= ClusterChange.POD_FREED
+        nominated = state.nominations.remove(pod.uid)
+        if nominated != node:
+            state.nominee_left(nominated)
         pending.node = node
         source = verdict.bytes_by_source
         return Bind(

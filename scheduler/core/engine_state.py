@@ -5,8 +5,11 @@ run tries (core/engine.py). Invariants: `pods` holds exactly the unbound pods of
 a pod with a gang is never a unit of its own.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from scheduler.core import explain
 from scheduler.core.assumed import Assigned
@@ -22,6 +25,7 @@ from scheduler.core.lower_priority import LowerPriority
 from scheduler.core.node_table import NodeTable
 from scheduler.core.nominations import Nominations
 from scheduler.core.placement import Diagnosis, Pass, Placer, Plugins
+from scheduler.core.plugin import DependsOn
 from scheduler.core.pod_request import PodRequest
 from scheduler.core.queue import SchedulingQueue
 from scheduler.core.requeue import NOTHING, ClusterChange
@@ -44,11 +48,21 @@ class EngineSettings:
     flush_seconds: float = 300.0
 
 
+@dataclass(frozen=True, slots=True)
+class RoomHint:
+    """A refused pod waits for a node with this much room, or with pods below a priority that hold it."""
+
+    requests: tuple[tuple[str, int], ...]
+    evicts_below: int | None
+
+
 @dataclass(slots=True)
 class Tally:
-    """What happened since the start, for metrics."""
+    """What happened, for metrics. `tries`: whether of a gang, whether it was placed, seconds; the shell takes them
+    out, and what it does not take in time is dropped."""
 
     preemption_attempts: int = 0
+    tries: deque[tuple[bool, bool, float]] = field(default_factory=lambda: deque(maxlen=4096))
 
 
 @dataclass(slots=True)
@@ -86,6 +100,11 @@ class EngineState:
         # Rows on which others' pods or a shrunken node left too little room for what is assumed there.
         self.contended: set[int] = set()
         self.changes: ClusterChange = NOTHING
+        # What the changes since the last flush are about: usage after this position of the log, and these rows.
+        self.flushed_at = 0
+        self.changed_rows: set[int] = set()
+        by_row = (DependsOn.NODES, DependsOn.USAGE, DependsOn.RESIDENCY)
+        self._row_filters = frozenset(plugin.name for plugin in plugins.filters if plugin.depends_on in by_row)
         self.budgets = Budgets()
         self.nominations = Nominations()
         self.lower = LowerPriority(self.table, self.assigned)
@@ -152,6 +171,35 @@ class EngineState:
             return view, self.placer.compute(first, view)
         return result.blocked_view, result.blocked
 
+    # ---- what refused pods wait for -------------------------------------------------------------
+
+    def hint(self, pod: PodRequest, rejected_by: frozenset[str]) -> RoomHint | None:
+        """The room a refused pod waits for; None when changes elsewhere can help too, as where other pods' labels
+        count."""
+        if not rejected_by <= self._row_filters:
+            return None
+        return RoomHint(pod.shape.requests, pod.priority if pod.may_preempt else None)
+
+    def may_help(self, change: ClusterChange, hint: Hashable) -> bool:
+        """Whether the changes since the last flush can help a pod that waits for room: one of the rows they are
+        about must have it, if need be by evicting."""
+        if change & ~(ClusterChange.POD_FREED | ClusterChange.NODE_ADDED | ClusterChange.NODE_ALLOCATABLE):
+            return True
+        table = self.table
+        used = table.rows_changed_since(self.flushed_at)
+        if used is None or not isinstance(hint, RoomHint):
+            return True
+        rows = np.array(sorted({*used, *self.changed_rows}), dtype=np.int64)
+        below = self.lower.below(hint.evicts_below) if hint.evicts_below is not None else None
+        fits = table.pods[rows] - (below.pods[rows] if below is not None else 0) < table.pods_allowed[rows]
+        for resource, amount in hint.requests:
+            column = table.resources[resource]
+            free = table.allocatable[rows, column] - table.requested[rows, column]
+            if below is not None:
+                free = free + below.requests[rows, column]
+            fits &= free >= amount
+        return bool(fits.any())
+
     # ---- evictions --------------------------------------------------------------------------
 
     def gang_minimum(self, namespace: str, group: str) -> int | None:
@@ -160,6 +208,13 @@ class EngineState:
         if gang is None or gang.group is None:
             return None
         return max(0, gang.min_member - len(gang.succeeded))
+
+    def nominee_left(self, node: str) -> None:
+        """What was kept for a nominee on a node is free; "" for none."""
+        row = self.table.row_of.get(node)
+        if row is not None:
+            self.table.touch(row)
+            self.changes |= ClusterChange.POD_FREED
 
     def start_evicting(self, unit: str, uids: list[str]) -> None:
         """Victims are about to be deleted for a unit."""

@@ -62,8 +62,10 @@ class Intake:
         """Move the pods that the changes since the last flush may help."""
         state = self._state
         if state.changes:
-            state.queue.changed(state.changes, now)
+            state.queue.changed(state.changes, now, state.may_help)
             state.changes = ClusterChange(0)
+        state.changed_rows.clear()
+        state.flushed_at = state.table.log_position
 
     # ---- nodes and data ---------------------------------------------------------------------
 
@@ -74,6 +76,7 @@ class Intake:
             state.assigned.node_added(event.node.metadata.name)
         if change:
             self._note_contention(row)
+            state.changed_rows.add(row)
         state.changes |= change
 
     def _node_gone(self, event: events.NodeGone) -> None:
@@ -184,12 +187,13 @@ class Intake:
         state = self._state
         before = state.nominations.node_of(pod.uid)
         state.nominations.shown(old, state.resolved(pod))
-        if before and state.nominations.node_of(pod.uid) != before:
-            state.changes |= ClusterChange.POD_FREED  # what was kept for it is free
+        if state.nominations.node_of(pod.uid) != before:
+            state.nominee_left(before)
 
     def _nomination_ended(self, uid: str, node: str) -> None:
-        if self._state.nominations.remove(uid) not in ("", node):
-            self._state.changes |= ClusterChange.POD_FREED
+        before = self._state.nominations.remove(uid)
+        if before != node:
+            self._state.nominee_left(before)
 
     def _preemption_ended(self, event: events.PreemptionEnded) -> None:
         if event.failed:

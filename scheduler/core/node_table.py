@@ -74,6 +74,7 @@ class NodeTable:
         self.ports: dict[int, dict[HostPort, int]] = {}  # row -> port -> pods holding it
         self._seen: dict[str, Node] = {}
         self.version = 0
+        self.returns = 0  # how often room was given back
         self._log: list[int] = []
         self._log_start = 0
         self._vectors: dict[tuple[tuple[str, int], ...], IntArray] = {}
@@ -178,6 +179,12 @@ class NodeTable:
             held[port] -= 1
             if not held[port]:
                 del held[port]
+        self.returns += 1
+        self._log_row(row)
+
+    def touch(self, row: int) -> None:
+        """Note that something else about a row's room changed: what is kept for somebody there, for one."""
+        self.returns += 1
         self._log_row(row)
 
     def is_overcommitted(self, row: int) -> bool:

@@ -32,10 +32,12 @@ MAX_DIAGNOSES = 64
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A try without a node: why, and what is done about it."""
+    """A try without a node: why, and what is done about it. `is_final`: an equal pod would fare the same until
+    something changes."""
 
     diagnosis: Diagnosis
     decisions: tuple[Decision, ...] = ()
+    is_final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +119,13 @@ class Preempting:
         kept = found.diagnoses.get(key)
         if kept is not None and not nominated:
             state.tally.preemption_attempts += 1
-            return Refused(kept, tuple(self.clear((pod,))))
+            return Refused(kept, tuple(self.clear((pod,))), is_final=True)
         seen = explain.look(view, state.plugins, found)
         if seen.message == explain.NO_NODES or found.refusal is not None:
             return Refused(seen, tuple(self.clear((pod,))))
         state.tally.preemption_attempts += 1
         if not pod.may_preempt:
-            return Refused(explain.with_preemption(seen, preemption.NEVER))
+            return Refused(explain.with_preemption(seen, preemption.NEVER), is_final=True)
         if not self.is_eligible(pod.uid, (pod,), seen.may_resolve):
             return Refused(explain.with_preemption(seen, preemption.TERMINATING))
         result = preemption.find(view, state.plugins, self.stakes(now), found, seen.may_resolve)
@@ -132,7 +134,7 @@ class Preempting:
             if len(found.diagnoses) >= MAX_DIAGNOSES:
                 found.diagnoses.clear()
             found.diagnoses[key] = seen
-            return Refused(seen, tuple(self.clear((pod,))))
+            return Refused(seen, tuple(self.clear((pod,))), is_final=True)
         node = view.names[result.chosen.row]
         decisions = self.nominate([(pod, node)])
         victims = result.chosen.victims.pods

@@ -26,5 +26,19 @@ class ClusterChange(IntFlag):
     DEVICES = auto()  # device classes
 
 
+# What kube-scheduler calls the event behind each kind (framework/events.go), in its metrics; some are ours.
+EVENTS = {
+    ClusterChange.NODE_ADDED: "NodeAdd",
+    ClusterChange.NODE_ALLOCATABLE: "NodeUpdateNodeAllocatable",
+    ClusterChange.NODE_LABELS: "NodeUpdateNodeLabel",
+    ClusterChange.NODE_TAINTS: "NodeUpdateNodeTaint",
+    ClusterChange.POD_FREED: "AssignedPodDelete",
+    ClusterChange.RESIDENCY: "NodeCacheUpdate",
+    ClusterChange.VOLUMES: "PersistentVolumeClaimUpdate",
+    ClusterChange.GROUP: "scheduling.k8s.io/PodGroupUpdate",
+    ClusterChange.POD_ADDED: "AssignedPodAdd",
+    ClusterChange.NODE_GONE: "NodeDelete",
+    ClusterChange.NAMESPACES: "NamespaceUpdate",
+}
 NOTHING = ClusterChange(0)
 ANYTHING = ~NOTHING

@@ -16,10 +16,10 @@ from kube.lease import LeaderElector
 from scheduler.core.decisions import Bind, Decision, Explain, Preempt
 from scheduler.core.engine import Engine
 from scheduler.core.events import BindConfirmed, BindFailed, Event
-from scheduler.core.queue import Pool
 from scheduler.shell import metrics
 from scheduler.shell.binder import Binder
 from scheduler.shell.evictor import Evictor
+from scheduler.shell.figures import Figures
 from scheduler.shell.publish import Publisher
 from scheduler.shell.watches import Watches
 
@@ -43,6 +43,7 @@ class Loop:
         self.is_leading = False
         self.is_ready = False
         self._measured_at = 0.0
+        self._figures = Figures(engine.state, profile)
         self._scheduled = metrics.SCHEDULE_ATTEMPTS.labels("scheduled", profile)
         self._unschedulable = metrics.SCHEDULE_ATTEMPTS.labels("unschedulable", profile)
 
@@ -115,10 +116,11 @@ class Loop:
             decisions = self._engine.decide(now, room)
             if decisions:
                 metrics.ALGORITHM_SECONDS.observe(time.perf_counter() - started)
+            self._figures.tries()
             self._perform(decisions)
         if now - self._measured_at > MEASURE_SECONDS:
             self._measured_at = now
-            self._measure()
+            self._figures.measure()
         if may_decide and self._binder.free and self._engine.has_work:
             await asyncio.sleep(0)
             return
@@ -184,10 +186,3 @@ class Loop:
             metrics.DATA_BYTES.labels("local").inc(bind.local_bytes)
             metrics.DATA_BYTES.labels("peers").inc(bind.peer_bytes)
             metrics.DATA_BYTES.labels("origin").inc(bind.origin_bytes)
-
-    def _measure(self) -> None:
-        state = self._engine.state
-        for pool in (Pool.ACTIVE, Pool.BACKOFF, Pool.UNSCHEDULABLE, Pool.GATED):
-            metrics.PENDING_PODS.labels(pool.value).set(state.queue.counts[pool])
-        metrics.CACHE_SIZE.labels("nodes").set(state.table.count)
-        metrics.CACHE_SIZE.labels("pods").set(len(state.assigned))

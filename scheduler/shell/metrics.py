@@ -12,6 +12,12 @@ SCHEDULE_ATTEMPTS = Counter(
     "Tries by result (stable, as kube-scheduler's).",
     ["result", "profile"],  # result: scheduled, unschedulable, error
 )
+ATTEMPT_SECONDS = Histogram(
+    "scheduler_scheduling_attempt_duration_seconds",
+    "Seconds of one pod's try in the core (stable).",
+    ["result", "profile"],  # result: scheduled, unschedulable
+    buckets=_EXPONENTIAL,
+)
 ALGORITHM_SECONDS = Histogram(
     "scheduler_scheduling_algorithm_duration_seconds",
     "Seconds of one round of tries in the core (stable).",
@@ -39,6 +45,27 @@ PENDING_PODS = Gauge(
     "Waiting units, pods or whole gangs, by queue (stable).",
     ["queue"],  # active, backoff, unschedulable, gated
 )
+QUEUE_INCOMING = Counter(
+    "scheduler_queue_incoming_pods",
+    "Units put into a queue, by queue and by the event that did it (stable, as kube-scheduler's).",
+    ["queue", "event"],
+)
+UNSCHEDULABLE_PODS = Gauge(
+    "scheduler_unschedulable_pods",
+    "Refused units that wait, by each filter that refused them somewhere (stable).",
+    ["plugin", "profile"],
+)
+GANG_TRIES = Counter(
+    "scheduler_podgroup_schedule_attempts",
+    "Tries of gangs, by result (stable, as kube-scheduler's).",
+    ["result", "profile"],  # result: scheduled, unschedulable
+)
+GANG_SECONDS = Histogram(
+    "scheduler_podgroup_scheduling_attempt_duration_seconds",
+    "Seconds of one gang's try in the core (stable).",
+    ["result", "profile"],
+    buckets=_EXPONENTIAL,
+)
 CACHE_SIZE = Gauge(
     "scheduler_cache_size",
     "Objects in the scheduler's state (stable).",
@@ -54,10 +81,9 @@ DATA_BYTES = Counter(
     "Bytes of data of placed pods by where they were expected to come from (stable).",
     ["source"],  # local, peers, origin
 )
-GANG_ATTEMPTS = Counter(
-    "scheduler_podgroup_schedule_attempts",
-    "Gangs decided, by result (stable).",
-    ["result"],  # scheduled, undone
+GANGS_UNDONE = Counter(
+    "headrace_scheduler_gang_members_undone",
+    "Bound members deleted because the rest of their gang could not be bound in time (stable).",
 )
 PREEMPTION_ATTEMPTS = Counter(
     "scheduler_preemption_attempts",

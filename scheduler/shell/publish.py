@@ -185,7 +185,7 @@ class Publisher:
             self._report(DeleteFailed(work.uid))
         else:
             metrics.PUBLISH.labels("delete", "written").inc()
-            metrics.GANG_ATTEMPTS.labels("undone").inc()
+            metrics.GANGS_UNDONE.inc()
             _log.info("gang_member_deleted", pod=f"{work.namespace}/{work.name}", cause=work.note)
 
     def _event(self, namespace: str, name: str, uid: str, reason: str, note: str, *, kind: str) -> None:

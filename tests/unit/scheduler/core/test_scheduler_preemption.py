@@ -12,6 +12,7 @@ from scheduler.core.cluster_view import ClusterView
 from scheduler.core.decisions import Bind, Explain, Nominate, Preempt
 from scheduler.core.events import PodGone, PreemptionEnded
 from scheduler.core.placement import Diagnosis, Pass, Plugins
+from scheduler.core.pod_request import PodRequest
 from tests.builders.scheduler_objects import PodBuilder, World, a_budget, a_node, a_pod
 
 HIGH = 100
@@ -298,3 +299,61 @@ def test_ten_thousand_equal_hopeless_pods_cost_one_diagnosis(monkeypatch: pytest
         world.decide()
     assert len(looks) == 1
     assert not [item for item in world.made if isinstance(item, Bind)]
+
+
+def test_an_admissible_pod_behind_ten_thousand_hopeless_ones_takes_one_try_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    world.nodes(*(a_node(f"n{index}", cpu="1") for index in range(20)))
+    world.pods(*(a_pod(f"p{index}").asks(cpu="2").priority(9) for index in range(10_000)), a_pod("small"))
+    passes: list[str] = []
+    pass_for = world.engine.state.placer.pass_for
+
+    def counted(pod: PodRequest) -> Pass:
+        passes.append(pod.name)
+        return pass_for(pod)
+
+    monkeypatch.setattr(world.engine.state.placer, "pass_for", counted)
+    assert set(world.binds()) == {"small"}
+    assert passes == ["p0", "small"]
+    while world.engine.has_work:
+        world.decide()
+    assert len({item.name for item in world.made if isinstance(item, Explain)}) == 10_000
+    assert passes == ["p0", "small"]
+
+
+def test_hopeless_pods_are_tried_again_when_a_node_for_them_comes() -> None:
+    world = World()
+    world.nodes(a_node("small", cpu="1"))
+    world.pods(*(a_pod(f"p{index}").asks(cpu="2") for index in range(5)))
+    assert world.binds() == {}
+    world.tick(20.0)
+    world.nodes(a_node("other", cpu="1"))
+    assert not world.engine.has_work  # it is too small for them
+    world.nodes(a_node("big", cpu="64"))
+    assert len(world.binds()) == 5
+
+
+def test_room_that_is_too_small_wakes_nobody() -> None:
+    world = World()
+    world.nodes(a_node("a", cpu="4"))
+    world.pods(*(a_pod(f"held-{index}").priority(HIGH).on("a") for index in range(4)))
+    world.pods(a_pod("big").asks(cpu="2").priority(HIGH))
+    assert world.binds() == {}
+    world.tick(20.0)
+    world.feed(PodGone("uid-held-0"))
+    assert not world.engine.has_work
+    world.feed(PodGone("uid-held-1"))
+    assert world.binds() == {"big": "a"}
+
+
+def test_a_pod_of_lower_priority_that_could_be_evicted_is_room() -> None:
+    world = World()
+    world.nodes(a_node("a", cpu="3"))
+    world.pods(a_pod("low").on("a"), *(a_pod(f"held-{index}").priority(HIGH).on("a") for index in range(2)))
+    world.pods(a_pod("big").asks(cpu="2").priority(HIGH))
+    assert world.binds() == {}
+    world.tick(20.0)
+    world.feed(PodGone("uid-held-0"))
+    assert _preempted(world) == ({"low"}, "a")

@@ -1,0 +1,34 @@
+"""The core's counts as metrics, each counted once."""
+
+from prometheus_client import REGISTRY
+
+from scheduler.shell.figures import Figures
+from tests.builders.scheduler_objects import World, a_group, a_node, a_pod
+
+
+def _value(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def test_tries_queues_rejections_and_preemptions() -> None:
+    profile = "figures-test"
+    world = World()
+    figures = Figures(world.engine.state, profile)
+    before = _value("scheduler_preemption_attempts_total")
+    incoming = _value("scheduler_queue_incoming_pods_total", queue="active", event="UnschedulablePodAdd")
+    world.nodes(a_node("a", cpu="2"))
+    world.groups(a_group("g", 2))
+    world.pods(a_pod("fits"), a_pod("big").asks(cpu="4"), *(a_pod(f"g-{i}").in_gang("g") for i in range(2)))
+    world.decide()
+    for _ in range(2):
+        figures.tries()
+        figures.measure()
+    count = "scheduler_scheduling_attempt_duration_seconds_count"
+    assert _value(count, result="scheduled", profile=profile) == 1
+    assert _value(count, result="unschedulable", profile=profile) == 1
+    assert _value("scheduler_podgroup_schedule_attempts_total", result="unschedulable", profile=profile) == 1
+    assert _value("scheduler_unschedulable_pods", plugin="NodeResourcesFit", profile=profile) == 2
+    assert _value("scheduler_preemption_attempts_total") - before == 2
+    name = "scheduler_queue_incoming_pods_total"
+    assert _value(name, queue="active", event="UnschedulablePodAdd") - incoming == 2
+    assert _value("scheduler_pending_pods", queue="unschedulable") == 2
