@@ -32,6 +32,15 @@ class DeletePod:
 
 
 @dataclass(frozen=True, slots=True)
+class AnnotatePod:
+    """Write annotations on the pod with this uid; it is fine if it is gone."""
+
+    name: str
+    uid: str
+    annotations: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class ApplyPodGroup:
     """Make the attempt's gang."""
 
@@ -70,7 +79,7 @@ class EmitEvent:
     kind: Literal["Normal", "Warning"] = "Normal"
 
 
-Action = CreatePod | DeletePod | ApplyPodGroup | DeletePodGroup | ApplyService | DeleteJob | EmitEvent
+Action = CreatePod | DeletePod | AnnotatePod | ApplyPodGroup | DeletePodGroup | ApplyService | DeleteJob | EmitEvent
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from typing import Any
 from api import names
 from api.conditions import parse_timestamp, timestamp
 from api.training_v1alpha1 import CheckpointStatus, TrainingJobSpec, TrainingJobStatus
-from jobcontroller.core.observed import CheckpointView
+from jobcontroller.core.actions import AnnotatePod
+from jobcontroller.core.observed import CheckpointView, PodView
 
 #: clocks of the under store and the API server may differ by this much
 CLOCK_SKEW_SECONDS = 5.0
@@ -48,6 +49,19 @@ def statuses(found: Iterable[CheckpointView]) -> list[CheckpointStatus]:
             completed_at=timestamp(checkpoint.completed_at) if checkpoint.completed_at is not None else None,
         )
         for checkpoint in newest
+    ]
+
+
+def annotate(pods: Iterable[PodView], found: Iterable[CheckpointView], job_created_at: float) -> list[AnnotatePod]:
+    """Return what tells the scheduler, on each running pod, since when its work is not in a checkpoint."""
+    newest = newest_complete(found, job_created_at)
+    if newest is None or newest.completed_at is None:
+        return []
+    at = timestamp(newest.completed_at)
+    return [
+        AnnotatePod(pod.name, pod.uid, {names.CHECKPOINTED_AT_ANNOTATION: at})
+        for pod in pods
+        if pod.is_running and pod.deletion_at is None and pod.checkpointed_at != at
     ]
 
 

@@ -67,6 +67,8 @@ class PodView:
     #: (reason, message) of the first container that waits for more than its turn
     waiting: tuple[str, str] | None = None
     ends: tuple[ContainerEnd, ...] = ()
+    #: names.CHECKPOINTED_AT_ANNOTATION as it is on the pod; "" = not there
+    checkpointed_at: str = ""
 
     @property
     def is_finished(self) -> bool:

@@ -287,6 +287,10 @@ def _report(turn: Turn) -> Plan:
     progress.describe(turn)
     pods = turn.current_pods()
     turn.record_goodput(pods, _began_at(turn), until=turn.now, ended=False, failed=False)
+    seen = turn.observed.checkpoints
+    if seen is not None:
+        created_at = parse_timestamp(turn.job.metadata.creation_timestamp or timestamp(0))
+        turn.act(checkpoints.annotate(pods, seen.found, created_at))
     return turn.plan()
 
 

@@ -18,6 +18,7 @@ from api.training_v1alpha1 import TrainingJob
 from jobcontroller.core import reasons
 from jobcontroller.core.actions import (
     Action,
+    AnnotatePod,
     ApplyPodGroup,
     ApplyService,
     CreatePod,
@@ -67,7 +68,7 @@ class Executor:
         for action in actions:
             if isinstance(action, EmitEvent):
                 self._recorder.record(_reference(job), action.reason, action.note, kind=action.kind)
-        await self._all(self._delete(job, action) for action in actions if not _is_creation(action))
+        await self._all(self._change(job, action) for action in actions if not _is_creation(action))
         problem: Problem | None = None
         for action in actions:
             if problem is None and isinstance(action, ApplyService):
@@ -98,10 +99,14 @@ class Executor:
             if isinstance(result, BaseException):
                 raise result
 
-    async def _delete(self, job: TrainingJob, action: Action) -> None:
+    async def _change(self, job: TrainingJob, action: Action) -> None:
         match action:
             case DeletePod():
                 await self._delete_pod(job, action)
+            case AnnotatePod():
+                body = {"metadata": {"uid": action.uid, "annotations": dict(action.annotations)}}
+                change = self._client.patch(PODS, action.name, body, job.metadata.namespace)
+                await self._tolerating_absence(action, change)
             case DeletePodGroup():
                 write = self._client.delete(POD_GROUPS, action.name, job.metadata.namespace)
                 if await self._tolerating_absence(action, write):
@@ -130,8 +135,8 @@ class Executor:
             grace = DEFAULT_GRACE_SECONDS if action.grace_seconds is None else action.grace_seconds
             self._caches.deleted_pod(action.uid, self._wall_clock() + grace)
 
-    async def _tolerating_absence(self, action: Action, write: Awaitable[None]) -> bool:
-        """Await a deletion; what is gone, or another object of that name, is none of our business."""
+    async def _tolerating_absence(self, action: Action, write: Awaitable[object]) -> bool:
+        """Await a deletion or a change; what is gone, or another object of that name, is none of our business."""
         kind = type(action).__name__
         try:
             await write

@@ -52,6 +52,7 @@ def view_of(pod: Pod) -> PodView | None:
         unschedulable=unplaced.message if unplaced else "",
         waiting=_waiting(statuses),
         ends=ends,
+        checkpointed_at=pod.metadata.annotations.get(names.CHECKPOINTED_AT_ANNOTATION, ""),
     )
 
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from api.conditions import Condition
+from api import names
+from api.conditions import Condition, timestamp
 from api.training_v1alpha1 import RestartCounts, TrainingJob
 from jobcontroller.core.actions import (
+    AnnotatePod,
     ApplyPodGroup,
     ApplyService,
     CreatePod,
@@ -375,3 +377,18 @@ def test_a_pending_pod_that_someone_deletes_restarts_the_attempt() -> None:
     plan = reconcile(observed(one, pod(0, deletion_at=NOW), pod(1)), NOW)
     assert state(plan) == ("Restarting", "Preempted")
     assert pod(0).phase is PodPhase.PENDING
+
+
+def test_running_pods_tell_when_their_work_was_last_saved() -> None:
+    one = a_running_job()
+    saved = [
+        CheckpointView(step=2, path="b", is_complete=True, completed_at=CREATED_AT + 60),
+        CheckpointView(step=3, path="c", is_complete=False),
+    ]
+    seen = Checkpoints(found=tuple(saved))
+    plan = reconcile(observed(one, running(0), pod(1), checkpoints=seen), NOW)
+    at = timestamp(CREATED_AT + 60)
+    told = [action for action in plan.actions if isinstance(action, AnnotatePod)]
+    assert told == [AnnotatePod("tj-worker-0-a0", running(0).uid, {names.CHECKPOINTED_AT_ANNOTATION: at})]
+    again = reconcile(observed(one, running(0, checkpointed_at=at), pod(1), checkpoints=seen), NOW)
+    assert not any(isinstance(action, AnnotatePod) for action in again.actions)

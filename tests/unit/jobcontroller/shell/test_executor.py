@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from jobcontroller.core.actions import CreatePod, DeletePod, DeletePodGroup, EmitEvent
+from api import names
+from jobcontroller.core.actions import AnnotatePod, CreatePod, DeletePod, DeletePodGroup, EmitEvent
 from jobcontroller.shell.caches import Caches
 from jobcontroller.shell.executor import Executor
 from kube.client import KubeClient
@@ -26,6 +27,7 @@ class FakeClient:
     def __init__(self, *, create: KubeError | None = None, stored: Any = OURS, delete: KubeError | None = None) -> None:
         self._create, self._stored, self._delete = create, stored, delete
         self.created: list[str] = []
+        self.patched: list[Any] = []
         self.in_flight = self.most_in_flight = 0
 
     async def create(self, resource: Any, body: Any, namespace: str, **_: Any) -> Any:
@@ -44,6 +46,12 @@ class FakeClient:
     async def delete(self, *_: Any, **__: Any) -> None:
         if self._delete is not None:
             raise self._delete
+
+    async def patch(self, resource: Any, name: str, body: Any, namespace: str) -> Any:
+        self.patched.append(body)
+        if self._delete is not None:
+            raise self._delete
+        return body
 
 
 class FakeRecorder:
@@ -121,3 +129,12 @@ async def test_events_are_told_even_if_an_action_fails() -> None:
     with pytest.raises(Unavailable):
         await one.perform(job(), [DeletePod("p", "u"), EmitEvent("Restarting", "why")])
     assert recorder.reasons == ["Restarting"]
+
+
+@pytest.mark.parametrize("error", [None, NotFound(404, "NotFound", ""), Conflict(409, "Conflict", "uid")])
+async def test_annotations_are_written_on_the_pod_that_was_meant(error: KubeError | None) -> None:
+    client = FakeClient(delete=error)
+    one, _ = executor(client)
+    told = {names.CHECKPOINTED_AT_ANNOTATION: "2026-01-01T00:00:00Z"}
+    assert await one.perform(job(), [AnnotatePod("p", "u", told)]) is None
+    assert client.patched == [{"metadata": {"uid": "u", "annotations": told}}]

@@ -7,7 +7,7 @@ from typing import Any, cast
 from kube.client import KubeClient
 from kube.errors import Unavailable
 from kube.events import EventRecorder
-from scheduler.core.decisions import Bind, DeletePod, Explain, GroupStatus
+from scheduler.core.decisions import Bind, DeletePod, Explain, GroupStatus, Nominate
 from scheduler.core.events import DeleteFailed, Event
 from scheduler.shell.publish import Publisher
 
@@ -22,7 +22,11 @@ class FakeClient:
         self.fails_deletes = False
 
     async def patch(self, resource: Any, name: str, body: Mapping[str, Any], *_: Any, **__: Any) -> None:
-        what = body["status"].get("phase") or body["status"]["conditions"][0]["message"]
+        status = body["status"]
+        if "nominatedNodeName" in status:
+            what = f"nominate {status['nominatedNodeName']}"
+        else:
+            what = status.get("phase") or status["conditions"][0]["message"]
         self.started.append(what)
         await self.gate.wait()
         self.finished.append(what)
@@ -125,3 +129,19 @@ async def test_a_bound_pod_is_told_with_the_binds_note() -> None:
     setup = Setup()
     setup.publisher.bound(Bind("u", "ns", "p", "n", "{}", "Successfully assigned ns/p to n"))
     assert setup.recorder.notes == ["Scheduled: Successfully assigned ns/p to n"]
+
+
+async def test_a_nomination_is_written_cleared_and_finished_before_the_bind() -> None:
+    async with Setup() as setup:
+        setup.publisher.submit(Nominate("u", "ns", "p", "node-1"))
+        await setup.turn()
+        setup.publisher.submit(Nominate("u", "ns", "p", ""))
+        in_flight = setup.publisher.before_bind("u")
+        assert in_flight is not None
+        setup.client.gate.set()
+        await in_flight
+        await setup.publisher.join()
+        assert setup.client.finished == ["nominate node-1"]
+        setup.publisher.submit(Nominate("u", "ns", "p", ""))
+        await setup.publisher.join()
+        assert setup.client.finished == ["nominate node-1", "nominate None"]
