@@ -101,6 +101,9 @@ class Assigned:
             self._pods[pod.uid] = (pod, Hold.BOUND)
             self._by_node[pod.node][pod.uid] = pod
             self._note_group(held, pod)
+            row = self._table.row_of.get(pod.node)
+            if row is not None and held.facts != pod.facts:
+                self._table.note(row)
             # What our own bind changed is news to others once it is known to stand.
             return ClusterChange.POD_ADDED if hold is Hold.ASSUMED and self._is_counted(pod) else NOTHING
         was_counted = self._is_counted(held)

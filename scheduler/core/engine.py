@@ -121,7 +121,7 @@ class Engine:
         """The first unit worth a try; pods equal to one that was refused for good are set aside on the way."""
         state = self.state
         while (waiting := state.queue.pop()) is not None:
-            if waiting.unit.startswith(UNIT_PREFIX):
+            if waiting.unit.startswith(UNIT_PREFIX) or not len(self._hopeless):
                 return waiting
             pod = state.resolved(state.pods[waiting.unit].request)
             diagnosis = self._hopeless.find(pod)

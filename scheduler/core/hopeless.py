@@ -35,6 +35,9 @@ class Hopeless:
             return None
         return kept[1]
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def _stamp(self, pod: PodRequest) -> Stamp:
         """Rises with everything that can help such a pod."""
         state, table = self._state, self._state.table

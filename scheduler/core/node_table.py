@@ -182,6 +182,10 @@ class NodeTable:
         self.returns += 1
         self._log_row(row)
 
+    def note(self, row: int) -> None:
+        """Note that something is known about pods on a row that was not before."""
+        self._log_row(row)
+
     def touch(self, row: int) -> None:
         """Note that something else about a row's room changed: what is kept for somebody there, for one."""
         self.returns += 1

@@ -65,6 +65,10 @@ class Nominations:
         known = self._nominees.get(uid)
         return known.node if known is not None else ""
 
+    def nodes(self) -> Iterable[str]:
+        """Nodes that somebody is nominated to."""
+        return self._by_node
+
     def on(self, node: str) -> list[PodRequest]:
         """Pods nominated to a node."""
         return [self._nominees[uid].pod for uid in self._by_node.get(node, ())]

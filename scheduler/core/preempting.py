@@ -20,6 +20,7 @@ from scheduler.core.engine_state import EngineState
 from scheduler.core.gang_placement import GangPlacement
 from scheduler.core.gang_preemption import GangPreemption, preempt_as_a_whole
 from scheduler.core.gangs import Gang
+from scheduler.core.kept_candidates import KeptCandidates
 from scheduler.core.node_table import BoolArray
 from scheduler.core.nominations import Nominee
 from scheduler.core.placement import Diagnosis, Pass
@@ -58,6 +59,7 @@ class Preempting:
 
     def __init__(self, state: EngineState) -> None:
         self._state = state
+        self._kept = KeptCandidates(state)
 
     # ---- nominations ------------------------------------------------------------------------
 
@@ -128,7 +130,7 @@ class Preempting:
             return Refused(explain.with_preemption(seen, preemption.NEVER), is_final=True)
         if not self.is_eligible(pod.uid, (pod,), seen.may_resolve):
             return Refused(explain.with_preemption(seen, preemption.TERMINATING))
-        result = preemption.find(view, state.plugins, self.stakes(now), found, seen.may_resolve)
+        result = self._search(view, found, seen.may_resolve, now)
         if result.chosen is None:
             seen = explain.with_preemption(seen, result.message)
             if len(found.diagnoses) >= MAX_DIAGNOSES:
@@ -141,6 +143,16 @@ class Preempting:
         preemptor = Preemptor(pod.uid, pod.uid, pod.namespace, pod.name, pod.priority, frozenset((pod.uid,)))
         decisions += self.evict(preemptor, victims, {node})
         return Refused(seen, tuple(decisions))
+
+    def _search(self, view: ClusterView, found: Pass, may_resolve: BoolArray, now: float) -> preemption.Preemption:
+        kept = self._kept.of(found.pod)
+        search = preemption.Search(view, self._state.plugins, self.stakes(now), found, may_resolve, kept=kept)
+        result = preemption.best_of(search)
+        if not search.is_only_room:
+            self._kept.forget(found.pod)
+        for row in search.rows_with_gangs:
+            kept.pop(row, None)
+        return result
 
     def is_eligible(self, unit: str, pods: Sequence[PodRequest], may_resolve: BoolArray) -> bool:
         """Whether a unit may evict pods now (PodEligibleToPreemptOthers): not while its last victims are leaving."""

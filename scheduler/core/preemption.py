@@ -107,6 +107,7 @@ class Search:
         self._filters = speaking
         self.is_only_room = all(plugin.is_about_room for plugin in speaking)
         self._kept = kept if kept is not None else {}
+        self.rows_with_gangs: list[int] = []  # of those weighed
         self._looks_at_pods = any(plugin.depends_on is DependsOn.PODS for plugin in speaking)
         self._what_if: ClusterView | None = None
         self._asked_of: dict[object, tuple[int, ...]] = {}
@@ -137,6 +138,8 @@ class Search:
         units = units_on(self._stakes, self._view.names[row], self._pod.priority)
         if not units:
             return None
+        if any(pod.facts.group is not None for unit in units for pod in unit.here):
+            self.rows_with_gangs.append(row)
         room = self._room(row)
         victims = victims_on(room, self._stakes, units)
         if isinstance(room, ViewRoom):
@@ -223,15 +226,13 @@ class Search:
         return first_refusals(view, self._plugins.filters, self._pod, np.array([row], dtype=np.int64))
 
 
-def find(
-    view: ClusterView,
-    plugins: Plugins,
-    stakes: Stakes,
-    found: Pass,
-    may_resolve: BoolArray,
-) -> Preemption:
+def find(view: ClusterView, plugins: Plugins, stakes: Stakes, found: Pass, may_resolve: BoolArray) -> Preemption:
     """The best candidate for a pod that was refused everywhere."""
-    search = Search(view, plugins, stakes, found, may_resolve)
+    return best_of(Search(view, plugins, stakes, found, may_resolve))
+
+
+def best_of(search: Search) -> Preemption:
+    """The best candidate of a search."""
     candidates = search.candidates()
     if not candidates:
         return Preemption(None, search.why_not())

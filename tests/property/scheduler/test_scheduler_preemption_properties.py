@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from kube.objects import DisruptionBudgetSpec, DisruptionBudgetStatus, PodDisruptionBudget
 from scheduler.core.decisions import Explain, Nominate, Preempt
 from scheduler.core.events import NodeGone, PodGone
+from scheduler.core.kept_candidates import KeptCandidates
 from scheduler.core.lower_priority import LowerPriority
+from scheduler.core.pod_request import PodRequest
+from scheduler.core.preemption import Candidate
 from tests.builders.preemption_cases import PREEMPTOR, Budget, Case, Held, a_case
 from tests.builders.scheduler_objects import PodBuilder, World, a_budget, a_group, a_node, a_pod
 
@@ -201,6 +204,39 @@ def test_a_gang_preempts_as_a_whole_and_fits_then(seed: int, count: int) -> None
                 or sum(other.memory for other in here) + pod.memory + on[name] * case.memory > memory
                 or len(here) + 1 + on[name] > slots
             )
+
+
+class _Forgetful(KeptCandidates):
+    """Keeps nothing."""
+
+    def of(self, pod: PodRequest) -> dict[int, Candidate | None]:
+        return {}
+
+
+@given(seed=SEEDS, steps=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 40)), min_size=3, max_size=15))
+@settings(max_examples=150, deadline=None)
+def test_candidates_kept_from_earlier_searches_change_nothing(seed: int, steps: list[tuple[int, int]]) -> None:
+    case = replace(a_case(seed), policy="PreemptLowerPriority", shuns="", port=0)
+    gangs = {pod.name: "gang" for pod in case.held[::4]}
+    keeping, forgetful = _world(case, gangs), _world(case, gangs)
+    forgetful.engine._preempting._kept = _Forgetful(forgetful.engine.state)
+    for world in (keeping, forgetful):
+        world.groups(a_group("gang", max(1, len(gangs) - 1)))
+        for number, (kind, which) in enumerate(steps):
+            pod = case.held[which % len(case.held)] if case.held else None
+            if kind < 3 or pod is None:
+                world.pods(replace(_preemptor(case), name=f"high-{number}", uid=f"uid-high-{number}"))
+            elif kind == 3:
+                world.feed(PodGone(f"uid-{pod.name}"))
+            elif kind == 4:
+                world.pods(_held(replace(pod, start=(pod.start or 0) + 1), gangs.get(pod.name, "")))
+            elif kind == 5:
+                world.pods(_held(pod, gangs.get(pod.name, "")).being_preempted())
+            else:
+                world.pods(a_pod(f"new-{number}").asks(cpu="1").priority(1).started(number).on(pod.node))
+            world.tick(20.0)
+            world.decide()
+    assert keeping.made == forgetful.made
 
 
 @given(

@@ -357,3 +357,26 @@ def test_a_pod_of_lower_priority_that_could_be_evicted_is_room() -> None:
     world.tick(20.0)
     world.feed(PodGone("uid-held-0"))
     assert _preempted(world) == ({"low"}, "a")
+
+
+def test_what_an_earlier_search_found_on_a_node_is_not_used_once_the_node_changed() -> None:
+    world = World()
+    world.now = 1000.0
+    world.nodes(a_node("a", cpu="1"), a_node("b", cpu="1"))
+    world.pods(a_pod("low-a").started(900).on("a"), a_pod("old-b").started(100).on("b"), _high())
+    assert _preempted(world) == ({"low-a"}, "a")
+    world.feed(PodGone("uid-old-b"))
+    world.pods(a_pod("new-b").started(950).on("b"), a_pod("next").asks(cpu="1").priority(HIGH))
+    assert _preempted(world) == ({"new-b"}, "b")
+
+
+def test_a_start_that_is_told_later_counts() -> None:
+    world = World()
+    world.now = 1000.0
+    world.nodes(*(a_node(name, cpu="1") for name in "abc"))
+    world.pods(
+        a_pod("low-a").started(900).on("a"), a_pod("low-b").started(100).on("b"), a_pod("low-c").on("c"), _high()
+    )
+    assert _preempted(world) == ({"low-c"}, "c")
+    world.pods(a_pod("low-b").started(950).on("b"), a_pod("next").asks(cpu="1").priority(HIGH))
+    assert _preempted(world) == ({"low-b"}, "b")
