@@ -29,8 +29,24 @@ def _term(draft: Draft) -> Body:
     if draft.chance(0.3):
         term["namespaces"] = rng.sample(NAMESPACES, rng.randint(1, 2))
     if draft.chance(0.25):
-        term["namespaceSelector"] = rng.choice(({}, {"matchLabels": {"tier": "x"}}))
+        term["namespaceSelector"] = rng.choice(
+            (
+                {},
+                {"matchLabels": {"tier": "x"}},
+                # These hold for no labels at all, which 1.36 takes for every namespace in a pod's own terms.
+                {"matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}]},
+                {"matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["x"]}]},
+            )
+        )
     return term
+
+
+def _scatter(draft: Draft) -> None:
+    """Some pods live in a namespace without an object, and some are being deleted."""
+    for pod in draft.some(draft.all_pods, 0.05):
+        pod["metadata"]["namespace"] = "lost"
+    for pod in draft.some(draft.bound, 0.1):
+        pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
 
 
 def _affinity(draft: Draft, pod: Body, kind: str) -> None:
@@ -47,28 +63,39 @@ def _affinity(draft: Draft, pod: Body, kind: str) -> None:
 
 def pod_affinity(draft: Draft) -> None:
     """Required affinity of pods to be judged, and of bound ones (which must not matter)."""
+    _scatter(draft)
     for pod in draft.some(draft.pods, 0.6) + draft.some(draft.bound, 0.2):
         _affinity(draft, pod, "podAffinity")
 
 
 def pod_anti_affinity(draft: Draft) -> None:
     """Required anti-affinity, of pods to be judged and, by symmetry, of bound ones."""
+    _scatter(draft)
     for pod in draft.some(draft.pods, 0.5) + draft.some(draft.bound, 0.2):
         _affinity(draft, pod, "podAntiAffinity")
 
 
 def spread(draft: Draft) -> None:
-    """Spread constraints: skew, minDomains, both node policies, matchLabelKeys; some bound pods are leaving."""
+    """Spread constraints: skew, minDomains, both node policies, matchLabelKeys; some bound pods are leaving.
+
+    In half of the clusters all pods share a namespace and most an app, so that skews come to be.
+    """
     rng = draft.rng
+    _scatter(draft)
+    if draft.chance(0.5):
+        for pod in draft.all_pods:
+            pod["metadata"]["namespace"] = NAMESPACES[0]
+            if draft.chance(0.6):
+                pod["metadata"]["labels"]["app"] = APPS[0]
     for pod in draft.some(draft.pods, 0.7):
         constraints = []
-        for key in rng.sample(KEYS, rng.randint(1, 2)):
+        for key in rng.sample(KEYS if draft.chance(0.2) else KEYS[:3], rng.choice((1, 1, 2, 3))):
             constraint: Body = {
                 "maxSkew": rng.choice((1, 1, 2, 5)),
                 "topologyKey": key,
                 "whenUnsatisfiable": rng.choices(("DoNotSchedule", "ScheduleAnyway"), (5, 1))[0],
             }
-            selector = _selector(draft)
+            selector = {"matchLabels": {"app": APPS[0]}} if draft.chance(0.4) else _selector(draft)
             if selector is not None:
                 constraint["labelSelector"] = selector
             if constraint["whenUnsatisfiable"] == "DoNotSchedule" and draft.chance(0.3):
@@ -80,5 +107,3 @@ def spread(draft: Draft) -> None:
                 constraint["matchLabelKeys"] = [rng.choice(("track", "absent"))]
             constraints.append(constraint)
         pod["spec"]["topologySpreadConstraints"] = constraints
-    for pod in draft.some(draft.bound, 0.1):
-        pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
