@@ -1,6 +1,7 @@
 """Our verdicts against kube-scheduler's own plugins, run as a library (tests/oracle); and that this would notice."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 
 from headrace.cluster.binaries import ORACLE, require
 from headrace.errors import HeadraceError
-from scheduler.core import pod_request, requests
-from scheduler.plugins import registry
+from scheduler.core import pod_request, pod_terms, requests
+from scheduler.core.pod_index import PodIndex
+from scheduler.core.pod_terms import NOBODY
+from scheduler.plugins import pod_affinity, registry, topology_spread
 from scheduler.plugins.base import ALL
 from tests.oracle.cases import PODS_A_CLUSTER, Judged, differences, judged
 
@@ -58,7 +61,7 @@ def test_a_million_verdicts_are_kube_schedulers(oracle: Path) -> None:
 @pytest.fixture(scope="module")
 def sample(oracle: Path) -> list[Judged]:
     """Clusters enough for every rule to matter somewhere."""
-    return judged(oracle, 99, range(100))
+    return judged(oracle, 99, range(200))
 
 
 def _is_noticed(sample: list[Judged]) -> bool:
@@ -111,6 +114,7 @@ def _without(spec: Any, field: str) -> Any:
     return msgspec.structs.replace(spec, **{field: type(getattr(spec, field))()})
 
 
+right_lacks_affinity = pod_affinity._lacks_affinity
 right_requests = requests.pod_requests
 PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "overhead is not counted": lambda patch: patch.setattr(requests, "pod_requests", _drop_overhead),
@@ -122,6 +126,27 @@ PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
             for container in spec.containers
             for port in container.ports
             if port.host_port > 0
+        ),
+    ),
+    "pods being deleted count in spread": lambda patch: patch.setattr(
+        PodIndex, "_contains", lambda self, pods, identity, is_leaving: self.selects(pods, identity)
+    ),
+    "spread counts nodes that lack another constraint's label": lambda patch: patch.setattr(
+        topology_spread, "_have_all", lambda view, keys: np.ones(view.size, dtype=np.bool_)
+    ),
+    "a pod does not count itself in spread": lambda patch: patch.setattr(
+        pod_terms, "_selects", lambda selector, identity: False
+    ),
+    "the first of a group that wants itself is refused": lambda patch: patch.setattr(
+        pod_affinity, "_lacks_affinity", lambda view, pod: right_lacks_affinity(view, replace(pod, identity=NOBODY))
+    ),
+    "a held term's namespaceSelector reads the pod's own namespace only": lambda patch: patch.setattr(
+        PodIndex,
+        "is_about",
+        lambda self, held, identity: (
+            identity.namespace in held.term.namespaces
+            and held.term.selector is not None
+            and held.term.selector.matches(identity.labels)
         ),
     ),
 }
