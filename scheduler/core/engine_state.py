@@ -114,6 +114,7 @@ class EngineState:
         self.groups_version = 0  # rises when a PodGroup changes what may be evicted
         self.unnominated: list[PodRequest] = []  # whose nomination ended by an event
         self.tally = Tally()
+        self._last_seen: tuple[PodRequest | None, PodRequest | None] = (None, None)
         self._gated: dict[str, float] = {}  # gang unit -> when its members are told what they wait for
 
     def view(self) -> ClusterView:
@@ -125,10 +126,7 @@ class EngineState:
     def resolved(self, pod: PodRequest) -> PodRequest:
         """The pod with its claims looked up (their datasets, their volumes' affinity, or a refusal), and what
         it is to other pods: whose terms are about it, and which pods it is spread among by default."""
-        reach = tuple(held.number for held, _ in self.assigned.index.reaching(pod.identity))
-        spread = None if pod.terms.names_spread else self.workloads.default_spread(pod.identity, pod.owner)
-        if reach != pod.reach or spread is not pod.default_spread:
-            pod = replace(pod, reach=reach, default_spread=spread)
+        pod = self._seen_by_others(pod)
         if pod.shape.extended and pod.refusal is None:
             refusal = self.devices.refusal(pod.shape.extended, self.table.is_offered)
             pod = replace(pod, refusal=refusal) if refusal is not None else pod
@@ -137,6 +135,18 @@ class EngineState:
         claims = self.volumes.resolve(pod.namespace, pod.claims)
         data = merge((*claims.data, *pod.data)) if claims.data else pod.data
         return replace(pod, data=data, volume_terms=claims.terms, refusal=pod.refusal or claims.refusal)
+
+    def _seen_by_others(self, pod: PodRequest) -> PodRequest:
+        reach = tuple(held.number for held, _ in self.assigned.index.reaching(pod.identity))
+        spread = None if pod.terms.names_spread else self.workloads.default_spread(pod.identity, pod.owner)
+        if reach == pod.reach and spread is pod.default_spread:
+            return pod
+        # Asked twice in a row for one pod: by who looks whether it is worth a try, and by the try.
+        asked, made = self._last_seen
+        if asked is not pod or made is None or made.reach != reach or made.default_spread is not spread:
+            made = replace(pod, reach=reach, default_spread=spread)
+            self._last_seen = (pod, made)
+        return made
 
     def wait(self, found: Pass, pod: PodRequest, row: int, now: float) -> Wait | None:
         """Whether the pod should wait for a warm node rather than take `row`."""

@@ -82,7 +82,7 @@ class PodAffinityScore:
                 met = _plus(met, held.weight * counts.domains(held.topology_key).by_row())
         if met is None:
             return None
-        among = met[left]
+        among = met if left.all() else met[left]
         if not len(among):
             return None
         highest, lowest = int(among.max()), int(among.min())

@@ -98,7 +98,8 @@ class SpreadScore:
         score = np.floor(score + 0.5)
         # Nodes that lack a label of the pod's own constraints come last; the defaults ask for none.
         known = _have_all(view, keys)
-        among = score[left & known]
+        compared = left & known
+        among = score if compared.all() else score[compared]
         most = float(among.max()) if len(among) else 0.0
         cost = np.clip((score - float(among.min())) / most, 0.0, 1.0) if most > 0 else np.zeros(view.size)
         cost[~known] = 1.0
