@@ -9,13 +9,14 @@ from collections.abc import Hashable
 import numpy as np
 
 from scheduler.core.pod_terms import PodSet, SpreadConstraint
-from scheduler.core.row_counts import Domains
+from scheduler.core.row_counts import CountArray, Domains
 from scheduler.plugins.base import (
     BoolArray,
     ClusterChange,
     ClusterView,
     DependsOn,
     FloatArray,
+    IntArray,
     NodeFilter,
     PodRequest,
     Refusal,
@@ -92,13 +93,13 @@ class SpreadScore:
             constraints, keys = _defaults(pod.default_spread), ()
         if not constraints:
             return None
-        score = np.zeros(view.size)
-        for constraint in constraints:
-            score += _points(view, pod, constraint, keys)
-        score = np.floor(score + 0.5)
         # Nodes that lack a label of the pod's own constraints come last; the defaults ask for none.
         known = _have_all(view, keys)
         compared = left & known
+        score = np.zeros(view.size)
+        for constraint in constraints:
+            score += _points(view, pod, constraint, keys, compared)
+        score = np.floor(score + 0.5)
         among = score if compared.all() else score[compared]
         most = float(among.max()) if len(among) else 0.0
         cost = np.clip((score - float(among.min())) / most, 0.0, 1.0) if most > 0 else np.zeros(view.size)
@@ -115,16 +116,26 @@ def _defaults(pods: PodSet) -> tuple[SpreadConstraint, ...]:
     )
 
 
-def _points(view: ClusterView, pod: PodRequest, constraint: SpreadConstraint, keys: tuple[str, ...]) -> FloatArray:
-    """scoreForCount: matching pods times ln(values + 2), and maxSkew - 1, on nodes that have the label."""
+def _points(
+    view: ClusterView, pod: PodRequest, constraint: SpreadConstraint, keys: tuple[str, ...], compared: BoolArray
+) -> FloatArray:
+    """scoreForCount: matching pods times ln(values + 2), and maxSkew - 1, on nodes that have the label. The values are
+    those of the nodes compared, a missing label among them; hosts are not told apart by name."""
     key = constraint.topology_key
-    has_label = view.column(key).ids[: view.size] >= 0
+    ids = view.column(key).ids[: view.size]
     base = float(constraint.max_skew - 1)
     if constraint.pods is None:
-        return np.where(has_label, base, 0.0)
-    domains = _domains(view, pod, constraint, keys)
-    matching = view.index.counted(constraint.pods).rows() if key == HOSTNAME else domains.by_row()
-    return np.where(has_label, matching * np.log(len(domains.values) + 2) + base, 0.0)
+        return np.where(ids >= 0, base, 0.0)
+    matching: IntArray | CountArray
+    if key == HOSTNAME:
+        matching = view.index.counted(constraint.pods).rows()
+        values = int(np.count_nonzero(compared))
+    else:
+        domains = _domains(view, pod, constraint, keys)
+        matching = domains.by_row()
+        slots = domains.slots if compared.all() else domains.slots[compared]
+        values = int(np.count_nonzero(np.bincount(slots)))
+    return np.where(ids >= 0, matching * np.log(values + 2) + base, 0.0)
 
 
 def _verdicts(view: ClusterView, pod: PodRequest, constraint: SpreadConstraint) -> tuple[BoolArray, BoolArray | None]:

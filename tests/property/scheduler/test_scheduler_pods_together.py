@@ -287,13 +287,16 @@ def test_soft_spread_costs_what_kube_scheduler_takes_off(seed: int) -> None:
 
 def points(plain: Plain, node: Json, every: list[Json]) -> float:
     total = 0.0
+    known = [node for node in plain.case.nodes if all(item["topologyKey"] in labels_of(node) for item in every)]
     for constraint in every:
         sums = plain.by_value(constraint, every)
         if constraint["topologyKey"] == "kubernetes.io/hostname":
             matching = plain.matching(node, constraint)
+            values = {other["metadata"]["name"] for other in known}
         else:
             matching = sums.get(labels_of(node)[constraint["topologyKey"]], 0)
-        total += matching * math.log(len(sums) + 2) + constraint["maxSkew"] - 1
+            values = {labels_of(other)[constraint["topologyKey"]] for other in known}
+        total += matching * math.log(len(values) + 2) + constraint["maxSkew"] - 1
     return total
 
 
