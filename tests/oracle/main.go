@@ -1,6 +1,6 @@
 // The verdicts of kube-scheduler itself: its own default plugins, run as a library over clusters given as JSON lines.
 //
-// In:  {"objects": [...], "pods": [...]} on each line. objects: Nodes, bound Pods, Namespaces, Services, PVCs, PVs, ...
+// In:  {"objects": [...], "pods": [...]} on each line, with "scores": true for the score plugins' answers too. objects: Nodes, bound Pods, Namespaces, Services, PVCs, PVs, ...
 // (any kind of client-go's scheme, also `kubectl get -o json` lists); pods: unbound Pods, each judged alone.
 // Out: {"results": [{"pod": "ns/name", "feasible": [...], "nodes": {"n": ["reason", ...]}, "unresolvable": [...],
 // "message": "0/3 nodes are available: ..."}]} on each line; message is the FitError, "" where a node is feasible.
@@ -37,6 +37,7 @@ const version = "1.36.3"
 type cluster struct {
 	Objects []json.RawMessage `json:"objects"`
 	Pods    []json.RawMessage `json:"pods"`
+	Scores  bool              `json:"scores"`
 }
 
 type verdict struct {
@@ -45,6 +46,8 @@ type verdict struct {
 	Nodes        map[string][]string `json:"nodes"`
 	Unresolvable []string            `json:"unresolvable"`
 	Message      string              `json:"message"`
+	// By plugin and feasible node, weighted; only where the line asks for them.
+	Scores map[string]map[string]int64 `json:"scores,omitempty"`
 }
 
 func decode(raw json.RawMessage) ([]runtime.Object, error) {
@@ -108,7 +111,7 @@ func judge(in cluster) ([]verdict, error) {
 			if !isPod {
 				return nil, fmt.Errorf("pods must hold Pods: %.200s", raw)
 			}
-			result, err := one(ctx, sched, plugins, snapshot, pod)
+			result, err := one(ctx, sched, plugins, snapshot, pod, in.Scores)
 			if err != nil {
 				return nil, err
 			}
@@ -121,6 +124,7 @@ func judge(in cluster) ([]verdict, error) {
 // one judges a pod: every node by the filters alone, and, where no node is left, the message of the whole attempt.
 func one(
 	ctx context.Context, sched *scheduler.Scheduler, plugins framework.Framework, snapshot *internalcache.Snapshot, pod *v1.Pod,
+	withScores bool,
 ) (verdict, error) {
 	result := verdict{
 		Pod: pod.Namespace + "/" + pod.Name, Feasible: []string{}, Nodes: map[string][]string{}, Unresolvable: []string{},
@@ -131,6 +135,7 @@ func one(
 	if err != nil {
 		return result, err
 	}
+	var left []fwk.NodeInfo
 	for _, node := range nodes {
 		name := node.Node().Name
 		switch {
@@ -148,6 +153,7 @@ func one(
 		if verdict := plugins.RunFilterPluginsWithNominatedPods(ctx, state, pod, node); verdict.IsSuccess() {
 			result.Nodes[name] = []string{}
 			result.Feasible = append(result.Feasible, name)
+			left = append(left, node)
 		} else {
 			result.Nodes[name] = verdict.Reasons()
 			if verdict.Code() == fwk.UnschedulableAndUnresolvable {
@@ -158,7 +164,10 @@ func one(
 	sort.Strings(result.Feasible)
 	sort.Strings(result.Unresolvable)
 	if len(result.Feasible) > 0 {
-		return result, nil
+		if withScores {
+			result.Scores, err = scores(ctx, plugins, state, pod, left)
+		}
+		return result, err
 	}
 	info, err := framework.NewPodInfo(pod)
 	if err != nil {
@@ -169,6 +178,29 @@ func one(
 		result.Message = err.Error()
 	}
 	return result, nil
+}
+
+// scores are what the score plugins make of the nodes left, normalised and weighted.
+func scores(
+	ctx context.Context, plugins framework.Framework, state fwk.CycleState, pod *v1.Pod, left []fwk.NodeInfo,
+) (map[string]map[string]int64, error) {
+	if status := plugins.RunPreScorePlugins(ctx, state, pod, left); !status.IsSuccess() {
+		return nil, status.AsError()
+	}
+	found, status := plugins.RunScorePlugins(ctx, state, pod, left)
+	if !status.IsSuccess() {
+		return nil, status.AsError()
+	}
+	byPlugin := map[string]map[string]int64{}
+	for _, node := range found {
+		for _, score := range node.Scores {
+			if byPlugin[score.Name] == nil {
+				byPlugin[score.Name] = map[string]int64{}
+			}
+			byPlugin[score.Name][node.Name] = score.Score
+		}
+	}
+	return byPlugin, nil
 }
 
 func main() {
