@@ -26,6 +26,8 @@ from scheduler.core.row_counts import RowCounts
 
 MAX_SETS = 1024
 MAX_REACH = 65_536
+# Label keys by whose values groups are found; selectors by other keys look at all groups of their namespaces.
+MAX_LABEL_KEYS = 64
 Item = TypeVar("Item", PodSet, HeldTerm)
 Held = tuple[HeldTerm, RowCounts]
 
@@ -56,12 +58,17 @@ class _Group:
     counted: list[RowCounts] = field(default_factory=list)
 
 
+_Groups = dict[tuple[PodIdentity, bool], _Group]
+
+
 class PodIndex:
     """See the module's docstring. One writer."""
 
     def __init__(self, table: NodeTable) -> None:
         self._table = table
-        self._groups: dict[str, dict[tuple[PodIdentity, bool], _Group]] = {}  # by namespace
+        self._groups: dict[str, _Groups] = {}  # by namespace
+        # By label key, for keys that selectors ask for: groups by namespace and value.
+        self._by_label: dict[str, dict[tuple[str, str], _Groups]] = {}
         self._sets: OrderedDict[PodSet, RowCounts] = OrderedDict()
         self._sets_by_hint: dict[Hint, dict[PodSet, None]] = {}
         self._held: dict[HeldTerm, RowCounts] = {}
@@ -199,14 +206,38 @@ class PodIndex:
     def _possible(self, pods: PodSet) -> Iterable[_Group]:
         term = pods.terms[0]
         namespaces: Iterable[str] = term.namespaces if term.namespace_selector is None else self._groups
+        if term.hint is None or not self._finds_by(term.hint[0]):
+            for namespace in namespaces:
+                yield from self._groups.get(namespace, {}).values()
+            return
+        key, value = term.hint
         for namespace in namespaces:
-            yield from self._groups.get(namespace, {}).values()
+            yield from self._by_label[key].get((namespace, value), {}).values()
+
+    def _finds_by(self, key: str) -> bool:
+        """Whether groups can be found by a label key's values; from now on, if there is room."""
+        if key not in self._by_label:
+            if len(self._by_label) >= MAX_LABEL_KEYS:
+                return False
+            self._by_label[key] = {}
+            for groups in self._groups.values():
+                for group in groups.values():
+                    self._note_label(key, group)
+        return True
+
+    def _note_label(self, key: str, group: _Group) -> None:
+        value = group.identity.labels.get(key)
+        if value is not None:
+            found = self._by_label[key].setdefault((group.identity.namespace, value), {})
+            found[(group.identity, group.is_leaving)] = group
 
     def _group(self, identity: PodIdentity, is_leaving: bool) -> _Group:
         groups = self._groups.setdefault(identity.namespace, {})
         group = groups.get((identity, is_leaving))
         if group is None:
             group = groups[(identity, is_leaving)] = _Group(identity, is_leaving)
+            for key in self._by_label:
+                self._note_label(key, group)
             for pods in _hinted(self._sets_by_hint, identity):
                 if self._contains(pods, identity, is_leaving):
                     group.counted.append(self._sets[pods])
@@ -217,6 +248,11 @@ class PodIndex:
         del groups[(group.identity, group.is_leaving)]
         if not groups:
             del self._groups[group.identity.namespace]
+        for key, by_value in self._by_label.items():
+            place = (group.identity.namespace, group.identity.labels.get(key, ""))
+            found = by_value.get(place)
+            if found is not None and found.pop((group.identity, group.is_leaving), None) is not None and not found:
+                del by_value[place]
 
     def _drop_set(self, pods: PodSet) -> None:
         counts = self._sets.pop(pods)
