@@ -155,14 +155,14 @@ class DataPlane:
         self.workers[node] = process
         return process
 
-    def start_mount(self, node: str) -> Path:
-        """Mount on a node; returns the mount point once it serves."""
+    def start_mount(self, node: str, *more: str) -> Path:
+        """Mount on a node with further arguments; returns the mount point once it serves."""
         mount = (self.directory / f"{node}-mount").absolute()
         process = self.spawn(
             f"fuse-{node}-{len(self.processes)}",
             [
                 *["-m", "fuse", "--node", node, "--metadata", self.metadata_address],
-                *["--worker-socket", str(self.socket(node)), "--mount", str(mount)],
+                *["--worker-socket", str(self.socket(node)), "--mount", str(mount), *more],
             ],
         )
         self._await(process, "mount", lambda: any(each["event"] == "ready" for each in process.events()))

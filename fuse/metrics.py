@@ -21,6 +21,7 @@ ENSURED_BYTES: Final = "headrace_fuse_ensured_bytes"
 READ_BYTES: Final = "headrace_fuse_read_bytes"
 WRITTEN_BYTES: Final = "headrace_fuse_written_bytes"
 COMMITTED_BYTES: Final = "headrace_fuse_committed_bytes"
+PASSTHROUGH_OPENS: Final = "headrace_fuse_passthrough_opens"
 INODES: Final = "headrace_fuse_inodes"
 
 
@@ -37,6 +38,8 @@ class Metrics(Collector):
         self.written_bytes = 0
         self.committed_bytes = 0
         self.inodes = 0
+        self.passthrough_opens = 0
+        self.passthrough_refusals = 0
 
     def retried(self, op: str) -> None:
         """A request to the worker was sent again after the worker was lost."""
@@ -65,6 +68,10 @@ class Metrics(Collector):
         yield CounterMetricFamily(READ_BYTES, "Bytes handed to the kernel.", value=self.read_bytes)
         yield CounterMetricFamily(WRITTEN_BYTES, "Bytes taken from writers.", value=self.written_bytes)
         yield CounterMetricFamily(COMMITTED_BYTES, "Bytes of committed files.", value=self.committed_bytes)
+        opens = CounterMetricFamily(PASSTHROUGH_OPENS, "Opens onto the worker's file.", labels=["result"])
+        opens.add_metric(["opened"], self.passthrough_opens)
+        opens.add_metric(["refused"], self.passthrough_refusals)
+        yield opens
         yield GaugeMetricFamily(INODES, "Inodes known.", value=self.inodes)
 
 

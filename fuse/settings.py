@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -21,6 +21,9 @@ class Settings(BaseSettings):
     mount: Path = Field(description="directory to mount at; made if it is not there")
     metrics: str | None = Field(default=None, pattern=r"^.*:\d+$", description="HOST:PORT to serve /metrics at")
     allow_other: bool = Field(default=os.geteuid() == 0, description="let other users in; the default when run as root")
+    backend: Literal["auto", "raw", "pyfuse3"] = Field(
+        default="auto", description="auto = raw where the kernel and our rights allow it, else pyfuse3"
+    )
     worker_patience_seconds: float = Field(
         default=30.0, gt=0, description="how long a request waits for a dead worker's successor before EIO"
     )

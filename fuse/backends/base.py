@@ -12,6 +12,8 @@ from fuse.core.operations import Invalidation
 class Backend(Protocol):
     """One mounted file system."""
 
+    name: str
+
     def mount(self) -> None:
         """Mount; raises MountError with the reason."""
         ...

@@ -46,6 +46,12 @@ class Failures:
             log.error("defect", operation=operation, error=repr(error), exc_info=error)
         return errno.EIO
 
+    def passthrough_refused(self, error: OSError) -> None:
+        """The kernel does not take the worker's file as a backing file; logged once, counted each time."""
+        self.metrics.passthrough_refusals += 1
+        if self.metrics.passthrough_refusals == 1:
+            log.warning("passthrough_refused", error=error.strerror, effect="files are read through the daemon")
+
 
 def guard(handler: H, operation: str, failures: Failures, backend_error: Callable[[int], Exception] | None) -> H:
     """Return the handler wrapped: it raises nothing but `backend_error` of an errno (and cancellation). None:

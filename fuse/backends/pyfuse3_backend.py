@@ -177,7 +177,7 @@ class Handlers(pyfuse3.Operations):
                 if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name.encode()), attributes, position):
                     inodes.drop_if_unused(node)
                     return
-                node.lookups += 1
+                inodes.told(node)
 
     async def releasedir(self, fh: int) -> None:
         self._operations.names.release_directory(fh)
@@ -200,7 +200,7 @@ class Handlers(pyfuse3.Operations):
         return self._operations.reads.may_access(inode, mode)
 
     async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
-        return self._operations.reads.attribute(inode, name)
+        return await self._operations.reads.attribute(inode, name)
 
     async def listxattr(self, inode: int, ctx: Any) -> list[bytes]:
         return self._operations.reads.attribute_names(inode)
@@ -214,6 +214,8 @@ class Handlers(pyfuse3.Operations):
 
 class Pyfuse3Backend:
     """One pyfuse3 session."""
+
+    name = "pyfuse3"
 
     def __init__(self, operations: Operations, metrics: Metrics, mount_point: Path, *, allow_other: bool) -> None:
         self._handlers = Handlers(operations, metrics)

@@ -203,10 +203,15 @@ async def connect(path: str, timeout_seconds: float) -> Connection:
     """Return a connection to the unix socket at `path`; OSError, TimeoutError."""
     loop = asyncio.get_running_loop()
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    # Not asyncio.timeout: the raw backend steps coroutines outside of any task.
+    attempt = asyncio.ensure_future(loop.sock_connect(sock, path))
     try:
-        async with asyncio.timeout(timeout_seconds):
-            await loop.sock_connect(sock, path)
+        done, _ = await asyncio.wait({attempt}, timeout=timeout_seconds)
+        if not done:
+            raise TimeoutError(f"no connection to {path} within {timeout_seconds} s")
+        attempt.result()
     except BaseException:
+        attempt.cancel()
         sock.close()
         raise
     return Connection(sock, loop)

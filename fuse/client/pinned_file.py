@@ -75,6 +75,11 @@ class PinnedWorkerFile:
             return False
         return self._blocks.covers(offset_bytes, length_bytes)
 
+    async def whole_file(self) -> int | None:
+        """Return a descriptor of the whole version; None while a block is missing on this node."""
+        await asyncio.shield(self._client.run_soon(self._opened()))
+        return self._descriptor if self._blocks.is_whole else None
+
     async def ensure(self, offset_bytes: int, length_bytes: int) -> None:
         """Make the range resident; Stale, Unavailable."""
         await asyncio.shield(self._request((offset_bytes, length_bytes)))

@@ -11,7 +11,7 @@ import os
 from typing import Final
 
 from fuse.core.attrs import FILE_MODE, Attributes
-from fuse.core.contracts import Dataset, Entry
+from fuse.core.contracts import Bytes, Dataset, Entry
 from fuse.core.handles import FileHandle
 from fuse.core.inodes import Kind, Node
 from fuse.core.names import Names, decode_name, join
@@ -69,7 +69,7 @@ class Changes:
             if flags & os.O_EXCL:
                 raise AlreadyExists(f"{join(parent.path, name)} exists")
             number, keeps_cache = await self.open(node.inode, flags)
-        node.lookups += 1
+        state.inodes.told(node)
         return number, keeps_cache, state.attributes(node)
 
     async def _create_new(
@@ -122,7 +122,7 @@ class Changes:
         writing.writers += 1
         return self._reads.opened(handle)
 
-    async def write(self, number: int, offset_bytes: int, data: bytes) -> int:
+    async def write(self, number: int, offset_bytes: int, data: Bytes) -> int:
         """Return the bytes taken, always all of them. BadHandle, NoSpace, Unavailable."""
         handle = self._state.handles.file(number)
         writing = handle.node.writing

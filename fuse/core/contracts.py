@@ -77,6 +77,11 @@ class PinnedFile(Protocol):
         """True while the range can be read at once."""
         ...
 
+    async def whole_file(self) -> int | None:
+        """Return a descriptor of the whole version, good until `close`; None while a block is missing.
+        Fetches nothing. Stale, Unavailable."""
+        ...
+
     async def ensure(self, offset_bytes: int, length_bytes: int) -> None:
         """Make the range resident; joins a request for it that is under way. Stale, Unavailable."""
         ...

@@ -108,6 +108,8 @@ class InodeTable:
         self.root.lookups = 1
         self._nodes: dict[int, Node] = {ROOT_INODE: self.root}
         self._next_inode = ROOT_INODE + 1
+        #: Nodes to be written down again; None while nobody keeps them.
+        self.changed: set[Node] | None = None
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -172,6 +174,17 @@ class InodeTable:
             return
         node.lookups = max(0, node.lookups - lookups)
         self._drop_if_unused(node)
+
+    def told(self, node: Node) -> None:
+        """The kernel is being told of the node: one lookup more."""
+        node.lookups += 1
+        if self.changed is not None:
+            self.changed.add(node)
+
+    def note(self, node: Node) -> None:
+        """What is kept of the node elsewhere has changed."""
+        if self.changed is not None:
+            self.changed.add(node)
 
     def opened(self, node: Node) -> None:
         """One more handle."""

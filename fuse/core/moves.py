@@ -52,7 +52,7 @@ class Moves:
         entry = Entry(is_directory=True, mtime_ns=state.wall_ns(), mode=permissions, version=version)
         state.directories.changed_here(dataset.uid, version, [(parent.path, name, entry)])
         node = self._names.child(parent, name, entry)
-        node.lookups += 1
+        state.inodes.told(node)
         return state.attributes(node)
 
     async def rmdir(self, parent_inode: int, raw_name: bytes) -> None:

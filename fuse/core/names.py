@@ -58,7 +58,7 @@ class Names:
             node = await self.find(parent, name)
         except NotFound:
             return self._no_such_name(parent, name)
-        node.lookups += 1
+        state.inodes.told(node)
         return state.attributes(node)
 
     def _no_such_name(self, parent: Node, name: str) -> Attributes:

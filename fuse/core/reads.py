@@ -19,6 +19,7 @@ from fuse.core.state import State
 from fuse.errors import BadHandle, IsADirectory, NoAttribute, NotFound, Stale, Unavailable
 
 ETAG_ATTRIBUTE: Final = b"user.headrace.etag"
+RESIDENT_ATTRIBUTE: Final = b"user.headrace.resident"
 SNAPSHOT_ATTRIBUTE: Final = b"user.headrace.snapshot"
 READ_TRIES: Final = 8
 """A read survives the loss of the worker this often; each try waits for the worker with a deadline."""
@@ -129,9 +130,28 @@ class Reads:
             return node.dataset is not None and node.dataset.writable
         return True
 
-    def attribute(self, inode: int, name: bytes) -> bytes:
+    async def whole_file(self, node: Node) -> int | None:
+        """Return a descriptor of the node's whole version on the worker, good while the node is open; None while
+        a block is missing there. Fetches nothing."""
+        pin = node.pin or self._pin(node)
+        return await pin.whole_file()
+
+    async def _is_resident(self, node: Node) -> bool:
+        if node.pin is not None:
+            return await node.pin.whole_file() is not None
+        assert node.dataset is not None
+        entry = node.entry
+        pin = self._state.worker.pin(node.dataset.uid, node.path, entry.etag, entry.size_bytes)
+        try:
+            return await pin.whole_file() is not None
+        finally:
+            pin.close()
+
+    async def attribute(self, inode: int, name: bytes) -> bytes:
         """Return an extended attribute; NoAttribute."""
         node = self._state.inodes.get(inode)
+        if name == RESIDENT_ATTRIBUTE and node.kind is Kind.FILE and node.entry.etag and not node.is_detached:
+            return b"1" if await self._is_resident(node) else b"0"
         if name == ETAG_ATTRIBUTE and node.kind is Kind.FILE and node.entry.etag:
             return node.entry.etag.encode()
         if name == SNAPSHOT_ATTRIBUTE and node.dataset is not None:
@@ -144,5 +164,5 @@ class Reads:
         node = self._state.inodes.get(inode)
         names = [SNAPSHOT_ATTRIBUTE] if node.dataset is not None else []
         if node.kind is Kind.FILE and node.entry.etag:
-            names.insert(0, ETAG_ATTRIBUTE)
+            names = [ETAG_ATTRIBUTE, RESIDENT_ATTRIBUTE, *names]
         return names

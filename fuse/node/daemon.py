@@ -13,8 +13,9 @@ from typing import Final
 import structlog
 
 from fuse import metrics as metrics_module
-from fuse.backends.base import Backend
+from fuse.backends.base import Backend, MountError
 from fuse.backends.pyfuse3_backend import Pyfuse3Backend
+from fuse.backends.raw_backend import RawBackend
 from fuse.client.metadata_client import MetadataClient
 from fuse.client.worker_client import WorkerClient
 from fuse.core.contracts import Dataset, Namespace, Worker
@@ -33,7 +34,14 @@ class Daemon:
     """One mount over any two peers; `run` is its whole life."""
 
     def __init__(
-        self, namespace: Namespace, worker: Worker, metrics: Metrics, mount_point: Path, *, allow_other: bool
+        self,
+        namespace: Namespace,
+        worker: Worker,
+        metrics: Metrics,
+        mount_point: Path,
+        *,
+        allow_other: bool,
+        backend: str = "auto",
     ) -> None:
         self.operations = Operations(
             namespace,
@@ -43,33 +51,52 @@ class Daemon:
             owner=(os.geteuid(), os.getegid()),
         )
         self._mount_point = mount_point
-        self._backend: Backend = Pyfuse3Backend(self.operations, metrics, mount_point, allow_other=allow_other)
+        self._metrics = metrics
+        self._wanted = backend
+        self._allow_other = allow_other
+        self._backend: Backend | None = None
         self._background: set[asyncio.Task[None]] = set()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Mount, serve until `stopping` or an unmount from outside, unmount. MountError, OSError."""
         mounts.prepare(self._mount_point)
-        self._backend.mount()
-        serving = asyncio.ensure_future(self._backend.serve())
+        self._backend = backend = self._mounted()
+        serving = asyncio.ensure_future(backend.serve())
         stop = asyncio.ensure_future(stopping.wait())
         try:
             await asyncio.to_thread(mounts.tune, self._mount_point)
-            log.info("ready", mount=str(self._mount_point), pid=os.getpid())
+            log.info("ready", mount=str(self._mount_point), pid=os.getpid(), backend=backend.name)
             await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
-            await self._end(serving)
+            await self._end(backend, serving)
 
-    async def _end(self, serving: asyncio.Future[None]) -> None:
+    def _mounted(self) -> Backend:
+        """Mount by the backend that was asked for, or by the best one that works here. MountError."""
+        raw = RawBackend(self.operations, self._metrics, self._mount_point, allow_other=self._allow_other)
+        if self._wanted == "raw" or (self._wanted == "auto" and os.geteuid() == 0):
+            try:
+                raw.mount()
+            except MountError as error:
+                if self._wanted == "raw":
+                    raise
+                log.warning("raw_backend_not_possible", error=str(error), instead="pyfuse3")
+            else:
+                return raw
+        fallback = Pyfuse3Backend(self.operations, self._metrics, self._mount_point, allow_other=self._allow_other)
+        fallback.mount()
+        return fallback
+
+    async def _end(self, backend: Backend, serving: asyncio.Future[None]) -> None:
         # The name first: from here on nobody finds the mount, and nobody new waits for us.
         if mounts.is_mounted(self._mount_point):
             mounts.detach(self._mount_point)
-        self._backend.stop()
+        backend.stop()
         for task in list(self._background):
             task.cancel()
         done, _ = await asyncio.wait({serving}, timeout=DRAIN_SECONDS)
         if done:
-            self._backend.close()
+            backend.close()
         else:
             # Requests still in work would answer into a session that is gone; the exit ends them instead.
             log.warning("requests_abandoned", waited_seconds=DRAIN_SECONDS)
@@ -78,7 +105,7 @@ class Daemon:
     async def dataset_changed(self, dataset: Dataset) -> None:
         """The watch told of a snapshot: drop what it makes stale, here at once and in the kernel soon."""
         entries = self.operations.dataset_changed(dataset)
-        if entries:
+        if entries and self._backend is not None:
             task = asyncio.ensure_future(asyncio.to_thread(self._backend.invalidate, entries))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
@@ -104,7 +131,9 @@ async def run(settings: Settings) -> None:
         metrics=metrics,
         patience_seconds=settings.worker_patience_seconds,
     )
-    daemon = Daemon(namespace, worker, metrics, settings.mount, allow_other=settings.allow_other)
+    daemon = Daemon(
+        namespace, worker, metrics, settings.mount, allow_other=settings.allow_other, backend=settings.backend
+    )
     watching = asyncio.ensure_future(namespace.watch(daemon.dataset_changed, daemon.watching))
     try:
         await daemon.run(stopping)

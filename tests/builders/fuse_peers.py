@@ -182,6 +182,9 @@ class FakePin:
         self._is_open = False
         self._blocks.clear()
 
+    async def whole_file(self) -> int | None:
+        return None
+
     async def ensure(self, offset_bytes: int, length_bytes: int) -> None:
         self._peers._called("ensure")
         uid, path, etag = self._key

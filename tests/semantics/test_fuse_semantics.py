@@ -49,8 +49,8 @@ class Site:
         self.plane.sync("books", f"file://{self.books_origin}")
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+@pytest.fixture(scope="module", params=["raw", "pyfuse3"])
+def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("semantics")
     for name in ("books", "work", "other"):
         (root / name).mkdir()
@@ -64,7 +64,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         plane.sync("work", f"file://{root / 'work'}", writable=True)
         plane.sync("other", f"file://{root / 'other'}", writable=True)
         for node in ("here", "there"):
-            plane.start_mount(node)
+            plane.start_mount(node, "--backend", request.param)
         yield Site(plane, root)
 
 
@@ -231,12 +231,20 @@ def test_new_snapshot(site: Site) -> None:
 
 
 def test_extended_attributes(site: Site, work: Path) -> None:
-    """`user.headrace.etag` is the version of a file and `user.headrace.snapshot` the dataset's snapshot version;
-    any other extended attribute is ENODATA, and setting one is ENOTSUP."""
+    """`user.headrace.etag` is the version of a file, `user.headrace.resident` says whether all of it is on this
+    node (1 or 0), and `user.headrace.snapshot` is the dataset's snapshot version; any other extended attribute is
+    ENODATA, and setting one is ENOTSUP."""
     path = site.books / "large.bin"
     assert os.getxattr(path, "user.headrace.etag")
     assert int(os.getxattr(path, "user.headrace.snapshot")) > 0
-    assert os.listxattr(path) == ["user.headrace.etag", "user.headrace.snapshot"]
+    assert os.listxattr(path) == ["user.headrace.etag", "user.headrace.resident", "user.headrace.snapshot"]
+    assert os.getxattr(path, "user.headrace.resident") == b"1"
+    (site.books_origin / "unread.bin").write_bytes(b"x" * 100)
+    site.sync_books()
+    _eventually((site.books / "unread.bin").exists)
+    assert os.getxattr(site.books / "unread.bin", "user.headrace.resident") == b"0"
+    assert (site.books / "unread.bin").read_bytes() == b"x" * 100
+    assert os.getxattr(site.books / "unread.bin", "user.headrace.resident") == b"1"
     _fails(errno.ENODATA, lambda: os.getxattr(path, "user.other"))
     (work / "a").write_text("x")
     _fails(errno.ENOTSUP, lambda: os.setxattr(work / "a", "user.other", b"x"))
@@ -584,25 +592,27 @@ def test_worker_away(site: Site, tmp_path: Path) -> None:
     assert process.stop() == 0
 
 
-def test_defect(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["raw", "pyfuse3"])
+def test_defect(tmp_path: Path, backend: str) -> None:
     """A defect inside the daemon is EIO for that request, and the mount goes on."""
-    with _fake_mount(tmp_path, "read") as mount:
+    with _fake_mount(tmp_path, "read", backend=backend) as mount:
         path = mount / "ml" / "books" / "a.txt"
         _fails(errno.EIO, path.read_bytes)
         assert path.stat().st_size == 5
         _fails(errno.EIO, path.read_bytes)
 
 
-def test_stale_mount(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["raw", "pyfuse3"])
+def test_stale_mount(tmp_path: Path, backend: str) -> None:
     """A mount whose daemon was killed is unmounted by the next one."""
-    with _fake_mount(tmp_path) as mount:
+    with _fake_mount(tmp_path, backend=backend) as mount:
         pass
-    killed = _FakeMount(tmp_path)
+    killed = _FakeMount(tmp_path, backend=backend)
     killed.__enter__()
     killed.process.popen.kill()
     killed.process.popen.wait(DEADLINE_SECONDS)
     _fails(errno.ENOTCONN, lambda: _names(mount))
-    with _fake_mount(tmp_path) as mount:
+    with _fake_mount(tmp_path, backend=backend) as mount:
         assert _names(mount) == ["ml"]
     assert not is_mounted(mount)
 
@@ -610,7 +620,8 @@ def test_stale_mount(tmp_path: Path) -> None:
 class _FakeMount:
     """A mount over in-memory peers, whose handlers can be made to raise."""
 
-    def __init__(self, directory: Path, *raising: str) -> None:
+    def __init__(self, directory: Path, *raising: str, backend: str = "raw") -> None:
+        self._backend = backend
         self._tree = directory / "tree"
         self._mount = directory / "mount"
         self._raising = raising
@@ -619,7 +630,8 @@ class _FakeMount:
     def __enter__(self) -> Path:
         (self._tree / "ml" / "books").mkdir(parents=True, exist_ok=True)
         (self._tree / "ml" / "books" / "a.txt").write_bytes(b"words")
-        command = [sys.executable, "-m", "tests.builders.fuse_fake_daemon", str(self._mount), str(self._tree)]
+        command = [sys.executable, "-m", "tests.builders.fuse_fake_daemon", self._backend]
+        command += [str(self._mount), str(self._tree)]
         with self._log.open("wb") as log:
             popen = subprocess.Popen([*command, *self._raising], stdout=log, stderr=subprocess.STDOUT)
         self.process = Process("fake", popen, self._log)

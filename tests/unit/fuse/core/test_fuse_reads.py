@@ -163,11 +163,11 @@ async def test_everything_is_refused_in_a_read_only_dataset(mount: KernelLessMou
 async def test_attributes_name_the_version_and_the_snapshot(mount: KernelLessMount) -> None:
     inode = await mount.inode("train/050.jpg")
     reads = mount.operations.reads
-    assert reads.attribute(inode, ETAG_ATTRIBUTE).startswith(b"etag-")
-    assert reads.attribute(inode, SNAPSHOT_ATTRIBUTE) == str(mount.dataset.info.snapshot_version).encode()
+    assert (await reads.attribute(inode, ETAG_ATTRIBUTE)).startswith(b"etag-")
+    assert await reads.attribute(inode, SNAPSHOT_ATTRIBUTE) == str(mount.dataset.info.snapshot_version).encode()
     assert reads.attribute_names(await mount.inode("train")) == [SNAPSHOT_ATTRIBUTE]
     with pytest.raises(NoAttribute):
-        reads.attribute(inode, b"security.capability")
+        await reads.attribute(inode, b"security.capability")
 
 
 async def test_metadata_that_fails_leaves_the_known_catalogue(mount: KernelLessMount) -> None:
