@@ -57,6 +57,7 @@ def _segment(value: str, field: str) -> str:
     return quote(value, safe=":")
 
 
+CSI_NODES = Resource("storage.k8s.io", "v1", "csinodes", "CSINode", namespaced=False)
 DEVICE_CLASSES = Resource("resource.k8s.io", "v1", "deviceclasses", "DeviceClass", namespaced=False)
 PODS = Resource(CORE_GROUP, "v1", "pods", "Pod", namespaced=True)
 NODES = Resource(CORE_GROUP, "v1", "nodes", "Node", namespaced=False)

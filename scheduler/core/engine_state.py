@@ -134,7 +134,9 @@ class EngineState:
             return pod
         claims = self.volumes.resolve(pod.namespace, pod.claims)
         data = merge((*claims.data, *pod.data)) if claims.data else pod.data
-        return replace(pod, data=data, volume_terms=claims.terms, refusal=pod.refusal or claims.refusal)
+        return replace(
+            pod, data=data, volume_terms=claims.terms, volume_zones=claims.zones, refusal=pod.refusal or claims.refusal
+        )
 
     def _seen_by_others(self, pod: PodRequest) -> PodRequest:
         reach = tuple(held.number for held, _ in self.assigned.index.reaching(pod.identity))

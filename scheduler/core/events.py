@@ -172,6 +172,21 @@ class ControllerChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class CsiNodeChanged:
+    """A node's CSI drivers were told or changed; `limited` are those with a limit of volumes."""
+
+    name: str
+    limited: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class CsiNodeGone:
+    """A node's CSI drivers are not told any more."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceClassChanged:
     """A DeviceClass was added or changed; `resource` is the extended resource it stands behind, "" for none."""
 
@@ -253,6 +268,8 @@ Event = (
     | NamespaceGone
     | ServiceChanged
     | ControllerChanged
+    | CsiNodeChanged
+    | CsiNodeGone
     | DeviceClassChanged
     | DeviceClassGone
     | BindConfirmed

@@ -36,7 +36,8 @@ NO_STATE = "not found"
 # Refusals kube-scheduler has too; ours (fields that are not evaluated, annotations) get no such ending.
 KUBES_OWN = re.compile(
     r"pod affinity terms conflict|pod has unbound immediate PersistentVolumeClaims|"
-    r'persistentvolumeclaim "[^"]*" (?:not found|is being deleted)'
+    r'persistentvolumeclaim "[^"]*" (?:not found|is being deleted|bound to non-existent persistentvolume "[^"]*")|'
+    r'persistentvolume "[^"]*" not found'
 )
 
 

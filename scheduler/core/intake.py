@@ -43,6 +43,8 @@ class Intake:
             events.NamespaceGone: lambda event: self._namespace(event.name, None),
             events.ServiceChanged: self._service_changed,
             events.ControllerChanged: self._controller_changed,
+            events.CsiNodeChanged: self._volumes(lambda event: state.volumes.put_limits(event.name, event.limited)),
+            events.CsiNodeGone: self._volumes(lambda event: state.volumes.put_limits(event.name, frozenset())),
             events.DeviceClassChanged: self._device_class_changed,
             events.DeviceClassGone: self._device_class_gone,
             events.BindConfirmed: self._bind_confirmed,

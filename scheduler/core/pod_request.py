@@ -81,6 +81,7 @@ class PodRequest:
     refusal: str | None = None
     # Node affinity of the volumes the claims are bound to: each must hold (set when claims are resolved).
     volume_terms: tuple[tuple[Term, ...], ...] = ()
+    volume_zones: tuple[tuple[str, frozenset[str]], ...] = ()  # zones those volumes' labels name, likewise
     reported: str = ""  # the message its PodScheduled=False condition already carries
     nominated_node: str = ""  # of its status
     generation: int = 0
@@ -105,6 +106,7 @@ class PodRequest:
             self.data,
             self.checkpoint,
             self.volume_terms,
+            self.volume_zones,
             self.terms.number,
             self.reach,
             self.default_spread,

@@ -20,6 +20,7 @@ from scheduler.plugins.resource_fit import ResourceFit
 from scheduler.plugins.stage_in import StageIn
 from scheduler.plugins.taints import Taints, Unschedulable
 from scheduler.plugins.topology_spread import PodTopologySpread, SpreadScore
+from scheduler.plugins.volume_zone import VolumeZone
 from scheduler.settings import Settings
 
 FILTERS: tuple[Callable[[], FilterPlugin], ...] = (
@@ -29,6 +30,7 @@ FILTERS: tuple[Callable[[], FilterPlugin], ...] = (
     HostPorts,
     ResourceFit,
     VolumeAffinity,
+    VolumeZone,
     PodTopologySpread,
     InterPodAffinity,
     DeclaredFeatures,

@@ -28,6 +28,7 @@ from kube.objects import (
     PodGroup,
 )
 from kube.resources import (
+    CSI_NODES,
     DATASETS,
     DEVICE_CLASSES,
     NAMESPACES,
@@ -99,6 +100,7 @@ def kinds(pods: PodTranslator) -> tuple[Kind, ...]:
             lambda key, uid: events.ServiceChanged(*key, None),
         ),
         *(_controllers(resource) for resource in neighbours.CONTROLLERS),
+        Kind(CSI_NODES, neighbours.CsiNode, neighbours.csi_node_changed, lambda key, uid: events.CsiNodeGone(key[1])),
         Kind(
             DEVICE_CLASSES,
             neighbours.DeviceClass,

@@ -72,8 +72,8 @@ def test_without_a_planted_bug_nothing_is_noticed(sample: list[Judged]) -> None:
     assert not _is_noticed(sample)
 
 
-# RequiredData is ours alone; volumes are no topic of the generated clusters yet.
-KUBES_FILTERS = [factory for factory in registry.FILTERS if factory.__name__ not in ("RequiredData", "VolumeAffinity")]
+# RequiredData is ours alone.
+KUBES_FILTERS = [factory for factory in registry.FILTERS if factory.__name__ != "RequiredData"]
 
 
 @pytest.mark.parametrize("factory", KUBES_FILTERS, ids=lambda factory: str(factory().name))

@@ -5,7 +5,7 @@ Owns the list. A new topic is one function in a module here and one line below."
 from collections.abc import Callable
 
 from tests.oracle.draft import Draft
-from tests.oracle.topics import neighbours, node_rules, room
+from tests.oracle.topics import neighbours, node_rules, room, volumes
 
 Topic = Callable[[Draft], None]
 
@@ -22,6 +22,7 @@ TOPICS: dict[str, Topic] = {
     "node affinity": node_rules.node_affinity,
     "node names": node_rules.node_names,
     "declared features": node_rules.declared_features,
+    "bound claims": volumes.bound_claims,
     "pod affinity": neighbours.pod_affinity,
     "pod anti-affinity": neighbours.pod_anti_affinity,
     "spread": neighbours.spread,

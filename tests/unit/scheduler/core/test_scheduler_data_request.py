@@ -21,7 +21,7 @@ from scheduler.core.data_request import (
     parse_checkpoint,
     parse_datasets,
 )
-from scheduler.core.volume_table import UNBOUND, VolumeTable
+from scheduler.core.volume_table import BOUND_ANNOTATION, UNBOUND, VolumeTable
 
 
 def test_a_full_entry() -> None:
@@ -72,7 +72,8 @@ def test_the_annotation_refines_what_a_volume_mentions() -> None:
 
 def _claim(name: str, volume: str = "", storage_class: str = "standard", **more: object) -> PersistentVolumeClaim:
     spec = PersistentVolumeClaimSpec(volume_name=volume, storage_class_name=storage_class, **more)  # type: ignore[arg-type]
-    return PersistentVolumeClaim(metadata=ObjectMeta(name=name, namespace="ns"), spec=spec)
+    annotations = {BOUND_ANNOTATION: "yes"} if volume else {}
+    return PersistentVolumeClaim(metadata=ObjectMeta(name=name, namespace="ns", annotations=annotations), spec=spec)
 
 
 def _table(claim: PersistentVolumeClaim, volume: PersistentVolume | None = None) -> VolumeTable:
@@ -109,23 +110,48 @@ def test_an_unbound_claim_waits() -> None:
     ("claim", "volume", "says"),
     [
         (_claim("c", storage_class="wait"), None, "WaitForFirstConsumer"),
-        (_claim("c", "pv"), _volume(csi=CSIPersistentVolumeSource(driver="ebs.csi.aws.com")), "attach limit"),
         (_claim("c", "pv", access_modes=["ReadWriteOncePod"]), _volume(nfs={"x": 1}), "ReadWriteOncePod"),
         (_claim("c", "pv"), _volume(), "the kind of its volume"),
-        (
-            _claim("c", "pv"),
-            PersistentVolume(
-                metadata=ObjectMeta(name="pv", labels={"topology.kubernetes.io/zone": "z"}),
-                spec=PersistentVolumeSpec(nfs={"x": 1}),
-            ),
-            "topology.kubernetes.io/zone",
-        ),
     ],
 )
 def test_what_is_not_evaluated_refuses_the_pod(
     claim: PersistentVolumeClaim, volume: PersistentVolume | None, says: str
 ) -> None:
     assert says in (_table(claim, volume).resolve("ns", ["c"]).refusal or "")
+
+
+def test_a_driver_that_limits_volumes_somewhere_refuses_the_pod_and_others_do_not() -> None:
+    table = _table(_claim("c", "pv"), _volume(csi=CSIPersistentVolumeSource(driver="ebs.csi.aws.com")))
+    assert table.resolve("ns", ["c"]).refusal is None
+    table.put_limits("n1", frozenset({"ebs.csi.aws.com"}))
+    assert "attach limit of CSI driver ebs.csi.aws.com" in (table.resolve("ns", ["c"]).refusal or "")
+    table.put_limits("n1", frozenset())
+    assert table.resolve("ns", ["c"]).refusal is None
+
+
+def test_a_volumes_zones_come_along() -> None:
+    labels = {"topology.kubernetes.io/zone": "a__b", "topology.kubernetes.io/region": "r__"}
+    volume = PersistentVolume(metadata=ObjectMeta(name="pv", labels=labels), spec=PersistentVolumeSpec(nfs={"x": 1}))
+    resolved = _table(_claim("c", "pv"), volume).resolve("ns", ["c"])
+    assert resolved.zones == (("topology.kubernetes.io/zone", frozenset({"a", "b"})),)
+
+
+@pytest.mark.parametrize(
+    ("claim", "says"),
+    [
+        (_claim("c", "gone"), 'persistentvolume "gone" not found'),
+        (
+            PersistentVolumeClaim(
+                metadata=ObjectMeta(name="c", namespace="ns"), spec=PersistentVolumeClaimSpec(volume_name="pv")
+            ),
+            UNBOUND,
+        ),
+    ],
+)
+def test_a_claim_is_bound_when_its_volume_is_there_and_the_controller_said_so(
+    claim: PersistentVolumeClaim, says: str
+) -> None:
+    assert _table(claim, _volume(nfs={"x": 1})).resolve("ns", ["c"]).refusal == says
 
 
 def test_a_bound_volumes_affinity_comes_along() -> None:
