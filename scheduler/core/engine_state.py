@@ -133,6 +133,9 @@ class EngineState:
         if not pod.claims:
             return pod
         claims = self.volumes.resolve(pod.namespace, pod.claims)
+        if claims.refusal is not None and pod.shape.names_asked == frozenset():
+            # Terms that contradict each other are refused by NodeAffinity, which speaks before volumes do.
+            return pod
         data = merge((*claims.data, *pod.data)) if claims.data else pod.data
         return replace(
             pod, data=data, volume_terms=claims.terms, volume_zones=claims.zones, refusal=pod.refusal or claims.refusal
