@@ -8,6 +8,8 @@ from typing import Final
 DATA_GROUP: Final = "data.headrace.dev"
 TRAINING_GROUP: Final = "training.headrace.dev"
 SCHEDULING_GROUP: Final = "scheduling.x-k8s.io"
+VOLCANO_GROUP: Final = "scheduling.volcano.sh"
+UPSTREAM_SCHEDULING_GROUP: Final = "scheduling.k8s.io"
 API_VERSION: Final = "v1alpha1"
 
 DEFAULT_SCHEDULER_NAME: Final = "headrace-scheduler"
@@ -31,7 +33,16 @@ DECISION_ANNOTATION: Final = "scheduling.headrace.dev/decision"
 POD_GROUP_LABEL: Final = "scheduling.x-k8s.io/pod-group"
 """On a pod: the PodGroup it belongs to (coscheduling's label)."""
 VOLCANO_GROUP_ANNOTATION: Final = "scheduling.k8s.io/group-name"
-"""On a pod: Volcano's spelling of the same; read only."""
+VOLCANO_OWN_GROUP_ANNOTATION: Final = "scheduling.volcano.sh/group-name"
+"""On a pod: the Volcano PodGroup it belongs to, in either of Volcano's spellings; read only."""
+VOLCANO_TASK_ANNOTATION: Final = "volcano.sh/task-spec"
+"""On a pod: its task in Volcano's job, which minTaskMember counts; read only."""
+REQUIRED_TOPOLOGY_ANNOTATION: Final = "scheduling.headrace.dev/required-topology"
+"""On a PodGroup (scheduling.x-k8s.io): a node label key; all members are placed on nodes that share its value.
+Written by users and the job controller, read by the scheduler."""
+PREFERRED_TOPOLOGY_ANNOTATION: Final = "scheduling.headrace.dev/preferred-topology"
+"""On a PodGroup (scheduling.x-k8s.io): node label keys, the widest first, separated by commas; members cross as few
+values of each as possible. Written by users and the job controller, read by the scheduler."""
 
 JOB_NAME_LABEL: Final = "training.headrace.dev/job-name"
 JOB_UID_LABEL: Final = "training.headrace.dev/job-uid"

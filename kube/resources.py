@@ -81,6 +81,12 @@ STORAGE_CLASSES = Resource("storage.k8s.io", "v1", "storageclasses", "StorageCla
 CSI_DRIVERS = Resource("storage.k8s.io", "v1", "csidrivers", "CSIDriver", namespaced=False)
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 POD_GROUPS = Resource(names.SCHEDULING_GROUP, "v1alpha1", "podgroups", "PodGroup", namespaced=True)
+VOLCANO_POD_GROUPS = Resource(names.VOLCANO_GROUP, "v1beta1", "podgroups", "PodGroup", namespaced=True)
+# Kubernetes' own, the newest first: 1.37 serves v1beta1 and v1alpha3, 1.36 v1alpha2, each behind a feature gate.
+UPSTREAM_POD_GROUPS = tuple(
+    Resource(names.UPSTREAM_SCHEDULING_GROUP, version, "podgroups", "PodGroup", namespaced=True)
+    for version in ("v1beta1", "v1alpha3", "v1alpha2")
+)
 DATASETS = Resource(names.DATA_GROUP, names.API_VERSION, "datasets", "Dataset", namespaced=True)
 DATA_LOADS = Resource(names.DATA_GROUP, names.API_VERSION, "dataloads", "DataLoad", namespaced=True)
 CACHE_RUNTIMES = Resource(names.DATA_GROUP, names.API_VERSION, "cacheruntimes", "CacheRuntime", namespaced=True)

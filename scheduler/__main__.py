@@ -95,7 +95,7 @@ async def _run(settings: Settings, kubeconfig: Path | None) -> None:
             report=loop.report_bind,
         )
         translator = PodTranslator(name, time.monotonic() - time.time())
-        watches = Watches(client, kinds(translator), loop.deliver, Random())
+        watches = Watches(client, kinds(translator), loop.deliver, Random(), publisher.found)
         elector = (
             LeaderElector(client, settings.lease_namespace, settings.lease_name, identity)
             if settings.leader_elect

@@ -76,6 +76,18 @@ class Settings(BaseSettings):
     """maxWaitSeconds: waiting for a warm node must save at least this."""
     gang_bind_seconds: Positive = 30.0
     """A gang that is not whole this long after its first bind was sent is taken back."""
+    topology_keys: Annotated[tuple[str, ...], Field(max_length=8)] = (
+        "topology.kubernetes.io/region",
+        "topology.kubernetes.io/zone",
+        "topology.headrace.dev/block",
+        "topology.headrace.dev/rack",
+    )
+    """Node label keys from the widest level to the narrowest: a domain is the path of their values, so racks of two
+    zones may have one name. The last one is Volcano's tier 1. Levels that no node has cost nothing."""
+    admits_volcano_groups: bool = False
+    """Volcano's job controller makes pods only for PodGroups in phase Inqueue, and no PodGroup says which scheduler
+    it is for. On: every Volcano PodGroup is admitted at once; right where Volcano's own scheduler does not run. Off:
+    only those that have pods of ours."""
     gated_grace_seconds: Positive = 5.0
     """A gang's members are told what they wait for after this, as kube-scheduler does since 1.35."""
     first_backoff_seconds: Positive = 1.0
@@ -126,6 +138,8 @@ def engine_settings(settings: Settings) -> EngineSettings:
         gang_bind_seconds=settings.gang_bind_seconds,
         min_saving_seconds=settings.min_saving_seconds,
         gated_grace_seconds=settings.gated_grace_seconds,
+        topology_keys=settings.topology_keys,
+        admits_volcano_groups=settings.admits_volcano_groups,
         first_backoff_seconds=settings.first_backoff_seconds,
         max_backoff_seconds=settings.max_backoff_seconds,
         flush_seconds=settings.flush_seconds,

@@ -35,7 +35,8 @@ VENV = ROOT / ".venv"
 LOCK_FILE = ROOT / "requirements.lock"
 GO_OLDEST = (1, 26)
 PROGRESS_SECONDS = 15.0
-KUBERNETES_VERSION = "1.36.3"
+# By the folder that pins it.
+KUBERNETES_VERSIONS = {"tools/kubernetes": "1.36.3", "tools/kubernetes-next": "1.37.2"}
 BUILD_DATE = "2026-06-01T00:00:00Z"
 
 
@@ -141,11 +142,12 @@ def go_command() -> str:
 
 def linker_flags(folder: str) -> str:
     """Return -ldflags; Kubernetes' binaries are stamped with their version, or clients cannot parse it."""
-    if folder != "tools/kubernetes":
+    version = KUBERNETES_VERSIONS.get(folder)
+    if version is None:
         return "-s -w"
-    major, minor, _ = KUBERNETES_VERSION.split(".")
+    major, minor, _ = version.split(".")
     values = {
-        "gitVersion": f"v{KUBERNETES_VERSION}",
+        "gitVersion": f"v{version}",
         "gitMajor": major,
         "gitMinor": minor,
         "gitTreeState": "clean",
@@ -252,6 +254,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--control-plane", action="store_true", help="find or build the Kubernetes binaries too")
     parser.add_argument("--oracle", action="store_true", help="build kube-scheduler's verdict oracle, for tests")
+    parser.add_argument(
+        "--next-apiserver", action="store_true", help="build the next release's kube-apiserver, for nightly tests"
+    )
     options = parser.parse_args()
     with one_at_a_time():
         ensure_packages()
@@ -260,6 +265,8 @@ def main() -> None:
             ensure_binaries(None, "the control plane")
         if options.oracle:
             ensure_binaries((binaries.ORACLE.name,), "the verdict oracle")
+        if options.next_apiserver:
+            ensure_binaries((binaries.NEXT_APISERVER.name,), "the next release's API server")
 
 
 if __name__ == "__main__":

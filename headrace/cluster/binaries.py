@@ -88,7 +88,17 @@ BINARIES: tuple[Binary, ...] = (
 )
 #: kube-scheduler's verdicts as a program (tests/oracle/README.md); only tests and `make verdicts` need it.
 ORACLE = Binary("verdict-oracle", "HEADRACE_VERDICT_ORACLE", KUBERNETES_OLDEST, ("--version",), "tests/oracle", ".", 60)
-BY_NAME: Mapping[str, Binary] = {binary.name: binary for binary in (*BINARIES, ORACLE)}
+#: The API server of the release after ours, which serves scheduling.k8s.io/v1beta1; only nightly tests need it.
+NEXT_APISERVER = Binary(
+    "kube-apiserver-next",
+    "HEADRACE_KUBE_APISERVER_NEXT",
+    (1, 37),
+    ("--version",),
+    "tools/kubernetes-next",
+    "k8s.io/kubernetes/cmd/kube-apiserver",
+    300,
+)
+BY_NAME: Mapping[str, Binary] = {binary.name: binary for binary in (*BINARIES, ORACLE, NEXT_APISERVER)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ hit another pod of the same name.
 
 from dataclasses import dataclass
 
+from scheduler.core.gang_apis import GangApi
+
 
 @dataclass(frozen=True, slots=True)
 class Bind:
@@ -55,13 +57,18 @@ class DeletePod:
 
 @dataclass(frozen=True, slots=True)
 class GroupStatus:
-    """What a PodGroup's status should say."""
+    """What a PodGroup's status should say. `message`: why its gang was refused, "" when it was not."""
 
     namespace: str
     name: str
     phase: str
     scheduled: int
     running: int
+    api: GangApi = GangApi.X_K8S
+    message: str = ""
+    succeeded: int = 0
+    generation: int = 0
+    is_scheduled: bool = False  # its minimum is on nodes
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,12 @@ from collections.abc import Callable, Sequence
 
 from scheduler.core import explain
 from scheduler.core.assumed import AssignedPod, Hold, PodFacts
-from scheduler.core.decisions import NOT_READY, UNSCHEDULABLE, Bind, Decision, DeletePod, Explain, GroupStatus
+from scheduler.core.decisions import NOT_READY, UNSCHEDULABLE, Bind, Decision, DeletePod, Explain
 from scheduler.core.engine_state import EngineSettings, EngineState, PendingPod
 from scheduler.core.events import Event
-from scheduler.core.gang_placement import Placed, place_gang
+from scheduler.core.gang_placement import Placed, place_gang, required_first
 from scheduler.core.gang_preemption import place_nominated
+from scheduler.core.gang_status import group_status
 from scheduler.core.gangs import UNIT_PREFIX, Gang
 from scheduler.core.hopeless import Hopeless
 from scheduler.core.intake import Intake
@@ -176,6 +177,8 @@ class Engine:
         state = self.state
         members = [state.pods[uid] for uid in gang.pending]
         members.sort(key=lambda pending: (-pending.request.priority, pending.request.name))
+        wish = state.gang_wish(gang)
+        members = required_first(members, wish.by_role, lambda pending: pending.request.role)
         pods = [state.resolved(pending.request) for pending in members]
         unusable = next((pod for pod in pods if pod.refusal is not None), None)
         if unusable is not None and unusable.refusal is not None:
@@ -188,7 +191,8 @@ class Engine:
         view = self._preempting.view_for(gang.priority, gang.pending)
         node_of = self._preempting.gang_node_of(pods)
         result = place_nominated(state.placer, view, pods, needed, node_of) if node_of else None
-        result = result or place_gang(state.placer, view, pods, needed)
+        if result is None or not wish.holds([item.row for item in result.placed]):
+            result = place_gang(state.placer, view, pods, needed, wish)
         if not result.placed:
             refused = self._preempting.gang_refused(gang, pods, result, view, now)
             worth = self._worth_of(refused.diagnosis.rejected_by) | ClusterChange.GROUP
@@ -216,6 +220,7 @@ class Engine:
         state = self.state
         if gang.needed > 0:
             state.gang_binds.start(gang.unit, {item.pod.uid for item in placed}, set(), now)
+        gang.message = ""
         decisions: list[Decision] = []
         feasible: dict[int, tuple[int, int, int]] = {}
         for item in placed:
@@ -277,7 +282,7 @@ class Engine:
             )
         )
         if pod.group is not None:
-            state.gangs.set_assigned(pod.uid, pod.namespace, pod.group, is_running=False)
+            state.gangs.set_assigned(pod.uid, pod.namespace, pod.group, is_running=False, role=pod.role)
         nominated = state.nominations.remove(pod.uid)
         if nominated != node:
             state.nominee_left(nominated)
@@ -323,6 +328,10 @@ class Engine:
         told: list[Decision] = []
         for index, pending in enumerate(members):
             told += self._tell(pending, message, now, with_event=index == 0)
+            gang = self.state.gangs.of_member(pending.request.uid)
+            if index == 0 and gang is not None:
+                gang.message = message
+                self.state.touched_gangs[gang.unit] = gang
         return told
 
     # ---- gangs and gated pods ---------------------------------------------------------------
@@ -361,14 +370,13 @@ class Engine:
         state = self.state
         told: list[Decision] = []
         for gang in state.touched_gangs.values():
-            if gang.group is None:
-                continue
-            is_binding = state.gang_binds.is_binding(gang.unit)
-            phase, scheduled, running = gang.status(state.gang_binds.in_flight(gang.unit), is_binding=is_binding)
-            # Counts change with every bind; they are told when the phase changes or nothing is under way.
-            if phase == gang.phase_told and (is_binding or gang.counts_told == (scheduled, running)):
-                continue
-            gang.phase_told, gang.counts_told = phase, (scheduled, running)
-            told.append(GroupStatus(gang.namespace, gang.name, phase, scheduled, running))
+            status = group_status(
+                gang,
+                state.gang_binds.in_flight(gang.unit),
+                is_binding=state.gang_binds.is_binding(gang.unit),
+                admits=state.settings.admits_volcano_groups,
+            )
+            if status is not None:
+                told.append(status)
         state.touched_gangs.clear()
         return told

@@ -20,6 +20,7 @@ from scheduler.core.data_wait import Wait, wait_verdict
 from scheduler.core.device_classes import DeviceClasses
 from scheduler.core.gang_bind import GangBinds
 from scheduler.core.gang_placement import GangPlacement
+from scheduler.core.gang_topology import Wish
 from scheduler.core.gangs import UNIT_PREFIX, Gang, Gangs
 from scheduler.core.lower_priority import LowerPriority
 from scheduler.core.node_table import NodeTable
@@ -30,6 +31,7 @@ from scheduler.core.pod_request import PodRequest
 from scheduler.core.queue import SchedulingQueue
 from scheduler.core.requeue import NOTHING, ClusterChange
 from scheduler.core.residency_table import ReadSpeeds, ResidencyTable
+from scheduler.core.topology_tree import ANYWHERE, TopologyTree
 from scheduler.core.volume_table import VolumeTable
 from scheduler.core.workloads import Workloads
 
@@ -46,6 +48,8 @@ class EngineSettings:
     first_backoff_seconds: float = 1.0
     max_backoff_seconds: float = 10.0
     flush_seconds: float = 300.0
+    topology_keys: tuple[str, ...] = ()
+    admits_volcano_groups: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ class EngineState:
         self.devices = DeviceClasses()
         self.placer = Placer(self.table, self.residency, plugins, self.assigned.index)
         self.gangs = Gangs()
+        self.topology = TopologyTree(settings.topology_keys)
         self.gang_binds = GangBinds(settings.gang_bind_seconds)
         self.queue = SchedulingQueue(
             first_backoff_seconds=settings.first_backoff_seconds,
@@ -164,22 +169,39 @@ class EngineState:
     def look_at_gang(self, result: GangPlacement, first: PodRequest, view: ClusterView) -> Diagnosis:
         """What stops the first member that did not fit, the others placed."""
         where, blocked = self._blocked(result, first, view)
-        return explain.look(where, self.plugins, blocked)
+        return explain.look(where, self.plugins, blocked, outside=self._outside(where))
 
     def diagnose_gang(self, gang: Gang, result: GangPlacement, first: PodRequest, view: ClusterView) -> Diagnosis:
         """The same, with why evicting pods does not help that member."""
         where, blocked = self._blocked(result, first, view)
-        diagnosis = explain.diagnose(where, self.plugins, blocked, blocked.pod, assigned=self.assigned)
+        diagnosis = explain.diagnose(
+            where, self.plugins, blocked, blocked.pod, assigned=self.assigned, outside=self._outside(where)
+        )
         return diagnosis if diagnosis.message == explain.NO_NODES else self.of_gang(diagnosis, gang, result)
 
     @staticmethod
     def of_gang(diagnosis: Diagnosis, gang: Gang, result: GangPlacement) -> Diagnosis:
         """A member's diagnosis as the gang's."""
         message = (
-            f"{diagnosis.message} PodGroup {gang.key} needs {result.needed} members placed together, "
-            f"{result.fitting} fit."
+            f"{diagnosis.message} PodGroup {gang.key} needs {result.needed} members placed together{result.where}, "
+            f"{result.fitting} fit{result.note}."
         )
         return replace(diagnosis, message=message)
+
+    def gang_wish(self, gang: Gang) -> Wish:
+        """What a gang wants beside room, now."""
+        if gang.group is None:
+            return Wish()
+        levels = self.topology.resolve(gang.group.topology, self.table)
+        anchors: tuple[int, ...] = ()
+        if levels is not ANYWHERE:
+            nodes = {self.assigned.node_of(uid) or "" for uid in gang.assigned}
+            anchors = tuple(self.table.row_of[node] for node in sorted(nodes) if node in self.table.row_of)
+        return Wish(levels, gang.needed_by_role, anchors)
+
+    def _outside(self, view: ClusterView) -> int:
+        """Nodes a view was narrowed not to have."""
+        return self.table.count - int(np.count_nonzero(view.alive))
 
     def _blocked(self, result: GangPlacement, first: PodRequest, view: ClusterView) -> tuple[ClusterView, Pass]:
         if result.blocked_view is None or result.blocked is None:
@@ -222,6 +244,8 @@ class EngineState:
         gang = self.gangs.find(f"{UNIT_PREFIX}{namespace}/{group}")
         if gang is None or gang.group is None:
             return None
+        if gang.group.is_evicted_whole:
+            return len(gang.assigned)
         return max(0, gang.min_member - len(gang.succeeded))
 
     def nominee_left(self, node: str) -> None:
@@ -268,7 +292,7 @@ class EngineState:
 
     def enqueue_gang(self, gang: Gang, now: float) -> None:
         """Put a gang where it belongs: away, gated, or to be tried."""
-        self.touched_gangs[gang.key] = gang
+        self.touched_gangs[gang.unit] = gang
         if not gang.pending:
             self.queue.remove(gang.unit)
             self._gated.pop(gang.unit, None)

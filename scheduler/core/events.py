@@ -15,9 +15,9 @@ from kube.objects import (
     PersistentVolume,
     PersistentVolumeClaim,
     PodDisruptionBudget,
-    PodGroup,
 )
 from scheduler.core.assumed import AssignedPod
+from scheduler.core.gang_apis import GangApi, GroupObject
 from scheduler.core.pod_request import PodRequest
 
 
@@ -51,6 +51,7 @@ class PodAssigned:
     is_ours: bool = False
     is_running: bool = False
     is_leaving: bool = False  # being deleted: still takes room, no longer counts as a gang's member
+    role: str = ""  # in its gang
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class PodGone:
     succeeded: bool = False
     namespace: str = ""
     group: str | None = None  # told with succeeded=True: such a member still counts for its gang
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class DatasetGone:
 class GroupChanged:
     """A PodGroup was added or changed."""
 
-    group: PodGroup
+    group: GroupObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class GroupGone:
 
     namespace: str
     name: str
+    api: GangApi = GangApi.X_K8S
 
 
 @dataclass(frozen=True, slots=True)

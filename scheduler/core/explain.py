@@ -28,6 +28,9 @@ from scheduler.core.residency_table import MEDIA, Sources
 from scheduler.core.victims import Stakes
 
 EXCLUDED = "node(s) didn't satisfy plugin(s) [NodeAffinity]"
+# Ours, of gangs: nodes outside the domain their members must share. No filter has this name: anything may help.
+OUTSIDE = "node(s) were outside the topology domain looked at for the gang"
+GANG_TOPOLOGY = "GangTopology"
 NO_NODES = "no nodes available to schedule pods"
 # What the DynamicResources plugin says of a pod without claims; it runs before preemption.
 NO_CLAIMS = "no new claims to deallocate"
@@ -41,9 +44,10 @@ KUBES_OWN = re.compile(
 )
 
 
-def look(view: ClusterView, plugins: Plugins, found: Pass) -> Diagnosis:
-    """Explain a pass without a row left, up to where PostFilter plugins speak."""
-    nodes = int(np.count_nonzero(view.alive))
+def look(view: ClusterView, plugins: Plugins, found: Pass, *, outside: int = 0) -> Diagnosis:
+    """Explain a pass without a row left, up to where PostFilter plugins speak. `outside`: nodes the view was narrowed
+    not to have."""
+    nodes = int(np.count_nonzero(view.alive)) + outside
     nowhere = np.zeros(view.size, dtype=np.bool_)
     if nodes == 0:
         return Diagnosis(NO_NODES, frozenset({"NodeAdded"}), nowhere)
@@ -51,6 +55,9 @@ def look(view: ClusterView, plugins: Plugins, found: Pass) -> Diagnosis:
         return Diagnosis(refused(nodes, found.refusal), frozenset({"NodeAffinity"}), nowhere)
     reasons: Counter[str] = Counter()
     rejected_by: set[str] = set()
+    if outside:
+        reasons[OUTSIDE] = outside
+        rejected_by.add(GANG_TOPOLOGY)
     may_resolve = nowhere
     if found.only is not None:
         excluded = int(np.count_nonzero(view.alive & ~found.only))
@@ -100,10 +107,11 @@ def diagnose(
     pod: PodRequest,
     *,
     assigned: Assigned,
+    outside: int = 0,
 ) -> Diagnosis:
     """Explain a pass without a row left, with what preemption would say when no disruption budgets and no gangs
     were known; where it would evict pods it says nothing."""
-    seen = look(view, plugins, found)
+    seen = look(view, plugins, found, outside=outside)
     if seen.message == NO_NODES or found.refusal is not None:
         return seen
     if not pod.may_preempt:

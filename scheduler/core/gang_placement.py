@@ -6,18 +6,24 @@ members are one vector pass: capacities say how many fit where, and
 2. within T, GPU members fill as few nodes as possible, leaving the fewest GPUs over; others go round-robin
    over the cheapest rows.
 Shapes are placed biggest first. If minimising stage-in for one shape leaves no room for the next, all are
-placed once more for room alone: being placed comes before being placed well. Members with terms about each other
-are placed one by one instead (core/gang_one_by_one.py).
+placed once more for room alone: being placed comes before being placed well. Where more members wait than are
+needed and the biggest leave too little room, those needed are placed before the others. Members with terms about
+each other are placed one by one instead (core/gang_one_by_one.py). A gang that wants topology is placed in views
+narrowed to domains, the best first (core/gang_topology.py).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
 from api import names
 from scheduler.core.cluster_view import ClusterView
 from scheduler.core.gang_one_by_one import are_entangled, place_one_by_one
+from scheduler.core.gang_topology import MAX_TRIES, NO_WISH, Kind, Search, Wish
 from scheduler.core.node_table import IntArray
 from scheduler.core.placement import Pass, Placer
 from scheduler.core.plugin import DependsOn
@@ -39,27 +45,126 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class GangPlacement:
-    """`placed` is empty unless enough fit; `fitting` of `needed` did, `blocked` is a member that did not."""
+    """`placed` is empty unless enough fit; `fitting` of `needed` did, `blocked` is a member that did not. `where` and
+    `note` are for people: what members had to share, and what fits elsewhere."""
 
     placed: tuple[Placed, ...]
     fitting: int
     needed: int
     blocked: Pass | None = None
     blocked_view: ClusterView | None = None
+    where: str = ""
+    note: str = ""
 
 
-def place_gang(placer: Placer, view: ClusterView, members: Sequence[PodRequest], needed: int) -> GangPlacement:
-    """Place as many members as fit, at least `needed`; with fewer, nothing is placed."""
+Item = TypeVar("Item")
+
+
+def place_gang(
+    placer: Placer, view: ClusterView, members: Sequence[PodRequest], needed: int, wish: Wish = NO_WISH
+) -> GangPlacement:
+    """Place as many members as fit, at least `needed`, and of each role as many as the wish says; with fewer, nothing
+    is placed. Members come in the order in which they are to be preferred."""
+    if not wish.is_about_topology:
+        return _place(placer, view, members, needed, wish)
+    kinds = []
+    for group in _by_signature(members):
+        found = placer.compute(group[0], wish.confined(view))
+        capacity = capacities(placer, view, found) if found.refusal is None else np.zeros(view.size, dtype=np.int64)
+        kinds.append(Kind(len(group), capacity, found.seconds))
+    search = Search(kinds, needed, wish, _with_slack)
+    best: GangPlacement | None = None
+    for narrow in islice(search.views(view), MAX_TRIES):
+        result = _place(placer, narrow, members, needed, wish)
+        if result.placed:
+            return result
+        if best is None or result.fitting > best.fitting:
+            best = result
+    return _nowhere(placer, view, members, search, best)
+
+
+def required_first(
+    members: Sequence[Item], by_role: Sequence[tuple[str, int]], role_of: Callable[[Item], str]
+) -> list[Item]:
+    """Members with those that roles need moved to the front, the order kept otherwise."""
+    missing = dict(by_role)
+    first: list[Item] = []
+    rest: list[Item] = []
+    for member in members:
+        role = role_of(member)
+        if missing.get(role, 0) > 0:
+            missing[role] -= 1
+            first.append(member)
+        else:
+            rest.append(member)
+    return first + rest
+
+
+def _nowhere(
+    placer: Placer,
+    view: ClusterView,
+    members: Sequence[PodRequest],
+    search: Search,
+    best: GangPlacement | None,
+) -> GangPlacement:
+    """A gang that fits in no domain: how many would in the best one, by level, and on all nodes."""
+    needed, wish = search.needed, search.wish
+    level = wish.levels.required
+    if level is None:
+        return best or _place(placer, view, members, needed, wish)
+    confined = wish.confined(view)
+    count, name = search.best(confined, level)
+    narrow = replace(confined, alive=confined.alive & (level.ids == level.names.index(name))) if name else confined
+    where = f" in one {level.key}"
+    notes = [f"at best, in {name}" if name else f"no usable node has the label {level.key}"]
+    for wider in wish.levels.wider:
+        fitting, found = search.best(view, wider)
+        if found:
+            notes.append(f"{fitting} in one {wider.key}, {found}")
+    anywhere = _place(placer, view, members, needed, wish)
+    notes.append(f"{anywhere.fitting} on all nodes")
+    inside = _place(placer, narrow, members, needed, wish)
+    return GangPlacement(
+        (), min(inside.fitting, count), needed, inside.blocked, inside.blocked_view, where, f" ({'; '.join(notes)})"
+    )
+
+
+def _place(placer: Placer, view: ClusterView, members: Sequence[PodRequest], needed: int, wish: Wish) -> GangPlacement:
     groups = _by_signature(members)
     if are_entangled(view, members):
         made = place_one_by_one(placer, view, groups, needed, capacities)
         placed = tuple(Placed(pod, row, found) for pod, row, found in made.placed)
-        return GangPlacement(placed if len(placed) >= needed else (), len(placed), needed, made.blocked, made.view)
-    result = _try(placer, view.what_if(), groups, needed, by_seconds=True)
-    if not result.placed and len(groups) > 1:
-        again = _try(placer, view.what_if(), groups, needed, by_seconds=False)
-        return again if again.placed or again.fitting > result.fitting else result
-    return result
+        enough = len(placed) >= needed and _has_roles(placed, wish)
+        return GangPlacement(placed if enough else (), len(placed), needed, made.blocked, made.view)
+    best: GangPlacement | None = None
+    for order in _orders(members, groups, needed, wish):
+        for by_seconds in (True, False) if len(groups) > 1 else (True,):
+            result = _try(placer, view.what_if(), order, needed, wish, by_seconds=by_seconds)
+            if result.placed:
+                return result
+            if best is None or result.fitting > best.fitting:
+                best = result
+    assert best is not None
+    return best
+
+
+def _orders(
+    members: Sequence[PodRequest], groups: list[list[PodRequest]], needed: int, wish: Wish
+) -> Iterator[list[list[PodRequest]]]:
+    """Ways to place members of several shapes: all of them biggest first; those needed first, as preferred; those
+    needed first, the smallest of them."""
+    yield groups
+    if len(groups) == 1 or (needed >= len(members) and not wish.by_role):
+        return
+    smallest = [pod for group in reversed(groups) for pod in group]
+    for preferred in (members, smallest):
+        order = required_first(preferred, wish.by_role, lambda pod: pod.role)
+        yield _by_signature(order[:needed]) + _by_signature(order[needed:])
+
+
+def _has_roles(placed: Sequence[Placed], wish: Wish) -> bool:
+    have = Counter(item.pod.role for item in placed)
+    return all(have[role] >= count for role, count in wish.by_role)
 
 
 def _by_signature(members: Sequence[PodRequest]) -> list[list[PodRequest]]:
@@ -79,6 +184,7 @@ def _try(
     view: ClusterView,
     groups: Sequence[Sequence[PodRequest]],
     needed: int,
+    wish: Wish,
     *,
     by_seconds: bool,
 ) -> GangPlacement:
@@ -95,7 +201,7 @@ def _try(
         if len(rows) < len(group) and blocked is None:
             blocked = placer.compute(group[0], view)
             blocked_view = view
-    if len(placed) >= needed:
+    if len(placed) >= needed and _has_roles(placed, wish):
         return GangPlacement(tuple(placed), len(placed), needed)
     return GangPlacement((), len(placed), needed, blocked, blocked_view)
 
@@ -141,6 +247,10 @@ def slowest_needed(found: Pass, capacity: IntArray, count: int) -> float:
     held = np.cumsum(capacity[rows])
     enough = int(np.searchsorted(held, min(count, int(held[-1]))))
     seconds = float(found.seconds[rows[enough]])
+    return _with_slack(seconds)
+
+
+def _with_slack(seconds: float) -> float:
     return seconds + max(SLACK_SECONDS, seconds * SLACK_SHARE)
 
 

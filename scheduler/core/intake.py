@@ -11,6 +11,7 @@ from typing import Any
 from scheduler.core import events
 from scheduler.core.assumed import Hold
 from scheduler.core.engine_state import EngineState, PendingPod
+from scheduler.core.gangs import Gang
 from scheduler.core.pod_request import PodRequest
 from scheduler.core.requeue import ClusterChange
 
@@ -76,12 +77,17 @@ class Intake:
         row, change = state.table.put(event.node)
         if change & ClusterChange.NODE_ADDED:
             state.assigned.node_added(event.node.metadata.name)
+        if change & (ClusterChange.NODE_ADDED | ClusterChange.NODE_LABELS):
+            state.topology.put(row, event.node.metadata.labels)
         if change:
             self._note_contention(row)
             state.changed_rows.add(row)
         state.changes |= change
 
     def _node_gone(self, event: events.NodeGone) -> None:
+        row = self._state.table.row_of.get(event.name)
+        if row is not None:
+            self._state.topology.remove(row)
         self._state.assigned.node_gone(event.name)
         self._state.changes |= ClusterChange.NODE_GONE
 
@@ -141,8 +147,14 @@ class Intake:
             if gang is not None:
                 state.enqueue_gang(gang, self._now)
         else:
-            gang = state.gangs.set_pending(pod.uid, pod.namespace, pod.group, pod.priority, pod.waiting_since)
+            gang = state.gangs.set_pending(
+                pod.uid, pod.namespace, pod.group, pod.priority, pod.waiting_since, role=pod.role
+            )
             state.enqueue_gang(gang, self._now)
+
+    def _set_pending(self, pod: PodRequest, group: str) -> Gang:
+        gangs = self._state.gangs
+        return gangs.set_pending(pod.uid, pod.namespace, group, pod.priority, pod.waiting_since, role=pod.role)
 
     def _pod_assigned(self, event: events.PodAssigned) -> None:
         state, pod = self._state, event.pod
@@ -162,13 +174,13 @@ class Intake:
         if event.is_leaving:
             self._leave_gang(pod.uid)
             return
-        gang = state.gangs.set_assigned(pod.uid, pod.namespace, event.group, event.is_running)
+        gang = state.gangs.set_assigned(pod.uid, pod.namespace, event.group, event.is_running, event.role)
         state.gang_binds.confirmed(gang.unit, pod.uid)
         if gang.group is not None and gang.needed == 0 and not state.gang_binds.is_binding(gang.unit):
             gang.was_whole = True
         if known is not None:
             state.enqueue_gang(gang, self._now)
-        state.touched_gangs[gang.key] = gang
+        state.touched_gangs[gang.unit] = gang
 
     def _pod_gone(self, event: events.PodGone) -> None:
         state = self._state
@@ -180,7 +192,7 @@ class Intake:
         if state.assigned.gone(event.uid):
             state.changes |= ClusterChange.POD_FREED
         if event.succeeded and event.group is not None:
-            gang = state.gangs.set_succeeded(event.uid, event.namespace, event.group)
+            gang = state.gangs.set_succeeded(event.uid, event.namespace, event.group, event.role)
             state.enqueue_gang(gang, self._now)
         else:
             self._leave_gang(event.uid)
@@ -233,7 +245,7 @@ class Intake:
 
     def _group_gone(self, event: events.GroupGone) -> None:
         self._state.groups_version += 1
-        gang = self._state.gangs.drop_group(event.namespace, event.name)
+        gang = self._state.gangs.drop_group(event.namespace, event.name, event.api)
         if gang is not None:
             self._state.enqueue_gang(gang, self._now)
 
@@ -249,7 +261,7 @@ class Intake:
         gang = self._state.gangs.of_member(event.uid)
         if gang is not None:
             self._state.gang_binds.confirmed(gang.unit, event.uid)
-            self._state.touched_gangs[gang.key] = gang
+            self._state.touched_gangs[gang.unit] = gang
 
     def _bind_failed(self, event: events.BindFailed) -> None:
         state = self._state
@@ -268,7 +280,9 @@ class Intake:
                 state.enqueue_pod(pod)
             state.queue.fail(pod.uid, self._now)
             return
-        gang = state.gangs.set_pending(pod.uid, pod.namespace, pod.group, pod.priority, pod.waiting_since)
+        gang = state.gangs.set_pending(
+            pod.uid, pod.namespace, pod.group, pod.priority, pod.waiting_since, role=pod.role
+        )
         state.gang_binds.failed(gang.unit, pod.uid)
         state.enqueue_gang(gang, self._now)
         if gang.waiting_for() is None and not state.gang_binds.is_undoing(gang.unit):
@@ -285,6 +299,6 @@ def _tried_alike(old: PodRequest, new: PodRequest) -> bool:
     return (
         old.signature == new.signature
         and old.labels == new.labels
-        and (old.group, old.gates, old.claims, old.priority, old.refusal, old.may_preempt)
-        == (new.group, new.gates, new.claims, new.priority, new.refusal, new.may_preempt)
+        and (old.group, old.role, old.gates, old.claims, old.priority, old.refusal, old.may_preempt)
+        == (new.group, new.role, new.gates, new.claims, new.priority, new.refusal, new.may_preempt)
     )

@@ -21,6 +21,7 @@ from scheduler.core.data_request import (
     parse_checkpoint,
     parse_datasets,
 )
+from scheduler.core.gang_apis import group_of, role_of
 from scheduler.core.pod_terms import NO_TERMS, NOBODY, PodIdentity, PodSet, PodTerms, TermCache, has_terms
 from scheduler.core.selectors import (
     Term,
@@ -63,7 +64,8 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class PodRequest:
-    """A pending pod. `waiting_since` is on the core's clock; `group` is its gang's name in its namespace."""
+    """A pending pod. `waiting_since` is on the core's clock; `group` is its gang's key in its namespace
+    (core/gang_apis.py), `role` its part in it."""
 
     uid: str
     namespace: str
@@ -74,6 +76,7 @@ class PodRequest:
     waiting_since: float = 0.0
     labels: Mapping[str, str] = field(default_factory=dict)
     group: str | None = None
+    role: str = ""
     gates: tuple[str, ...] = ()
     claims: tuple[str, ...] = ()
     data: tuple[DataRequest, ...] = ()
@@ -164,6 +167,7 @@ def pod_request(pod: Pod, shapes: ShapeCache, waiting_since: float = 0.0) -> Pod
         waiting_since=waiting_since,
         labels=meta.labels,
         group=group_of(pod),
+        role=role_of(pod),
         gates=tuple(gate.name for gate in spec.scheduling_gates),
         claims=_claims(pod.metadata.name, spec.volumes),
         data=data,
@@ -176,14 +180,6 @@ def pod_request(pod: Pod, shapes: ShapeCache, waiting_since: float = 0.0) -> Pod
         terms=terms,
         owner=owner_of(pod),
     )
-
-
-def group_of(pod: Pod) -> str | None:
-    """The gang a pod belongs to, by any of the three spellings; None when it stands alone."""
-    if pod.spec.scheduling_group is not None and pod.spec.scheduling_group.pod_group_name:
-        return pod.spec.scheduling_group.pod_group_name
-    meta = pod.metadata
-    return meta.labels.get(names.POD_GROUP_LABEL) or meta.annotations.get(names.VOLCANO_GROUP_ANNOTATION) or None
 
 
 def host_ports(spec: PodSpec) -> tuple[HostPort, ...]:

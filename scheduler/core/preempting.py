@@ -205,15 +205,18 @@ class Preempting:
             return Refused(state.of_gang(explain.with_preemption(seen, preemption.TERMINATING), gang, result))
         found: GangPreemption | None = None
         if state.assigned.any_below(gang.priority):
-            stakes = self.stakes(now)
-            stakes.gone.update(gang.assigned)
-            found = preempt_as_a_whole(state.placer, view, stakes, pods, result.needed)
+            for where in state.gang_wish(gang).domain_views(view):
+                stakes = self.stakes(now)
+                stakes.gone.update(gang.assigned)
+                found = preempt_as_a_whole(state.placer, where, stakes, pods, result.needed)
+                if found is not None:
+                    break
         if found is None:
             return Refused(state.diagnose_gang(gang, result, pods[0], view), tuple(self.clear(pods)))
         placed = [(pod, view.names[row]) for pod, row in found.placed]
-        meta = gang.group.metadata
+        group = gang.group
         preemptor = Preemptor(
-            gang.unit, meta.uid, meta.namespace, meta.name, gang.priority, frozenset(gang.pending), is_group=True
+            gang.unit, group.uid, group.namespace, group.name, gang.priority, frozenset(gang.pending), is_group=True
         )
         nominated = {pod.uid for pod, _ in placed}
         decisions = self.clear(pod for pod in pods if pod.uid not in nominated)

@@ -17,10 +17,10 @@ from kube.client import KubeClient, PatchKind
 from kube.errors import Conflict, KubeError, NotFound
 from kube.events import EventRecorder
 from kube.identity import ObjectRef
-from kube.resources import POD_GROUPS, PODS
+from kube.resources import PODS, Resource
 from scheduler.core.decisions import Bind, DeletePod, Explain, GroupStatus, Nominate
 from scheduler.core.events import DeleteFailed, Event
-from scheduler.shell import metrics
+from scheduler.shell import group_status, metrics
 
 _log = structlog.get_logger(__name__)
 Work = Explain | GroupStatus | DeletePod | Nominate
@@ -37,12 +37,19 @@ class Publisher:
         self._recorder = recorder
         self._workers = workers
         self._report = report
+        self._group_resources = dict(group_status.RESOURCES)
         self._urgent: OrderedDict[str, Work] = OrderedDict()
         self._waiting: OrderedDict[str, Work] = OrderedDict()
         self._writing: dict[str, asyncio.Future[None]] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+
+    def found(self, resource: Resource) -> None:
+        """Take the version of a PodGroup API that is served."""
+        api = group_status.API_OF.get(resource.group)
+        if api is not None and resource.plural == group_status.RESOURCES[api].plural:
+            self._group_resources[api] = resource
 
     def submit(self, work: Work) -> None:
         """Take something to write; returns at once."""
@@ -56,7 +63,7 @@ class Publisher:
         elif isinstance(work, Nominate):
             self._waiting[f"nominate:{work.uid}"] = work
         else:
-            self._waiting[f"group:{work.namespace}/{work.name}"] = work
+            self._waiting[f"group:{work.api}:{work.namespace}/{work.name}"] = work
         self._idle.clear()
         self._wake.set()
 
@@ -161,11 +168,10 @@ class Publisher:
             metrics.PUBLISH.labels("nomination", "written").inc()
 
     async def _group(self, work: GroupStatus) -> None:
-        status: dict[str, Any] = {"phase": work.phase, "scheduled": work.scheduled, "running": work.running}
+        resource = self._group_resources[work.api]
+        kind, body = group_status.patch(work, resource, datetime.now(UTC))
         try:
-            await self._client.patch(
-                POD_GROUPS, work.name, {"status": status}, work.namespace, kind=PatchKind.MERGE, subresource="status"
-            )
+            await self._client.patch(resource, work.name, body, work.namespace, kind=kind, subresource="status")
         except NotFound:
             metrics.PUBLISH.labels("group", "skipped").inc()
         except KubeError as error:

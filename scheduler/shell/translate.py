@@ -11,7 +11,8 @@ from kube.objects import Pod
 from scheduler.core import requests
 from scheduler.core.assumed import AssignedPod, PodFacts
 from scheduler.core.events import Event, PodAssigned, PodGone, PodPending
-from scheduler.core.pod_request import ShapeCache, group_of, host_ports, pod_request
+from scheduler.core.gang_apis import group_of, role_of
+from scheduler.core.pod_request import ShapeCache, host_ports, pod_request
 
 FINISHED = ("Succeeded", "Failed")
 
@@ -31,7 +32,8 @@ class PodTranslator:
         is_ours = spec.scheduler_name == self._scheduler_name
         if phase in FINISHED:
             group = group_of(pod) if is_ours else None
-            return PodGone(meta.uid, phase == "Succeeded" and not meta.deletion_timestamp, meta.namespace, group)
+            succeeded = phase == "Succeeded" and not meta.deletion_timestamp
+            return PodGone(meta.uid, succeeded, meta.namespace, group, role_of(pod))
         if spec.node_name:
             return self._assigned(pod, is_ours)
         if not is_ours:
@@ -67,6 +69,7 @@ class PodTranslator:
             is_ours=is_ours,
             is_running=pod.status.phase == "Running",
             is_leaving=meta.deletion_timestamp is not None,
+            role=role_of(pod),
         )
 
     def _facts(self, pod: Pod) -> PodFacts:

@@ -26,6 +26,8 @@ from kube.objects import (
     Pod,
     PodDisruptionBudget,
     PodGroup,
+    UpstreamPodGroup,
+    VolcanoPodGroup,
 )
 from kube.resources import (
     CSI_NODES,
@@ -40,11 +42,14 @@ from kube.resources import (
     POD_GROUPS,
     PODS,
     SERVICES,
+    UPSTREAM_POD_GROUPS,
+    VOLCANO_POD_GROUPS,
     Resource,
 )
 from kube.watch import ChangeKind, Listed, WatchBatch, list_watch
 from scheduler.core import events
 from scheduler.core.events import Event
+from scheduler.core.gang_apis import GangApi
 from scheduler.shell import neighbours
 from scheduler.shell.translate import PodTranslator
 
@@ -55,13 +60,16 @@ Key = tuple[str, str]  # namespace, name
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One watched kind: how its objects become events. `is_optional`: its CRD may not be installed."""
+    """One watched kind: how its objects become events. `is_optional`: its CRD may not be installed, or its API not
+    switched on."""
 
     resource: Resource
     decode: type[Any]
     changed: Callable[[Any], Event | None]
     gone: Callable[[Key, str], Event]
     is_optional: bool = False
+    # Other versions of it, the best first after `resource`: the first that is served is followed.
+    older: tuple[Resource, ...] = ()
 
 
 def kinds(pods: PodTranslator) -> tuple[Kind, ...]:
@@ -116,7 +124,9 @@ def kinds(pods: PodTranslator) -> tuple[Kind, ...]:
             is_optional=True,
         ),
         Kind(DATASETS, Dataset, events.DatasetChanged, lambda key, uid: events.DatasetGone(*key), is_optional=True),
-        Kind(POD_GROUPS, PodGroup, events.GroupChanged, lambda key, uid: events.GroupGone(*key), is_optional=True),
+        _groups((POD_GROUPS,), PodGroup, GangApi.X_K8S),
+        _groups((VOLCANO_POD_GROUPS,), VolcanoPodGroup, GangApi.VOLCANO),
+        _groups(UPSTREAM_POD_GROUPS, UpstreamPodGroup, GangApi.UPSTREAM),
     )
 
 
@@ -126,6 +136,18 @@ def _controllers(resource: Resource) -> Kind:
         neighbours.Selecting,
         partial(neighbours.controller_changed, resource.kind),
         lambda key, uid: events.ControllerChanged(resource.kind, *key, None),
+    )
+
+
+def _groups(versions: tuple[Resource, ...], decode: type[Any], api: GangApi) -> Kind:
+    newest, *older = versions
+    return Kind(
+        newest,
+        decode,
+        events.GroupChanged,
+        lambda key, uid: events.GroupGone(*key, api),
+        is_optional=True,
+        older=tuple(older),
     )
 
 
@@ -177,13 +199,16 @@ class Watches:
         followed: Sequence[Kind],
         deliver: Callable[[list[Event]], None],
         jitter: Random,
+        found: Callable[[Resource], None] = lambda resource: None,
     ) -> None:
-        """`deliver` takes the events of one batch; it must not block."""
+        """`deliver` takes the events of one batch, `found` the version of an optional kind that is served; they must
+        not block."""
         self._client = client
         self._kinds = followed
         self._deliver = deliver
         self._jitter = jitter
-        self._waiting = {kind.resource.plural for kind in followed}
+        self._found = found
+        self._waiting = {kind.resource for kind in followed}
 
     @property
     def is_synced(self) -> bool:
@@ -194,35 +219,42 @@ class Watches:
         """Follow until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for kind in self._kinds:
-                tasks.create_task(self._follow(kind), name=f"watch-{kind.resource.plural}")
+                tasks.create_task(self._follow(kind), name=f"watch-{kind.resource.group}-{kind.resource.plural}")
 
     async def _follow(self, kind: Kind) -> None:
+        resource = kind.resource
         if kind.is_optional:
-            await self._wait_for_crd(kind)
+            resource = await self._wait_for_api(kind)
+            self._found(resource)
         follower = Follower(kind)
-        async for batch in list_watch(self._client, kind.resource, kind.decode, jitter=self._jitter):
+        async for batch in list_watch(self._client, resource, kind.decode, jitter=self._jitter):
             made = follower.events(batch)
             self._listed(kind)
             self._deliver(made)
             # One chunk of a busy watch after another must not starve the loop that decides.
             await asyncio.sleep(0)
 
-    async def _wait_for_crd(self, kind: Kind) -> None:
+    async def _wait_for_api(self, kind: Kind) -> Resource:
+        """The version of a kind that is served, once one is."""
         is_told = False
         while True:
-            try:
-                await self._client.list(kind.resource, limit=1)
-            except (NotFound, Forbidden) as error:
+            for resource in (kind.resource, *kind.older):
+                try:
+                    await self._client.list(resource, limit=1)
+                except (NotFound, Forbidden) as error:
+                    cause = str(error)
+                except KubeError as error:
+                    _log.warning("kind_not_readable", kind=kind.resource.kind, error=str(error))
+                    break
+                else:
+                    return resource
+            else:
                 self._listed(kind)
                 self._deliver([])
                 if not is_told:
-                    _log.info("kind_not_available", kind=kind.resource.kind, cause=str(error))
+                    _log.info("kind_not_available", kind=kind.resource.kind, group=kind.resource.group, cause=cause)
                     is_told = True
-            except KubeError as error:
-                _log.warning("kind_not_readable", kind=kind.resource.kind, error=str(error))
-            else:
-                return
             await asyncio.sleep(ABSENT_RETRY_SECONDS)
 
     def _listed(self, kind: Kind) -> None:
-        self._waiting.discard(kind.resource.plural)
+        self._waiting.discard(kind.resource)

@@ -246,12 +246,18 @@ def a_budget(name: str, allowed: int, *, namespace: str = "default", **labels: s
     )
 
 
+def _engine_settings(topology_keys: tuple[str, ...], more: Mapping[str, float]) -> EngineSettings:
+    return replace(EngineSettings(SPEEDS, topology_keys=topology_keys), **more)
+
+
 class World:
     """An engine with a clock and short ways to feed it; decisions of both verbs are collected."""
 
-    def __init__(self, settings: Settings | None = None, **engine_settings: float) -> None:
+    def __init__(
+        self, settings: Settings | None = None, topology_keys: tuple[str, ...] = (), **engine_settings: float
+    ) -> None:
         self.now = 0.0
-        self.engine = Engine(build(settings or Settings()), EngineSettings(speeds=SPEEDS, **engine_settings))
+        self.engine = Engine(build(settings or Settings()), _engine_settings(topology_keys, engine_settings))
         self.translator = PodTranslator(names.DEFAULT_SCHEDULER_NAME, 0.0)
         self.made: list[Decision] = []
 

@@ -273,8 +273,8 @@ def test_a_gang_is_forgotten_with_its_last_trace() -> None:
 
 def test_volcanos_annotation_and_upstreams_field_name_a_gang_too() -> None:
     from kube.objects import SchedulingGroup
-    from scheduler.core.pod_request import group_of
+    from scheduler.core.gang_apis import group_of
 
-    assert group_of(a_pod("p").annotated("scheduling.k8s.io/group-name", "v").build()) == "v"
+    assert group_of(a_pod("p").annotated("scheduling.k8s.io/group-name", "v").build()) == "volcano:v"
     upstream = a_pod("p").with_spec(scheduling_group=SchedulingGroup(pod_group_name="u")).in_gang("x")
-    assert group_of(upstream.build()) == "u"
+    assert group_of(upstream.build()) == "upstream:u"
