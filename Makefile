@@ -30,6 +30,7 @@ verdicts: oracle ## CASES=N SEED=S: our scheduler's verdicts against kube-schedu
 	$(VENV)/python -m tests.oracle --cases $(if $(CASES),$(CASES),20000) $(if $(SEED),--seed $(SEED))
 
 nightly: oracle ## the long campaigns: hours, not minutes
+	@$(PYTHON) tools/bootstrap.py --next-apiserver
 	$(VENV)/python -m pytest -m nightly --timeout=0 $(ARGS)
 
 bench: setup ## NAME=… ARGS='…': python -m benchmarks (without NAME: list them)

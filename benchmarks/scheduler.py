@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from api import names
 from benchmarks import frame
 from benchmarks.scheduler_core import core_cases
 from benchmarks.scheduler_restart import bound_pods, restart_cases
@@ -35,7 +36,7 @@ from headrace.cluster.control_plane import ControlPlane
 from kube.client import KubeClient
 from kube.config import load_config
 from kube.errors import AlreadyExists
-from kube.resources import NODES, POD_GROUPS, PODS
+from kube.resources import NODES, POD_GROUPS, PODS, VOLCANO_POD_GROUPS, Resource
 from kube.watch import list_watch
 
 NAMESPACE = "default"
@@ -47,6 +48,9 @@ GOAL_RATIO = 2.5
 GOAL_GANG_RATIO = 1 / 1.1
 QPS, BURST = 5000, 10000
 KINDS = ("plain", "shaped", "gang", "core", "scale", "restart")
+# Members a gang: 20 gangs of 500, 500 of 20, one of 10,000 of the same number of pods.
+GANG_SIZES, GANG_PODS = (500, 20, 10_000), 10_000
+GANG_APIS: dict[str, Resource] = {"scheduling.x-k8s.io": POD_GROUPS, "volcano": VOLCANO_POD_GROUPS}
 QUICK_SHAPES = ("spread", "anti-affinity")
 RESTART_NODES, RESTART_PODS = 5000, 50_000
 QUICK_RESTART_PODS = 2000
@@ -90,6 +94,7 @@ class Scheduler:
     name: str
     command: str
     pod_scheduler_name: str
+    gang_api: str = "scheduling.x-k8s.io"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,13 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser = frame.parser("scheduler", __doc__ or "")
     parser.add_argument("--nodes", type=int, help="nodes (1000; quick: 200)")
     parser.add_argument("--pods", type=int, help="pods a run (3000; quick: 500)")
-    parser.add_argument("--gang-size", type=int, default=0, help="members a gang in the gang case (a tenth of pods)")
+    parser.add_argument("--gang-size", type=int, default=0, help="measure only gangs of this size, of --pods pods")
+    parser.add_argument(
+        "--gang-api",
+        choices=tuple(GANG_APIS),
+        default="scheduling.x-k8s.io",
+        help="the gangs' objects for schedulers added by --yardstick (volcano: its CRD must be applied by its command)",
+    )
     parser.add_argument("--only", choices=KINDS, default="", help="run only this kind of case")
     shapes = tuple(shape.name for shape in SHAPES)
     parser.add_argument("--shape", choices=shapes, default="", help="of the shaped cases, run only this one")
@@ -131,7 +142,6 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.nodes = options.nodes or (200 if options.quick else 1000)
     options.pods = options.pods or (500 if options.quick else 3000)
-    options.gang_size = options.gang_size or max(1, options.pods // 10)
     return options
 
 
@@ -171,9 +181,8 @@ async def _measure(
             "default-scheduler",
         )
     ]
-    theirs += [Scheduler(name, command, name) for name, command in options.yardstick]
+    theirs += [Scheduler(name, command, name, options.gang_api) for name, command in options.yardstick]
     plain = Load(f"plain-{options.nodes}-nodes", options.pods)
-    gangs = Load(f"gang-{options.pods // options.gang_size}x{options.gang_size}", options.pods, options.gang_size)
     cases: list[frame.Case] = []
     async with KubeClient(load_config(plane.kubeconfig), user_agent="headrace-bench") as client:
         frame.progress(f"creating {options.nodes} nodes")
@@ -185,7 +194,8 @@ async def _measure(
             for load in _shaped(options):
                 cases += await _plain(bench, ours, theirs, load, options.runs)
         if options.only in ("", "gang"):
-            cases.append(await _gang(bench, ours, plain, gangs, options.runs))
+            for load in _gangs(options):
+                cases += await _gang(bench, ours, theirs[1:], load, options.runs)
         if options.only in ("", "restart"):
             cases += await _restart(bench, (ours, theirs[0]), options)
     return cases
@@ -241,19 +251,34 @@ async def _plain(
     ]
 
 
-async def _gang(bench: "Bench", ours: Scheduler, plain: Load, gangs: Load, runs: int) -> frame.Case:
-    pairs: list[tuple[float, ...]] = []
+def _gangs(options: argparse.Namespace) -> list[Load]:
+    pods = options.pods if options.quick or options.gang_size else GANG_PODS
+    sizes = (options.gang_size,) if options.gang_size else (max(1, pods // 10),) if options.quick else GANG_SIZES
+    return [Load(f"gang-{pods // size}x{size}", pods // size * size, size) for size in sizes]
+
+
+async def _gang(
+    bench: "Bench", ours: Scheduler, theirs: Sequence[Scheduler], gangs: Load, runs: int
+) -> list[frame.Case]:
+    """Ours against the same number of plain pods; and against schedulers added from outside, gangs on both sides."""
+    pairs: dict[str, list[tuple[float, ...]]] = {"": [], **{scheduler.name: [] for scheduler in theirs}}
     for _ in range(runs):
-        alone = await bench.pods_per_second(ours, plain)
-        pairs.append((await bench.pods_per_second(ours, gangs), alone))
-    return frame.Case(
-        gangs.case,
-        "pods/s",
-        pairs,
-        yardstick="ours, the same number of plain pods",
-        goal=round(GOAL_GANG_RATIO, 3),
-        note="all-or-nothing; goal: first to last bind at most 1.1 × that of plain pods",
-    )
+        alone = await bench.pods_per_second(ours, Load(f"plain-{gangs.pods}", gangs.pods))
+        whole = await bench.pods_per_second(ours, gangs)
+        pairs[""].append((whole, alone))
+        for scheduler in theirs:
+            pairs[scheduler.name].append((whole, await bench.pods_per_second(scheduler, gangs)))
+    return [
+        frame.Case(
+            f"{gangs.case}-{name}" if name else gangs.case,
+            "pods/s",
+            found,
+            yardstick=name or "ours, the same number of plain pods",
+            goal=None if name else round(GOAL_GANG_RATIO, 3),
+            note="all-or-nothing" if name else "all-or-nothing; first to last bind at most 1.1 × that of plain pods",
+        )
+        for name, found in pairs.items()
+    ]
 
 
 @dataclass(slots=True)
@@ -272,7 +297,9 @@ class Bench:
         frame.progress(f"{load.case}: creating {load.pods} pods for {scheduler.name}")
         if load.gang_size:
             groups = [_group(f"{prefix}-g{index}", load.gang_size) for index in range(load.pods // load.gang_size)]
-            await _create_all(self.client, POD_GROUPS, groups, NAMESPACE)
+            for group in groups:
+                group["apiVersion"] = GANG_APIS[scheduler.gang_api].api_version
+            await _create_all(self.client, GANG_APIS[scheduler.gang_api], groups, NAMESPACE)
         pods = [_pod(f"{prefix}-{index}", scheduler, load, prefix, index) for index in range(load.pods)]
         await _create_all(self.client, PODS, pods, NAMESPACE)
         await asyncio.sleep(SETTLE_SECONDS)
@@ -280,17 +307,17 @@ class Bench:
         await asyncio.sleep(0.5)
         async with _running(scheduler, self.kubeconfig, self.folder):
             seconds = await watching
-        await self._delete_all(load)
+        await self._delete_all(load, GANG_APIS[scheduler.gang_api])
         rate = (len(pods) - 1) / seconds
         frame.progress(f"{load.case}: {scheduler.name}: {rate:,.0f} pods/s ({seconds:.2f} s)")
         return rate
 
-    async def _delete_all(self, load: Load) -> None:
+    async def _delete_all(self, load: Load, groups: Resource) -> None:
         await self.client.request(
             "DELETE", PODS.path(NAMESPACE), body=b'{"gracePeriodSeconds":0}', timeout_seconds=180, idempotent=True
         )
         if load.gang_size:
-            await self.client.request("DELETE", POD_GROUPS.path(NAMESPACE), timeout_seconds=180, idempotent=True)
+            await self.client.request("DELETE", groups.path(NAMESPACE), timeout_seconds=180, idempotent=True)
 
 
 @contextlib.asynccontextmanager
@@ -380,7 +407,11 @@ def _pod(name: str, scheduler: Scheduler, load: Load, prefix: str, index: int) -
     requests = {"cpu": "1", "memory": "1Gi"}
     metadata: dict[str, Any] = {"name": name}
     if load.gang_size:
-        metadata["labels"] = {"scheduling.x-k8s.io/pod-group": f"{prefix}-g{index // load.gang_size}"}
+        group = f"{prefix}-g{index // load.gang_size}"
+        if scheduler.gang_api == "volcano":
+            metadata["annotations"] = {names.VOLCANO_GROUP_ANNOTATION: group}
+        else:
+            metadata["labels"] = {names.POD_GROUP_LABEL: group}
     container = {"name": "main", "image": "registry.invalid/none", "resources": {"requests": requests}}
     spec: dict[str, Any] = {"schedulerName": scheduler.pod_scheduler_name, "containers": [container]}
     if load.shape is not None:

@@ -24,6 +24,12 @@ def min_member(job: TrainingJob) -> int:
 def pod_group(job: TrainingJob, attempt: int) -> dict[str, Any]:
     """Return the PodGroup of one attempt."""
     policy = job.spec.run_policy.scheduling_policy
+    topology = policy.topology
+    wanted = {
+        names.REQUIRED_TOPOLOGY_ANNOTATION: topology.required if topology is not None else None,
+        names.PREFERRED_TOPOLOGY_ANNOTATION: topology.preferred if topology is not None else None,
+    }
+    annotations = {key: value for key, value in wanted.items() if value}
     spec = PodGroupSpec(min_member=min_member(job), schedule_timeout_seconds=policy.timeout_seconds)
     return {
         "apiVersion": f"{names.SCHEDULING_GROUP}/{names.API_VERSION}",
@@ -32,6 +38,7 @@ def pod_group(job: TrainingJob, attempt: int) -> dict[str, Any]:
             "name": attempts.group_name(job.metadata.name, attempt),
             "namespace": job.metadata.namespace,
             "labels": labels(job) | {names.JOB_ATTEMPT_LABEL: str(attempt)},
+            **({"annotations": annotations} if annotations else {}),
             "ownerReferences": owner_references(job),
         },
         "spec": spec.to_wire(),

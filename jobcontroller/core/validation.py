@@ -44,8 +44,6 @@ def fields_without_effect(spec: TrainingJobSpec) -> list[str]:
     found = [f"replicaSpecs.{role}.dependsOn" for role, replica in spec.replica_specs.items() if replica.depends_on]
     if policy.queue is not None:
         found.append("runPolicy.schedulingPolicy.queue")
-    if policy.topology is not None:
-        found.append("runPolicy.schedulingPolicy.topology")
     if spec.checkpoint is not None and spec.checkpoint.keep is not None:
         found.append("checkpoint.keep")
     return found

@@ -246,7 +246,7 @@ def a_budget(name: str, allowed: int, *, namespace: str = "default", **labels: s
     )
 
 
-def _engine_settings(topology_keys: tuple[str, ...], more: Mapping[str, float]) -> EngineSettings:
+def _engine_settings(topology_keys: tuple[str, ...], more: Mapping[str, Any]) -> EngineSettings:
     return replace(EngineSettings(SPEEDS, topology_keys=topology_keys), **more)
 
 
@@ -254,7 +254,7 @@ class World:
     """An engine with a clock and short ways to feed it; decisions of both verbs are collected."""
 
     def __init__(
-        self, settings: Settings | None = None, topology_keys: tuple[str, ...] = (), **engine_settings: float
+        self, settings: Settings | None = None, topology_keys: tuple[str, ...] = (), **engine_settings: Any
     ) -> None:
         self.now = 0.0
         self.engine = Engine(build(settings or Settings()), _engine_settings(topology_keys, engine_settings))

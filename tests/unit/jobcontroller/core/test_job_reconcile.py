@@ -20,6 +20,7 @@ from jobcontroller.core.actions import (
     EmitEvent,
     Plan,
 )
+from jobcontroller.core.gang import pod_group
 from jobcontroller.core.observed import Checkpoints, CheckpointView, DatasetView, PodPhase, Problem
 from jobcontroller.core.reconcile import reconcile
 from tests.builders.training_jobs import (
@@ -392,3 +393,10 @@ def test_running_pods_tell_when_their_work_was_last_saved() -> None:
     assert told == [AnnotatePod("tj-worker-0-a0", running(0).uid, {names.CHECKPOINTED_AT_ANNOTATION: at})]
     again = reconcile(observed(one, running(0, checkpointed_at=at), pod(1), checkpoints=seen), NOW)
     assert not any(isinstance(action, AnnotatePod) for action in again.actions)
+
+
+def test_the_topology_a_job_asks_for_is_its_podgroups() -> None:
+    policy = {"schedulingPolicy": {"topology": {"required": "zone", "preferred": "rack"}}}
+    annotations = pod_group(job(runPolicy=policy), 1)["metadata"]["annotations"]
+    assert annotations == {names.REQUIRED_TOPOLOGY_ANNOTATION: "zone", names.PREFERRED_TOPOLOGY_ANNOTATION: "rack"}
+    assert "annotations" not in pod_group(job(), 1)["metadata"]
