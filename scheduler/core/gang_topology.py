@@ -131,21 +131,29 @@ class Search:
             return
         level, below = levels[0], levels[1:]
         ids = np.where(view.alive, level.ids, -1)
-        domains = self._ranked(view, ids, below, self.wish.homes(level), is_whole=is_whole)
+        is_required = level is self.wish.levels.required
+        targets = [kind.count for kind in self.kinds] if is_whole else self._as_many_as_fit(view)
+        least = self.needed if is_required else sum(targets)
+        domains = self._ranked(view, level, below, least, is_whole=is_whole)
         for domain in domains:
             yield from self._narrow(narrowed(view, ids == domain), below, is_whole=is_whole)
-        if level is not self.wish.levels.required:
-            some = self._fewest_that_hold(ids, self.wish.homes(level)) if not domains else None
+        if not is_required:
+            some = self._fewest_that_hold(ids, self.wish.homes(level), targets) if not domains else None
             if some is not None:
                 yield from self._narrow(narrowed(view, np.isin(ids, some)), below, is_whole=is_whole)
             else:
                 # Being placed comes before being placed near each other.
                 yield from self._narrow(view, below, is_whole=is_whole)
 
+    def _as_many_as_fit(self, view: ClusterView) -> list[int]:
+        """Members of each kind there is room for: a preferred level must not cost any of them its place."""
+        return [min(kind.count, int(room[view.alive].sum())) for kind, room in zip(self.kinds, self._room, strict=True)]
+
     def _ranked(
-        self, view: ClusterView, ids: IntArray, below: Sequence[Level], homes: set[int], *, is_whole: bool
+        self, view: ClusterView, level: Level, below: Sequence[Level], least: int, *, is_whole: bool
     ) -> list[int]:
-        """Domains that can hold the gang, the best first."""
+        """Domains that can hold the gang, or `least` of its members, the best first."""
+        ids = np.where(view.alive, level.ids, -1)
         rooms = [_sums(ids, room) for room in self._room]
         if not len(rooms[0]):
             return []
@@ -155,28 +163,28 @@ class Search:
             fitting += np.minimum(room, kind.count)
             if is_whole:
                 holds &= room >= kind.count
-        holds &= fitting >= self.needed
+        holds &= fitting >= max(1, least)
         found = np.flatnonzero(holds)
         if not len(found):
             return []
-        is_home = np.isin(found, list(homes))
+        is_home = np.isin(found, list(self.wish.homes(level)))
         keys: list[IntArray] = [found, rooms[0][found]]
         if is_whole:
-            for level in reversed(below):
-                keys.append(
-                    crossed(ids, np.where(view.alive, level.ids, -1), self._room[0], self.kinds[0].count)[found]
-                )
+            for narrower in reversed(below):
+                inner = np.where(view.alive, narrower.ids, -1)
+                keys.append(crossed(ids, inner, self._room[0], self.kinds[0].count)[found])
         else:
             keys.append(-fitting[found])
         keys.append((~is_home).astype(np.int64))
         return [int(domain) for domain in found[np.lexsort(keys)][:MAX_TRIES]]
 
-    def _fewest_that_hold(self, ids: IntArray, homes: set[int]) -> list[int] | None:
-        """Domains that hold everybody together: those with members first, then the roomiest, the last the tightest."""
+    def _fewest_that_hold(self, ids: IntArray, homes: set[int], targets: Sequence[int]) -> list[int] | None:
+        """Domains that hold so many of each kind together: those with members first, then the roomiest, then the
+        tightest that holds the rest."""
         rooms = [_sums(ids, room) for room in self._room]
         if not len(rooms[0]):
             return None
-        missing = [kind.count for kind in self.kinds]
+        missing = list(targets)
         chosen: list[int] = []
         order = np.lexsort((-rooms[0], ~np.isin(np.arange(len(rooms[0])), list(homes)))).tolist()
         while any(count > 0 for count in missing):

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import msgspec
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from api import names
@@ -37,7 +37,7 @@ def _domain(node: Node, key: str) -> tuple[str, ...] | None:
     return (zone, rack) if rack else None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     nodes=NODES,
     size=st.integers(1, 8),
@@ -46,6 +46,7 @@ def _domain(node: Node, key: str) -> tuple[str, ...] | None:
     required=st.sampled_from(["", ZONE, RACK]),
     preferred=st.sampled_from(["", ZONE, RACK, f"{ZONE},{RACK}"]),
 )
+@example(nodes=[("a", "", 1), ("a", "1", 1)], size=3, minimum=1, gpus=1, required=ZONE, preferred=RACK)
 def test_identical_members_are_placed_exactly_when_some_domain_holds_the_minimum(
     nodes: list[Node], size: int, minimum: int, gpus: int, required: str, preferred: str
 ) -> None:
