@@ -1,4 +1,4 @@
-"""`python -m cacheruntime worker|controller`: picks the process; each brings only what it needs."""
+"""`python -m cacheruntime worker|controller|fsck|gc`: picks the process; each brings only what it needs."""
 
 import logging
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import structlog
 
-USAGE = "usage: python -m cacheruntime {worker,controller} [options]; --help after the name lists them"
+USAGE = "usage: python -m cacheruntime {worker,controller,fsck,gc} [options]; --help after the name lists them"
 
 
 def configure_logging() -> None:
@@ -38,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         configure_logging()
         return run_controller(arguments)
+    if name in ("fsck", "gc"):
+        from cacheruntime.worker import fsck
+
+        return fsck.run_fsck(arguments) if name == "fsck" else fsck.run_gc(arguments)
     print(USAGE, file=sys.stderr)
     return 0 if name in ("-h", "--help") else 2
 

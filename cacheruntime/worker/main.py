@@ -1,6 +1,7 @@
 """`python -m cacheruntime worker`: wiring, start and stop of one worker."""
 
 import asyncio
+import os
 import resource
 import signal
 import socket
@@ -26,6 +27,7 @@ from cacheruntime.worker.datasets import Datasets
 from cacheruntime.worker.filler import Filler
 from cacheruntime.worker.frame_server import FrameServer
 from cacheruntime.worker.frame_socket import FrameSocket
+from cacheruntime.worker.fsck import FolderInUse, lock_folder
 from cacheruntime.worker.loads import Loads
 from cacheruntime.worker.local_socket import LocalSession
 from cacheruntime.worker.metadata_client import MetadataClient
@@ -105,6 +107,7 @@ async def _serve(settings: WorkerSettings) -> None:
         metrics=metrics,
         changed=state.changed,
     )
+    locks = [await store.run(_lock, tier.directory) for tier in settings.tiers]
     found = await store.recover()
     log.info("recovered", files=len(found), bytes=sum(tier.used_bytes for tier in store.tiers))
     speeds = [await _measure(store, tier.directory, tunables.probe_bytes) for tier in settings.tiers]
@@ -213,12 +216,25 @@ async def _serve(settings: WorkerSettings) -> None:
         await metadata.close()
         for pool in (threads, senders):
             pool.shutdown(wait=False, cancel_futures=True)
+        for lock in locks:
+            os.close(lock)
 
 
 def _tier(settings: WorkerSettings, number: int) -> Tier:
     tier, tunables = settings.tiers[number], settings.tunables
     temporary = int(tier.quota_bytes * tunables.temporary_percent / 100)
     return Tier(tier.medium, tier.quota_bytes, max(temporary, tunables.temporary_bytes_min))
+
+
+def _lock(directory: Path) -> int:
+    """Hold a tier's folder, making it when there is none; CacheError. Blocks."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return lock_folder(directory)
+    except FolderInUse as error:
+        raise CacheError(str(error)) from error
+    except OSError as error:
+        raise CacheError(f"tier folder {directory} cannot be used: {error.strerror}") from error
 
 
 def _listen(address: Address, flag: str) -> socket.socket:
