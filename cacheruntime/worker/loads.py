@@ -200,7 +200,7 @@ class Loads:
 
         async def one(share: Share) -> None:
             try:
-                await self._bring_file(load, share, bucket, slots)
+                await self._bring_file(load, share, bucket, slots, is_last=is_last)
             except CacheError as error:
                 if error.is_retryable and not is_last:
                     again.append(share)
@@ -211,19 +211,28 @@ class Loads:
         await in_parallel(shares, self._streams, one)
         return again
 
-    async def _bring_file(self, load: Load, share: Share, bucket: TokenBucket, slots: asyncio.Semaphore) -> None:
+    async def _bring_file(
+        self, load: Load, share: Share, bucket: TokenBucket, slots: asyncio.Semaphore, *, is_last: bool
+    ) -> None:
         if not share.blocks:
             load.progress.files_loaded += 1
             return
         # A copy that was asked for by name is worth as much as a home: it is not the first to go.
         file = await self._store.acquire(share.version, wanted_bytes=share.size_bytes, as_home=True)
         try:
-            await self._bring_blocks(load, share, file, bucket, slots)
+            await self._bring_blocks(load, share, file, bucket, slots, is_last=is_last)
         finally:
             self._store.release(file)
 
     async def _bring_blocks(
-        self, load: Load, share: Share, file: CachedFile, bucket: TokenBucket, slots: asyncio.Semaphore
+        self,
+        load: Load,
+        share: Share,
+        file: CachedFile,
+        bucket: TokenBucket,
+        slots: asyncio.Semaphore,
+        *,
+        is_last: bool,
     ) -> None:
         progress = load.progress
         loaded = dict.fromkeys(Source, 0)
@@ -240,8 +249,9 @@ class Loads:
         try:
             await in_parallel(share.blocks, self._streams, one)
             progress.files_loaded += 1
-        except CacheError:
-            progress.bytes_loaded -= sum(loaded.values())  # counted again when the file is tried again
+        except CacheError as error:
+            if error.is_retryable and not is_last:
+                progress.bytes_loaded -= sum(loaded.values())  # counted again when the file is tried again
             raise
         finally:
             progress.origin_bytes += loaded[Source.ORIGIN]

@@ -1,0 +1,74 @@
+"""What a load counts when files fail. Fetching is a fake; routes and shares have tests of their own."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from api.gen import metadata_pb2 as pb
+from api.gen import worker_pb2
+from cacheruntime.core.block_map import BlockMap
+from cacheruntime.core.blocks import Version
+from cacheruntime.errors import CacheError
+from cacheruntime.worker import loads as loads_module
+from cacheruntime.worker.filler import Source
+from cacheruntime.worker.loads import Loads
+from cacheruntime.worker.metrics import Metrics
+
+BLOCK = 4096
+BLOCKS = 4
+
+
+class BrokenReader:
+    """Brings every block but one."""
+
+    def __init__(self, broken_block: int, *, is_retryable: bool) -> None:
+        self._broken_block = broken_block
+        self._is_retryable = is_retryable
+        self.failures = 0
+
+    async def load_block(self, file: Any, index: int, *, as_home: bool) -> Source:
+        if index == self._broken_block:
+            self.failures += 1
+            raise CacheError("the store is broken", is_retryable=self._is_retryable)
+        return Source.ORIGIN
+
+
+def loads_with(reader: BrokenReader) -> Loads:
+    async def acquire(version: Version, *, wanted_bytes: int, as_home: bool) -> Any:
+        return SimpleNamespace(map=BlockMap(version, BLOCK))
+
+    async def get(uid: str) -> pb.DatasetInfo:
+        return pb.DatasetInfo(uid=uid)
+
+    async def manifest(uid: str, paths: list[str]) -> AsyncIterator[Any]:
+        yield SimpleNamespace(entries=[pb.Entry(path="p", etag="e", size_bytes=BLOCKS * BLOCK)])
+
+    async def refresh() -> None:
+        return None
+
+    parts: dict[str, Any] = {
+        "store": SimpleNamespace(block_size_bytes=BLOCK, acquire=acquire, release=lambda file: None),
+        "reader": reader,
+        "datasets": SimpleNamespace(get=get),
+        "metadata": SimpleNamespace(manifest=manifest),
+        "workers": SimpleNamespace(me=SimpleNamespace(node="n"), refresh=refresh, listed=lambda: {"n": None}),
+    }
+    return Loads(**parts, metrics=Metrics(), streams=1, clock=lambda: 0.0)
+
+
+@pytest.mark.parametrize("is_retryable", [False, True])
+async def test_a_failed_file_reports_the_blocks_it_has(monkeypatch: pytest.MonkeyPatch, is_retryable: bool) -> None:
+    monkeypatch.setattr(loads_module, "RETRY_SECONDS", 0.0)
+    reader = BrokenReader(2, is_retryable=is_retryable)
+    loads = loads_with(reader)
+    async with asyncio.timeout(20):
+        progress = await loads.start(worker_pb2.StartLoadRequest(load_id="l", uid="u"))
+        while not progress.done:
+            await asyncio.sleep(0)
+            progress = await loads.get("l")
+    assert reader.failures == (2 if is_retryable else 1)
+    assert (progress.bytes_loaded, progress.bytes_total) == (2 * BLOCK, BLOCKS * BLOCK)
+    assert (progress.files_loaded, progress.failed_count, progress.failed[0].path) == (0, 1, "p")
