@@ -238,6 +238,7 @@ def test_extended_attributes(site: Site, work: Path) -> None:
     assert os.getxattr(path, "user.headrace.etag")
     assert int(os.getxattr(path, "user.headrace.snapshot")) > 0
     assert os.listxattr(path) == ["user.headrace.etag", "user.headrace.resident", "user.headrace.snapshot"]
+    assert path.read_bytes()
     assert os.getxattr(path, "user.headrace.resident") == b"1"
     (site.books_origin / "unread.bin").write_bytes(b"x" * 100)
     site.sync_books()
@@ -615,6 +616,28 @@ def test_stale_mount(tmp_path: Path, backend: str) -> None:
     with _fake_mount(tmp_path, backend=backend) as mount:
         assert _names(mount) == ["ml"]
     assert not is_mounted(mount)
+
+
+def test_whole_file_outlives_the_daemon(site: Site, tmp_path: Path) -> None:
+    """On Linux 6.9 and later, as root, a file of at least 1 MiB in a read-only dataset that is whole on this node when
+    it is opened is read by the kernel alone: its readers go on when the daemon is killed."""
+    expected = (site.books_origin / "large.bin").read_bytes()
+    assert (site.books / "large.bin").read_bytes() == expected
+    plane = site.plane
+    mount = tmp_path / "mount"
+    arguments = ["--metadata", plane.metadata_address, "--worker-socket", str(plane.socket("here"))]
+    process = plane.spawn("fuse-killed", ["-m", "fuse", "--node", "here", *arguments, "--mount", str(mount)])
+    try:
+        _ready(process)
+        with (mount / "bench" / "books" / "large.bin").open("rb") as file:
+            process.stop(signal.SIGKILL)
+            assert file.read() == expected
+            # With its length: fstat would ask the daemon.
+            with mmap.mmap(file.fileno(), len(expected), prot=mmap.PROT_READ) as mapped:
+                assert mapped[:] == expected
+    finally:
+        process.stop(signal.SIGKILL)
+        subprocess.run(["umount", "-l", str(mount)], check=False, capture_output=True, timeout=10)
 
 
 class _FakeMount:
