@@ -8,13 +8,11 @@ A scheduler is a command; {kubeconfig} and {name} (the pods' schedulerName) are 
 import argparse
 import asyncio
 import contextlib
-import os
 import shlex
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -26,6 +24,7 @@ import yaml
 from api import names
 from benchmarks import frame
 from benchmarks.scheduler_core import core_cases
+from benchmarks.scheduler_process import Scheduler, running
 from benchmarks.scheduler_restart import bound_pods, restart_cases
 from benchmarks.scheduler_scale import scale_cases
 from benchmarks.scheduler_shapes import GOAL_RATIO as GOAL_SHAPED_RATIO
@@ -85,16 +84,6 @@ class _Pod(msgspec.Struct, gc=False):
 
     metadata: _Meta = msgspec.field(default_factory=_Meta)
     spec: _Spec = msgspec.field(default_factory=_Spec)
-
-
-@dataclass(frozen=True, slots=True)
-class Scheduler:
-    """One under test: a command, started anew for each run."""
-
-    name: str
-    command: str
-    pod_scheduler_name: str
-    gang_api: str = "scheduling.x-k8s.io"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,9 +210,8 @@ async def _restart(bench: "Bench", schedulers: Sequence[Scheduler], options: arg
     frame.progress(f"restart: {nodes} nodes, {pods} bound pods")
     await _create_all(bench.client, NODES, [_node(index) for index in range(nodes)], None)
     await _create_all(bench.client, PODS, bound_pods(nodes, pods), NAMESPACE)
-    commands = [(one.name, one.command, one.pod_scheduler_name) for one in schedulers]
     size = f"{nodes}-nodes-{pods}-pods"
-    return await restart_cases(bench.client, bench.kubeconfig, bench.folder, commands, size=size, runs=options.runs)
+    return await restart_cases(bench.client, bench.kubeconfig, bench.folder, schedulers, size=size, runs=options.runs)
 
 
 async def _plain(
@@ -305,7 +293,7 @@ class Bench:
         await asyncio.sleep(SETTLE_SECONDS)
         watching = asyncio.create_task(_watch_binds(self.kubeconfig, prefix, len(pods)))
         await asyncio.sleep(0.5)
-        async with _running(scheduler, self.kubeconfig, self.folder):
+        async with running(scheduler, self.kubeconfig, self.folder):
             seconds = await watching
         await self._delete_all(load, GANG_APIS[scheduler.gang_api])
         rate = (len(pods) - 1) / seconds
@@ -318,33 +306,6 @@ class Bench:
         )
         if load.gang_size:
             await self.client.request("DELETE", groups.path(NAMESPACE), timeout_seconds=180, idempotent=True)
-
-
-@contextlib.asynccontextmanager
-async def _running(scheduler: Scheduler, kubeconfig: Path, folder: Path) -> AsyncIterator[None]:
-    command = scheduler.command.replace("{kubeconfig}", str(kubeconfig)).replace("{name}", scheduler.pod_scheduler_name)
-    log = folder / f"{scheduler.name.split()[0]}.log"
-    with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            *shlex.split(command),
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "KUBECONFIG": str(kubeconfig)},
-            start_new_session=True,
-        )
-    try:
-        yield
-    except TimeoutError:
-        tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
-        raise SystemExit(f"{scheduler.name} did not bind all pods; the end of its log:\n{tail}") from None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(process.wait(), 20)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
 
 
 async def _watch_binds(kubeconfig: Path, prefix: str, count: int) -> float:

@@ -6,8 +6,9 @@ with everything it does in production: the try, taking the room, the decision re
 import time
 
 from benchmarks import frame
+from kube.gang_objects import PodGroup, PodGroupSpec
 from kube.identity import ObjectMeta
-from kube.objects import Container, Node, NodeStatus, Pod, PodGroup, PodGroupSpec, PodSpec, ResourceRequirements
+from kube.objects import Container, Node, NodeStatus, Pod, PodSpec, ResourceRequirements
 from scheduler.core.decisions import Bind
 from scheduler.core.engine import Engine
 from scheduler.core.events import Event, GroupChanged, NodeChanged, PodPending

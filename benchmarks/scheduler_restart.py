@@ -6,15 +6,13 @@ and deciding once.
 """
 
 import asyncio
-import contextlib
-import os
-import shlex
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import frame
+from benchmarks.scheduler_process import Scheduler, running
 from kube.client import KubeClient
 from kube.resources import PODS
 
@@ -22,7 +20,6 @@ RESTART_GOAL_SECONDS = 5.0
 MEMORY_GOAL_MIB = 500.0
 PATIENCE_SECONDS = 120.0
 LOOK_SECONDS = 0.02
-IN_FLIGHT = 48
 NAMESPACE = "default"
 
 
@@ -45,21 +42,21 @@ async def restart_cases(
     client: KubeClient,
     kubeconfig: Path,
     folder: Path,
-    commands: Sequence[tuple[str, str, str]],
+    schedulers: Sequence[Scheduler],
     *,
     size: str,
     runs: int,
 ) -> list[frame.Case]:
-    """`commands`: (name, command, schedulerName), ours first. Two cases: seconds to first bind, MiB then."""
-    seconds: dict[str, list[float]] = {name: [] for name, _, _ in commands}
-    memory: dict[str, list[float]] = {name: [] for name, _, _ in commands}
+    """`schedulers`: ours first. Two cases: seconds to first bind, MiB then."""
+    seconds: dict[str, list[float]] = {each.name: [] for each in schedulers}
+    memory: dict[str, list[float]] = {each.name: [] for each in schedulers}
     for turn in range(runs):
-        for name, command, scheduler in commands if turn % 2 else reversed(commands):
-            taken, held = await _once(client, kubeconfig, folder / "restart.log", command, f"{scheduler}/{turn}")
-            frame.progress(f"restart-{size}: {name}: first bind after {taken:.2f} s, {held:.0f} MiB")
-            seconds[name].append(taken)
-            memory[name].append(held)
-    ours, other = commands[0][0], commands[1][0]
+        for each in schedulers if turn % 2 else reversed(schedulers):
+            taken, held = await _once(client, kubeconfig, folder, each, turn)
+            frame.progress(f"restart-{size}: {each.name}: first bind after {taken:.2f} s, {held:.0f} MiB")
+            seconds[each.name].append(taken)
+            memory[each.name].append(held)
+    ours, other = schedulers[0].name, schedulers[1].name
     note = f"process start to first bind; goal {RESTART_GOAL_SECONDS:.0f} s"
     return [
         frame.Case(
@@ -73,21 +70,20 @@ async def restart_cases(
     ]  # fmt: skip
 
 
-async def _once(client: KubeClient, kubeconfig: Path, log: Path, command: str, run: str) -> tuple[float, float]:
-    """`run`: schedulerName/number."""
-    scheduler, _, turn = run.partition("/")
-    name = f"waiting-{scheduler}-{turn}"
+async def _once(
+    client: KubeClient, kubeconfig: Path, folder: Path, scheduler: Scheduler, turn: int
+) -> tuple[float, float]:
+    name = f"waiting-{scheduler.pod_scheduler_name}-{turn}"
     container = {"name": "main", "image": "registry.invalid/none", "resources": {"requests": {"cpu": "100m"}}}
     body = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name},
-        "spec": {"schedulerName": scheduler, "containers": [container]},
+        "spec": {"schedulerName": scheduler.pod_scheduler_name, "containers": [container]},
     }
     await client.create(PODS, body, NAMESPACE)
-    argv = shlex.split(command.replace("{kubeconfig}", str(kubeconfig)).replace("{name}", scheduler))
     started = time.monotonic()
-    async with _process(argv, log) as pid:
+    async with running(scheduler, kubeconfig, folder) as pid:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not (await client.get(PODS, name, NAMESPACE))["spec"].get("nodeName"):
                 await asyncio.sleep(LOOK_SECONDS)
@@ -95,22 +91,6 @@ async def _once(client: KubeClient, kubeconfig: Path, log: Path, command: str, r
         held = _peak_mebibytes(pid)
     await client.delete(PODS, name, NAMESPACE, grace_period_seconds=0)
     return seconds, held
-
-
-@contextlib.asynccontextmanager
-async def _process(argv: Sequence[str], log: Path) -> AsyncIterator[int]:
-    with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(*argv, stdout=output, stderr=output, env=dict(os.environ))
-    try:
-        yield process.pid
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), 20)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
 
 
 def _peak_mebibytes(pid: int) -> float:

@@ -20,7 +20,7 @@ import structlog
 from fuse.backends import pyfuse3_loop
 from fuse.backends.base import MountError
 from fuse.backends.guard import Failures, guard
-from fuse.core.attrs import PREFERRED_READ_BYTES, SECTOR_BYTES, Attributes
+from fuse.core.attrs import PREFERRED_READ_BYTES, Attributes, totals_of
 from fuse.core.contracts import Bytes
 from fuse.core.names import NAME_BYTES_MAX
 from fuse.core.operations import Invalidation, Operations
@@ -32,10 +32,6 @@ log = structlog.get_logger()
 FILE_SYSTEM_NAME: Final = "headrace"
 TASKS_MAX: Final = 1024
 """Requests in work at once. Reads that wait for the worker must not keep lookups out."""
-FREE_BYTES: Final = 1 << 50
-"""What statfs calls free: object stores have no limit, and programs that check want to see room."""
-FREE_FILES: Final = 1 << 30
-STATFS_BLOCK_BYTES: Final = 4096
 
 HANDLERS: Final = (
     "lookup", "forget", "getattr", "setattr", "readlink", "mknod", "mkdir", "unlink", "rmdir", "symlink",
@@ -74,7 +70,7 @@ class Handlers(pyfuse3.Operations):
         entry.st_uid, entry.st_gid = self._operations.state.owner
         entry.st_size = attributes.size_bytes
         entry.st_blksize = PREFERRED_READ_BYTES
-        entry.st_blocks = -(-attributes.size_bytes // SECTOR_BYTES)
+        entry.st_blocks = attributes.sectors
         entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = attributes.mtime_ns
         return entry
 
@@ -186,13 +182,13 @@ class Handlers(pyfuse3.Operations):
         """Changes of names are durable when their call returns: nothing is left to do."""
 
     async def statfs(self, ctx: Any) -> pyfuse3.StatvfsData:
-        size_bytes, files = self._operations.reads.statfs()
+        totals = totals_of(*self._operations.reads.statfs())
         data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = STATFS_BLOCK_BYTES
-        data.f_bfree = data.f_bavail = FREE_BYTES // STATFS_BLOCK_BYTES
-        data.f_blocks = -(-size_bytes // STATFS_BLOCK_BYTES) + data.f_bfree
-        data.f_ffree = data.f_favail = FREE_FILES
-        data.f_files = files + FREE_FILES
+        data.f_bsize = data.f_frsize = totals.block_bytes
+        data.f_bfree = data.f_bavail = totals.free_blocks
+        data.f_blocks = totals.blocks
+        data.f_ffree = data.f_favail = totals.free_files
+        data.f_files = totals.files
         data.f_namemax = NAME_BYTES_MAX
         return data
 

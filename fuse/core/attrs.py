@@ -17,6 +17,11 @@ SECTOR_BYTES: Final = 512
 PREFERRED_READ_BYTES: Final = 128 << 10
 """st_blksize: Python and coreutils size their buffers by it; larger ones cost more to allocate than they save."""
 
+FREE_BYTES: Final = 1 << 50
+"""What statfs calls free: object stores have no limit, and programs that check want to see room."""
+FREE_FILES: Final = 1 << 30
+STATFS_BLOCK_BYTES: Final = 4096
+
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds the kernel may answer by itself."""
@@ -85,3 +90,20 @@ def attributes_of(node: Node, timeouts: Timeouts) -> Attributes:
 def no_such_name(timeout_seconds: float) -> Attributes:
     """Return the answer that lets the kernel remember that a name does not exist."""
     return Attributes(0, 0, 0, 0, 0, timeout_seconds)
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """What statfs shows; blocks are of `block_bytes`."""
+
+    block_bytes: int
+    blocks: int
+    free_blocks: int
+    files: int
+    free_files: int
+
+
+def totals_of(size_bytes: int, files: int) -> Totals:
+    """Return statfs's figures for datasets of so many bytes and files, in a store without a limit."""
+    free_blocks = FREE_BYTES // STATFS_BLOCK_BYTES
+    blocks = -(-size_bytes // STATFS_BLOCK_BYTES) + free_blocks
+    return Totals(STATFS_BLOCK_BYTES, blocks, free_blocks, files + FREE_FILES, FREE_FILES)

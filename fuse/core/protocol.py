@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-Bytes = bytes | bytearray | memoryview
+from fuse.core.contracts import Bytes
 
 MAJOR: Final = 7
 MINOR: Final = 40
@@ -187,7 +187,7 @@ class Setattr(msgspec.Struct, frozen=True):
 
 def decode_init(body: Bytes) -> Init:
     """Return the kernel's offer."""
-    major, minor, readahead, flags, flags2 = _unpack(INIT_IN, body)
+    major, minor, readahead, flags, flags2 = unpack(INIT_IN, body)
     extended = flags2 << 32 if flags & InitFlag.INIT_EXT else 0
     return Init(major, minor, readahead, flags | extended)
 
@@ -215,7 +215,7 @@ def encode_init(init: Init, *, max_background: int) -> bytes:
 
 def decode_header(request: Bytes) -> tuple[int, int, int]:
     """Return opcode, unique and inode of a request."""
-    _, opcode, unique, inode, _, _, _, _ = _unpack(IN_HEADER, request)
+    _, opcode, unique, inode, _, _, _, _ = unpack(IN_HEADER, request)
     return opcode, unique, inode
 
 
@@ -238,7 +238,7 @@ def decode_two_names(body: Bytes, at: int) -> tuple[bytes, bytes]:
 
 def decode_setattr(body: Bytes) -> Setattr:
     """Return what a SETATTR request changes."""
-    valid, _, _, size, _, _, mtime, _, _, mtime_ns, _, mode, _, uid, gid, _ = _unpack(SETATTR_IN, body)
+    valid, _, _, size, _, _, mtime, _, _, mtime_ns, _, mode, _, uid, gid, _ = unpack(SETATTR_IN, body)
     sets_mtime = valid & SetattrField.MTIME
     return Setattr(
         size_bytes=size if valid & SetattrField.SIZE else None,
@@ -252,7 +252,7 @@ def decode_setattr(body: Bytes) -> Setattr:
 
 def decode_forgets(body: Bytes) -> list[tuple[int, int]]:
     """Return inodes and lookups of a BATCH_FORGET."""
-    count, _ = _unpack(BATCH_FORGET_IN, body)
+    count, _ = unpack(BATCH_FORGET_IN, body)
     if len(body) < BATCH_FORGET_IN.size + count * FORGET_ONE.size:
         raise ProtocolError(f"{count} forgets do not fit in {len(body)} bytes")
     end = BATCH_FORGET_IN.size + count * FORGET_ONE.size
@@ -261,10 +261,6 @@ def decode_forgets(body: Bytes) -> list[tuple[int, int]]:
 
 def unpack(layout: struct.Struct, body: Bytes) -> tuple[int, ...]:
     """Return the fields at the start of a request's body; ProtocolError when it is too short."""
-    return _unpack(layout, body)
-
-
-def _unpack(layout: struct.Struct, body: Bytes) -> tuple[int, ...]:
     try:
         return layout.unpack_from(body)
     except struct.error as error:

@@ -13,7 +13,7 @@ import numpy as np
 
 from kube.objects import Pod
 from scheduler.core.engine_state import EngineState
-from scheduler.core.pod_request import ShapeCache, named_data, pod_request
+from scheduler.core.pod_request import PodRequest, ShapeCache, named_data, pod_request
 from scheduler.plugins.required_data import RequiredData
 from scheduler.plugins.stage_in import StageIn
 
@@ -39,9 +39,7 @@ class DataExtender:
 
     def filter(self, pod: Pod, nodes: Sequence[str]) -> Filtered:
         """Keep the nodes that hold every `required` dataset whole. Raises BadDataRequest."""
-        named_data(pod)
-        state = self._state
-        request = state.resolved(pod_request(pod, self._shapes))
+        state, request = self._state, self._request(pod)
         mask = self._required.filter(state.view(), request, slice(None))
         if mask is None:
             return Filtered(tuple(nodes), {})
@@ -57,9 +55,7 @@ class DataExtender:
         unless they differ by less than the floor, which then is the scale: eleven steps cannot show a cold start
         of minutes and a local read of seconds on one absolute scale.
         """
-        named_data(pod)
-        state = self._state
-        request = state.resolved(pod_request(pod, self._shapes))
+        state, request = self._state, self._request(pod)
         view = state.view()
         seconds = self._stage_in.score(view, request, slice(None))
         if seconds is None or not nodes:
@@ -72,3 +68,7 @@ class DataExtender:
         slowest = float(found.max())
         scale = max(slowest - float(found.min()), self._stage_in.floor_seconds)
         return [int(score) for score in np.rint(MAX_SCORE * (slowest - found) / scale)]
+
+    def _request(self, pod: Pod) -> PodRequest:
+        named_data(pod)
+        return self._state.resolved(pod_request(pod, self._shapes))

@@ -19,8 +19,9 @@ from enum import StrEnum
 from functools import singledispatch
 
 from api import names
+from kube.gang_objects import NetworkTopology, PodGroup, UpstreamPodGroup, VolcanoPodGroup
 from kube.identity import Condition
-from kube.objects import NetworkTopology, Pod, PodGroup, UpstreamPodGroup, VolcanoPodGroup
+from kube.objects import Pod
 
 GroupObject = PodGroup | VolcanoPodGroup | UpstreamPodGroup
 # Phases in which a gang was whole once: members that come later replace lost ones, nothing is undone.

@@ -147,10 +147,7 @@ class Intake:
             if gang is not None:
                 state.enqueue_gang(gang, self._now)
         else:
-            gang = state.gangs.set_pending(
-                pod.uid, pod.namespace, pod.group, pod.priority, pod.waiting_since, role=pod.role
-            )
-            state.enqueue_gang(gang, self._now)
+            state.enqueue_gang(self._set_pending(pod, pod.group), self._now)
 
     def _set_pending(self, pod: PodRequest, group: str) -> Gang:
         gangs = self._state.gangs
@@ -200,6 +197,8 @@ class Intake:
     def _nomination_shown(self, old: str, pod: PodRequest) -> None:
         state = self._state
         before = state.nominations.node_of(pod.uid)
+        if not (old or before or pod.nominated_node):
+            return
         state.nominations.shown(old, state.resolved(pod))
         if state.nominations.node_of(pod.uid) != before:
             state.nominee_left(before)
@@ -280,9 +279,7 @@ class Intake:
                 state.enqueue_pod(pod)
             state.queue.fail(pod.uid, self._now)
             return
-        gang = state.gangs.set_pending(
-            pod.uid, pod.namespace, pod.group, pod.priority, pod.waiting_since, role=pod.role
-        )
+        gang = self._set_pending(pod, pod.group)
         state.gang_binds.failed(gang.unit, pod.uid)
         state.enqueue_gang(gang, self._now)
         if gang.waiting_for() is None and not state.gang_binds.is_undoing(gang.unit):

@@ -140,32 +140,24 @@ class Publisher:
             condition["observedGeneration"] = work.generation
         if work.is_first:
             condition["lastTransitionTime"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        body = {"metadata": {"uid": work.uid}, "status": {"conditions": [condition]}}
-        try:
-            await self._client.patch(
-                PODS, work.name, body, work.namespace, kind=PatchKind.STRATEGIC, subresource="status"
-            )
-        except (NotFound, Conflict):
-            metrics.PUBLISH.labels("condition", "skipped").inc()
-        except KubeError as error:
-            metrics.PUBLISH.labels("condition", "failed").inc()
-            _log.warning("condition_not_written", pod=f"{work.namespace}/{work.name}", error=str(error))
-        else:
-            metrics.PUBLISH.labels("condition", "written").inc()
+        await self._pod_status("condition", work, {"conditions": [condition]})
 
     async def _nominate(self, work: Nominate) -> None:
-        body = {"metadata": {"uid": work.uid}, "status": {"nominatedNodeName": work.node or None}}
+        await self._pod_status("nomination", work, {"nominatedNodeName": work.node or None})
+
+    async def _pod_status(self, what: str, work: Explain | Nominate, status: dict[str, Any]) -> None:
+        body = {"metadata": {"uid": work.uid}, "status": status}
         try:
             await self._client.patch(
                 PODS, work.name, body, work.namespace, kind=PatchKind.STRATEGIC, subresource="status"
             )
         except (NotFound, Conflict):
-            metrics.PUBLISH.labels("nomination", "skipped").inc()
+            metrics.PUBLISH.labels(what, "skipped").inc()
         except KubeError as error:
-            metrics.PUBLISH.labels("nomination", "failed").inc()
-            _log.warning("nomination_not_written", pod=f"{work.namespace}/{work.name}", error=str(error))
+            metrics.PUBLISH.labels(what, "failed").inc()
+            _log.warning(f"{what}_not_written", pod=f"{work.namespace}/{work.name}", error=str(error))
         else:
-            metrics.PUBLISH.labels("nomination", "written").inc()
+            metrics.PUBLISH.labels(what, "written").inc()
 
     async def _group(self, work: GroupStatus) -> None:
         resource = self._group_resources[work.api]

@@ -17,18 +17,8 @@ import structlog
 
 from kube.client import KubeClient
 from kube.errors import Forbidden, KubeError, NotFound
-from kube.objects import (
-    Dataset,
-    Node,
-    NodeCache,
-    PersistentVolume,
-    PersistentVolumeClaim,
-    Pod,
-    PodDisruptionBudget,
-    PodGroup,
-    UpstreamPodGroup,
-    VolcanoPodGroup,
-)
+from kube.gang_objects import PodGroup, UpstreamPodGroup, VolcanoPodGroup
+from kube.objects import Dataset, Node, NodeCache, PersistentVolume, PersistentVolumeClaim, Pod, PodDisruptionBudget
 from kube.resources import (
     CSI_NODES,
     DATASETS,

@@ -11,7 +11,7 @@ from typing import Any
 
 import uvloop
 
-from fuse.backends import pyfuse3_backend, raw_backend
+from fuse.backends import pyfuse3_backend, raw_handlers
 from fuse.metrics import Metrics
 from fuse.node.daemon import Daemon
 from tests.builders.fuse_peers import FakePeers
@@ -22,7 +22,7 @@ def _raising(name: str) -> None:
         raise RuntimeError(f"defect in {name}")
 
     setattr(pyfuse3_backend.Handlers, name, raises)
-    setattr(raw_backend.Handlers, name, raises)
+    setattr(raw_handlers.Handlers, name, raises)
 
 
 async def _main(backend: str, mount: str, tree: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from api import names
 from api.conditions import timestamp
+from kube.gang_objects import PodGroup, PodGroupSpec
 from kube.identity import ObjectMeta
 from kube.objects import (
     CachedDataset,
@@ -27,8 +28,6 @@ from kube.objects import (
     NodeStatus,
     Pod,
     PodDisruptionBudget,
-    PodGroup,
-    PodGroupSpec,
     PodSpec,
     PodStatus,
     ResourceRequirements,
@@ -188,7 +187,7 @@ def a_pod(name: str, uid: str | None = None, namespace: str = "default") -> PodB
 
 
 def a_group(name: str, min_member: int, *, phase: str = "", namespace: str = "default") -> PodGroup:
-    from kube.objects import PodGroupStatus
+    from kube.gang_objects import PodGroupStatus
 
     return PodGroup(
         metadata=ObjectMeta(name=name, namespace=namespace, uid=f"uid-group-{name}"),

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from api import names
-from kube.objects import PodGroup
+from kube.gang_objects import PodGroup
 from scheduler.core.gang_topology import crossed, seconds_to_hold
 from tests.builders.scheduler_objects import World, a_group, a_node, a_pod
 

@@ -6,13 +6,10 @@ import pytest
 
 from api import names
 from kube.client import PatchKind
-from kube.identity import ObjectMeta
-from kube.objects import (
-    Condition,
+from kube.gang_objects import (
     GangPolicy,
     NetworkTopology,
     SchedulingConstraints,
-    SchedulingGroup,
     SchedulingPolicy,
     TopologyConstraint,
     UpstreamPodGroup,
@@ -22,6 +19,8 @@ from kube.objects import (
     VolcanoPodGroupSpec,
     VolcanoPodGroupStatus,
 )
+from kube.identity import ObjectMeta
+from kube.objects import Condition, SchedulingGroup
 from kube.resources import UPSTREAM_POD_GROUPS
 from scheduler.core.decisions import Bind, DeletePod, Explain, GroupStatus
 from scheduler.core.events import BindConfirmed, GroupChanged, GroupGone, PodGone

@@ -3,7 +3,7 @@
 import msgspec
 
 from api import names
-from kube.objects import PodGroup
+from kube.gang_objects import PodGroup
 from scheduler.core.events import NodeGone
 from tests.builders.scheduler_objects import MIB, World, a_cache, a_dataset, a_group, a_node, a_pod
 

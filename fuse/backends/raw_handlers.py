@@ -1,0 +1,432 @@
+"""One method for each request of the raw /dev/fuse protocol: bytes in, core operations, bytes out.
+
+Owns the translation, the open flags and the backing files of passthrough. What an operation means is in
+core/operations.py, the connection in raw_backend.py.
+
+A file of a read-only dataset that is whole on the worker is opened onto the worker's own file: the kernel reads it
+without us, at the disk's speed, whether this daemon lives or not. core/open_modes.py decides when.
+"""
+
+import os
+import stat
+from typing import Any, Final
+
+import structlog
+
+from fuse.backends import raw_device
+from fuse.backends.guard import Failures
+from fuse.backends.raw_loop import Handler
+from fuse.core import protocol
+from fuse.core.attrs import PREFERRED_READ_BYTES, Attributes, totals_of
+from fuse.core.contracts import Bytes
+from fuse.core.inodes import Node
+from fuse.core.names import NAME_BYTES_MAX
+from fuse.core.open_modes import Choice, OpenModes
+from fuse.core.operations import Operations
+from fuse.core.protocol import INODE_ROOT, Opcode, OpenFlag
+from fuse.errors import InvalidRequest, Unavailable, Unsupported
+from fuse.metrics import Metrics
+
+log = structlog.get_logger()
+
+PASSTHROUGH_BYTES_MIN: Final = 1 << 20
+"""Smaller files are read in one request and then by the page cache; asking the worker would cost more."""
+_NANO: Final = 1_000_000_000
+_KIND_SHIFT: Final = 12
+_DIRENT_BYTES: Final = protocol.DIRENT_PLUS.size
+_ERANGE: Final = 34
+
+
+class AttributeTooLong(Exception):
+    """The asker's buffer is too small for an extended attribute."""
+
+
+class Handlers:
+    """One method for each request, by the names pyfuse3 gives them too."""
+
+    def __init__(self, operations: Operations, metrics: Metrics) -> None:
+        self._operations = operations
+        self._state = operations.state
+        self._metrics = metrics
+        self.failures = Failures(metrics)
+        self.modes = OpenModes()
+        self.choices: dict[int, Choice] = {}
+        """By handle number, of regular files opened for reading."""
+        self.device = -1
+        self._entries = bytearray(protocol.REQUEST_BYTES_MAX)
+        self._names: dict[int, tuple[str, Handler]] = {
+            Opcode.LOOKUP: ("lookup", self.lookup),
+            Opcode.FORGET: ("forget", self.forget),
+            Opcode.BATCH_FORGET: ("forget", self.batch_forget),
+            Opcode.GETATTR: ("getattr", self.getattr),
+            Opcode.SETATTR: ("setattr", self.setattr),
+            Opcode.READLINK: ("readlink", self.readlink),
+            Opcode.SYMLINK: ("symlink", self.symlink),
+            Opcode.MKNOD: ("mknod", self.mknod),
+            Opcode.MKDIR: ("mkdir", self.mkdir),
+            Opcode.UNLINK: ("unlink", self.unlink),
+            Opcode.RMDIR: ("rmdir", self.rmdir),
+            Opcode.RENAME: ("rename", self.rename),
+            Opcode.RENAME2: ("rename", self.rename2),
+            Opcode.LINK: ("link", self.hard_link),
+            Opcode.OPEN: ("open", self.open),
+            Opcode.CREATE: ("create", self.create),
+            Opcode.READ: ("read", self.read),
+            Opcode.WRITE: ("write", self.write),
+            Opcode.STATFS: ("statfs", self.statfs),
+            Opcode.RELEASE: ("release", self.release),
+            Opcode.FLUSH: ("flush", self.flush),
+            Opcode.FSYNC: ("fsync", self.fsync),
+            Opcode.OPENDIR: ("opendir", self.opendir),
+            Opcode.READDIR: ("readdir", self.readdir_plain),
+            Opcode.READDIRPLUS: ("readdir", self.readdir),
+            Opcode.RELEASEDIR: ("releasedir", self.releasedir),
+            Opcode.FSYNCDIR: ("fsyncdir", self.fsyncdir),
+            Opcode.ACCESS: ("access", self.access),
+            Opcode.GETXATTR: ("getxattr", self.getxattr),
+            Opcode.LISTXATTR: ("listxattr", self.listxattr),
+            Opcode.SETXATTR: ("setxattr", self.setxattr),
+            Opcode.REMOVEXATTR: ("removexattr", self.setxattr),
+            Opcode.DESTROY: ("destroy", self.destroy),
+        }
+
+    def table(self) -> dict[int, Handler]:
+        """Return the handlers by opcode."""
+        return {opcode: self._counted(name, handler) for opcode, (name, handler) in self._names.items()}
+
+    def _counted(self, name: str, handler: Handler) -> Handler:
+        requests = self._metrics.requests
+
+        def counted(inode: int, unique: int, body: memoryview) -> Any:
+            requests[name] += 1
+            return handler(inode, unique, body)
+
+        return counted
+
+    def refusal(self, opcode: int, error: Exception) -> int:
+        """Return the errno for what a handler raised."""
+        name = self._names[opcode][0]
+        if isinstance(error, AttributeTooLong):
+            return _ERANGE
+        return self.failures.number_of(name, error)
+
+    # Names
+
+    def _stat(self, attributes: Attributes) -> tuple[int, ...]:
+        seconds, nanoseconds = divmod(attributes.mtime_ns, _NANO)
+        size = attributes.size_bytes
+        user, group = self._state.owner
+        return (
+            *(attributes.inode, size, attributes.sectors, seconds, seconds, seconds),
+            *(nanoseconds, nanoseconds, nanoseconds, attributes.mode, attributes.links, user, group),
+            *(0, PREFERRED_READ_BYTES, 0),
+        )
+
+    def _entry(self, attributes: Attributes) -> bytes:
+        seconds, fraction = _split(attributes.timeout_seconds)
+        head = (attributes.inode, 0, seconds, seconds, fraction, fraction)
+        return protocol.ENTRY_OUT.pack(*head, *self._stat(attributes))
+
+    def _attributes(self, attributes: Attributes) -> bytes:
+        seconds, fraction = _split(attributes.timeout_seconds)
+        return protocol.ATTR_OUT.pack(seconds, fraction, 0, *self._stat(attributes))
+
+    async def lookup(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        return self._entry(await self._operations.names.lookup(inode, protocol.decode_name(body)))
+
+    async def forget(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        (lookups,) = protocol.unpack(protocol.FORGET_IN, body)
+        self._operations.names.forget(inode, lookups)
+        self._metrics.inodes = len(self._state.inodes)
+        return b""
+
+    async def batch_forget(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        forget = self._operations.names.forget
+        for each, lookups in protocol.decode_forgets(body):
+            forget(each, lookups)
+        self._metrics.inodes = len(self._state.inodes)
+        return b""
+
+    async def getattr(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        return self._attributes(await self._operations.names.getattr(inode))
+
+    async def setattr(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        wanted = protocol.decode_setattr(body)
+        attributes = await self._operations.changes.setattr(
+            inode,
+            size_bytes=wanted.size_bytes,
+            mode=stat.S_IMODE(wanted.mode) if wanted.mode is not None else None,
+            owner=(wanted.uid, wanted.gid),
+            mtime_ns=self._state.wall_ns() if wanted.is_mtime_now else wanted.mtime_ns,
+        )
+        return self._attributes(attributes)
+
+    async def readlink(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        raise InvalidRequest("there are no symbolic links")
+
+    async def mknod(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        raise self._operations.moves.refuse("special files")
+
+    async def symlink(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        raise self._operations.moves.refuse("symbolic links")
+
+    async def hard_link(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        raise self._operations.moves.refuse("hard links")
+
+    async def mkdir(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        mode, _ = protocol.unpack(protocol.MKDIR_IN, body)
+        name = protocol.decode_name(body, protocol.MKDIR_IN.size)
+        return self._entry(await self._operations.moves.mkdir(inode, name, mode))
+
+    async def unlink(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        await self._operations.moves.unlink(inode, protocol.decode_name(body))
+        return b""
+
+    async def rmdir(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        await self._operations.moves.rmdir(inode, protocol.decode_name(body))
+        return b""
+
+    async def rename(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        (new_parent,) = protocol.unpack(protocol.RENAME_IN, body)
+        names = protocol.decode_two_names(body, protocol.RENAME_IN.size)
+        await self._operations.moves.rename(inode, names[0], new_parent, names[1], 0)
+        return b""
+
+    async def rename2(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        new_parent, flags, _ = protocol.unpack(protocol.RENAME2_IN, body)
+        names = protocol.decode_two_names(body, protocol.RENAME2_IN.size)
+        await self._operations.moves.rename(inode, names[0], new_parent, names[1], flags)
+        return b""
+
+    # Files
+
+    async def open(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        flags, _ = protocol.unpack(protocol.OPEN_IN, body)
+        writes = flags & os.O_ACCMODE != os.O_RDONLY
+        number, keeps_cache = await self._operations.open(inode, flags, writes=writes)
+        try:
+            return await self._opened(number, keeps_cache=keeps_cache, writes=writes)
+        except BaseException:
+            await self._operations.changes.release(number)
+            raise
+
+    async def _opened(self, number: int, *, keeps_cache: bool, writes: bool) -> bytes:
+        """Choose how the open file reaches its bytes; return the answer."""
+        node = self._state.handles.file(number).node
+        descriptor = await self._whole_file(node) if not writes else None
+        # From here to the end nothing waits, so the choice stays true.
+        key = None
+        if descriptor is not None:
+            status = os.fstat(descriptor)
+            key = (status.st_dev, status.st_ino)
+        choice = self.modes.choose(node.inode, key)
+        backing_id = self.modes.backing_id(node.inode)
+        if choice is Choice.REGISTER and descriptor is not None:
+            try:
+                backing_id = raw_device.open_backing(self.device, descriptor)
+            except OSError as error:
+                self.failures.passthrough_refused(error)
+                choice = Choice.CACHED
+            else:
+                choice = Choice.PASSTHROUGH
+        return self._open_answer(number, node, choice, backing_id, key, keeps_cache=keeps_cache, writes=writes)
+
+    def _open_answer(
+        self,
+        number: int,
+        node: Node,
+        choice: Choice,
+        backing_id: int,
+        key: tuple[int, int] | None,
+        *,
+        keeps_cache: bool,
+        writes: bool,
+    ) -> bytes:
+        flags = OpenFlag(0) if writes else OpenFlag.NO_FLUSH
+        if choice is Choice.PASSTHROUGH:
+            key = key or self.modes.key(node.inode)
+            assert key is not None
+            self.modes.opened_passthrough(node.inode, backing_id, key)
+            self._metrics.passthrough_opens += 1
+            flags |= OpenFlag.PASSTHROUGH
+        elif choice is Choice.DIRECT:
+            flags |= OpenFlag.DIRECT_IO
+        else:
+            choice = Choice.CACHED
+            self.modes.opened_cached(node.inode)
+            if keeps_cache:
+                flags |= OpenFlag.KEEP_CACHE
+        self.choices[number] = choice
+        return protocol.OPEN_OUT.pack(number, flags, backing_id if choice is Choice.PASSTHROUGH else 0)
+
+    async def _whole_file(self, node: Node) -> int | None:
+        """Return a descriptor of the worker's whole file; None when it is not whole, or not worth it."""
+        dataset = node.dataset
+        if dataset is None or dataset.writable or node.entry.size_bytes < PASSTHROUGH_BYTES_MIN:
+            return None
+        try:
+            return await self._operations.reads.whole_file(node)
+        except Unavailable as error:
+            # The read will wait for the worker, with all its patience; an open of cached pages must not.
+            log.info("passthrough_not_tried", error=str(error))
+            return None
+
+    async def create(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        flags, mode, _, _ = protocol.unpack(protocol.CREATE_IN, body)
+        name = protocol.decode_name(body, protocol.CREATE_IN.size)
+        number, keeps_cache, attributes = await self._operations.changes.create(inode, name, mode, flags)
+        return self._entry(attributes) + await self._opened(number, keeps_cache=keeps_cache, writes=True)
+
+    async def read(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        number, offset, size, *_ = protocol.READ_IN.unpack_from(body)
+        data = await self._operations.reads.read(number, offset, size)
+        self._metrics.read_bytes += len(data)
+        return data
+
+    async def write(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        number, offset, size, *_ = protocol.unpack(protocol.WRITE_IN, body)
+        data = body[protocol.WRITE_IN.size : protocol.WRITE_IN.size + size]
+        written = await self._operations.changes.write(number, offset, data)
+        self._metrics.written_bytes += written
+        return protocol.WRITE_OUT.pack(written, 0)
+
+    async def flush(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        number, *_ = protocol.unpack(protocol.FLUSH_IN, body)
+        await self._operations.changes.flush(number)
+        return b""
+
+    async def release(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        number, *_ = protocol.unpack(protocol.RELEASE_IN, body)
+        await self._release(inode, number)
+        return b""
+
+    async def _release(self, inode: int, number: int) -> None:
+        try:
+            await self._operations.changes.release(number)
+        finally:
+            choice = self.choices.pop(number, None)
+            backing_id = self.modes.released(inode, choice) if choice is not None else 0
+            if backing_id:
+                raw_device.close_backing(self.device, backing_id)
+
+    async def fsync(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        number, *_ = protocol.unpack(protocol.FSYNC_IN, body)
+        await self._operations.changes.fsync(number)
+        return b""
+
+    # Directories
+
+    async def opendir(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        number = await self._operations.names.open_directory(inode)
+        return protocol.OPEN_OUT.pack(number, 0, 0)
+
+    async def readdir(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        number, offset, size, *_ = protocol.unpack(protocol.READ_IN, body)
+        state, names = self._state, self._operations.names
+        buffer, room = self._entries, min(size, len(self._entries))
+        pack_into = protocol.DIRENT_PLUS.pack_into
+        used, position = 0, offset
+        while True:
+            directory, entries = await names.directory_page(number, position)
+            while position < len(entries):
+                name, entry = entries[position]
+                raw = name.encode()
+                padded = _DIRENT_BYTES + (len(raw) + 7 & ~7)
+                if used + padded > room:
+                    return bytes(memoryview(buffer)[:used])
+                position += 1
+                node = names.child(directory, name, entry)
+                attributes = state.attributes(node)
+                seconds, fraction = _split(attributes.timeout_seconds)
+                pack_into(
+                    buffer, used, node.inode, 0, seconds, seconds, fraction, fraction, *self._stat(attributes),
+                    node.inode, position, len(raw), attributes.mode >> _KIND_SHIFT,
+                )  # fmt: skip
+                at = used + _DIRENT_BYTES
+                buffer[at : used + padded] = raw.ljust(padded - _DIRENT_BYTES, b"\0")
+                used += padded
+                state.inodes.told(node)
+            if used or position >= len(entries):
+                return bytes(memoryview(buffer)[:used])
+
+    async def readdir_plain(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        number, offset, size, *_ = protocol.unpack(protocol.READ_IN, body)
+        _, entries = await self._operations.names.directory_page(number, offset)
+        parts: list[bytes] = []
+        used = 0
+        for position in range(offset, len(entries)):
+            name, entry = entries[position]
+            raw = name.encode()
+            padded = len(raw) + 7 & ~7
+            used += protocol.DIRENT.size + padded
+            if used > size:
+                break
+            kind = stat.S_IFDIR if entry.is_directory else stat.S_IFREG
+            # Without a lookup there is no inode number yet; readers of plain listings do not use it.
+            parts.append(protocol.DIRENT.pack(INODE_ROOT, position + 1, len(raw), kind >> _KIND_SHIFT))
+            parts.append(raw.ljust(padded, b"\0"))
+        return b"".join(parts)
+
+    async def releasedir(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        number, *_ = protocol.unpack(protocol.RELEASE_IN, body)
+        self._operations.names.release_directory(number)
+        return b""
+
+    async def fsyncdir(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        """Changes of names are durable when their call returns: nothing is left to do."""
+        return b""
+
+    # The rest
+
+    async def statfs(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        totals = totals_of(*self._operations.reads.statfs())
+        return protocol.STATFS_OUT.pack(
+            totals.blocks, totals.free_blocks, totals.free_blocks, totals.files, totals.free_files,
+            totals.block_bytes, NAME_BYTES_MAX, totals.block_bytes, 0,
+        )  # fmt: skip
+
+    async def access(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        mask, _ = protocol.unpack(protocol.ACCESS_IN, body)
+        if not self._operations.reads.may_access(inode, mask):
+            raise self._operations.moves.refuse("changes of this tree")
+        return b""
+
+    async def getxattr(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        size, _ = protocol.unpack(protocol.GETXATTR_IN, body)
+        name = protocol.decode_name(body, protocol.GETXATTR_IN.size)
+        return self._sized(await self._operations.reads.attribute(inode, name), size)
+
+    async def listxattr(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        size, _ = protocol.unpack(protocol.GETXATTR_IN, body)
+        names = self._operations.reads.attribute_names(inode)
+        return self._sized(protocol.encode_attribute_names(names), size)
+
+    @staticmethod
+    def _sized(value: bytes, size: int) -> bytes:
+        if not size:
+            return protocol.GETXATTR_OUT.pack(len(value), 0)
+        if len(value) > size:
+            raise AttributeTooLong
+        return value
+
+    async def setxattr(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        raise Unsupported("the store holds no extended attributes")
+
+    async def destroy(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        return b""
+
+    # What has to be taken back
+
+    async def undo(self, opcode: int, payload: bytes) -> None:
+        """The asker of an open was gone before it was answered: nobody will release the handle."""
+        number, *_ = protocol.OPEN_OUT.unpack_from(payload, len(payload) - protocol.OPEN_OUT.size)
+        if opcode == Opcode.OPENDIR:
+            self._operations.names.release_directory(number)
+        else:
+            await self._release(self._state.handles.file(number).node.inode, number)
+
+
+def _split(timeout_seconds: float) -> tuple[int, int]:
+    """Seconds and nanoseconds, as the protocol has them."""
+    seconds = int(timeout_seconds)
+    return seconds, int((timeout_seconds - seconds) * _NANO)
