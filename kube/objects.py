@@ -1,7 +1,7 @@
 """Typed views of the objects Headrace reads often: only the fields that are read.
 
-Owns msgspec structs for Pod, Node, NodeCache, Dataset, Lease, PVC and PV (gangs: kube/gang_objects.py); the
-metadata they share is in kube/identity.py and exported here too. Does not own user-facing
+Owns msgspec structs for Pod, Node, NodeCache, Dataset and Lease (gangs: kube/gang_objects.py, volumes and claims:
+kube/storage_objects.py); the metadata they share is in kube/identity.py and exported here too. Does not own user-facing
 models (api/), and is not for writing whole objects back: unknown fields are dropped on
 decoding. Invariants: decoding never fails on unknown fields;
 structs are frozen, so a store may share them.
@@ -121,6 +121,9 @@ class Volume(Object, frozen=True):
     ephemeral: JsonObject | None = None
     gce_persistent_disk: JsonObject | None = None
     aws_elastic_block_store: JsonObject | None = None
+    azure_disk: JsonObject | None = None
+    cinder: JsonObject | None = None
+    portworx_volume: JsonObject | None = None
     rbd: JsonObject | None = None
     iscsi: JsonObject | None = None
 
@@ -346,69 +349,7 @@ class Dataset(Object, frozen=True):
     status: DatasetStatus = msgspec.field(default_factory=DatasetStatus)
 
 
-# ---- storage, leases -------------------------------------------------------------------------
-
-
-class PersistentVolumeClaimSpec(Object, frozen=True):
-    """What the claim asks for and the volume it got ("" until bound)."""
-
-    access_modes: list[str] = []
-    storage_class_name: str | None = None
-    volume_name: str = ""
-    volume_mode: str = "Filesystem"
-    resources: ResourceRequirements = msgspec.field(default_factory=ResourceRequirements)
-
-
-class PhaseStatus(Object, frozen=True):
-    """A status of which only the phase is read."""
-
-    phase: str = ""
-
-
-class PersistentVolumeClaim(Object, frozen=True):
-    """A claim on a volume."""
-
-    metadata: ObjectMeta = msgspec.field(default_factory=ObjectMeta)
-    spec: PersistentVolumeClaimSpec = msgspec.field(default_factory=PersistentVolumeClaimSpec)
-    status: PhaseStatus = msgspec.field(default_factory=PhaseStatus)
-
-
-class ClaimReference(Object, frozen=True):
-    """The claim a volume is bound to."""
-
-    namespace: str = ""
-    name: str = ""
-    uid: str = ""
-
-
-class CSIPersistentVolumeSource(Object, frozen=True):
-    """A volume served by a CSI driver."""
-
-    driver: str = ""
-    volume_handle: str = ""
-    volume_attributes: dict[str, str] = {}
-
-
-class PersistentVolumeSpec(Object, frozen=True):
-    """Where a volume can be used and by whom it is taken."""
-
-    access_modes: list[str] = []
-    capacity: dict[str, str] = {}
-    storage_class_name: str = ""
-    claim_ref: ClaimReference | None = None
-    node_affinity: JsonObject | None = None
-    csi: CSIPersistentVolumeSource | None = None
-    local: JsonObject | None = None
-    host_path: JsonObject | None = None
-    nfs: JsonObject | None = None
-
-
-class PersistentVolume(Object, frozen=True):
-    """A volume."""
-
-    metadata: ObjectMeta = msgspec.field(default_factory=ObjectMeta)
-    spec: PersistentVolumeSpec = msgspec.field(default_factory=PersistentVolumeSpec)
-    status: PhaseStatus = msgspec.field(default_factory=PhaseStatus)
+# ---- leases -------------------------------------------------------------------------
 
 
 class LeaseSpec(Object, frozen=True):

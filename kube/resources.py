@@ -58,6 +58,8 @@ def _segment(value: str, field: str) -> str:
 
 
 CSI_NODES = Resource("storage.k8s.io", "v1", "csinodes", "CSINode", namespaced=False)
+CSI_STORAGE_CAPACITIES = Resource("storage.k8s.io", "v1", "csistoragecapacities", "CSIStorageCapacity", namespaced=True)
+VOLUME_ATTACHMENTS = Resource("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", namespaced=False)
 DEVICE_CLASSES = Resource("resource.k8s.io", "v1", "deviceclasses", "DeviceClass", namespaced=False)
 PODS = Resource(CORE_GROUP, "v1", "pods", "Pod", namespaced=True)
 NODES = Resource(CORE_GROUP, "v1", "nodes", "Node", namespaced=False)

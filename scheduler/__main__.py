@@ -33,6 +33,7 @@ from scheduler.shell.http import serve
 from scheduler.shell.loop import Loop
 from scheduler.shell.publish import Publisher
 from scheduler.shell.translate import PodTranslator
+from scheduler.shell.volume_binder import VolumeBinder
 from scheduler.shell.watches import Watches, kinds
 
 _log = structlog.get_logger("scheduler")
@@ -94,6 +95,13 @@ async def _run(settings: Settings, kubeconfig: Path | None) -> None:
             before_bind=publisher.before_bind,
             report=loop.report_bind,
         )
+        volume_binder = VolumeBinder(
+            client,
+            submit=binder.submit,
+            may_bind=loop.may_bind,
+            report=loop.report_bind,
+            bind_seconds=settings.volume_bind_seconds,
+        )
         translator = PodTranslator(name, time.monotonic() - time.time())
         watches = Watches(client, kinds(translator), loop.deliver, Random(), publisher.found)
         elector = (
@@ -105,7 +113,7 @@ async def _run(settings: Settings, kubeconfig: Path | None) -> None:
             asyncio.get_running_loop().add_signal_handler(number, loop.stop)
         recording = asyncio.create_task(recorder.run())
         try:
-            await loop.run(watches, binder, publisher, evictor, elector)
+            await loop.run(watches, binder, publisher, evictor, volume_binder, elector=elector)
             await recorder.drain(DRAIN_EVENTS_SECONDS)
         finally:
             recording.cancel()

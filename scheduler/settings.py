@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     """maxWaitSeconds: waiting for a warm node must save at least this."""
     gang_bind_seconds: Positive = 30.0
     """A gang that is not whole this long after its first bind was sent is taken back."""
+    volume_bind_seconds: Positive = 600.0
+    """Claims that wait for their first consumer must be bound this long after a node was chosen, or the pod is tried
+    again: kube-scheduler's default."""
     topology_keys: Annotated[tuple[str, ...], Field(max_length=8)] = (
         "topology.kubernetes.io/region",
         "topology.kubernetes.io/zone",
@@ -136,6 +139,7 @@ def engine_settings(settings: Settings) -> EngineSettings:
             origin=speeds.origin_bytes_per_second,
         ),
         gang_bind_seconds=settings.gang_bind_seconds,
+        volume_bind_seconds=settings.volume_bind_seconds,
         min_saving_seconds=settings.min_saving_seconds,
         gated_grace_seconds=settings.gated_grace_seconds,
         topology_keys=settings.topology_keys,

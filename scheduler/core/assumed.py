@@ -21,7 +21,9 @@ from scheduler.core.node_table import NodeTable
 from scheduler.core.pod_index import PodIndex
 from scheduler.core.pod_request import HostPort
 from scheduler.core.pod_terms import NO_TERMS, NOBODY, PodIdentity, PodTerms
+from scheduler.core.pod_volumes import NOTHING_HELD, HeldVolumes, VolumePlan
 from scheduler.core.requeue import NOTHING, ClusterChange
+from scheduler.core.volume_use import VolumeUse
 from scheduler.errors import IllegalTransition
 
 
@@ -68,6 +70,8 @@ class AssignedPod:
     terms: PodTerms = NO_TERMS
     is_leaving: bool = False
     facts: PodFacts = field(default=NO_FACTS, compare=False)  # does not change what the pod takes
+    held: HeldVolumes = NOTHING_HELD
+    plan: VolumePlan | None = field(default=None, compare=False)  # only while it is assumed
 
 
 class Assigned:
@@ -76,6 +80,7 @@ class Assigned:
     def __init__(self, table: NodeTable, index: PodIndex | None = None) -> None:
         self._table = table
         self.index = index if index is not None else PodIndex(table)
+        self.volume_use = VolumeUse()
         self._pods: dict[str, tuple[AssignedPod, Hold]] = {}
         self._by_node: dict[str, dict[str, AssignedPod]] = {}
         self._by_group: dict[tuple[str, str], dict[str, None]] = {}
@@ -99,6 +104,7 @@ class Assigned:
         if held == pod:
             self.assumed -= hold is Hold.ASSUMED
             self._pods[pod.uid] = (pod, Hold.BOUND)
+            self.volume_use.settle(pod.uid)
             self._by_node[pod.node][pod.uid] = pod
             self._note_group(held, pod)
             row = self._table.row_of.get(pod.node)
@@ -134,6 +140,7 @@ class Assigned:
         row = self._table.row_of[name]
         for pod in self._by_node.get(name, {}).values():
             self._table.take(row, pod.requests, pod.ports)
+            self.volume_use.add(row, pod.namespace, pod.held)
             self.index.add(row, pod.identity, pod.terms, is_leaving=pod.is_leaving)
 
     def node_gone(self, name: str) -> None:
@@ -141,6 +148,7 @@ class Assigned:
         row = self._table.row_of.get(name)
         if row is not None:
             for pod in self._by_node.get(name, {}).values():
+                self.volume_use.remove(row, pod.namespace, pod.held)
                 self.index.remove(row, pod.identity, pod.terms, is_leaving=pod.is_leaving)
         self._table.remove(name)
 
@@ -200,10 +208,12 @@ class Assigned:
         self._by_node.setdefault(pod.node, {})[pod.uid] = pod
         self._note_group(None, pod)
         self._priorities[pod.priority] += 1
+        self.volume_use.promise(pod.uid, pod.plan)
         row = self._table.row_of.get(pod.node)
         if row is None:
             return False
         self._table.take(row, pod.requests, pod.ports)
+        self.volume_use.add(row, pod.namespace, pod.held)
         return self.index.add(row, pod.identity, pod.terms, is_leaving=pod.is_leaving)
 
     def _remove(self, uid: str) -> None:
@@ -217,7 +227,9 @@ class Assigned:
         self._priorities[pod.priority] -= 1
         if not self._priorities[pod.priority]:
             del self._priorities[pod.priority]
+        self.volume_use.settle(uid)
         row = self._table.row_of.get(pod.node)
         if row is not None:
             self._table.give_back(row, pod.requests, pod.ports)
+            self.volume_use.remove(row, pod.namespace, pod.held)
             self.index.remove(row, pod.identity, pod.terms, is_leaving=pod.is_leaving)

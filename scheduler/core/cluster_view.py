@@ -2,7 +2,7 @@
 
 Owns the frozen view and the what-if copy for gangs and preemption. Does not decide. Invariants: a view is valid
 only until the next event is applied; plugins never write into its arrays; a what-if copy shares everything but
-usage and the pod index.
+usage, the pod index and who uses which volumes.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,10 @@ from scheduler.core.assumed import AssignedPod
 from scheduler.core.node_table import BoolArray, IntArray, LabelColumn, NodeTable
 from scheduler.core.pod_index import PodCounts, PodIndex
 from scheduler.core.pod_request import HostPort, PodRequest
+from scheduler.core.pod_volumes import VolumePlan
 from scheduler.core.residency_table import ResidencyTable
+from scheduler.core.volume_table import VolumeTable
+from scheduler.core.volume_use import VolumeUse
 from scheduler.core.what_if_index import WhatIfIndex
 
 Rows = slice | IntArray
@@ -32,6 +35,8 @@ class ClusterView:
     pods_allowed: IntArray
     ports: dict[int, dict[HostPort, int]]
     index: PodCounts
+    volumes: VolumeTable
+    volume_use: VolumeUse
 
     @property
     def size(self) -> int:
@@ -56,20 +61,26 @@ class ClusterView:
             pods=self.pods.copy(),
             ports={row: dict(held) for row, held in self.ports.items()},
             index=WhatIfIndex(index) if isinstance(index, PodIndex) else index.copy(),
+            volume_use=self.volume_use.what_if(),
         )
 
-    def place(self, row: int, pod: PodRequest) -> None:
-        """On a what-if copy only: put a pending pod on a row, seen by others' selectors from now on."""
+    def place(self, row: int, pod: PodRequest, plan: VolumePlan | None = None) -> None:
+        """On a what-if copy only: put a pending pod on a row, seen by others' selectors from now on; `plan` is what
+        its volumes are promised."""
+        self.volume_use.add(row, pod.namespace, pod.held)
+        self.volume_use.promise(pod.uid, plan)
         self.take(row, self.table.vector(pod.shape.requests), pod.shape.host_ports)
         self._changed_index().add(row, pod.identity, pod.terms)
 
     def restore(self, row: int, pod: AssignedPod) -> None:
         """On a what-if copy only: undo `release`."""
+        self.volume_use.add(row, pod.namespace, pod.held)
         self.take(row, self.table.vector(pod.requests), pod.ports)
         self._changed_index().add(row, pod.identity, pod.terms, is_leaving=pod.is_leaving)
 
     def release(self, row: int, pod: AssignedPod) -> None:
         """On a what-if copy only: remove an assigned pod from its row."""
+        self.volume_use.remove(row, pod.namespace, pod.held)
         self.requested[row] -= self.table.vector(pod.requests)
         self.pods[row] -= 1
         for port in pod.ports:
@@ -92,8 +103,14 @@ class ClusterView:
             held[port] = held.get(port, 0) + copies
 
 
-def view_of(table: NodeTable, residency: ResidencyTable, index: PodIndex | None = None) -> ClusterView:
-    """The view of the cluster as it is now; without an index no pod is seen by others' selectors."""
+def view_of(
+    table: NodeTable,
+    residency: ResidencyTable,
+    index: PodIndex | None = None,
+    volumes: VolumeTable | None = None,
+    volume_use: VolumeUse | None = None,
+) -> ClusterView:
+    """The view of the cluster as it is now; without the rest no pod is seen by others, and there is no storage."""
     size = table.size
     return ClusterView(
         table=table,
@@ -106,4 +123,6 @@ def view_of(table: NodeTable, residency: ResidencyTable, index: PodIndex | None 
         pods_allowed=table.pods_allowed[:size],
         ports=table.ports,
         index=index if index is not None else PodIndex(table),
+        volumes=volumes if volumes is not None else VolumeTable(),
+        volume_use=volume_use if volume_use is not None else VolumeUse(),
     )

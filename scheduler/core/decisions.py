@@ -7,6 +7,7 @@ hit another pod of the same name.
 from dataclasses import dataclass
 
 from scheduler.core.gang_apis import GangApi
+from scheduler.core.pod_volumes import VolumePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Bind:
     origin_bytes: int = 0
     waited_seconds: float = 0.0
     tries: int = 1
+    volumes: VolumePlan | None = None  # to be carried out before
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ has a message; nothing is held for a pod or gang between tries.
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from scheduler.core import explain
+from scheduler.core import explain, volume_binding
 from scheduler.core.assumed import AssignedPod, Hold, PodFacts
 from scheduler.core.decisions import NOT_READY, UNSCHEDULABLE, Bind, Decision, DeletePod, Explain
 from scheduler.core.engine_state import EngineSettings, EngineState, PendingPod
@@ -219,7 +219,9 @@ class Engine:
     def _bind_gang(self, gang: Gang, placed: Sequence[Placed], now: float) -> list[Decision]:
         state = self.state
         if gang.needed > 0:
-            state.gang_binds.start(gang.unit, {item.pod.uid for item in placed}, set(), now)
+            waits = any(item.pod.volumes.unbound for item in placed)
+            extra = self._settings.volume_bind_seconds if waits else 0.0
+            state.gang_binds.start(gang.unit, {item.pod.uid for item in placed}, set(), now, extra_seconds=extra)
         gang.message = ""
         decisions: list[Decision] = []
         feasible: dict[int, tuple[int, int, int]] = {}
@@ -267,6 +269,7 @@ class Engine:
             gang=gang,
         )
         node = verdict.node
+        plan = volume_binding.plan(state.view(), pod, row)
         state.assigned.assume(
             AssignedPod(
                 pod.uid,
@@ -279,6 +282,8 @@ class Engine:
                 pod.identity,
                 pod.terms,
                 facts=PodFacts(group=pod.group, generation=pod.generation),
+                held=pod.held,
+                plan=plan,
             )
         )
         if pod.group is not None:
@@ -302,6 +307,7 @@ class Engine:
             origin_bytes=source.origin,
             waited_seconds=max(0.0, now - pod.waiting_since),
             tries=tries,
+            volumes=plan,
         )
 
     # ---- what is told -----------------------------------------------------------------------

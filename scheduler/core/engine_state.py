@@ -27,7 +27,9 @@ from scheduler.core.node_table import NodeTable
 from scheduler.core.nominations import Nominations
 from scheduler.core.placement import Diagnosis, Pass, Placer, Plugins
 from scheduler.core.plugin import DependsOn
+from scheduler.core.pod_claims import find_claims
 from scheduler.core.pod_request import PodRequest
+from scheduler.core.pod_volumes import NOTHING_HELD
 from scheduler.core.queue import SchedulingQueue
 from scheduler.core.requeue import NOTHING, ClusterChange
 from scheduler.core.residency_table import ReadSpeeds, ResidencyTable
@@ -42,6 +44,7 @@ class EngineSettings:
 
     speeds: ReadSpeeds
     gang_bind_seconds: float = 30.0
+    volume_bind_seconds: float = 600.0
     min_saving_seconds: float = 1.0
     gated_grace_seconds: float = 5.0
     repeat_message_seconds: float = 300.0
@@ -91,7 +94,7 @@ class EngineState:
         self.volumes = VolumeTable()
         self.workloads = Workloads()
         self.devices = DeviceClasses()
-        self.placer = Placer(self.table, self.residency, plugins, self.assigned.index)
+        self.placer = Placer(self.table, self.residency, self.assigned.index, plugins, look=self.view)
         self.gangs = Gangs()
         self.topology = TopologyTree(settings.topology_keys)
         self.gang_binds = GangBinds(settings.gang_bind_seconds)
@@ -124,7 +127,7 @@ class EngineState:
 
     def view(self) -> ClusterView:
         """The cluster as it is now."""
-        return view_of(self.table, self.residency, self.assigned.index)
+        return view_of(self.table, self.residency, self.assigned.index, self.volumes, self.assigned.volume_use)
 
     # ---- pods -------------------------------------------------------------------------------
 
@@ -135,16 +138,14 @@ class EngineState:
         if pod.shape.extended and pod.refusal is None:
             refusal = self.devices.refusal(pod.shape.extended, self.table.is_offered)
             pod = replace(pod, refusal=refusal) if refusal is not None else pod
-        if not pod.claims:
+        if pod.held is NOTHING_HELD:
             return pod
-        claims = self.volumes.resolve(pod.namespace, pod.claims)
-        if claims.refusal is not None and pod.shape.names_asked == frozenset():
+        found = find_claims(self.volumes, pod)
+        if found.refusal is not None and pod.shape.names_asked == frozenset():
             # Terms that contradict each other are refused by NodeAffinity, which speaks before volumes do.
             return pod
-        data = merge((*claims.data, *pod.data)) if claims.data else pod.data
-        return replace(
-            pod, data=data, volume_terms=claims.terms, volume_zones=claims.zones, refusal=pod.refusal or claims.refusal
-        )
+        data = merge((*found.data, *pod.data)) if found.data else pod.data
+        return replace(pod, data=data, volumes=found.volumes, refusal=pod.refusal or found.refusal)
 
     def _seen_by_others(self, pod: PodRequest) -> PodRequest:
         reach = tuple(held.number for held, _ in self.assigned.index.reaching(pod.identity))

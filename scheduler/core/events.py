@@ -12,13 +12,12 @@ from kube.objects import (
     Dataset,
     Node,
     NodeCache,
-    PersistentVolume,
-    PersistentVolumeClaim,
     PodDisruptionBudget,
 )
 from scheduler.core.assumed import AssignedPod
 from scheduler.core.gang_apis import GangApi, GroupObject
 from scheduler.core.pod_request import PodRequest
+from scheduler.core.volume_table import StorageObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,31 +110,18 @@ class GroupGone:
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimChanged:
-    """A claim was added or changed."""
+class StorageChanged:
+    """A claim, a volume or another storage object was added or changed."""
 
-    claim: PersistentVolumeClaim
+    item: StorageObject
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimGone:
-    """A claim was deleted."""
+class StorageGone:
+    """A storage object was deleted."""
 
+    kind: type[StorageObject]
     namespace: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeChanged:
-    """A volume was added or changed."""
-
-    volume: PersistentVolume
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeGone:
-    """A volume was deleted."""
-
     name: str
 
 
@@ -172,21 +158,6 @@ class ControllerChanged:
     namespace: str
     name: str
     selector: Mapping[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class CsiNodeChanged:
-    """A node's CSI drivers were told or changed; `limited` are those with a limit of volumes."""
-
-    name: str
-    limited: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class CsiNodeGone:
-    """A node's CSI drivers are not told any more."""
-
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,16 +234,12 @@ Event = (
     | DatasetGone
     | GroupChanged
     | GroupGone
-    | ClaimChanged
-    | ClaimGone
-    | VolumeChanged
-    | VolumeGone
+    | StorageChanged
+    | StorageGone
     | NamespaceChanged
     | NamespaceGone
     | ServiceChanged
     | ControllerChanged
-    | CsiNodeChanged
-    | CsiNodeGone
     | DeviceClassChanged
     | DeviceClassGone
     | BindConfirmed

@@ -40,7 +40,9 @@ NO_STATE = "not found"
 KUBES_OWN = re.compile(
     r"pod affinity terms conflict|pod has unbound immediate PersistentVolumeClaims|"
     r'persistentvolumeclaim "[^"]*" (?:not found|is being deleted|bound to non-existent persistentvolume "[^"]*")|'
-    r'persistentvolume "[^"]*" not found'
+    r'persistentvolume "[^"]*" not found|'
+    r'waiting for ephemeral volume controller to create the persistentvolumeclaim "[^"]*"|'
+    r"PVC \S+ was not created for pod \S+ \(pod is not owner\)"
 )
 
 

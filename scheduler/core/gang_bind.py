@@ -35,11 +35,14 @@ class GangBinds:
         self._timeout_seconds = timeout_seconds
         self._sagas: dict[str, GangBind] = {}
 
-    def start(self, unit: str, uids: set[str], already_bound: set[str], now: float) -> None:
-        """Members are about to be bound. A saga that runs already goes on, its deadline unchanged."""
+    def start(
+        self, unit: str, uids: set[str], already_bound: set[str], now: float, *, extra_seconds: float = 0.0
+    ) -> None:
+        """Members are about to be bound. A saga that runs already goes on, its deadline unchanged. `extra_seconds`:
+        what has to be done before the binds may take so long."""
         saga = self._sagas.get(unit)
         if saga is None:
-            saga = self._sagas[unit] = GangBind(unit, now + self._timeout_seconds)
+            saga = self._sagas[unit] = GangBind(unit, now + self._timeout_seconds + extra_seconds)
         saga.in_flight |= uids
         saga.bound |= already_bound
 

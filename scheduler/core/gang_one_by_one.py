@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from scheduler.core import volume_binding
 from scheduler.core.cluster_view import ClusterView
 from scheduler.core.node_table import BoolArray, IntArray
 from scheduler.core.placement import Pass, Placer
@@ -35,7 +36,9 @@ class OneByOne:
 
 
 def are_entangled(view: ClusterView, members: Sequence[PodRequest]) -> bool:
-    """Whether a term of some member is about some member."""
+    """Whether a term of some member is about some member, or members' volumes stand in each other's way."""
+    if any(pod.volumes.looks_at_pods for pod in members):
+        return True
     asked = {pod.terms.number: pod.terms for pod in members if pod.terms.number}
     if not asked:
         return False
@@ -89,7 +92,7 @@ def _try(
                 left.append((key, pod))
                 continue
             made.placed.append((pod, row, first[key]))
-            view.place(row, pod)
+            view.place(row, pod, volume_binding.plan(view, pod, row))
             for found in passes.values():
                 placer.row_changed(found, view, row)
             stuck.clear()

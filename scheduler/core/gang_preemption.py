@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from scheduler.core import explain
+from scheduler.core import explain, volume_binding
 from scheduler.core.assumed import AssignedPod
 from scheduler.core.cluster_view import ClusterView
 from scheduler.core.gang_placement import GangPlacement, Placed
@@ -62,7 +62,7 @@ class _Whole:
             row = self._evict_for(kind)
         if row < 0:
             return
-        self._view.place(row, pod)
+        self._view.place(row, pod, volume_binding.plan(self._view, pod, row))
         self._touched([row])
         self.placed.append((pod, row))
 
@@ -172,7 +172,7 @@ def place_nominated(
             first[pod.signature] = placer.compute(pod, view)
         if found.total[row] == np.inf:
             return None
-        view.place(row, pod)
+        view.place(row, pod, volume_binding.plan(view, pod, row))
         for other in passes.values():
             placer.row_changed(other, view, row)
         placed.append(Placed(pod, row, first[pod.signature]))

@@ -41,7 +41,7 @@ class Hopeless:
     def _stamp(self, pod: PodRequest) -> Stamp:
         """Rises with everything that can help such a pod."""
         state, table = self._state, self._state.table
-        looks_at_pods = pod.terms.number or pod.reach or pod.default_spread is not None
+        looks_at_pods = pod.looks_at_pods or pod.reach
         return (
             table.version,
             table.log_position if looks_at_pods else table.returns,

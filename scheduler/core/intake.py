@@ -36,16 +36,12 @@ class Intake:
             ),
             events.GroupChanged: self._group_changed,
             events.GroupGone: self._group_gone,
-            events.ClaimChanged: self._volumes(lambda event: state.volumes.put_claim(event.claim)),
-            events.ClaimGone: self._volumes(lambda event: state.volumes.remove_claim(event.namespace, event.name)),
-            events.VolumeChanged: self._volumes(lambda event: state.volumes.put_volume(event.volume)),
-            events.VolumeGone: self._volumes(lambda event: state.volumes.remove_volume(event.name)),
+            events.StorageChanged: self._storage_changed,
+            events.StorageGone: self._storage_gone,
             events.NamespaceChanged: self._namespace_changed,
             events.NamespaceGone: lambda event: self._namespace(event.name, None),
             events.ServiceChanged: self._service_changed,
             events.ControllerChanged: self._controller_changed,
-            events.CsiNodeChanged: self._volumes(lambda event: state.volumes.put_limits(event.name, event.limited)),
-            events.CsiNodeGone: self._volumes(lambda event: state.volumes.put_limits(event.name, frozenset())),
             events.DeviceClassChanged: self._device_class_changed,
             events.DeviceClassGone: self._device_class_gone,
             events.BindConfirmed: self._bind_confirmed,
@@ -108,12 +104,13 @@ class Intake:
         if did_change:
             self._state.changes |= ClusterChange.RESIDENCY
 
-    def _volumes(self, change: Callable[[Any], None]) -> Callable[[Any], None]:
-        def apply(event: Any) -> None:
-            change(event)
-            self._state.changes |= ClusterChange.VOLUMES
+    def _storage_changed(self, event: events.StorageChanged) -> None:
+        self._state.volumes.put(event.item)
+        self._state.changes |= ClusterChange.VOLUMES
 
-        return apply
+    def _storage_gone(self, event: events.StorageGone) -> None:
+        self._state.volumes.remove(event.kind, event.namespace, event.name)
+        self._state.changes |= ClusterChange.VOLUMES
 
     # ---- pods -------------------------------------------------------------------------------
 
@@ -296,6 +293,6 @@ def _tried_alike(old: PodRequest, new: PodRequest) -> bool:
     return (
         old.signature == new.signature
         and old.labels == new.labels
-        and (old.group, old.role, old.gates, old.claims, old.priority, old.refusal, old.may_preempt)
-        == (new.group, new.role, new.gates, new.claims, new.priority, new.refusal, new.may_preempt)
+        and (old.group, old.role, old.gates, old.held, old.priority, old.refusal, old.may_preempt)
+        == (new.group, new.role, new.gates, new.held, new.priority, new.refusal, new.may_preempt)
     )

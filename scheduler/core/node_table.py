@@ -35,6 +35,10 @@ class LabelColumn:
     values: list[str]
     _index: dict[str, int] = field(default_factory=dict)
 
+    def number(self, value: str) -> int | None:
+        """What `ids` hold for a value; None: no node ever had it."""
+        return self._index.get(value)
+
     def set(self, row: int, value: str | None) -> None:
         """Put a row's value; None: the label is absent."""
         if value is None:

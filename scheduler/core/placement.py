@@ -10,12 +10,12 @@ a pod that wants nothing of others and that nobody wants anything of has no such
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from scheduler.core.cluster_view import ALL, ClusterView, Rows, view_of
+from scheduler.core.cluster_view import ALL, ClusterView, Rows
 from scheduler.core.node_table import BoolArray, NodeTable
 from scheduler.core.plugin import DependsOn, FilterPlugin, FloatArray, RelativeScorePlugin, ScorePlugin
 from scheduler.core.pod_index import PodIndex
@@ -123,13 +123,17 @@ class Placer:
         self,
         table: NodeTable,
         residency: ResidencyTable,
+        index: PodIndex,
         plugins: Plugins,
-        index: PodIndex | None = None,
+        *,
+        look: Callable[[], ClusterView],
         max_passes: int = MAX_PASSES,
     ) -> None:
+        """`look` gives the cluster as it is now, of this table, residency and index."""
         self._table = table
         self._residency = residency
-        self._index = index if index is not None else PodIndex(table)
+        self._index = index
+        self._look = look
         self.plugins = plugins
         self._max_passes = max_passes
         self._passes: OrderedDict[object, Pass] = OrderedDict()
@@ -150,7 +154,7 @@ class Placer:
             found.pod = pod  # equal to the core, but what it is known by to others may have changed since
             self._catch_up(found)
             return found
-        made = self.compute(pod, view_of(self._table, self._residency, self._index))
+        made = self.compute(pod, self._look())
         self._passes[signature] = made
         self._passes.move_to_end(signature)
         while len(self._passes) > self._max_passes:
@@ -209,7 +213,7 @@ class Placer:
         found.diagnoses.clear()
         if found.refusal is not None:
             return
-        view = view_of(self._table, self._residency, self._index)
+        view = self._look()
         rows: Rows = ALL
         if changed is not None and len(changed) == 1:
             rows = slice(changed[0], changed[0] + 1)
@@ -223,8 +227,7 @@ class Placer:
     def _look_at_pods(self, found: Pass, view: ClusterView) -> None:
         """Add to a pass what depends on other pods' labels and terms, on the pass without them."""
         pod = found.pod
-        has_own = pod.terms.number or pod.default_spread is not None
-        if not has_own and not view.index.reaching(pod.identity):
+        if not pod.looks_at_pods and not view.index.reaching(pod.identity):
             return
         if found.alone is None:
             found.alone = found.total

@@ -1,7 +1,7 @@
 """A pod as the core sees it: what it asks of a node, of the data, and of its gang.
 
 Owns the conversion of a Pod object, and the *shape*: the part that identical pods share, compiled once.
-Does not resolve claims (core/volume_table.py) nor decide. Invariants: two pods with equal `signature` get
+Does not resolve claims (core/pod_claims.py) nor decide. Invariants: two pods with equal `signature` get
 equal answers from every filter and score; a field this scheduler does not evaluate ends up in `refusal`,
 so such a pod is never bound.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from api import names
-from kube.objects import Container, Pod, PodSpec, Toleration, Volume
+from kube.objects import Container, Pod, PodSpec, Toleration
 from scheduler.core import requests
 from scheduler.core.data_request import (
     BadDataRequest,
@@ -23,6 +23,7 @@ from scheduler.core.data_request import (
 )
 from scheduler.core.gang_apis import group_of, role_of
 from scheduler.core.pod_terms import NO_TERMS, NOBODY, PodIdentity, PodSet, PodTerms, TermCache, has_terms
+from scheduler.core.pod_volumes import NO_VOLUMES, NOTHING_HELD, HeldVolumes, PodVolumes, held_volumes
 from scheduler.core.selectors import (
     Term,
     compile_term,
@@ -31,8 +32,6 @@ from scheduler.core.selectors import (
 )
 
 MAX_SHAPES = 16_384
-# In-tree disks can conflict on a node (VolumeRestrictions); we do not compare them.
-IN_TREE_DISKS = ("gce_persistent_disk", "aws_elastic_block_store", "rbd", "iscsi")
 # helper/spread.go DefaultSelector
 SPREADING = (("v1", "ReplicationController"), ("apps/v1", "ReplicaSet"), ("apps/v1", "StatefulSet"))
 HostPort = tuple[str, str, int]  # host IP, protocol, port
@@ -78,13 +77,11 @@ class PodRequest:
     group: str | None = None
     role: str = ""
     gates: tuple[str, ...] = ()
-    claims: tuple[str, ...] = ()
+    held: HeldVolumes = NOTHING_HELD
     data: tuple[DataRequest, ...] = ()
     checkpoint: tuple[tuple[str, int], ...] = ()
     refusal: str | None = None
-    # Node affinity of the volumes the claims are bound to: each must hold (set when claims are resolved).
-    volume_terms: tuple[tuple[Term, ...], ...] = ()
-    volume_zones: tuple[tuple[str, frozenset[str]], ...] = ()  # zones those volumes' labels name, likewise
+    volumes: PodVolumes = NO_VOLUMES  # set when the pod is resolved
     reported: str = ""  # the message its PodScheduled=False condition already carries
     nominated_node: str = ""  # of its status
     generation: int = 0
@@ -102,14 +99,18 @@ class PodRequest:
         return f"{self.namespace}/{self.name}"
 
     @property
+    def looks_at_pods(self) -> bool:
+        """Whether pods that come or go elsewhere, others' terms about it aside, can change the answers about it."""
+        return bool(self.terms.number) or self.default_spread is not None or self.volumes.looks_at_pods
+
+    @property
     def signature(self) -> tuple[object, ...]:
         """What every filter and score depends on, beside the cluster."""
         return (
             self.shape.number,
             self.data,
             self.checkpoint,
-            self.volume_terms,
-            self.volume_zones,
+            self.volumes,
             self.terms.number,
             self.reach,
             self.default_spread,
@@ -169,7 +170,7 @@ def pod_request(pod: Pod, shapes: ShapeCache, waiting_since: float = 0.0) -> Pod
         group=group_of(pod),
         role=role_of(pod),
         gates=tuple(gate.name for gate in spec.scheduling_gates),
-        claims=_claims(pod.metadata.name, spec.volumes),
+        held=held_volumes(meta.name, spec),
         data=data,
         checkpoint=checkpoint,
         refusal=refusal,
@@ -218,16 +219,6 @@ def named_data(pod: Pod) -> tuple[DataRequest, ...]:
     return merge((*inline, *(parse_datasets(annotation, namespace) if annotation else ())))
 
 
-def _claims(pod_name: str, volumes: list[Volume]) -> tuple[str, ...]:
-    found = []
-    for volume in volumes:
-        if volume.persistent_volume_claim is not None:
-            found.append(volume.persistent_volume_claim.claim_name)
-        elif volume.ephemeral is not None:
-            found.append(f"{pod_name}-{volume.name}")
-    return tuple(found)
-
-
 def _shape_key(spec: PodSpec) -> tuple[object, ...]:
     return (
         tuple(map(_container_key, spec.containers)),
@@ -241,9 +232,6 @@ def _shape_key(spec: PodSpec) -> tuple[object, ...]:
         bool(spec.resource_claims),
         spec.host_network,
         spec.host_users,
-        tuple(kind for volume in spec.volumes for kind in IN_TREE_DISKS if getattr(volume, kind) is not None)
-        if spec.volumes
-        else (),
     )
 
 
@@ -299,16 +287,8 @@ def _features(spec: PodSpec) -> frozenset[str]:
 
 def _unsupported(spec: PodSpec) -> str | None:
     """A sentence naming the first field we would have to evaluate and do not."""
-    fields = {"spec.resourceClaims": bool(spec.resource_claims)}
-    for volume in spec.volumes:
-        for kind in IN_TREE_DISKS:
-            fields[f"spec.volumes[].{_camel(kind)}"] = getattr(volume, kind) is not None
-    for name, is_used in fields.items():
-        if is_used:
-            return f"{name} is not evaluated by this scheduler yet; remove it or use schedulerName default-scheduler"
-    return None
-
-
-def _camel(snake: str) -> str:
-    first, *rest = snake.split("_")
-    return first + "".join(word.capitalize() for word in rest)
+    if not spec.resource_claims:
+        return None
+    return (
+        "spec.resourceClaims is not evaluated by this scheduler yet; remove it or use schedulerName default-scheduler"
+    )

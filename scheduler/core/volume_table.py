@@ -1,168 +1,207 @@
-"""Claims and volumes, and what they mean for a pod: datasets, node affinity, zones, or a refusal.
+"""Storage objects as last seen: claims, volumes, classes, drivers, their room, their limits, what is attached.
 
-Owns PersistentVolumeClaims and PersistentVolumes as last seen. Mirrors kube-scheduler's VolumeBinding and VolumeZone
-for bound claims; does not provision or bind claims. Invariant: a claim whose limits we would have to check and do
-not (CSI drivers that limit volumes a node, ReadWriteOncePod, WaitForFirstConsumer) refuses the pod.
+Owns the objects and the questions about one of them. Does not know pods (core/pod_claims.py), nor who uses what
+(core/volume_use.py). One writer. Invariant: `version` rises with every change.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from decimal import Decimal
 
-from api import names
-from kube.objects import PersistentVolume, PersistentVolumeClaim
-from scheduler.core.data_request import DataRequest
-from scheduler.core.selectors import Term, compile_terms
+from api import quantities
+from kube.storage_objects import (
+    WAIT_FOR_FIRST_CONSUMER,
+    CSIDriver,
+    CSINode,
+    CSIStorageCapacity,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    StorageClass,
+    VolumeAttachment,
+)
+from scheduler.core.pod_volumes import CSI_NAMES, Attachable, ClaimKey, in_tree, in_tree_plugin
 
+StorageObject = (
+    PersistentVolumeClaim
+    | PersistentVolume
+    | StorageClass
+    | CSIDriver
+    | CSIStorageCapacity
+    | VolumeAttachment
+    | CSINode
+)
 # The volume controller sets it last: until then a claim that names its volume is not bound.
 BOUND_ANNOTATION = "pv.kubernetes.io/bind-completed"
-UNBOUND = "pod has unbound immediate PersistentVolumeClaims"
-ZONE_LABELS = (
-    "topology.kubernetes.io/zone",
-    "topology.kubernetes.io/region",
-    "failure-domain.beta.kubernetes.io/zone",
-    "failure-domain.beta.kubernetes.io/region",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvedClaims:
-    """What a pod's claims come to. `refusal`: why no node can be chosen now."""
-
-    data: tuple[DataRequest, ...] = ()
-    terms: tuple[tuple[Term, ...], ...] = ()
-    zones: tuple[tuple[str, frozenset[str]], ...] = ()
-    refusal: str | None = None
+SELECTED_NODE_ANNOTATION = "volume.kubernetes.io/selected-node"
+MIGRATED_ANNOTATION = "storage.alpha.kubernetes.io/migrated-plugins"
+# Migratable too, but not counted by any node.
+NEVER_COUNTED = ("kubernetes.io/azure-file", "kubernetes.io/vsphere-volume")
+ZONE_LABEL = "topology.kubernetes.io/zone"
+OLD_ZONE_LABEL = "failure-domain.beta.kubernetes.io/zone"
 
 
 class VolumeTable:
-    """Claims by (namespace, name), volumes by name. One writer. `version` rises with every change."""
+    """See the module's docstring."""
 
     def __init__(self) -> None:
-        self._claims: dict[tuple[str, str], PersistentVolumeClaim] = {}
-        self._volumes: dict[str, PersistentVolume] = {}
-        self._limited: dict[str, frozenset[str]] = {}  # node -> CSI drivers that limit volumes there
+        self.claims: dict[ClaimKey, PersistentVolumeClaim] = {}
+        self.volumes: dict[str, PersistentVolume] = {}
+        self.classes: dict[str, StorageClass] = {}
+        self.drivers: dict[str, CSIDriver] = {}
+        self.limits: dict[str, dict[str, int]] = {}  # node -> CSI driver -> volumes; only where there is a limit
         self.version = 0
+        self._limited: Counter[str] = Counter()  # by CSI driver, nodes that limit it
+        self._capacities: dict[ClaimKey, CSIStorageCapacity] = {}
+        self._of_class: dict[str, dict[str, PersistentVolume]] = {}
+        self._migrated: dict[str, frozenset[str]] = {}  # node -> in-tree plugins
+        self._attachments: dict[str, VolumeAttachment] = {}
+        self._attached_to: dict[str, set[str]] = {}  # node -> names of attachments
+        self._attachable: dict[ClaimKey, Attachable | None] = {}  # answers that hold for this version
 
-    def put_claim(self, claim: PersistentVolumeClaim) -> None:
-        """Add or update a claim."""
-        self._claims[(claim.metadata.namespace, claim.metadata.name)] = claim
-        self.version += 1
+    # ---- what the watches show --------------------------------------------------------------
 
-    def remove_claim(self, namespace: str, name: str) -> None:
-        """Forget a claim."""
-        self._claims.pop((namespace, name), None)
-        self.version += 1
+    def put(self, item: StorageObject) -> None:
+        """Add or update an object."""
+        meta = item.metadata
+        self._changed()
+        match item:
+            case PersistentVolumeClaim():
+                self.claims[(meta.namespace, meta.name)] = item
+            case PersistentVolume():
+                self._drop_volume(meta.name)
+                self.volumes[meta.name] = item
+                self._of_class.setdefault(item.class_name, {})[meta.name] = item
+            case StorageClass():
+                self.classes[meta.name] = item
+            case CSIDriver():
+                self.drivers[meta.name] = item
+            case CSIStorageCapacity():
+                self._capacities[(meta.namespace, meta.name)] = item
+            case VolumeAttachment():
+                self._drop_attachment(meta.name)
+                self._attachments[meta.name] = item
+                self._attached_to.setdefault(item.spec.node_name, set()).add(meta.name)
+            case CSINode():
+                self._put_node(item)
 
-    def put_volume(self, volume: PersistentVolume) -> None:
-        """Add or update a volume."""
-        self._volumes[volume.metadata.name] = volume
-        self.version += 1
-
-    def remove_volume(self, name: str) -> None:
-        """Forget a volume."""
-        self._volumes.pop(name, None)
-        self.version += 1
-
-    def put_limits(self, node: str, limited: frozenset[str]) -> None:
-        """Take which CSI drivers limit the volumes of a node; none forgets the node."""
-        if limited:
-            self._limited[node] = limited
+    def remove(self, kind: type[StorageObject], namespace: str, name: str) -> None:
+        """Forget an object; one never seen is none."""
+        self._changed()
+        if kind is PersistentVolumeClaim:
+            self.claims.pop((namespace, name), None)
+        elif kind is PersistentVolume:
+            self._drop_volume(name)
+        elif kind is StorageClass:
+            self.classes.pop(name, None)
+        elif kind is CSIDriver:
+            self.drivers.pop(name, None)
+        elif kind is CSIStorageCapacity:
+            self._capacities.pop((namespace, name), None)
+        elif kind is VolumeAttachment:
+            self._drop_attachment(name)
         else:
-            self._limited.pop(node, None)
+            self._drop_node(name)
+
+    def _changed(self) -> None:
         self.version += 1
+        self._attachable.clear()
 
-    def resolve(self, namespace: str, claims: Sequence[str]) -> ResolvedClaims:
-        """Everything a pod's claims ask for; the first thing that stands in the way is the refusal."""
-        data: list[DataRequest] = []
-        terms: list[tuple[Term, ...]] = []
-        zones: list[tuple[str, frozenset[str]]] = []
-        refusal = self._unusable(namespace, claims)
-        if refusal is not None:
-            return ResolvedClaims(refusal=refusal)
-        for name in claims:
-            claim = self._claims[(namespace, name)]
-            volume = self._volumes[claim.spec.volume_name]
-            dataset = _dataset(claim, volume)
-            if dataset is not None:
-                data.append(dataset)
-            else:
-                refusal = self._unsupported(claim, volume)
-                if refusal:
-                    return ResolvedClaims(refusal=refusal)
-            zones += _zones(volume)
-            required = (volume.spec.node_affinity or {}).get("required")
-            if required is not None:
-                terms.append(compile_terms(required.get("nodeSelectorTerms")))
-        return ResolvedClaims(tuple(data), tuple(terms), tuple(zones))
+    def _drop_volume(self, name: str) -> None:
+        old = self.volumes.pop(name, None)
+        if old is not None:
+            del self._of_class[old.class_name][name]
 
-    def _unusable(self, namespace: str, names_asked: Sequence[str]) -> str | None:
-        """What stands in the way before any node is looked at, in the order of kube-scheduler's plugins: missing
-        claims (VolumeRestrictions), unusable and unbound ones (VolumeBinding), missing volumes (VolumeZone)."""
-        found = [(name, self._claims.get((namespace, name))) for name in names_asked]
-        claims = [claim for _, claim in found if claim is not None]
-        if len(claims) < len(found):
-            missing = next(name for name, claim in found if claim is None)
-            return f'persistentvolumeclaim "{missing}" not found'
-        for claim in claims:
-            name = claim.metadata.name
-            if claim.status.phase == "Lost":
-                volume = claim.spec.volume_name
-                return f'persistentvolumeclaim "{name}" bound to non-existent persistentvolume "{volume}"'
-            if claim.metadata.deletion_timestamp is not None:
-                return f'persistentvolumeclaim "{name}" is being deleted'
-        for claim in claims:
-            if not claim.spec.volume_name or BOUND_ANNOTATION not in claim.metadata.annotations:
-                return _unbound(claim)
-        for claim in claims:
-            if claim.spec.volume_name not in self._volumes:
-                return f'persistentvolume "{claim.spec.volume_name}" not found'
-        return None
+    def _drop_attachment(self, name: str) -> None:
+        old = self._attachments.pop(name, None)
+        if old is not None:
+            self._attached_to[old.spec.node_name].discard(name)
 
-    def _unsupported(self, claim: PersistentVolumeClaim, volume: PersistentVolume) -> str | None:
-        name = claim.metadata.name
-        advice = "is not evaluated by this scheduler yet; use schedulerName default-scheduler"
-        if "ReadWriteOncePod" in claim.spec.access_modes:
-            return f'persistentvolumeclaim "{name}": access mode ReadWriteOncePod {advice}'
+    def _drop_node(self, name: str) -> None:
+        self._limited.subtract(self.limits.pop(name, {}).keys())
+        self._migrated.pop(name, None)
+
+    def _put_node(self, node: CSINode) -> None:
+        name = node.metadata.name
+        limits = {
+            driver.name: driver.allocatable.count
+            for driver in node.spec.drivers
+            if driver.allocatable is not None and driver.allocatable.count is not None
+        }
+        plugins = frozenset(filter(None, node.metadata.annotations.get(MIGRATED_ANNOTATION, "").split(",")))
+        self._drop_node(name)
+        if limits:
+            self.limits[name] = limits
+            self._limited.update(limits.keys())
+        if plugins:
+            self._migrated[name] = plugins
+
+    # ---- questions --------------------------------------------------------------------------
+
+    def is_bound(self, claim: PersistentVolumeClaim) -> bool:
+        """Whether the claim has its volume for good."""
+        return bool(claim.spec.volume_name) and BOUND_ANNOTATION in claim.metadata.annotations
+
+    def waits_for_node(self, claim: PersistentVolumeClaim) -> bool:
+        """Whether an unbound claim is bound only once a node is chosen. One that names its volume never is, nor one
+        whose class does not exist (component-helpers IsDelayBindingMode)."""
+        found = self.classes.get(claim.class_name)
+        return found is not None and not claim.spec.volume_name and found.volume_binding_mode == WAIT_FOR_FIRST_CONSUMER
+
+    def of_class(self, name: str) -> list[PersistentVolume]:
+        """Volumes of a class, the smallest first, of equal ones by name (upstream: in no order)."""
+        volumes = self._of_class.get(name, {}).values()
+        return sorted(volumes, key=lambda volume: (size_of(volume.spec.capacity), volume.metadata.name))
+
+    def capacities(self, class_name: str) -> Iterator[CSIStorageCapacity]:
+        """Room that drivers published for new volumes of a class."""
+        return (item for item in self._capacities.values() if item.storage_class_name == class_name)
+
+    def is_migrated(self, plugin: str) -> bool:
+        """Whether any node counts an in-tree plugin's volumes as its CSI driver's."""
+        return any(plugin in plugins for plugins in self._migrated.values())
+
+    def is_limited(self, volume: Attachable) -> bool:
+        """Whether any node limits volumes of this driver."""
+        return self._limited[volume.driver] > 0
+
+    def attachable(self, key: ClaimKey) -> Attachable | None:
+        """The volume of a claim, or the one that will be made for it, as attach limits count it; None: not counted
+        (getCSIDriverInfo in nodevolumelimits/csi.go)."""
+        if key not in self._attachable:
+            self._attachable[key] = self._find_attachable(key)
+        return self._attachable[key]
+
+    def _find_attachable(self, key: ClaimKey) -> Attachable | None:
+        claim = self.claims.get(key)
+        if claim is None:
+            return None
+        volume = self.volumes.get(claim.spec.volume_name)
+        if volume is None:
+            found = self.classes.get(claim.class_name)
+            if found is None or found.provisioner in NEVER_COUNTED:
+                return None
+            return Attachable(CSI_NAMES.get(found.provisioner, found.provisioner), f"unbound {key[0]}/{key[1]}")
         if volume.spec.csi is not None:
-            driver = volume.spec.csi.driver
-            if any(driver in limited for limited in self._limited.values()):
-                return f'persistentvolumeclaim "{name}": the attach limit of CSI driver {driver} {advice}'
-        elif not (volume.spec.local or volume.spec.host_path or volume.spec.nfs):
-            return f'persistentvolumeclaim "{name}": the kind of its volume {advice}'
-        return None
+            csi = volume.spec.csi
+            return Attachable(csi.driver, csi.volume_handle) if csi.driver and csi.volume_handle else None
+        plugin = in_tree_plugin(volume.spec)
+        if plugin is None:
+            return None
+        labels = volume.metadata.labels
+        return in_tree(volume.spec, plugin, labels.get(ZONE_LABEL) or labels.get(OLD_ZONE_LABEL) or "UNSPECIFIED")
+
+    def attached_to(self, node: str) -> Iterator[Attachable]:
+        """Volumes that VolumeAttachments say are attached to a node."""
+        for name in self._attached_to.get(node, ()):
+            spec = self._attachments[name].spec
+            volume = self.volumes.get(spec.source.persistent_volume_name or "")
+            if spec.attacher and volume is not None and volume.spec.csi is not None:
+                yield Attachable(spec.attacher, volume.spec.csi.volume_handle)
 
 
-def _zones(volume: PersistentVolume) -> list[tuple[str, frozenset[str]]]:
-    """Zones and regions a volume's labels name; several are joined by `__` (component-helpers LabelZonesToSet)."""
-    found = []
-    for key in ZONE_LABELS:
-        text = volume.metadata.labels.get(key)
-        if text is None:
-            continue
-        values = [value.strip() for value in text.split("__")]
-        # A set with an empty name cannot be read upstream, and then does not count.
-        if all(values):
-            found.append((key, frozenset(values)))
-    return found
-
-
-def _unbound(claim: PersistentVolumeClaim) -> str:
-    # A claim that names its volume is bound by nobody but the volume controller, whatever its class says.
-    if claim.spec.volume_name or claim.spec.storage_class_name in (names.STORAGE_CLASS, "", None):
-        return UNBOUND
-    return (
-        f'persistentvolumeclaim "{claim.metadata.name}" of class {claim.spec.storage_class_name!r} is not bound: '
-        "this scheduler does not choose nodes for WaitForFirstConsumer claims yet; bind it first or use "
-        "schedulerName default-scheduler"
-    )
-
-
-def _dataset(claim: PersistentVolumeClaim, volume: PersistentVolume) -> DataRequest | None:
-    meta = claim.metadata
-    csi = volume.spec.csi
-    is_ours = csi is not None and csi.driver == names.CSI_DRIVER
-    if not is_ours and claim.spec.storage_class_name != names.STORAGE_CLASS:
-        return None
-    attributes = csi.volume_attributes if csi is not None and is_ours else {}
-    name = attributes.get(names.CSI_ATTRIBUTE_DATASET) or meta.labels.get(names.DATASET_LABEL) or meta.name
-    return DataRequest(attributes.get(names.CSI_ATTRIBUTE_NAMESPACE) or meta.namespace, name)
+def size_of(amounts: dict[str, str | int] | dict[str, str]) -> Decimal:
+    """Bytes of storage among amounts; 0 when they name none or cannot be read."""
+    try:
+        return quantities.parse(amounts.get("storage", "0"))
+    except ValueError:
+        return Decimal(0)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from scheduler.core.node_masks import term_mask
 from scheduler.plugins.base import ClusterView, DependsOn, FloatArray, PodRequest, Rows
-from scheduler.plugins.node_affinity import term_mask
 from scheduler.plugins.taints import tolerates
 
 

@@ -10,7 +10,7 @@ from scheduler.core.plugin import RelativeScorePlugin
 from scheduler.plugins.balance import Balance
 from scheduler.plugins.base import FilterPlugin, ScorePlugin
 from scheduler.plugins.gpu_fit import GpuFit
-from scheduler.plugins.node_affinity import NodeAffinity, VolumeAffinity
+from scheduler.plugins.node_affinity import NodeAffinity
 from scheduler.plugins.node_features import DeclaredFeatures
 from scheduler.plugins.pod_affinity import InterPodAffinity, PodAffinityScore
 from scheduler.plugins.ports import HostPorts
@@ -20,6 +20,9 @@ from scheduler.plugins.resource_fit import ResourceFit
 from scheduler.plugins.stage_in import StageIn
 from scheduler.plugins.taints import Taints, Unschedulable
 from scheduler.plugins.topology_spread import PodTopologySpread, SpreadScore
+from scheduler.plugins.volume_binding import BoundVolumes, UnboundClaims
+from scheduler.plugins.volume_limits import NodeVolumeLimits
+from scheduler.plugins.volume_restrictions import VolumeRestrictions
 from scheduler.plugins.volume_zone import VolumeZone
 from scheduler.settings import Settings
 
@@ -29,7 +32,10 @@ FILTERS: tuple[Callable[[], FilterPlugin], ...] = (
     NodeAffinity,
     HostPorts,
     ResourceFit,
-    VolumeAffinity,
+    VolumeRestrictions,
+    NodeVolumeLimits,
+    BoundVolumes,
+    UnboundClaims,
     VolumeZone,
     PodTopologySpread,
     InterPodAffinity,

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from scheduler.core.node_masks import label_mask
+from scheduler.core.pod_claims import ZONE_LABELS
 from scheduler.core.selectors import Requirement
-from scheduler.core.volume_table import ZONE_LABELS
 from scheduler.plugins.base import BoolArray, ClusterChange, ClusterView, NodeFilter, PodRequest, Rows
-from scheduler.plugins.node_affinity import label_mask
 
 GENERAL = {
     "failure-domain.beta.kubernetes.io/zone": "topology.kubernetes.io/zone",
@@ -22,10 +22,10 @@ class VolumeZone(NodeFilter):
 
     def filter(self, view: ClusterView, pod: PodRequest, rows: Rows) -> BoolArray | None:
         """True where every volume's zones and regions are the node's."""
-        if not pod.volume_zones:
+        if not pod.volumes.zones:
             return None
         mask = np.ones(view.size, dtype=np.bool_)
-        for key, values in pod.volume_zones:
+        for key, values in pod.volumes.zones:
             held = label_mask(view, Requirement(key, "In", tuple(sorted(values))))
             if key in GENERAL:
                 # A volume's old label is met by the node's new one, where the node lacks the old.

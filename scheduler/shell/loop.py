@@ -21,6 +21,7 @@ from scheduler.shell.binder import Binder
 from scheduler.shell.evictor import Evictor
 from scheduler.shell.figures import Figures
 from scheduler.shell.publish import Publisher
+from scheduler.shell.volume_binder import VolumeBinder
 from scheduler.shell.watches import Watches
 
 _log = structlog.get_logger(__name__)
@@ -82,10 +83,18 @@ class Loop:
     # ---- the loop ---------------------------------------------------------------------------
 
     async def run(
-        self, watches: Watches, binder: Binder, publisher: Publisher, evictor: Evictor, elector: LeaderElector | None
+        self,
+        watches: Watches,
+        binder: Binder,
+        publisher: Publisher,
+        evictor: Evictor,
+        volume_binder: VolumeBinder,
+        *,
+        elector: LeaderElector | None,
     ) -> None:
         """Run until `stop`; binds and evictions in flight get STOP_SECONDS to finish."""
         self._binder, self._publisher, self._watches, self._evictor = binder, publisher, watches, evictor
+        self._volume_binder = volume_binder
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(watches.run()),
@@ -138,7 +147,10 @@ class Loop:
         for decision in decisions:
             if isinstance(decision, Bind):
                 self._count(decision)
-                self._binder.submit(decision)
+                if decision.volumes is not None:
+                    self._volume_binder.submit(decision, decision.volumes)
+                else:
+                    self._binder.submit(decision)
             elif isinstance(decision, Preempt):
                 self._evictor.submit(decision)
             else:
@@ -151,6 +163,7 @@ class Loop:
         _log.info("stopping")
         try:
             async with asyncio.timeout(STOP_SECONDS):
+                await self._volume_binder.stop()
                 await self._binder.join()
                 await self._evictor.join()
                 await self._publisher.join()

@@ -104,6 +104,11 @@ PUBLISH = Counter(
     "Conditions and statuses written off the bind path, by what became of them (stable).",
     ["what", "outcome"],  # what: condition, nomination, group, delete; outcome: written, failed, skipped
 )
+VOLUME_BINDS = Counter(
+    "headrace_scheduler_volume_binds",
+    "Pods whose claims had to be bound before them, by what became of that (stable).",
+    ["outcome"],  # bound, failed
+)
 EXTENDER = Counter(
     "headrace_scheduler_extender_requests",
     "Requests of kube-scheduler's extender calls, by what became of them (stable).",

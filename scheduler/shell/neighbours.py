@@ -64,43 +64,7 @@ class DeviceClass(Object, frozen=True):
     spec: DeviceClassSpec = msgspec.field(default_factory=DeviceClassSpec)
 
 
-class CsiAllocatable(Object, frozen=True):
-    """How many volumes of a driver fit on a node."""
-
-    count: int | None = None
-
-
-class CsiDriver(Object, frozen=True):
-    """A driver on a node."""
-
-    name: str = ""
-    allocatable: CsiAllocatable | None = None
-
-
-class CsiNodeSpec(Object, frozen=True):
-    """A node's drivers."""
-
-    drivers: list[CsiDriver] = []  # noqa: RUF012  (msgspec copies an empty default)
-
-
-class CsiNode(Object, frozen=True):
-    """What CSI drivers say of a node."""
-
-    metadata: SlimMeta = msgspec.field(default_factory=SlimMeta)
-    spec: CsiNodeSpec = msgspec.field(default_factory=CsiNodeSpec)
-
-
 CONTROLLERS: tuple[Resource, ...] = (REPLICATION_CONTROLLERS, REPLICA_SETS, STATEFUL_SETS)
-
-
-def csi_node_changed(item: CsiNode) -> events.CsiNodeChanged:
-    """A node's drivers' new state."""
-    limited = (
-        driver.name
-        for driver in item.spec.drivers
-        if driver.allocatable is not None and driver.allocatable.count is not None
-    )
-    return events.CsiNodeChanged(item.metadata.name, frozenset(limited))
 
 
 def device_class_changed(item: DeviceClass) -> events.DeviceClassChanged:

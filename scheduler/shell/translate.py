@@ -13,6 +13,7 @@ from scheduler.core.assumed import AssignedPod, PodFacts
 from scheduler.core.events import Event, PodAssigned, PodGone, PodPending
 from scheduler.core.gang_apis import group_of, role_of
 from scheduler.core.pod_request import ShapeCache, host_ports, pod_request
+from scheduler.core.pod_volumes import held_volumes
 
 FINISHED = ("Succeeded", "Failed")
 
@@ -64,6 +65,7 @@ class PodTranslator:
                 terms,
                 is_leaving=meta.deletion_timestamp is not None,
                 facts=self._facts(pod),
+                held=held_volumes(meta.name, spec),
             ),
             group=group_of(pod) if is_ours else None,
             is_ours=is_ours,

@@ -18,9 +18,11 @@ import structlog
 from kube.client import KubeClient
 from kube.errors import Forbidden, KubeError, NotFound
 from kube.gang_objects import PodGroup, UpstreamPodGroup, VolcanoPodGroup
-from kube.objects import Dataset, Node, NodeCache, PersistentVolume, PersistentVolumeClaim, Pod, PodDisruptionBudget
+from kube.objects import Dataset, Node, NodeCache, Pod, PodDisruptionBudget
 from kube.resources import (
+    CSI_DRIVERS,
     CSI_NODES,
+    CSI_STORAGE_CAPACITIES,
     DATASETS,
     DEVICE_CLASSES,
     NAMESPACES,
@@ -32,20 +34,41 @@ from kube.resources import (
     POD_GROUPS,
     PODS,
     SERVICES,
+    STORAGE_CLASSES,
     UPSTREAM_POD_GROUPS,
     VOLCANO_POD_GROUPS,
+    VOLUME_ATTACHMENTS,
     Resource,
+)
+from kube.storage_objects import (
+    CSIDriver,
+    CSINode,
+    CSIStorageCapacity,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    StorageClass,
+    VolumeAttachment,
 )
 from kube.watch import ChangeKind, Listed, WatchBatch, list_watch
 from scheduler.core import events
 from scheduler.core.events import Event
 from scheduler.core.gang_apis import GangApi
+from scheduler.core.volume_table import StorageObject
 from scheduler.shell import neighbours
 from scheduler.shell.translate import PodTranslator
 
 _log = structlog.get_logger(__name__)
 ABSENT_RETRY_SECONDS = 10.0
 Key = tuple[str, str]  # namespace, name
+STORAGE: dict[Resource, type[StorageObject]] = {
+    PERSISTENT_VOLUME_CLAIMS: PersistentVolumeClaim,
+    PERSISTENT_VOLUMES: PersistentVolume,
+    STORAGE_CLASSES: StorageClass,
+    CSI_DRIVERS: CSIDriver,
+    CSI_NODES: CSINode,
+    CSI_STORAGE_CAPACITIES: CSIStorageCapacity,
+    VOLUME_ATTACHMENTS: VolumeAttachment,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +90,7 @@ def kinds(pods: PodTranslator) -> tuple[Kind, ...]:
     return (
         Kind(PODS, Pod, pods.event, lambda key, uid: events.PodGone(uid)),
         Kind(NODES, Node, events.NodeChanged, lambda key, uid: events.NodeGone(key[1])),
-        Kind(
-            PERSISTENT_VOLUME_CLAIMS,
-            PersistentVolumeClaim,
-            events.ClaimChanged,
-            lambda key, uid: events.ClaimGone(*key),
-        ),
-        Kind(
-            PERSISTENT_VOLUMES,
-            PersistentVolume,
-            events.VolumeChanged,
-            lambda key, uid: events.VolumeGone(key[1]),
-        ),
+        *(_storage(resource, decode) for resource, decode in STORAGE.items()),
         Kind(
             POD_DISRUPTION_BUDGETS,
             PodDisruptionBudget,
@@ -98,7 +110,6 @@ def kinds(pods: PodTranslator) -> tuple[Kind, ...]:
             lambda key, uid: events.ServiceChanged(*key, None),
         ),
         *(_controllers(resource) for resource in neighbours.CONTROLLERS),
-        Kind(CSI_NODES, neighbours.CsiNode, neighbours.csi_node_changed, lambda key, uid: events.CsiNodeGone(key[1])),
         Kind(
             DEVICE_CLASSES,
             neighbours.DeviceClass,
@@ -118,6 +129,10 @@ def kinds(pods: PodTranslator) -> tuple[Kind, ...]:
         _groups((VOLCANO_POD_GROUPS,), VolcanoPodGroup, GangApi.VOLCANO),
         _groups(UPSTREAM_POD_GROUPS, UpstreamPodGroup, GangApi.UPSTREAM),
     )
+
+
+def _storage(resource: Resource, decode: type[StorageObject]) -> Kind:
+    return Kind(resource, decode, events.StorageChanged, lambda key, uid: events.StorageGone(decode, *key))
 
 
 def _controllers(resource: Resource) -> Kind:

@@ -25,6 +25,7 @@ from kube.config import load_config
 from kube.errors import AlreadyExists, NotFound
 from kube.identity import JsonObject
 from kube.resources import (
+    CSI_NODES,
     DATASETS,
     NAMESPACES,
     NODE_CACHES,
@@ -33,6 +34,7 @@ from kube.resources import (
     PERSISTENT_VOLUMES,
     POD_GROUPS,
     PODS,
+    STORAGE_CLASSES,
     Resource,
 )
 from kube.tls import tls_context
@@ -50,8 +52,13 @@ class Cluster:
     client: KubeClient
     kubeconfig: Path
     scheduler_kubeconfig: Path
-    kube_scheduler: Path
+    binaries: Mapping[str, Path]
     folder: Path
+
+    @property
+    def kube_scheduler(self) -> Path:
+        """The real one."""
+        return self.binaries["kube-scheduler"]
 
     async def node(self, name: str, **room: str) -> None:
         """A node; keyword arguments are allocatable, `gpu` among them."""
@@ -175,6 +182,18 @@ class Cluster:
         file.write_text(yaml.safe_dump(config))
         argv = [str(self.kube_scheduler), f"--config={file}", "--secure-port=0"]
         async with running(argv, self.folder / "kube-scheduler.log", {}):
+            yield
+
+    @asynccontextmanager
+    async def controller_running(self, controller: str) -> AsyncIterator[None]:
+        """One controller of the real kube-controller-manager."""
+        argv = [
+            str(self.binaries["kube-controller-manager"]),
+            f"--kubeconfig={self.kubeconfig}",
+            f"--controllers={controller}",
+        ]
+        argv += ["--leader-elect=false", "--secure-port=0"]
+        async with running(argv, self.folder / "controllers.log", {}):
             yield
 
 
@@ -319,17 +338,19 @@ async def cluster(
             client,
             scheduler_plane.kubeconfig,
             scheduler_plane.kubeconfig_for("scheduler"),
-            control_plane_binaries["kube-scheduler"],
+            control_plane_binaries,
             tmp_path,
         )
 
 
 async def _empty(client: KubeClient) -> None:
-    for resource in (PODS, POD_GROUPS, DATASETS, NODE_CACHES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, NODES):
+    storage = (PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, STORAGE_CLASSES, CSI_NODES)
+    for resource in (PODS, POD_GROUPS, DATASETS, NODE_CACHES, *storage, NODES):
         for item in (await client.list(resource)).items:
             meta = item["metadata"]
             namespace = meta.get("namespace")
             if meta.get("finalizers"):
-                await client.patch(resource, meta["name"], {"metadata": {"finalizers": None}}, namespace)
+                with contextlib.suppress(NotFound):
+                    await client.patch(resource, meta["name"], {"metadata": {"finalizers": None}}, namespace)
             with contextlib.suppress(NotFound):
                 await client.delete(resource, meta["name"], namespace, grace_period_seconds=0)

@@ -403,7 +403,7 @@ async def test_it_works_without_any_of_the_custom_resources(
     try:
         await asyncio.to_thread(plane.start)
         async with KubeClient(load_config(plane.kubeconfig), user_agent="test") as client:
-            bare = Cluster(client, plane.kubeconfig, plane.kubeconfig, Path("/nonexistent"), tmp_path)
+            bare = Cluster(client, plane.kubeconfig, plane.kubeconfig, {}, tmp_path)
             await bare.node("n")
             await bare.pod("p")
             async with bare.scheduler():

@@ -108,7 +108,7 @@ def _started(plane: ControlPlane) -> Iterator[ControlPlane]:
 async def _cluster(plane: ControlPlane, found: Mapping[str, Path], folder: Path) -> AsyncIterator[Cluster]:
     async with KubeClient(load_config(plane.kubeconfig), user_agent="test") as client:
         kubeconfig = plane.kubeconfig_for("scheduler")
-        yield Cluster(client, plane.kubeconfig, kubeconfig, found["kube-scheduler"], folder)
+        yield Cluster(client, plane.kubeconfig, kubeconfig, found, folder)
 
 
 async def _status(cluster: Cluster, resource: Resource, name: str, condition: Any) -> dict[str, Any]:

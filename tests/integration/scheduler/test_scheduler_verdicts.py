@@ -10,10 +10,11 @@ import pytest
 
 from headrace.cluster.binaries import ORACLE, require
 from headrace.errors import HeadraceError
-from scheduler.core import pod_request, pod_terms, requests
+from scheduler.core import pod_request, pod_terms, requests, volume_binding
 from scheduler.core.pod_index import PodIndex
 from scheduler.core.pod_terms import NOBODY
-from scheduler.plugins import pod_affinity, registry, topology_spread
+from scheduler.core.volume_table import VolumeTable
+from scheduler.plugins import pod_affinity, registry, topology_spread, volume_restrictions
 from scheduler.plugins.base import ALL
 from tests.oracle.cases import PODS_A_CLUSTER, Judged, differences, judged
 
@@ -115,9 +116,19 @@ def _without(spec: Any, field: str) -> Any:
     return msgspec.structs.replace(spec, **{field: type(getattr(spec, field))()})
 
 
+right_smallest = volume_binding._smallest
 right_lacks_affinity = pod_affinity._lacks_affinity
 right_requests = requests.pod_requests
 PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "two claims of a pod may find the same volume": lambda patch: patch.setattr(
+        volume_binding, "_smallest", lambda view, claim, chosen: right_smallest(view, claim, ())
+    ),
+    "attachments nobody's pod explains are not counted": lambda patch: patch.setattr(
+        VolumeTable, "attached_to", lambda self, node: iter(())
+    ),
+    "two readers of a disk are kept apart": lambda patch: patch.setattr(
+        volume_restrictions, "conflict", lambda wanted, held: any(disk.key == wanted.key for disk in held)
+    ),
     "overhead is not counted": lambda patch: patch.setattr(requests, "pod_requests", _drop_overhead),
     "host ports of sidecars are not seen": lambda patch: patch.setattr(
         pod_request,

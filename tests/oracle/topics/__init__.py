@@ -5,7 +5,7 @@ Owns the list. A new topic is one function in a module here and one line below."
 from collections.abc import Callable
 
 from tests.oracle.draft import Draft
-from tests.oracle.topics import neighbours, node_rules, room, volumes
+from tests.oracle.topics import neighbours, node_rules, room, unbound, volumes
 
 Topic = Callable[[Draft], None]
 
@@ -23,6 +23,9 @@ TOPICS: dict[str, Topic] = {
     "node names": node_rules.node_names,
     "declared features": node_rules.declared_features,
     "bound claims": volumes.bound_claims,
+    "shared volumes": volumes.shared_volumes,
+    "attach limits": volumes.attach_limits,
+    "waiting claims": unbound.waiting_claims,
     "pod affinity": neighbours.pod_affinity,
     "pod anti-affinity": neighbours.pod_anti_affinity,
     "spread": neighbours.spread,

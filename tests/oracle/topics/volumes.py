@@ -70,3 +70,126 @@ def _volume(draft: Draft, name: str) -> Body:
         spec["nodeAffinity"] = {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}}
     metadata = {"name": name, "labels": labels}
     return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": metadata, "spec": spec}
+
+
+def shared_volumes(draft: Draft) -> None:
+    """In-tree disks named in pods, some read-only, and ReadWriteOncePod claims: bound pods hold some of them."""
+    rng = draft.rng
+    claims = set()
+    for pod in draft.some(draft.all_pods, 0.6):
+        volumes = []
+        for number in range(rng.choice((1, 1, 2))):
+            volume: Body = {"name": f"s{number}"}
+            if draft.chance(0.4):
+                name = f"once-{rng.choice('abcd')}"
+                claims.add((pod["metadata"]["namespace"], name))
+                volume["persistentVolumeClaim"] = {"claimName": name}
+            else:
+                volume |= _disk(draft)
+            volumes.append(volume)
+        pod["spec"].setdefault("volumes", []).extend(volumes)
+    for namespace, name in sorted(claims):
+        once = draft.chance(0.7)
+        draft.others += _bound(namespace, name, ["ReadWriteOncePod" if once else "ReadWriteOnce"], {"nfs": NFS})
+
+
+def _disk(draft: Draft) -> Body:
+    rng = draft.rng
+    name, is_read_only = rng.choice(("d1", "d2", "d3")), draft.chance(0.4)
+    kind = rng.choice(("gcePersistentDisk", "awsElasticBlockStore", "iscsi", "rbd"))
+    sources: dict[str, Body] = {
+        "gcePersistentDisk": {"pdName": name},
+        "awsElasticBlockStore": {"volumeID": name},
+        "iscsi": {"targetPortal": "portal", "iqn": name, "lun": 0},
+        "rbd": {"monitors": rng.sample(("m1", "m2", "m3"), rng.choice((1, 2))), "pool": "p", "image": name},
+    }
+    return {kind: {**sources[kind], "readOnly": True} if is_read_only else sources[kind]}
+
+
+DRIVERS = ("ebs.csi.aws.com", "files.example.com")
+NFS = {"server": "nfs", "path": "/"}
+
+
+def attach_limits(draft: Draft) -> None:
+    """CSI drivers with a limit on some nodes, claims shared and not, attachments nobody's pod explains."""
+    rng = draft.rng
+    for node in draft.some(draft.nodes, 0.7):
+        name = node["metadata"]["name"]
+        drivers: list[Body] = []
+        for driver in DRIVERS:
+            if draft.chance(0.2):
+                continue
+            entry: Body = {"name": driver, "nodeID": name, "topologyKeys": []}
+            if draft.chance(0.8):
+                entry["allocatable"] = {"count": rng.choice((0, 1, 2, 3))}
+            drivers.append(entry)
+        metadata: Body = {"name": name}
+        if draft.chance(0.3):
+            metadata["annotations"] = {"storage.alpha.kubernetes.io/migrated-plugins": "kubernetes.io/aws-ebs"}
+        draft.others.append({"apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "metadata": metadata,
+                             "spec": {"drivers": drivers}})  # fmt: skip
+    draft.others.append(a_class("later", "ebs.csi.aws.com"))
+    claims = set()
+    for pod in draft.some(draft.all_pods, 0.7):
+        volumes = []
+        for number in range(rng.choice((1, 1, 2, 3))):
+            if draft.chance(0.15):
+                volumes.append({"name": f"a{number}", "awsElasticBlockStore": {"volumeID": rng.choice(("e1", "e2"))}})
+                continue
+            name = f"att-{rng.randint(0, 9)}"
+            claims.add((pod["metadata"]["namespace"], name))
+            volumes.append({"name": f"a{number}", "persistentVolumeClaim": {"claimName": name}})
+        pod["spec"].setdefault("volumes", []).extend(volumes)
+    for namespace, name in sorted(claims):
+        volume = f"pv-{namespace}-{name}"
+        if draft.chance(0.15):
+            draft.others.append(an_unbound_claim(namespace, name, "later"))
+            continue
+        handle = rng.choice((volume, "shared-handle"))
+        source = {"csi": {"driver": rng.choice(DRIVERS), "volumeHandle": handle}}
+        draft.others += _bound(namespace, name, ["ReadWriteMany"], source)
+        for node in draft.some(draft.nodes, 0.1):
+            draft.others.append(_attachment(node["metadata"]["name"], volume, source["csi"]["driver"]))
+
+
+def _attachment(node: str, volume: str, driver: str) -> Body:
+    spec = {"attacher": driver, "nodeName": node, "source": {"persistentVolumeName": volume}}
+    metadata = {"name": f"va-{node}-{volume}"}
+    return {"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": metadata, "spec": spec}
+
+
+def _bound(namespace: str, name: str, modes: list[str], source: Body) -> list[Body]:
+    """A claim and the volume it is bound to."""
+    volume = f"pv-{namespace}-{name}"
+    claim = an_unbound_claim(namespace, name, "fast")
+    claim["metadata"]["annotations"] = dict(BOUND)
+    claim["spec"] |= {"accessModes": modes, "volumeName": volume}
+    claim["status"] = {"phase": "Bound"}
+    spec = {"capacity": {"storage": "1Gi"}, "accessModes": modes, "storageClassName": "fast", **source}
+    return [claim, {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": volume}, "spec": spec}]
+
+
+def a_class(name: str, provisioner: str, mode: str = "WaitForFirstConsumer") -> Body:
+    """A storage class."""
+    return {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": name},
+        "provisioner": provisioner,
+        "volumeBindingMode": mode,
+    }
+
+
+def an_unbound_claim(namespace: str, name: str, storage_class: str, size: str = "1Gi") -> Body:
+    """A claim without a volume."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "namespace": namespace, "uid": f"uid-{namespace}-{name}"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": storage_class,
+            "resources": {"requests": {"storage": size}},
+        },
+        "status": {"phase": "Pending"},
+    }
