@@ -1,6 +1,7 @@
 """Why a pod is where it is, or why it is nowhere: the scheduler's record as sentences.
 
-Owns the wording. Reads `names.DECISION_ANNOTATION` and the PodScheduled condition; computes nothing anew."""
+Owns the wording. Reads `names.DECISION_ANNOTATION` and the PodScheduled condition; what stands in the way now comes
+from the scheduler's own rules (scheduler/core/outlook.py)."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from api import names
 from api.decision import Candidate, Decision, SourceBytes
 from api.quantities import format_bytes
+from scheduler.core.outlook import Outlook, some
 
 Body = dict[str, Any]
 
@@ -65,6 +67,25 @@ def pending_reason(pod: Body) -> str:
             return str(condition.get("message") or condition.get("reason") or "no reason was given")
     scheduler = pod.get("spec", {}).get("schedulerName", "the scheduler")
     return f"{scheduler} has not looked at it yet; is it running?"
+
+
+def explain_outlook(name: str, found: Outlook) -> list[str]:
+    """Return what keeps a pod off every node now, and what would make it fit."""
+    if found.feasible:
+        count = len(found.feasible)
+        return [
+            f"Looked at alone, {name} would fit now on {count} {'node' if count == 1 else 'nodes'}: "
+            f"{some(found.feasible)}. It waits for its gang, its turn, or a running scheduler."
+        ]
+    lines = [f"Node by node, {name}:"]
+    for reasons, nodes in found.groups:
+        lines.append(f"  {len(nodes)} × {'; '.join(reasons)} ({some(nodes)})")
+    if not found.groups:
+        lines.append(f"  {found.message}")
+    if found.remedies:
+        lines.append("What would make it fit:")
+        lines += [f"  - {remedy}" for remedy in found.remedies]
+    return lines
 
 
 def sources(bytes_by_source: SourceBytes) -> str:

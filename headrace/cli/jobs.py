@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from api import names
@@ -19,7 +21,9 @@ from headrace.cli.user_files import UserObject
 from headrace.errors import HeadraceError, UsageError
 from kube.client import KubeClient, PatchKind
 from kube.errors import AlreadyExists, Invalid, NotFound
+from kube.objects import Pod
 from kube.resources import DATA_LOADS, EVENTS, PODS, TRAINING_JOBS
+from scheduler.shell.outlook import outlooks
 
 FIELD_MANAGER = "headrace-submit"
 #: kinds that do one thing once: submitting one again is a mistake, not an update
@@ -145,12 +149,14 @@ def explain_command(
     namespace: Namespace = "default",
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Say why a pod, or each pod of a job, is on its node, and what others would have cost."""
+    """Say why a pod, or each pod of a job, is on its node, and what others would have cost; of a pod without a node,
+    what keeps it off every node now, and what would make it fit."""
     _expect(what, "pod", "job")
 
     async def work(client: KubeClient) -> list[str]:
         if what == "pod":
-            return explain.explain_pod(await client.get(PODS, name, namespace))
+            pod = await client.get(PODS, name, namespace)
+            return explain.explain_pod(pod) + await _outlook(client, [pod])
         job = await client.get(TRAINING_JOBS, name, namespace)
         attempt = str(job.get("status", {}).get("attempt", 0))
         pods = [
@@ -159,10 +165,19 @@ def explain_command(
         if not pods:
             message = job.get("status", {}).get("message", "the job controller has not seen it yet; is it running?")
             return [f"{name} has no pods: {message}"]
-        return explain.explain_pods(pods)
+        return explain.explain_pods(pods) + await _outlook(client, pods)
 
     for line in run(work, kubeconfig):
         typer.echo(line)
+
+
+async def _outlook(client: KubeClient, pods: Sequence[Body]) -> list[str]:
+    """Sentences on the first pod without a node: members of a job mostly wait for the same."""
+    waiting = next((pod for pod in pods if not pod.get("spec", {}).get("nodeName")), None)
+    if waiting is None or waiting.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+        return []
+    (found,) = await outlooks(client, [msgspec.convert(waiting, Pod)])
+    return explain.explain_outlook(waiting["metadata"]["name"], found)
 
 
 def suspend(what: What, name: Name, *, namespace: Namespace = "default", kubeconfig: Kubeconfig = None) -> None:

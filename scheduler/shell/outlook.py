@@ -1,0 +1,42 @@
+"""A pending pod's outlook for whoever asks, scheduler running or not: the cluster read once, and judged.
+
+Owns the reading. Does not bind, write or keep anything.
+"""
+
+from collections.abc import Sequence
+
+from kube.client import KubeClient
+from kube.errors import NotFound
+from kube.objects import Pod
+from scheduler.core.engine import Engine
+from scheduler.core.events import Event
+from scheduler.core.outlook import Outlook, outlook
+from scheduler.core.pod_request import ShapeCache, pod_request
+from scheduler.plugins.registry import build
+from scheduler.settings import Settings, engine_settings
+from scheduler.shell.translate import PodTranslator
+from scheduler.shell.watches import Kind, kinds
+
+
+async def outlooks(client: KubeClient, pods: Sequence[Pod]) -> list[Outlook]:
+    """What stands between each of these pods and the cluster's nodes now. Raises KubeError."""
+    settings = Settings()
+    engine = Engine(build(settings), engine_settings(settings))
+    # Of unbound pods only those asked about count: others hold nothing.
+    for kind in kinds(PodTranslator("", 0.0)):
+        engine.handle(await _listed(client, kind), 0.0)
+    shapes = ShapeCache()
+    return [outlook(engine.state, pod_request(pod, shapes)) for pod in pods]
+
+
+async def _listed(client: KubeClient, kind: Kind) -> list[Event]:
+    """One kind's objects; none of an optional kind that is not served."""
+    for resource in (kind.resource, *kind.older):
+        try:
+            found = await client.list(resource, decode=kind.decode)
+        except NotFound:
+            if not kind.is_optional:
+                raise
+            continue
+        return [event for item in found.items if (event := kind.changed(item)) is not None]
+    return []
