@@ -89,7 +89,6 @@ async def _run(settings: Settings, kubeconfig: Path | None) -> None:
         evictor = Evictor(client, recorder, name, settings.evictions_in_flight, lambda event: loop.deliver([event]))
         binder = Binder(
             client,
-            name,
             settings.binds_in_flight,
             may_bind=loop.may_bind,
             before_bind=publisher.before_bind,
@@ -102,7 +101,7 @@ async def _run(settings: Settings, kubeconfig: Path | None) -> None:
             report=loop.report_bind,
             bind_seconds=settings.volume_bind_seconds,
         )
-        translator = PodTranslator(name, time.monotonic() - time.time())
+        translator = PodTranslator(settings.scheduler_names, time.monotonic() - time.time())
         watches = Watches(client, kinds(translator), loop.deliver, Random(), publisher.found)
         elector = (
             LeaderElector(client, settings.lease_namespace, settings.lease_name, identity)

@@ -5,10 +5,10 @@ variables), printed at start; nothing in here is secret.
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from api import names
@@ -44,6 +44,17 @@ class Weights(BaseModel):
     """Full scale: cpu, memory and pod slots wholly taken."""
 
 
+class Profile(BaseModel):
+    """Another schedulerName served by the same process, on the same view of the cluster, with weights of its own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scheduler_name: str = Field(min_length=1)
+    """`spec.schedulerName` of its pods."""
+    weights: Weights = Field(default_factory=Weights)
+    """Those not given are the defaults, not those of the main profile: a profile reads the same wherever it stands."""
+
+
 class Speeds(BaseModel):
     """Bytes per second assumed where a NodeCache has no measurement (0)."""
 
@@ -69,6 +80,8 @@ class Settings(BaseSettings):
     scheduler_name: str = Field(default=names.DEFAULT_SCHEDULER_NAME, min_length=1)
     """`spec.schedulerName` of the pods we take."""
     weights: Weights = Field(default_factory=Weights)
+    profiles: Annotated[tuple[Profile, ...], Field(max_length=16)] = ()
+    """More scheduler names with other weights: for packing, say, beside one for data."""
     speeds: Speeds = Field(default_factory=Speeds)
     stage_in_floor_seconds: Positive = 1.0
     """A cold start shorter than this counts as this long: below, spreading matters more than data."""
@@ -125,6 +138,21 @@ class Settings(BaseSettings):
     log_format: str = Field(default="console", pattern="^(console|json)$")
     """`json` for a log collector."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names_given = self.scheduler_names
+        twice = {name for name in names_given if names_given.count(name) > 1}
+        if twice:
+            raise ValueError(
+                f"profiles: scheduler_name {', '.join(sorted(twice))} is given twice; every profile needs its own"
+            )
+        return self
+
+    @property
+    def scheduler_names(self) -> tuple[str, ...]:
+        """All names whose pods are ours, the main one first."""
+        return (self.scheduler_name, *(profile.scheduler_name for profile in self.profiles))
 
 
 def engine_settings(settings: Settings) -> EngineSettings:

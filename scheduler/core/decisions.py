@@ -28,6 +28,7 @@ class Bind:
     waited_seconds: float = 0.0
     tries: int = 1
     volumes: VolumePlan | None = None  # to be carried out before
+    profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Explain:
     with_event: bool = True
     is_first: bool = True  # the condition was not False before
     generation: int = 0  # of the pod that was judged; 0: not known
+    profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from scheduler.core import explain, volume_binding
 from scheduler.core.assumed import AssignedPod, Hold, PodFacts
 from scheduler.core.decisions import NOT_READY, UNSCHEDULABLE, Bind, Decision, DeletePod, Explain
-from scheduler.core.engine_state import EngineSettings, EngineState, PendingPod
+from scheduler.core.engine_state import EngineSettings, EngineState, PendingPod, Try
 from scheduler.core.events import Event
 from scheduler.core.gang_placement import Placed, place_gang, required_first
 from scheduler.core.gang_preemption import place_nominated
@@ -107,6 +107,7 @@ class Engine:
             if waiting is None:
                 break
             is_gang = waiting.unit.startswith(UNIT_PREFIX)
+            profile = self._profile_of(waiting.unit)
             started = self._stopwatch()
             if is_gang:
                 made = self._try_gang(state.gangs.get(waiting.unit), now)
@@ -114,9 +115,15 @@ class Engine:
                 made = self._try_pod(state.pods[waiting.unit], waiting, now)
             bound = sum(isinstance(decision, Bind) for decision in made)
             binds += bound
-            state.tally.tries.append((is_gang, bound > 0, self._stopwatch() - started))
+            state.tally.tries.append(Try(profile, is_gang, bound > 0, self._stopwatch() - started))
             decisions += made
         return decisions + self._tell_doomed(now)
+
+    def _profile_of(self, unit: str) -> str:
+        """The profile of a pod, or of the first member of a gang."""
+        state = self.state
+        uid = next(iter(state.gangs.get(unit).pending), "") if unit.startswith(UNIT_PREFIX) else unit
+        return state.pods[uid].request.profile if uid in state.pods else ""
 
     def _next(self) -> Waiting | None:
         """The first unit worth a try; pods equal to one that was refused for good are set aside on the way."""
@@ -308,6 +315,7 @@ class Engine:
             waited_seconds=max(0.0, now - pod.waiting_since),
             tries=tries,
             volumes=plan,
+            profile=pod.profile,
         )
 
     # ---- what is told -----------------------------------------------------------------------
@@ -328,7 +336,10 @@ class Engine:
         is_first = not pending.told
         pending.told, pending.told_at = message, now
         pod = pending.request
-        return [Explain(pod.uid, pod.namespace, pod.name, reason, message, with_event, is_first, pod.generation)]
+        told = Explain(
+            pod.uid, pod.namespace, pod.name, reason, message, with_event, is_first, pod.generation, pod.profile
+        )
+        return [told]
 
     def _tell_gang(self, members: Sequence[PendingPod], message: str, now: float) -> list[Decision]:
         told: list[Decision] = []

@@ -63,13 +63,22 @@ class RoomHint:
     evicts_below: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One try, for metrics."""
+
+    profile: str
+    is_gang: bool
+    was_placed: bool
+    seconds: float
+
+
 @dataclass(slots=True)
 class Tally:
-    """What happened, for metrics. `tries`: whether of a gang, whether it was placed, seconds; the shell takes them
-    out, and what it does not take in time is dropped."""
+    """What happened, for metrics. The shell takes `tries` out; what it does not take in time is dropped."""
 
     preemption_attempts: int = 0
-    tries: deque[tuple[bool, bool, float]] = field(default_factory=lambda: deque(maxlen=4096))
+    tries: deque[Try] = field(default_factory=lambda: deque(maxlen=4096))
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ a pod that wants nothing of others and that nobody wants anything of has no such
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,12 +44,21 @@ class WeightedRelative:
 
 
 @dataclass(frozen=True, slots=True)
-class Plugins:
-    """Filters in kube-scheduler's order (the first refusal of a node is the one told), and weighted scores."""
+class Scoring:
+    """Weighted scores of one profile."""
 
-    filters: tuple[FilterPlugin, ...]
     scores: tuple[Weighted, ...]
     relative: tuple[WeightedRelative, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plugins:
+    """Filters in kube-scheduler's order (the first refusal of a node is the one told), and how nodes left are
+    scored: by profile (schedulerName), `scoring` for any other."""
+
+    filters: tuple[FilterPlugin, ...]
+    scoring: Scoring
+    profiles: Mapping[str, Scoring] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +125,21 @@ class Pass:
         return row if row >= 0 and seconds[row] >= 0 else -1
 
 
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """A profile's scores, apart by what makes them stale."""
+
+    fixed: tuple[Weighted, ...]
+    usage: tuple[Weighted, ...]
+    relative: tuple[WeightedRelative, ...]
+
+    @classmethod
+    def of(cls, scoring: Scoring) -> "_Scores":
+        fixed = tuple(one for one in scoring.scores if one.plugin.depends_on is not DependsOn.USAGE)
+        usage = tuple(one for one in scoring.scores if one.plugin.depends_on is DependsOn.USAGE)
+        return cls(fixed, usage, scoring.relative)
+
+
 class Placer:
     """Makes passes and keeps the most recently used ones."""
 
@@ -141,8 +165,8 @@ class Placer:
         self._fixed_filters = [f for f in plugins.filters if f.depends_on not in changing]
         self._usage_filters = [f for f in plugins.filters if f.depends_on is DependsOn.USAGE]
         self._pod_filters = [f for f in plugins.filters if f.depends_on is DependsOn.PODS]
-        self._fixed_scores = [s for s in plugins.scores if s.plugin.depends_on is not DependsOn.USAGE]
-        self._usage_scores = [s for s in plugins.scores if s.plugin.depends_on is DependsOn.USAGE]
+        self._scores = {profile: _Scores.of(scoring) for profile, scoring in plugins.profiles.items()}
+        self._default_scores = _Scores.of(plugins.scoring)
 
     def pass_for(self, pod: PodRequest) -> Pass:
         """The current pass for a pod's signature."""
@@ -164,6 +188,7 @@ class Placer:
     def compute(self, pod: PodRequest, view: ClusterView) -> Pass:
         """A pass from nothing, on any view (also a what-if copy)."""
         refusal, only = self._prefilter(pod, view)
+        scores = self._scores_of(pod)
         mask = view.alive.copy()
         if only is not None:
             mask &= only
@@ -178,7 +203,7 @@ class Placer:
             refusal=refusal,
             only=only,
             fixed_mask=mask,
-            fixed_cost=self._cost(self._fixed_scores, pod, view, ALL),
+            fixed_cost=self._cost(scores.fixed, pod, view, ALL),
             sources=self._residency.sources(pod.data, pod.checkpoint) if pod.data or pod.checkpoint else None,
             total=np.empty(0),
         )
@@ -197,6 +222,9 @@ class Placer:
         without_others = found.alone if found.alone is not None else found.total
         without_others[rows] = self._total(found, view, rows)
         self._look_at_pods(found, view)
+
+    def _scores_of(self, pod: PodRequest) -> "_Scores":
+        return self._scores.get(pod.profile, self._default_scores)
 
     def _versions(self, pod: PodRequest) -> tuple[int, ...]:
         return (
@@ -238,7 +266,7 @@ class Placer:
                 total[~passed] = np.inf
         found.total = total
         left = total != np.inf
-        for weighted in self.plugins.relative:
+        for weighted in self._scores_of(pod).relative:
             cost = weighted.plugin.cost(view, pod, left)
             if cost is not None:
                 total += cost * weighted.weight
@@ -249,7 +277,7 @@ class Placer:
             passed = plugin.filter(view, found.pod, rows)
             if passed is not None:
                 mask &= passed
-        total = found.fixed_cost[rows] + self._cost(self._usage_scores, found.pod, view, rows)
+        total = found.fixed_cost[rows] + self._cost(self._scores_of(found.pod).usage, found.pod, view, rows)
         total[~mask] = np.inf
         return total
 

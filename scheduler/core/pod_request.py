@@ -82,6 +82,7 @@ class PodRequest:
     checkpoint: tuple[tuple[str, int], ...] = ()
     refusal: str | None = None
     volumes: PodVolumes = NO_VOLUMES  # set when the pod is resolved
+    profile: str = ""  # its schedulerName: how nodes are scored
     reported: str = ""  # the message its PodScheduled=False condition already carries
     nominated_node: str = ""  # of its status
     generation: int = 0
@@ -108,6 +109,7 @@ class PodRequest:
         """What every filter and score depends on, beside the cluster."""
         return (
             self.shape.number,
+            self.profile,
             self.data,
             self.checkpoint,
             self.volumes,
@@ -180,6 +182,7 @@ def pod_request(pod: Pod, shapes: ShapeCache, waiting_since: float = 0.0) -> Pod
         identity=identity,
         terms=terms,
         owner=owner_of(pod),
+        profile=spec.scheduler_name,
     )
 
 

@@ -5,7 +5,7 @@ kube-scheduler's order, because the first that refuses a node is the one the use
 
 from collections.abc import Callable
 
-from scheduler.core.placement import Plugins, Weighted, WeightedRelative
+from scheduler.core.placement import Plugins, Scoring, Weighted, WeightedRelative
 from scheduler.core.plugin import RelativeScorePlugin
 from scheduler.plugins.balance import Balance
 from scheduler.plugins.base import FilterPlugin, ScorePlugin
@@ -24,7 +24,7 @@ from scheduler.plugins.volume_binding import BoundVolumes, UnboundClaims
 from scheduler.plugins.volume_limits import NodeVolumeLimits
 from scheduler.plugins.volume_restrictions import VolumeRestrictions
 from scheduler.plugins.volume_zone import VolumeZone
-from scheduler.settings import Settings
+from scheduler.settings import Settings, Weights
 
 FILTERS: tuple[Callable[[], FilterPlugin], ...] = (
     Unschedulable,
@@ -56,8 +56,14 @@ RELATIVE: dict[str, Callable[[], RelativeScorePlugin]] = {
 
 
 def build(settings: Settings) -> Plugins:
-    """The plugins with their weights; a score with weight 0 is left out."""
-    weights = settings.weights.model_dump()
-    scores = tuple(Weighted(factory(settings), weights[name]) for name, factory in SCORES.items() if weights[name])
-    relative = tuple(WeightedRelative(factory(), weights[name]) for name, factory in RELATIVE.items() if weights[name])
-    return Plugins(tuple(factory() for factory in FILTERS), scores, relative)
+    """The plugins, with the weights of each profile."""
+    profiles = {profile.scheduler_name: _scoring(settings, profile.weights) for profile in settings.profiles}
+    return Plugins(tuple(factory() for factory in FILTERS), _scoring(settings, settings.weights), profiles)
+
+
+def _scoring(settings: Settings, weights: Weights) -> Scoring:
+    """Scores with their weights; one with weight 0 is left out."""
+    by_name = weights.model_dump()
+    scores = tuple(Weighted(factory(settings), by_name[name]) for name, factory in SCORES.items() if by_name[name])
+    relative = tuple(WeightedRelative(factory(), by_name[name]) for name, factory in RELATIVE.items() if by_name[name])
+    return Scoring(scores, relative)

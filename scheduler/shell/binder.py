@@ -34,7 +34,6 @@ class Binder:
     def __init__(
         self,
         client: KubeClient,
-        profile: str,
         in_flight: int,
         *,
         may_bind: Callable[[str], bool],
@@ -43,7 +42,6 @@ class Binder:
     ) -> None:
         """`before_bind(uid)` may return something to wait for; `report` must not block."""
         self._client = client
-        self._profile = profile
         self._in_flight = in_flight
         self._may_bind = may_bind
         self._before_bind = before_bind
@@ -109,7 +107,7 @@ class Binder:
             _log.warning("bind_failed", pod=f"{bind.namespace}/{bind.name}", node=bind.node, error=str(error))
             return BindFailed(bind.uid, bind.node, str(error))
         finally:
-            metrics.BINDING_SECONDS.labels("Bind", status, self._profile).observe(time.monotonic() - started)
+            metrics.BINDING_SECONDS.labels("Bind", status, bind.profile).observe(time.monotonic() - started)
         if result is BindResult.BOUND:
             return BindConfirmed(bind.uid, bind.node)
         return BindFailed(bind.uid, bind.node, CAUSES[result])

@@ -14,7 +14,7 @@ SHOWN = (Pool.ACTIVE, Pool.BACKOFF, Pool.UNSCHEDULABLE, Pool.GATED)
 
 
 class Figures:
-    """One engine's figures under one profile name."""
+    """One engine's figures. `profile`: the main one, for what is not counted apart."""
 
     def __init__(self, state: EngineState, profile: str) -> None:
         self._state = state
@@ -26,13 +26,13 @@ class Figures:
         """Report the tries since the last call."""
         tries = self._state.tally.tries
         while tries:
-            is_gang, was_placed, seconds = tries.popleft()
-            result = "scheduled" if was_placed else "unschedulable"
-            if is_gang:
-                metrics.GANG_TRIES.labels(result, self._profile).inc()
-                metrics.GANG_SECONDS.labels(result, self._profile).observe(seconds)
+            one = tries.popleft()
+            result = "scheduled" if one.was_placed else "unschedulable"
+            if one.is_gang:
+                metrics.GANG_TRIES.labels(result, one.profile).inc()
+                metrics.GANG_SECONDS.labels(result, one.profile).observe(one.seconds)
             else:
-                metrics.ATTEMPT_SECONDS.labels(result, self._profile).observe(seconds)
+                metrics.ATTEMPT_SECONDS.labels(result, one.profile).observe(one.seconds)
 
     def measure(self) -> None:
         """Report what is slow to change; for scrapes, not for every turn."""

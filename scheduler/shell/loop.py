@@ -35,8 +35,8 @@ class Loop:
     """See the module's docstring. `run` once."""
 
     def __init__(self, engine: Engine, profile: str) -> None:
+        """`profile`: the main one, for figures that are not kept apart."""
         self._engine = engine
-        self._profile = profile
         self._inbox: list[Event] = []
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -45,8 +45,6 @@ class Loop:
         self.is_ready = False
         self._measured_at = 0.0
         self._figures = Figures(engine.state, profile)
-        self._scheduled = metrics.SCHEDULE_ATTEMPTS.labels("scheduled", profile)
-        self._unschedulable = metrics.SCHEDULE_ATTEMPTS.labels("unschedulable", profile)
 
     # ---- edges ------------------------------------------------------------------------------
 
@@ -60,10 +58,10 @@ class Loop:
         self._inbox.append(event)
         self._wake.set()
         if isinstance(event, BindConfirmed):
-            self._scheduled.inc()
+            metrics.SCHEDULE_ATTEMPTS.labels("scheduled", bind.profile).inc()
             self._publisher.bound(bind)
         elif isinstance(event, BindFailed):
-            metrics.SCHEDULE_ATTEMPTS.labels("error", self._profile).inc()
+            metrics.SCHEDULE_ATTEMPTS.labels("error", bind.profile).inc()
             _log.info("bind_not_done", pod=f"{bind.namespace}/{bind.name}", node=bind.node, cause=event.cause)
 
     def may_bind(self, uid: str) -> bool:
@@ -155,7 +153,7 @@ class Loop:
                 self._evictor.submit(decision)
             else:
                 if isinstance(decision, Explain):
-                    self._unschedulable.inc()
+                    metrics.SCHEDULE_ATTEMPTS.labels("unschedulable", decision.profile).inc()
                 self._publisher.submit(decision)
 
     async def _finish(self) -> None:

@@ -23,7 +23,7 @@ async def outlooks(client: KubeClient, pods: Sequence[Pod]) -> list[Outlook]:
     settings = Settings()
     engine = Engine(build(settings), engine_settings(settings))
     # Of unbound pods only those asked about count: others hold nothing.
-    for kind in kinds(PodTranslator("", 0.0)):
+    for kind in kinds(PodTranslator((), 0.0)):
         engine.handle(await _listed(client, kind), 0.0)
     shapes = ShapeCache()
     return [outlook(engine.state, pod_request(pod, shapes)) for pod in pods]

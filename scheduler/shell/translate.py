@@ -5,6 +5,8 @@ the shape cache. Times: a pod's creation is moved from the wall clock to the cor
 same pod always waits since the same moment.
 """
 
+from collections.abc import Collection
+
 from api import names
 from api.conditions import parse_timestamp
 from kube.objects import Pod
@@ -21,16 +23,16 @@ FINISHED = ("Succeeded", "Failed")
 class PodTranslator:
     """Pods into PodPending, PodAssigned and PodGone."""
 
-    def __init__(self, scheduler_name: str, clock_offset_seconds: float) -> None:
-        """`clock_offset_seconds`: the core's clock minus seconds since 1970."""
-        self._scheduler_name = scheduler_name
+    def __init__(self, scheduler_names: Collection[str], clock_offset_seconds: float) -> None:
+        """Pods of these names are ours. `clock_offset_seconds`: the core's clock minus seconds since 1970."""
+        self._scheduler_names = frozenset(scheduler_names)
         self._offset = clock_offset_seconds
         self._shapes = ShapeCache()
 
     def event(self, pod: Pod) -> Event | None:
         """What a pod's new state means; None when it is no concern of ours."""
         meta, spec, phase = pod.metadata, pod.spec, pod.status.phase
-        is_ours = spec.scheduler_name == self._scheduler_name
+        is_ours = spec.scheduler_name in self._scheduler_names
         if phase in FINISHED:
             group = group_of(pod) if is_ours else None
             succeeded = phase == "Succeeded" and not meta.deletion_timestamp

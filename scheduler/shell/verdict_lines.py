@@ -80,7 +80,7 @@ def verdicts(line: bytes) -> list[Verdict]:
     settings = Settings()
     engine = Engine(build(settings), engine_settings(settings))
     # Of unbound pods only those to be judged count; the others are nobody's concern yet.
-    followed = {kind.resource.kind: kind for kind in kinds(PodTranslator("", 0.0))}
+    followed = {kind.resource.kind: kind for kind in kinds(PodTranslator((), 0.0))}
     engine.handle(list(_events(cluster.objects, followed)), 0.0)
     shapes = ShapeCache()
     return [judge(engine.state, pod_request(msgspec.json.decode(raw, type=Pod), shapes)) for raw in _flat(cluster.pods)]

@@ -257,7 +257,7 @@ class World:
     ) -> None:
         self.now = 0.0
         self.engine = Engine(build(settings or Settings()), _engine_settings(topology_keys, engine_settings))
-        self.translator = PodTranslator(names.DEFAULT_SCHEDULER_NAME, 0.0)
+        self.translator = PodTranslator((settings or Settings()).scheduler_names, 0.0)
         self.made: list[Decision] = []
 
     def feed(self, *events: Event) -> list[Decision]:

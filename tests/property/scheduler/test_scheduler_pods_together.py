@@ -197,7 +197,7 @@ class Plain:
 
 def world_of(case: Case) -> tuple[World, PodRequest]:
     world = World()
-    world.translator = PodTranslator(names.DEFAULT_SCHEDULER_NAME, 0.0)
+    world.translator = PodTranslator([names.DEFAULT_SCHEDULER_NAME], 0.0)
     world.feed(*(NodeChanged(msgspec.convert(node, Node)) for node in case.nodes))
     world.feed(*(NamespaceChanged(item["metadata"]["name"], item["metadata"]["labels"]) for item in case.namespaces))
     for bound in case.bound:

@@ -16,7 +16,7 @@ from scheduler.shell.translate import PodTranslator
 from scheduler.shell.watches import Follower, kinds
 from tests.builders.scheduler_objects import PodBuilder, a_node, a_pod
 
-TRANSLATOR = PodTranslator("headrace-scheduler", 100.0)
+TRANSLATOR = PodTranslator(["headrace-scheduler"], 100.0)
 
 
 def _event(pod: PodBuilder) -> object:

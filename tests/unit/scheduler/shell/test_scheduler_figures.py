@@ -2,6 +2,7 @@
 
 from prometheus_client import REGISTRY
 
+from scheduler.settings import Settings
 from scheduler.shell.figures import Figures
 from tests.builders.scheduler_objects import World, a_group, a_node, a_pod
 
@@ -12,13 +13,18 @@ def _value(name: str, **labels: str) -> float:
 
 def test_tries_queues_rejections_and_preemptions() -> None:
     profile = "figures-test"
-    world = World()
+    world = World(Settings(scheduler_name=profile))
     figures = Figures(world.engine.state, profile)
     before = _value("scheduler_preemption_attempts_total")
     incoming = _value("scheduler_queue_incoming_pods_total", queue="active", event="UnschedulablePodAdd")
     world.nodes(a_node("a", cpu="2"))
     world.groups(a_group("g", 2))
-    world.pods(a_pod("fits"), a_pod("big").asks(cpu="4"), *(a_pod(f"g-{i}").in_gang("g") for i in range(2)))
+    world.pods(
+        *(
+            pod.scheduled_by(profile)
+            for pod in (a_pod("fits"), a_pod("big").asks(cpu="4"), *(a_pod(f"g-{i}").in_gang("g") for i in range(2)))
+        )
+    )
     world.decide()
     for _ in range(2):
         figures.tries()
