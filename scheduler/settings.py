@@ -29,8 +29,8 @@ class Weights(BaseModel):
     """Full scale: all data from the under store. 100 against 1 for balance: one percent of a cold start
     outweighs a node that is wholly taken, so seconds decide and the others break ties."""
     gpu_fit: Weight = 5.0
-    """Full scale: every GPU of the node left stranded, or a pod without GPUs on a GPU node. Worth 5 % of a
-    cold start: fragmentation costs later jobs, minutes of stage-in cost this one."""
+    """Full scale: as many GPUs made useless to the cluster's typical pods as its largest node has, or a pod without
+    GPUs on a GPU node. Worth 5 % of a cold start: fragmentation costs later jobs, minutes of stage-in cost this one."""
     preferences: Weight = 2.0
     """Full scale: all preferred node affinity missed, or the most soft taints. kube-scheduler's weight for
     node affinity against 1 for least allocated."""
@@ -41,7 +41,7 @@ class Weights(BaseModel):
     """Full scale: a node as far from even spread as the fullest one is from empty. kube-scheduler's weight; it is
     more than balance, so that replicas part before nodes are filled evenly."""
     balance: Weight = 1.0
-    """Full scale: cpu, memory and pod slots wholly taken."""
+    """Full scale: cpu, memory and pod slots wholly taken. Where GPU pods run, GPU nodes are left to gpu_fit."""
 
 
 class Profile(BaseModel):

@@ -16,6 +16,7 @@ from scheduler.core.residency_table import ResidencyTable
 from scheduler.core.volume_table import VolumeTable
 from scheduler.core.volume_use import VolumeUse
 from scheduler.core.what_if_index import WhatIfIndex
+from scheduler.core.workload_mix import WorkloadMix
 
 Rows = slice | IntArray
 ALL = slice(None)
@@ -37,6 +38,7 @@ class ClusterView:
     index: PodCounts
     volumes: VolumeTable
     volume_use: VolumeUse
+    mix: WorkloadMix
 
     @property
     def size(self) -> int:
@@ -107,8 +109,10 @@ def view_of(
     table: NodeTable,
     residency: ResidencyTable,
     index: PodIndex | None = None,
+    *,
     volumes: VolumeTable | None = None,
     volume_use: VolumeUse | None = None,
+    mix: WorkloadMix | None = None,
 ) -> ClusterView:
     """The view of the cluster as it is now; without the rest no pod is seen by others, and there is no storage."""
     size = table.size
@@ -125,4 +129,5 @@ def view_of(
         index=index if index is not None else PodIndex(table),
         volumes=volumes if volumes is not None else VolumeTable(),
         volume_use=volume_use if volume_use is not None else VolumeUse(),
+        mix=mix if mix is not None else WorkloadMix(),
     )

@@ -35,6 +35,7 @@ from scheduler.core.requeue import NOTHING, ClusterChange
 from scheduler.core.residency_table import ReadSpeeds, ResidencyTable
 from scheduler.core.topology_tree import ANYWHERE, TopologyTree
 from scheduler.core.volume_table import VolumeTable
+from scheduler.core.workload_mix import WorkloadMix
 from scheduler.core.workloads import Workloads
 
 
@@ -102,8 +103,9 @@ class EngineState:
         self.residency = ResidencyTable(self.table, settings.speeds)
         self.volumes = VolumeTable()
         self.workloads = Workloads()
+        self.mix = WorkloadMix()
         self.devices = DeviceClasses()
-        self.placer = Placer(self.table, self.residency, self.assigned.index, plugins, look=self.view)
+        self.placer = Placer(self.table, self.residency, self.assigned.index, plugins, mix=self.mix, look=self.view)
         self.gangs = Gangs()
         self.topology = TopologyTree(settings.topology_keys)
         self.gang_binds = GangBinds(settings.gang_bind_seconds)
@@ -136,7 +138,15 @@ class EngineState:
 
     def view(self) -> ClusterView:
         """The cluster as it is now."""
-        return view_of(self.table, self.residency, self.assigned.index, self.volumes, self.assigned.volume_use)
+        assigned = self.assigned
+        return view_of(
+            self.table,
+            self.residency,
+            assigned.index,
+            volumes=self.volumes,
+            volume_use=assigned.volume_use,
+            mix=self.mix,
+        )
 
     # ---- pods -------------------------------------------------------------------------------
 

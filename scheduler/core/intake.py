@@ -122,6 +122,7 @@ class Intake:
         if state.assigned.hold_of(pod.uid) is None:
             self._nomination_shown("" if known is None else known.request.nominated_node, pod)
         if known is None:
+            state.mix.seen(pod.uid, pod.shape.requests)
             known = state.pods[pod.uid] = PendingPod(pod, told=pod.reported)
         else:
             is_same = _tried_alike(known.request, pod)
@@ -152,6 +153,7 @@ class Intake:
 
     def _pod_assigned(self, event: events.PodAssigned) -> None:
         state, pod = self._state, event.pod
+        state.mix.seen(pod.uid, pod.requests)
         known = state.pods.pop(pod.uid, None)
         if known is not None:
             state.queue.remove(pod.uid)
@@ -178,6 +180,7 @@ class Intake:
 
     def _pod_gone(self, event: events.PodGone) -> None:
         state = self._state
+        state.mix.gone(event.uid)
         state.seen_leaving(event.uid)
         if state.pods.pop(event.uid, None) is not None:
             state.queue.remove(event.uid)

@@ -21,6 +21,7 @@ from scheduler.core.plugin import DependsOn, FilterPlugin, FloatArray, RelativeS
 from scheduler.core.pod_index import PodIndex
 from scheduler.core.pod_request import PodRequest
 from scheduler.core.residency_table import ResidencyTable, Sources
+from scheduler.core.workload_mix import WorkloadMix
 
 MAX_PASSES = 256
 # A node much worse than the full scale (a broken disk) must not make all other scores vanish.
@@ -150,13 +151,15 @@ class Placer:
         index: PodIndex,
         plugins: Plugins,
         *,
+        mix: WorkloadMix,
         look: Callable[[], ClusterView],
         max_passes: int = MAX_PASSES,
     ) -> None:
-        """`look` gives the cluster as it is now, of this table, residency and index."""
+        """`look` gives the cluster as it is now, of this table, residency, index and mix."""
         self._table = table
         self._residency = residency
         self._index = index
+        self._mix = mix
         self._look = look
         self.plugins = plugins
         self._max_passes = max_passes
@@ -231,6 +234,7 @@ class Placer:
             self._table.version,
             self._residency.version if pod.data or pod.checkpoint else 0,
             self._index.version,
+            self._mix.version,
         )
 
     def _catch_up(self, found: Pass) -> None:

@@ -42,11 +42,11 @@ FILTERS: tuple[Callable[[], FilterPlugin], ...] = (
     DeclaredFeatures,
     RequiredData,
 )
-SCORES: dict[str, Callable[[Settings], ScorePlugin]] = {
-    "stage_in": lambda settings: StageIn(settings.stage_in_floor_seconds),
-    "gpu_fit": lambda settings: GpuFit(),
-    "preferences": lambda settings: Preferences(),
-    "balance": lambda settings: Balance(),
+SCORES: dict[str, Callable[[Settings, Weights], ScorePlugin]] = {
+    "stage_in": lambda settings, weights: StageIn(settings.stage_in_floor_seconds),
+    "gpu_fit": lambda settings, weights: GpuFit(),
+    "preferences": lambda settings, weights: Preferences(),
+    "balance": lambda settings, weights: Balance(yields_to_gpu_fit=bool(weights.gpu_fit)),
 }
 # Scores that only compare the nodes left with each other, from what other pods are where.
 RELATIVE: dict[str, Callable[[], RelativeScorePlugin]] = {
@@ -64,6 +64,8 @@ def build(settings: Settings) -> Plugins:
 def _scoring(settings: Settings, weights: Weights) -> Scoring:
     """Scores with their weights; one with weight 0 is left out."""
     by_name = weights.model_dump()
-    scores = tuple(Weighted(factory(settings), by_name[name]) for name, factory in SCORES.items() if by_name[name])
+    scores = tuple(
+        Weighted(factory(settings, weights), by_name[name]) for name, factory in SCORES.items() if by_name[name]
+    )
     relative = tuple(WeightedRelative(factory(), by_name[name]) for name, factory in RELATIVE.items() if by_name[name])
     return Scoring(scores, relative)
