@@ -41,6 +41,14 @@ from kube.tls import tls_context
 
 PATIENCE_SECONDS = 40.0
 ADMISSION = "--disable-admission-plugins=TaintNodesByCondition,ServiceAccount,DefaultTolerationSeconds"
+# Every answered request of our scheduler, and nobody else's.
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata", "userGroups": ["headrace:scheduler"]}, {"level": "None"}],
+}
+AUDIT_LOG = "audit.log"
 NAMESPACE = "default"
 GROUP_LABEL = "scheduling.x-k8s.io/pod-group"
 
@@ -54,6 +62,7 @@ class Cluster:
     scheduler_kubeconfig: Path
     binaries: Mapping[str, Path]
     folder: Path
+    audit: Path | None = None
 
     @property
     def kube_scheduler(self) -> Path:
@@ -303,13 +312,17 @@ async def proxied(cluster: Cluster) -> AsyncIterator[Proxy]:
 def scheduler_plane(
     control_plane_binaries: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ControlPlane]:
+    folder = tmp_path_factory.mktemp("scheduler-plane")
+    policy = folder / "audit-policy.yaml"
+    policy.write_text(yaml.safe_dump(AUDIT_POLICY))
+    audit = [f"--audit-policy-file={policy}", f"--audit-log-path={folder / AUDIT_LOG}", "--audit-log-mode=blocking"]
     plane = ControlPlane(
-        tmp_path_factory.mktemp("scheduler-plane"),
+        folder,
         control_plane_binaries,
         name="scheduler-tests",
         components=("etcd", "kube-apiserver"),
         durable=False,
-        extra_args={"kube-apiserver": [ADMISSION]},
+        extra_args={"kube-apiserver": [ADMISSION, *audit]},
     )
     try:
         plane.start()
@@ -340,6 +353,7 @@ async def cluster(
             scheduler_plane.kubeconfig_for("scheduler"),
             control_plane_binaries,
             tmp_path,
+            scheduler_plane.folder.root / AUDIT_LOG,
         )
 
 
