@@ -3,6 +3,7 @@
 The API server's audit log says who bound what, when and how often; it is no part of what is tested."""
 
 import asyncio
+import contextlib
 import json
 import signal
 from collections import Counter
@@ -15,6 +16,7 @@ import yaml
 from aiohttp import web
 
 from headrace.cluster import manifests
+from kube.errors import NotFound
 from kube.identity import JsonObject
 from kube.resources import (
     LEASES,
