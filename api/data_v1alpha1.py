@@ -144,6 +144,8 @@ class SnapshotStatus(Model):
     files: int = 0
     bytes: int = 0
     synced_at: ShortText | None = None
+    groups: Annotated[dict[Annotated[str, StringConstraints(max_length=256)], int], Field(max_length=64)] | None = None
+    """Bytes by top-level directory, when there are few: what a job that reads parts of the dataset is placed by."""
 
 
 class Reference(Model):

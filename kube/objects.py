@@ -327,6 +327,7 @@ class DatasetSnapshot(Object, frozen=True):
     version: int = 0
     files: int = 0
     bytes: int = 0
+    groups: dict[str, int] = {}
     synced_at: str | None = None
 
 

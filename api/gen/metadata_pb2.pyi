@@ -186,6 +186,26 @@ Global___DatasetRequest: _TypeAlias = DatasetRequest  # noqa: Y015
 class DatasetInfo(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class GroupsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     UID_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
@@ -205,6 +225,7 @@ class DatasetInfo(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     CACHED_BYTES_FIELD_NUMBER: _builtins.int
     CACHED_COPY_BYTES_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
@@ -234,6 +255,10 @@ class DatasetInfo(_message.Message):
     def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]: ...
     @_builtins.property
     def eligible_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def groups(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """bytes by top-level directory of a read-only dataset that has at most 64;"""
+
     def __init__(
         self,
         *,
@@ -256,10 +281,11 @@ class DatasetInfo(_message.Message):
         replicas: _builtins.int = ...,
         cached_bytes: _builtins.int = ...,
         cached_copy_bytes: _builtins.int = ...,
+        groups: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "files", b"files", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "uid", b"uid", "writable", b"writable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "files", b"files", "groups", b"groups", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "uid", b"uid", "writable", b"writable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

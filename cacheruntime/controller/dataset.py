@@ -25,6 +25,7 @@ from api.quantities import format_bytes
 from cacheruntime.controller.node_selector import matches
 
 PV_CAPACITY_MIN_BYTES = 1 << 30
+GROUP_NAME_MAX = 256
 
 
 def credential_file(namespace: str, secret: str, key: str) -> str:
@@ -98,6 +99,13 @@ def failed_status(dataset: Dataset, reason: str, message: str, now_seconds: floa
     )
 
 
+def _groups(info: metadata_pb2.DatasetInfo) -> dict[str, int] | None:
+    """Sizes by top-level directory; a name too long for the status leaves them all out, as a part would mislead."""
+    if not info.groups or any(len(name) > GROUP_NAME_MAX for name in info.groups):
+        return None
+    return dict(sorted(info.groups.items()))
+
+
 def status(dataset: Dataset, info: metadata_pb2.DatasetInfo, capacity_bytes: int, now_seconds: float) -> DatasetStatus:
     """Return the status that metadata's answer amounts to. `capacity_bytes`: of all live workers."""
     old = dataset.status or DatasetStatus()
@@ -121,6 +129,7 @@ def status(dataset: Dataset, info: metadata_pb2.DatasetInfo, capacity_bytes: int
                 files=info.files,
                 bytes=info.bytes,
                 synced_at=timestamp(info.synced_at_ns / 1e9),
+                groups=_groups(info),
             )
             if has_snapshot
             else None,

@@ -16,6 +16,7 @@ from metadata.core.mutations import View
 from metadata.errors import NotFound
 from metadata.shell import convert
 from metadata.shell.database import Database
+from metadata.shell.group_sizes import GroupSizes
 from metadata.shell.residency_state import ResidencyState
 from metadata.shell.sync import Listings
 from metadata.shell.watchers import Watchers
@@ -36,6 +37,7 @@ class Catalog:
         residency: ResidencyState,
         listings: Listings,
         watchers: Watchers,
+        group_sizes: GroupSizes,
         *,
         kept_versions: int,
     ) -> None:
@@ -43,12 +45,14 @@ class Catalog:
         self.residency = residency
         self.listings = listings
         self.watchers = watchers
+        self.group_sizes = group_sizes
         self._kept_versions = kept_versions
 
     def info(self, dataset: Dataset) -> pb.DatasetInfo:
         """The dataset's state at this moment."""
         message = convert.dataset_message(dataset)
         message.cached_bytes, message.cached_copy_bytes = self.residency.ledger.totals(dataset.uid)
+        message.groups.update(self.group_sizes.of(dataset))
         progress = self.listings.progress(dataset.uid)
         if progress is not None:
             message.syncing = True

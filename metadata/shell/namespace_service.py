@@ -78,6 +78,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
             await self._catalog.listings.cancel(dataset.uid)
             await self._database.write(lambda transaction: transaction.remove_dataset(dataset.uid))
             self._catalog.residency.forget_dataset(dataset.uid)
+            self._catalog.group_sizes.forget(dataset.uid)
         self._start_purge(dataset.id)
         return pb.RemoveDatasetResponse()
 

@@ -17,6 +17,7 @@ from metadata.settings import MetadataSettings, parse_address
 from metadata.shell.catalog import Catalog
 from metadata.shell.checkpoint_service import CheckpointService
 from metadata.shell.database import Database
+from metadata.shell.group_sizes import GroupSizes
 from metadata.shell.namespace_service import NamespaceService
 from metadata.shell.residency_service import ResidencyService
 from metadata.shell.residency_state import ResidencyState
@@ -50,11 +51,13 @@ class MetadataServer:
             credentials_dir=settings.credentials_dir,
             kept_versions=settings.kept_versions,
         )
+        self._group_sizes = GroupSizes(self._database, watchers)
         catalog = Catalog(
             self._database,
             self._residency,
             self._listings,
             watchers,
+            self._group_sizes,
             kept_versions=settings.kept_versions,
         )
         self._namespace = NamespaceService(catalog)
@@ -80,6 +83,7 @@ class MetadataServer:
             await server.stop(self._settings.shutdown_seconds)
         finally:
             await self._listings.close()
+            await self._group_sizes.close()
             await self._namespace.close()
             for task in tasks:
                 task.cancel()

@@ -7,15 +7,18 @@ for more than the dataset has. `version` rises with every change.
 
 Bytes on peers are estimated from counts: what is resident anywhere is at most the sum over all nodes and at
 most the whole dataset; a block that two nodes hold is not known to be the same one.
+
+A request for `paths` counts the top-level directories they are in, where Dataset and NodeCaches tell bytes by
+directory (at most 64 of them); otherwise the whole dataset.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kube.objects import Dataset, NodeCache
+from kube.objects import CachedDataset, Dataset, NodeCache
 from scheduler.core.data_request import DataRequest
 from scheduler.core.node_table import NodeTable
 
@@ -55,6 +58,18 @@ class DatasetSize:
     snapshot: str
     size_bytes: int
     files: int = 0
+    groups: Mapping[str, int] = field(default_factory=dict)  # bytes by top-level directory; empty: not known
+
+    def part(self, paths: Sequence[str]) -> "DatasetSize":
+        """What of it a request for these paths reads: the top-level directories they are in, all of it when one is
+        not known. Files are taken to be of one size."""
+        tops = {path.strip("/").partition("/")[0] for path in paths}
+        if not tops or not tops <= self.groups.keys():
+            return replace(self, groups={})
+        groups = {top: self.groups[top] for top in sorted(tops)}
+        size = sum(groups.values())
+        files = -(-self.files * size // self.size_bytes) if self.size_bytes else 0
+        return DatasetSize(self.uid, self.snapshot, size, files, groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +123,7 @@ class ResidencyTable:
         """Take a Dataset; returns whether its size or snapshot changed."""
         meta, snapshot = dataset.metadata, dataset.status.snapshot
         new = (
-            DatasetSize(meta.uid, str(snapshot.version), snapshot.bytes, snapshot.files)
+            DatasetSize(meta.uid, str(snapshot.version), snapshot.bytes, snapshot.files, snapshot.groups)
             if snapshot
             else DatasetSize(meta.uid, "", 0)
         )
@@ -131,7 +146,7 @@ class ResidencyTable:
 
     def cold_seconds(self, data: Sequence[DataRequest], checkpoint: Sequence[tuple[str, int]]) -> float:
         """Seconds if nothing were cached anywhere: all bytes and files from the origin at its default speed."""
-        sizes = [size for item in data if (size := self._datasets.get(item.key)) is not None]
+        sizes = [size for item in data if (size := self._wanted(item)) is not None]
         total = sum(size.size_bytes for size in sizes) + max((size for _, size in checkpoint), default=0)
         return total / self._defaults.origin + sum(size.files for size in sizes) * ORIGIN_FILE_SECONDS
 
@@ -150,7 +165,7 @@ class ResidencyTable:
         row_of, rows = self._table.row_of, self._table.size
         total = _empty(rows)
         for item in data:
-            size = self._datasets.get(item.key)
+            size = self._wanted(item)
             if size is not None and size.size_bytes > 0:
                 total = _add(total, _priced(self._resident(item.key, size), size.size_bytes, speeds, size.files))
         if checkpoint:
@@ -164,12 +179,17 @@ class ResidencyTable:
         return total
 
     def is_resident(self, item: DataRequest) -> NDArray[np.bool_]:
-        """Per row: whether the whole of the dataset's current snapshot is resident there."""
-        size = self._datasets.get(item.key)
+        """Per row: whether everything that is asked of the dataset's current snapshot is resident there."""
+        size = self._wanted(item)
         if size is None or not size.snapshot:
             return np.zeros(self._table.size, dtype=np.bool_)
         held = self._resident(item.key, size, current_only=True).sum(axis=1)
         return np.asarray(held >= size.size_bytes) & self._serving_rows()
+
+    def _wanted(self, item: DataRequest) -> DatasetSize | None:
+        """The part of a dataset that is asked for; None when there is no such Dataset."""
+        size = self._datasets.get(item.key)
+        return None if size is None else size.part(item.paths)
 
     def _serving_rows(self) -> NDArray[np.bool_]:
         mask = np.zeros(self._table.size, dtype=np.bool_)
@@ -200,8 +220,8 @@ class ResidencyTable:
                 # `required` is a promise and takes the current snapshot only.
                 if current_only and str(entry.snapshot) != size.snapshot:
                     continue
-                for column, medium in enumerate(MEDIA):
-                    local[row, column] += max(0, entry.resident_bytes.get(medium, 0))
+                held = [max(0, entry.resident_bytes.get(medium, 0)) for medium in MEDIA]
+                local[row] += np.array(held) * _share(entry, size, sum(held))
         return local
 
     def _forget_holder(self, cache: NodeCache | None) -> None:
@@ -213,6 +233,14 @@ class ResidencyTable:
                 holders.discard(cache.metadata.name)
                 if not holders:
                     del self._holders[(entry.namespace, entry.name)]
+
+
+def _share(entry: CachedDataset, size: DatasetSize, held: int) -> float:
+    """Which part of what a node holds of a dataset counts for the directories asked for. A directory's bytes are not
+    told by medium; they are taken to be spread like the whole."""
+    if not size.groups or not held:
+        return 1.0
+    return min(1.0, sum((entry.groups or {}).get(top, 0) for top in size.groups) / held)
 
 
 def is_serving(cache: NodeCache) -> bool:

@@ -197,11 +197,20 @@ def a_group(name: str, min_member: int, *, phase: str = "", namespace: str = "de
 
 
 def a_dataset(
-    name: str, size_bytes: int, *, version: int = 1, namespace: str = "default", uid: str = "", files: int = 0
+    name: str,
+    size_bytes: int,
+    *,
+    version: int = 1,
+    namespace: str = "default",
+    uid: str = "",
+    files: int = 0,
+    groups: Mapping[str, int] | None = None,
 ) -> Dataset:
     return Dataset(
         metadata=ObjectMeta(name=name, namespace=namespace, uid=uid or f"uid-{name}"),
-        status=DatasetStatus(snapshot=DatasetSnapshot(version=version, files=files, bytes=size_bytes)),
+        status=DatasetStatus(
+            snapshot=DatasetSnapshot(version=version, files=files, bytes=size_bytes, groups=dict(groups or {}))
+        ),
     )
 
 
@@ -215,8 +224,9 @@ def a_cache(
     origin: int = 0,
     serving: bool = True,
     version: int = 1,
+    groups: Mapping[str, int] | None = None,
 ) -> NodeCache:
-    """`mem` and `ssd` map dataset names (namespace default) to resident bytes."""
+    """`mem` and `ssd` map dataset names (namespace default) to resident bytes; `groups` is of each of them."""
     held: dict[str, dict[str, int]] = {}
     for medium, sizes in (("MEM", mem or {}), ("SSD", ssd or {})):
         for name, size in sizes.items():
@@ -229,7 +239,14 @@ def a_cache(
             network=CacheRate(read_bytes_per_second=network),
             origin=CacheRate(read_bytes_per_second=origin),
             datasets=[
-                CachedDataset(namespace="default", name=name, uid=f"uid-{name}", snapshot=version, resident_bytes=sizes)
+                CachedDataset(
+                    namespace="default",
+                    name=name,
+                    uid=f"uid-{name}",
+                    snapshot=version,
+                    resident_bytes=sizes,
+                    groups=dict(groups) if groups is not None else None,
+                )
                 for name, sizes in held.items()
             ],
         ),

@@ -49,6 +49,26 @@ async def test_a_directory_is_listed_looked_up_and_read(process: Any, connect: C
     assert named.uid == "u1"
 
 
+async def test_sizes_by_top_level_directory_come_once_they_are_counted_and_watchers_are_told(
+    process: Any, connect: Connect, tree: Path
+) -> None:
+    client = connect(process)
+    await client.sync("u1", f"file://{tree}", writable=False)
+    watch = client.namespace.Watch(pb.WatchRequest(), timeout=20)
+    async for change in watch:
+        if change.groups:
+            break
+    assert dict(change.groups) == {"empty": 0, "test": 0, "train": 6}
+    watch.cancel()
+    (tree / "test" / "c").write_text("123")
+    await client.sync("u1", f"file://{tree}", force=True, writable=False)
+    async with asyncio.timeout(20):
+        while (await client.get("u1")).groups.get("test") != 3:
+            await asyncio.sleep(0.02)
+    written = await client.sync("u2", f"file://{tree}", writable=True)
+    assert not written.groups
+
+
 async def test_five_thousand_objects_of_s3_and_paged_directories(
     process: Any, connect: Connect, s3_server: Any
 ) -> None:

@@ -35,7 +35,7 @@ def test_a_cost_is_the_fragments_a_placement_adds(
     view = state.view()
     cost = GpuFit().score(view, request, ALL)
     if cost is None:
-        assert not any(gpus for _, gpus in [*nodes, *workload])
+        assert not any(gpus for _, gpus in nodes)
         return
     kinds = [kind for kind in workload if kind[1]]
     for row, (cpu, gpus) in enumerate(nodes):

@@ -70,6 +70,16 @@ class TestDataset:
         status = dataset.status(item, info, 0, NOW)
         assert (status.phase, status.conditions[0].status, status.conditions[0].reason) == (phase, ready, reason)
 
+    def test_sizes_by_directory_are_told_all_or_none(self) -> None:
+        info = metadata_pb2.DatasetInfo(snapshot_version=1, files=5, bytes=10, groups={"train": 8, "test": 2})
+        told = dataset.status(a_dataset(), info, 0, NOW).snapshot
+        assert told is not None
+        assert told.groups == {"test": 2, "train": 8}
+        info.groups["x" * 300] = 1
+        told = dataset.status(a_dataset(), info, 0, NOW).snapshot
+        assert told is not None
+        assert told.groups is None
+
     def test_an_affinity_that_matches_no_node_is_not_the_same_as_none(self) -> None:
         term = {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["nvme"]}]}
         picky = a_dataset(nodeAffinity={"required": {"nodeSelectorTerms": [term]}})

@@ -102,3 +102,40 @@ def test_an_unknown_dataset_costs_nothing_and_is_resident_nowhere() -> None:
     _, residency = _table("a")
     assert residency.sources(DATA).seconds.tolist() == [0.0]
     assert residency.is_resident(DATA[0]).tolist() == [False]
+
+
+def _part(*paths: str, required: bool = False) -> DataRequest:
+    return DataRequest("default", "d", paths, required)
+
+
+def test_paths_count_the_directories_they_are_in() -> None:
+    table, residency = _table("train", "test")
+    residency.put_dataset(a_dataset("d", 1000 * MIB, files=10, groups={"train": 800 * MIB, "test": 200 * MIB}))
+    residency.put_cache(a_cache("train", ssd={"d": 800 * MIB}, groups={"train": 800 * MIB}))
+    residency.put_cache(a_cache("test", ssd={"d": 500 * MIB}, groups={"train": 300 * MIB, "test": 200 * MIB}))
+    rows = [table.row_of["train"], table.row_of["test"]]
+    found = residency.sources([_part("/test/easy")])
+    assert found.local[rows, 1].tolist() == [0, 200 * MIB]
+    assert found.peers[rows].tolist() == [200 * MIB, 0]
+    assert found.seconds[rows].tolist() == pytest.approx([200 / 200 + 2 * PEER_FILE_SECONDS, 200 / 500])
+    both = residency.sources([_part("train/", "test/")])
+    assert both.local[rows, 1].tolist() == [800 * MIB, 500 * MIB]
+    assert residency.is_resident(_part("test", required=True))[rows].tolist() == [False, True]
+    assert residency.is_resident(_part("train", required=True))[rows].tolist() == [True, False]
+    assert not residency.is_resident(_part(required=True)).any()
+    assert residency.cold_seconds([_part("test")], ()) == pytest.approx(200 / 10 + 2 * ORIGIN_FILE_SECONDS)
+
+
+@pytest.mark.parametrize("paths", [("top-file",), ("train", "nowhere"), ("/",)])
+def test_paths_of_unknown_size_count_as_the_whole_dataset(paths: tuple[str, ...]) -> None:
+    _, residency = _table("warm")
+    residency.put_dataset(a_dataset("d", 1000 * MIB, groups={"train": 800 * MIB}))
+    residency.put_cache(a_cache("warm", ssd={"d": 500 * MIB}, groups={"train": 500 * MIB}))
+    assert residency.sources([_part(*paths)]).seconds.tolist() == residency.sources(DATA).seconds.tolist()
+
+
+def test_a_node_that_tells_nothing_by_directory_holds_nothing_of_it() -> None:
+    _, residency = _table("old")
+    residency.put_dataset(a_dataset("d", 1000 * MIB, groups={"train": 800 * MIB}))
+    residency.put_cache(a_cache("old", ssd={"d": 500 * MIB}))
+    assert residency.sources([_part("train")]).local.sum() == 0
