@@ -127,6 +127,27 @@ class JaxOptions(Model):
     port: int | None = Field(default=None, ge=1, le=65535)
 
 
+class TensorFlowOptions(Model):
+    """Options of framework TensorFlow."""
+
+    port: int | None = Field(default=None, ge=1, le=65535)
+    enable_dynamic_worker: bool = Field(
+        default=False, description="TF_CONFIG in the sparse form: a worker knows itself and the parameter servers"
+    )
+
+
+class XGBoostOptions(Model):
+    """Options of framework XGBoost."""
+
+    port: int | None = Field(default=None, ge=1, le=65535)
+
+
+class PaddleOptions(Model):
+    """Options of framework Paddle."""
+
+    port: int | None = Field(default=None, ge=1, le=65535)
+
+
 class MpiOptions(Model):
     """Options of framework MPI."""
 
@@ -156,6 +177,9 @@ class TrainingJobSpec(Model):
     checkpoint: CheckpointSpec | None = None
     pytorch: PyTorchOptions | None = None
     jax: JaxOptions | None = None
+    tensorflow: TensorFlowOptions | None = None
+    xgboost: XGBoostOptions | None = None
+    paddle: PaddleOptions | None = None
     mpi: MpiOptions | None = None
 
 

@@ -340,7 +340,8 @@ def test_an_unknown_framework_is_refused_with_those_that_are_known() -> None:
     plan = reconcile(observed(job(framework="MPI")), NOW)
     assert state(plan) == ("Failed", "FrameworkNotSupported")
     assert plan.status is not None
-    assert plan.status.message == "spec.framework MPI is not supported yet; supported are Custom, JAX, PyTorch"
+    known = "Custom, JAX, Paddle, PyTorch, TensorFlow, XGBoost"
+    assert plan.status.message == f"spec.framework MPI is not supported yet; supported are {known}"
 
 
 def test_attempts_that_end_at_once_are_held_back() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
+
+import pytest
 
 from jobcontroller.core.framework import Framework, Rendezvous, RoleCounts
 from jobcontroller.frameworks.registry import FRAMEWORKS
@@ -49,6 +52,101 @@ def test_pytorch_without_a_master() -> None:
     assert (found["RANK"], found["WORLD_SIZE"], found["PET_NPROC_PER_NODE"]) == ("1", "2", "gpu")
 
 
+def _tf_config(meeting: Rendezvous, role: str, index: int) -> Any:
+    found = FRAMEWORKS["TensorFlow"].env(meeting, role, index)
+    assert set(found) == {"TF_CONFIG"}
+    return json.loads(found["TF_CONFIG"])
+
+
+def test_tensorflow_with_servers_a_chief_and_an_evaluator() -> None:
+    meeting = rendezvous({"Chief": 1, "PS": 2, "Worker": 2, "Evaluator": 1}, framework="TensorFlow")
+    cluster = {
+        "chief": ["tj-chief-0-a3.tj:23456"],
+        "ps": ["tj-ps-0-a3.tj:23456", "tj-ps-1-a3.tj:23456"],
+        "worker": ["tj-worker-0-a3.tj:23456", "tj-worker-1-a3.tj:23456"],
+    }
+    assert _tf_config(meeting, "Worker", 1) == {
+        "cluster": cluster,
+        "task": {"type": "worker", "index": 1},
+        "environment": "cloud",
+    }
+    # It watches the cluster from outside.
+    assert _tf_config(meeting, "Evaluator", 0) == {
+        "cluster": cluster,
+        "task": {"type": "evaluator", "index": 0},
+        "environment": "cloud",
+    }
+
+
+def test_tensorflow_with_workers_that_come_and_go() -> None:
+    options = {"enableDynamicWorker": True}
+    meeting = rendezvous({"PS": 2, "Worker": 2}, framework="TensorFlow", tensorflow=options)
+    assert _tf_config(meeting, "Worker", 1) == {
+        "sparseCluster": {
+            "worker": {"1": "tj-worker-1-a3.tj:23456"},
+            "ps": ["tj-ps-0-a3.tj:23456", "tj-ps-1-a3.tj:23456"],
+        },
+        "task": {"type": "worker", "index": 1},
+    }
+    assert _tf_config(meeting, "PS", 1) == {
+        "sparseCluster": {"worker": {}, "ps": ["tj-ps-1-a3.tj:23456"]},
+        "task": {"type": "ps", "index": 1},
+    }
+
+
+def test_xgboost() -> None:
+    meeting = rendezvous({"Master": 1, "Worker": 2}, framework="XGBoost")
+    assert FRAMEWORKS["XGBoost"].env(meeting, "Worker", 0) == {
+        "MASTER_ADDR": "tj-master-0-a3.tj",
+        "MASTER_PORT": "23456",
+        "RANK": "1",
+        "WORLD_SIZE": "3",
+        "PYTHONUNBUFFERED": "1",
+        "WORKER_PORT": "23456",
+        "WORKER_ADDRS": "tj-worker-0-a3.tj,tj-worker-1-a3.tj",
+        "DMLC_TRACKER_URI": "tj-master-0-a3.tj",
+        "DMLC_TRACKER_PORT": "23456",
+        "DMLC_TASK_ID": "1",
+        "DMLC_NUM_WORKER": "3",
+    }
+    alone = FRAMEWORKS["XGBoost"].env(rendezvous({"Worker": 2}, framework="XGBoost"), "Worker", 0)
+    assert (alone["RANK"], alone["DMLC_TRACKER_URI"]) == ("0", "tj-worker-0-a3.tj")
+
+
+def test_paddle_collective_and_with_servers() -> None:
+    assert FRAMEWORKS["Paddle"].env(rendezvous({"Worker": 2}, framework="Paddle"), "Worker", 1) == {
+        "PADDLE_MASTER": "tj-worker-0-a3.tj:23456",
+        "PADDLE_NNODES": "2",
+        "PADDLE_JOB_ID": "tj-a3",
+        "PYTHONUNBUFFERED": "1",
+    }
+    meeting = rendezvous({"Master": 1, "Worker": 2}, framework="Paddle")
+    assert FRAMEWORKS["Paddle"].env(meeting, "Master", 0) == {
+        "PADDLE_MASTER": "tj-master-0-a3.tj:23456",
+        "PADDLE_NNODES": "3",
+        "PADDLE_JOB_ID": "tj-a3",
+        "PYTHONUNBUFFERED": "1",
+        "PADDLE_SERVER_NUM": "1",
+    }
+    assert FRAMEWORKS["Paddle"].env(meeting, "Worker", 1)["PADDLE_TRAINER_NUM"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("framework", "roles", "says"),
+    [
+        ("TensorFlow", {"Chief": 1, "Master": 1}, "two names of one role"),
+        ("TensorFlow", {"Chief": 2}, "Chief.replicas is 2; a TensorFlow job has one, or none"),
+        ("TensorFlow", {"Worker": 1, "Evaluator": 2}, "Evaluator.replicas is 2"),
+        ("TensorFlow", {"PS": 1}, "needs a Chief or Workers"),
+        ("XGBoost", {"Master": 2}, "Master.replicas is 2; an XGBoost job has one Master, or none"),
+        ("Paddle", {"Master": 1}, "needs Workers"),
+    ],
+)
+def test_what_a_framework_cannot_run(framework: str, roles: dict[str, int], says: str) -> None:
+    specs = {role: {"replicas": count, "template": {}} for role, count in roles.items()}
+    assert says in (FRAMEWORKS[framework].validate(job(framework=framework, replicaSpecs=specs).spec) or "")
+
+
 def test_custom() -> None:
     found = FRAMEWORKS["Custom"].env(rendezvous({"PS": 1, "Worker": 2}, framework="Custom"), "PS", 0)
     assert found == {
@@ -59,7 +157,7 @@ def test_custom() -> None:
 
 
 def test_every_variable_but_defaults_is_reserved() -> None:
-    for name in ("JAX", "PyTorch"):
+    for name in ("JAX", "Paddle", "PyTorch", "TensorFlow", "XGBoost"):
         framework: Framework = FRAMEWORKS[name]
         given = framework.env(rendezvous({"Worker": 2}, framework=name), "Worker", 0)
         assert set(given) - framework.reserved_env <= {"PYTHONUNBUFFERED"}
@@ -68,6 +166,9 @@ def test_every_variable_but_defaults_is_reserved() -> None:
 def test_ports_of_the_options() -> None:
     assert FRAMEWORKS["JAX"].port(job(jax={"port": 7}).spec) == 7
     assert FRAMEWORKS["PyTorch"].port(job(pytorch={"port": 8}).spec) == 8
+    assert FRAMEWORKS["Paddle"].port(job(paddle={"port": 9}).spec) == 9
+    assert FRAMEWORKS["TensorFlow"].port(job(tensorflow={"port": 10}).spec) == 10
+    assert FRAMEWORKS["XGBoost"].port(job(xgboost={"port": 11}).spec) == 11
     assert FRAMEWORKS["JAX"].port(job().spec) is None
 
 
@@ -79,6 +180,12 @@ def test_success_rules() -> None:
     assert FRAMEWORKS["PyTorch"].succeeded({"Master": RoleCounts(1, 1), "Worker": done})
     assert not FRAMEWORKS["Custom"].succeeded({"PS": RoleCounts(1, 0), "Worker": done})
     assert not FRAMEWORKS["Custom"].succeeded({})
+    tensorflow = FRAMEWORKS["TensorFlow"]
+    assert tensorflow.succeeded({"Chief": RoleCounts(1, 1), "PS": RoleCounts(2, 0), "Worker": left})
+    assert not tensorflow.succeeded({"Chief": RoleCounts(1, 0), "Worker": done})
+    assert tensorflow.succeeded({"PS": RoleCounts(2, 0), "Worker": done})
+    assert FRAMEWORKS["Paddle"].succeeded({"Master": RoleCounts(1, 0), "Worker": done})
+    assert not FRAMEWORKS["XGBoost"].succeeded({"Master": RoleCounts(1, 0), "Worker": done})
 
 
 def test_a_pytorch_job_has_one_master() -> None:
