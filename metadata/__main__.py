@@ -19,7 +19,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the service until SIGTERM or SIGINT; 0 after a graceful stop, 1 when the disk failed, 2 on bad settings."""
     parser = argparse.ArgumentParser(prog="python -m metadata", description="Namespace and residency service.")
     parser.add_argument("--listen", metavar="HOST:PORT", help="gRPC address; port 0 takes a free one")
-    parser.add_argument("--store", metavar="URL", help="database, e.g. sqlite:///var/lib/headrace/metadata.db")
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        help="database: sqlite:///var/lib/headrace/metadata.db, or postgresql://USER@HOST/DB?passfile=FILE",
+    )
     parser.add_argument("--credentials-dir", metavar="DIR", help="folder of <namespace>/<secret>/<key> files")
     parser.add_argument("--metrics", metavar="HOST:PORT", help="Prometheus address")
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}

@@ -26,7 +26,8 @@ class MetadataSettings(BaseSettings):
     listen: str = "127.0.0.1:7100"
     """gRPC address; port 0 takes a free one, which the log names. Plaintext: keep it on loopback or a private net."""
     store: str
-    """Database URL: sqlite:///absolute/path.db."""
+    """Database URL: sqlite:///absolute/path.db, or postgresql://USER@HOST:PORT/DATABASE?passfile=FILE (libpq's form;
+    a password in the URL is refused)."""
     credentials_dir: Path | None = None
     """Folder of credential files, <namespace>/<secret>/<key>; none = mounts with secret options fail."""
     metrics: str | None = None

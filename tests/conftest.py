@@ -12,6 +12,7 @@ from headrace.cluster import manifests
 from headrace.cluster.binaries import require
 from headrace.cluster.control_plane import KNOWN_COMPONENTS, ControlPlane
 from headrace.errors import HeadraceError
+from tests.builders.postgres import PostgresServer
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,12 @@ def api_server(
         yield ApiServer(kubeconfig=plane.kubeconfig, control_plane=plane, stop=plane.stop)
     finally:
         plane.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL for all tests of a run; each makes a database of its own."""
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    server.start()
+    yield server
+    server.stop()

@@ -65,6 +65,8 @@ def missing_packages() -> list[str]:
         wanted.append("python3-dev")
     if importlib.util.find_spec("ensurepip") is None:
         wanted.append("python3-venv")
+    if not any(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
+        wanted.append("postgresql")  # the tests run the metadata service on a real one
     return wanted
 
 

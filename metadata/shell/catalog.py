@@ -6,7 +6,7 @@ request id, decision, version, all in one transaction, then the announcement to 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from api.gen import metadata_pb2 as pb
 from metadata.core import datasets
@@ -25,6 +25,7 @@ from metadata.stores.base import Reader, Transaction
 FORGET_EVERY: Final = 64
 """History is cut every so many versions, so that a mutation seldom pays for it."""
 
+T = TypeVar("T")
 Decide = Callable[[View, Dataset], Changes]
 
 
@@ -60,6 +61,14 @@ class Catalog:
             if dataset.version == 0:
                 message.files, message.bytes = progress.files, progress.bytes
         return message
+
+    async def read(self, work: Callable[[Reader], T]) -> T:
+        """Read records for `info`: again when a listing ended meanwhile, or one could look settled and be old."""
+        while True:
+            ended = self.listings.ended
+            found = await self.database.read(work)
+            if self.listings.ended == ended:
+                return found
 
     async def mutate(self, uid: str, request_id: str, written_path: str, decide: Decide) -> int:
         """Apply what `decide` says as one version, durable on return; a request id seen before is not applied.

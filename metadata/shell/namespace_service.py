@@ -59,12 +59,11 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
 
     @edge.unary
     async def GetDataset(self, request: pb.DatasetRequest, context: Context) -> pb.DatasetInfo:
-        dataset = await self._database.read(lambda reader: _find(reader, request))
-        return self._catalog.info(dataset)
+        return self._catalog.info(await self._catalog.read(lambda reader: _find(reader, request)))
 
     @edge.unary
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
-        found = await self._database.read(lambda reader: reader.datasets())
+        found = await self._catalog.read(lambda reader: reader.datasets())
         wanted = [one for one in found if request.namespace in ("", one.specification.namespace)]
         return pb.ListDatasetsResponse(datasets=[self._catalog.info(one) for one in wanted])
 
@@ -181,11 +180,11 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
     @edge.stream
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.DatasetInfo]:
         with self._catalog.watchers.subscribe() as subscription:
-            for dataset in await self._database.read(lambda reader: reader.datasets()):
+            for dataset in await self._catalog.read(lambda reader: reader.datasets()):
                 yield self._catalog.info(dataset)
             while not subscription.is_closed:
                 changed = set(await subscription.next_changed())
-                for dataset in await self._database.read(lambda reader: reader.datasets()):
+                for dataset in await self._catalog.read(lambda reader: reader.datasets()):
                     if dataset.uid in changed:
                         yield self._catalog.info(dataset)
 

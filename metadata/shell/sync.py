@@ -79,6 +79,8 @@ class Listings:
         self._credentials_dir = credentials_dir
         self._kept_versions = kept_versions
         self._running: dict[str, Progress] = {}
+        self.ended = 0
+        """How many listings have ended: a record read before one ended may be older than its outcome."""
 
     def progress(self, uid: str) -> Progress | None:
         """The listing of that dataset, if one is under way."""
@@ -142,6 +144,7 @@ class Listings:
             metrics.LISTINGS.labels(outcome).inc()
             if self._running.get(dataset.uid) is progress:
                 del self._running[dataset.uid]
+            self.ended += 1
             self._watchers.changed(dataset.uid)
 
     async def _list(self, dataset: Dataset, progress: Progress) -> tuple[int, SyncPlan]:

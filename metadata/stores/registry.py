@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from metadata.errors import SettingsError
 from metadata.stores.base import Store
+from metadata.stores.postgres import PostgresStore
 from metadata.stores.sqlite import SqliteStore
 
 
@@ -19,7 +20,11 @@ def _sqlite(url: str) -> Store:
     return SqliteStore(Path("/" + path.lstrip("/")))
 
 
-STORES: Final[dict[str, Callable[[str], Store]]] = {"sqlite": _sqlite}
+STORES: Final[dict[str, Callable[[str], Store]]] = {
+    "postgres": PostgresStore,
+    "postgresql": PostgresStore,
+    "sqlite": _sqlite,
+}
 
 
 def open_store(url: str) -> Store:

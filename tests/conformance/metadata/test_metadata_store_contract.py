@@ -20,14 +20,17 @@ MOUNT = Mount("s3://b/p", "in", "m", {"endpoint": "http://x"}, {"accessKeyId": "
 SPECIFICATION = Specification("u1", "ns", "name", (MOUNT,), ("n1",), True, True, 2)
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgres"])
 def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
     opened: list[Store] = []
+    url = f"sqlite://{tmp_path}/meta.db"
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_server").new_database()
 
     def open_again() -> Store:
         while opened:
             opened.pop().close()
-        opened.append(open_store(f"sqlite://{tmp_path}/meta.db"))
+        opened.append(open_store(url))
         return opened[-1]
 
     yield open_again
@@ -139,6 +142,21 @@ def test_a_staged_listing_is_sorted_deduplicated_adopted_and_dropped(store: Stor
     assert store.read(lambda reader: reader.entry(dataset.id, "d/y")) == replace(file("d/y", 2), version=1)
 
 
+def test_a_listing_and_the_namespace_are_read_side_by_side(store: Store) -> None:
+    dataset = new_dataset(store)
+    names = [f"f{number:05}" for number in range(12_000)]
+    apply(store, dataset, Changes([file(name) for name in names]), 1)
+    listing = do(store, lambda tx: tx.begin_listing())
+    do(store, lambda tx: tx.stage(listing, [file(name) for name in reversed(names)]))
+
+    def check(reader: Any) -> None:
+        both = zip(reader.below(dataset.id, ""), reader.listed(listing), strict=True)
+        assert [one.path for one, other in both if one.path == other.path] == names
+
+    store.read(check)
+    do(store, check)
+
+
 def test_staged_listings_do_not_outlive_a_restart(reopen: Reopen) -> None:
     store = reopen()
     first = do(store, lambda tx: tx.begin_listing())
@@ -209,6 +227,7 @@ def test_a_removed_dataset_is_purged_in_portions_also_after_a_restart(reopen: Re
 
 def test_request_ids_are_remembered_within_bounds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metadata.stores.sqlite_transaction.REQUESTS_KEPT", 3)
+    monkeypatch.setattr("metadata.stores.postgres_transaction.REQUESTS_KEPT", 3)
 
     def remember(tx: Transaction) -> None:
         for number in range(5):
@@ -227,15 +246,17 @@ def test_registrations_are_the_last_of_each_node(reopen: Reopen) -> None:
     assert reopen().read(lambda reader: reader.registrations()) == [last]
 
 
-def test_a_database_has_one_owner_and_a_place(store: Store, tmp_path: Path) -> None:
+def test_a_database_file_has_one_owner_and_a_place(tmp_path: Path) -> None:
+    first = SqliteStore(tmp_path / "meta.db")
     with pytest.raises(SettingsError, match="in use by another metadata process"):
         open_store(f"sqlite:///{tmp_path}/meta.db")
     (tmp_path / "noise.db").write_bytes(b"no database" * 1000)
     with pytest.raises(SettingsError, match=r"noise.db cannot be opened"):
         open_store(f"sqlite://{tmp_path}/noise.db")
-    for url in ("sqlite://", "sqlite:///", "sqlite://host/x", "postgres://x"):
+    for url in ("sqlite://", "sqlite:///", "sqlite://host/x", "mysql://x"):
         with pytest.raises(SettingsError, match="usable"):
             open_store(url)
+    first.close()
 
 
 def test_a_full_disk_changes_nothing_and_is_over_when_there_is_room(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from api.gen import metadata_pb2 as pb
 from api.gen import metadata_pb2_grpc as services
+from tests.builders.postgres import PostgresServer
 
 START_SECONDS = 30
 DEADLINE_SECONDS = 30
@@ -100,9 +101,12 @@ def metadata_process(tmp_path: Path) -> Iterator[Callable[..., MetadataProcess]]
             process.stop()
 
 
-@pytest.fixture
-def process(metadata_process: Callable[..., MetadataProcess]) -> MetadataProcess:
-    return metadata_process()
+@pytest.fixture(params=["sqlite", "postgres"])
+def process(request: pytest.FixtureRequest, metadata_process: Callable[..., MetadataProcess]) -> MetadataProcess:
+    if request.param == "sqlite":
+        return metadata_process()
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return metadata_process("--store", server.new_database())
 
 
 class Client:

@@ -349,10 +349,11 @@ async def test_checkpoints_are_complete_when_their_marker_is_there(process: Any,
     [
         (["--store", "sqlite://{state}/meta.db"], "in use by another metadata process"),
         (["--store", "sqlite://{state}/other.db", "--listen", "{address}"], "the port is in use"),
-        (["--store", "mysql://x"], "accepted are sqlite://"),
+        (["--store", "mysql://x"], "accepted are postgres://, postgresql://, sqlite://"),
         (["--store", "sqlite:///x/", "--listen", "here"], "is not HOST:PORT"),
     ],
 )
+@pytest.mark.parametrize("process", ["sqlite"], indirect=True)
 def test_a_process_that_cannot_start_says_why(process: Any, arguments: list[str], words: str) -> None:
     filled = [part.format(state=process.directory, address=process.address) for part in arguments]
     ended = subprocess.run(
