@@ -5,7 +5,7 @@ nothing. Uids are `job.attempt.pod`; nodes and datasets keep their names.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -75,7 +75,16 @@ class Attempt:
 class CoreDriver:
     """See the module's docstring."""
 
-    def __init__(self, world: World, policy: Policy, cache: Cache, random: Random) -> None:
+    def __init__(
+        self,
+        world: World,
+        policy: Policy,
+        cache: Cache,
+        random: Random,
+        *,
+        workers: Sequence[tuple[int, ...]] = (),
+    ) -> None:
+        """`workers`: nodes with a fixed worker of a dataset, by dataset: those carry its label, whatever they hold."""
         self._world, self._policy, self._cache = world, policy, cache
         speeds = world.speeds
         settings = Settings(
@@ -99,6 +108,10 @@ class CoreDriver:
         self._labels: list[set[int]] = [set() for _ in world.nodes]
         self._is_up = [True] * len(world.nodes)
         self._is_open = [True] * len(world.nodes)
+        self._workers = workers
+        for dataset, holders in enumerate(workers):
+            for index in holders:
+                self._labels[index].add(dataset)
         for index in range(len(world.nodes)):
             self._tell_node(index)
         if policy.names_data:
@@ -145,7 +158,7 @@ class CoreDriver:
         for index in sorted(nodes):
             if self._policy.names_data:
                 self._inbox.append(events.CacheChanged(self._node_cache(index)))
-            if self._policy.labels_data:
+            if self._policy.labels_data and not self._workers:
                 labels = set(self._cache.held(index))
                 if labels != self._labels[index]:
                     self._labels[index] = labels
@@ -288,7 +301,8 @@ class CoreDriver:
         if spec.dataset is None:
             return None
         terms: list[dict[str, object]] = [_term(100, label_of(self._world.datasets[spec.dataset].name), ["true"])]
-        zones = sorted({self._world.nodes[node].zone for node in self._cache.holders[spec.dataset]})
+        workers = self._workers[spec.dataset] if self._workers else self._cache.holders[spec.dataset]
+        zones = sorted({self._world.nodes[node].zone for node in workers})
         if zones:
             terms += [_term(50, ZONE, zones), _term(20, REGION, ["r"])]
         return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": terms}}

@@ -5,11 +5,14 @@ jobs. While a node's cache can still grow an epoch is cut in parts, so that read
 nothing changes any more a segment covers half of the epochs left. Compute and reading overlap: a segment takes the
 longer of the two. A restart first reads the checkpoint, computing nothing.
 
+With fixed workers only these keep blocks, each an equal share, and what a reader fetches stays there.
+
 Blocks that were missing at a segment's start and came by another reader before its end count as local: they were
 fetched once (single flight).
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from simulations.engine.cache import Cache, Shares
@@ -93,8 +96,9 @@ def pods_by_node(attempt: Attempt) -> dict[int, int]:
 class Reading:
     """Makes segments and settles them."""
 
-    def __init__(self, world: World, links: Links, cache: Cache) -> None:
-        self._world, self._links, self._cache = world, links, cache
+    def __init__(self, world: World, links: Links, cache: Cache, workers: Sequence[tuple[int, ...]] = ()) -> None:
+        """`workers`: the only nodes that keep a dataset, by dataset; empty: readers' nodes keep what they read."""
+        self._world, self._links, self._cache, self._workers = world, links, cache, workers
         self._rack = [node.rack for node in world.nodes]
 
     def next_segment(self, job: Running) -> Segment:
@@ -112,7 +116,8 @@ class Reading:
         if into == 0.0:
             job.own.clear()
         shares = {node: self._cache.shares(node, spec.dataset, job.own.get(node, 0.0)) for node in job.pods_on}
-        fills = any(self._cache.can_admit(node, spec.dataset) for node in job.pods_on)
+        keepers = self._workers[spec.dataset] if self._workers else tuple(job.pods_on)
+        fills = any(self._cache.can_admit(node, spec.dataset) for node in keepers)
         is_all_local = all(item.remote <= 1e-9 for item in shares.values())
         if is_all_local:
             units = left
@@ -199,9 +204,18 @@ class Reading:
         came = Bytes(size - fetched, size * then.near * part, size * then.far * part, size * then.origin * part)
         # What several nodes fetched from the origin at once is new only once.
         new = came.origin * min(1.0, self._absent(dataset) / max(1.0, came.origin)) if came.origin > 0 else 0.0
+        if self._workers:
+            self._keep_on_workers(dataset, new, now)
+            return came
         kept = cache.admit(node, dataset, fetched, new, now) if fetched > 0 else 0.0
         job.own[node] = job.own.get(node, 0.0) + kept
         return came
+
+    def _keep_on_workers(self, dataset: int, new: float, now: float) -> None:
+        """Blocks have their homes on the workers, equally many on each; they are there once."""
+        workers = self._workers[dataset]
+        for worker in workers if new > 0 else ():
+            self._cache.admit(worker, dataset, new / len(workers), new / len(workers), now)
 
     def _absent(self, dataset: int) -> float:
         return max(0.0, self._world.datasets[dataset].size_bytes - self._cache.distinct(dataset))

@@ -46,7 +46,7 @@ class JobSpec:
     memory_bytes: int
     compute_seconds: float
     dataset: int | None = None
-    epochs: int = 1
+    epochs: float = 1.0
     user: str = ""
     priority: int = 0
     checkpoint_bytes: float = 0.0

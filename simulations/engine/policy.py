@@ -21,7 +21,9 @@ class Gangs(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A policy. `names_data`: pods tell what they read. `labels_data`: nodes with some of a dataset have a label, and
-    pods get the node affinity Fluid's webhook injects. `prepare` changes the engine before its first event."""
+    pods get the node affinity Fluid's webhook injects. `workers`: each dataset is cached on that many nodes only, or on
+    as many as it takes to hold it, and readers keep nothing (Fluid as deployed); 0: readers' nodes keep what they read
+    (Headrace's cache). `prepare` changes the engine before its first event."""
 
     name: str
     about: str
@@ -29,4 +31,5 @@ class Policy:
     gangs: Gangs = Gangs.WHOLE
     names_data: bool = False
     labels_data: bool = False
+    workers: int = 0
     prepare: Callable[[Engine, Random], None] | None = None

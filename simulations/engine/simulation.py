@@ -6,6 +6,7 @@ for byte. A run ends when every job is finished, at the horizon, or when nothing
 """
 
 from collections.abc import Callable
+from math import ceil
 from random import Random
 
 from simulations.engine.cache import Cache
@@ -32,14 +33,16 @@ class Simulation:
     def __init__(self, world: World, policy: Policy, *, price_per_gib: float = 0.05) -> None:
         self.world, self.policy = world, policy
         self._price = price_per_gib
-        # One generator for each use, so that a policy's draws do not shift what happens to nodes.
         self.heap = EventHeap()
         self.ledger = Ledger(world.nodes)
         self.cache = Cache(world.nodes, world.datasets)
         self.links = _links(world)
         self.streams = Streams(self.links.capacity)
-        self.reading = Reading(world, self.links, self.cache)
-        self.driver = CoreDriver(world, policy, self.cache, Random(f"{world.seed}/policy"))
+        self.reading = Reading(world, self.links, self.cache, _workers(world, policy.workers))
+        # One generator for each use, so that a policy's draws do not shift what happens to nodes.
+        self.driver = CoreDriver(
+            world, policy, self.cache, Random(f"{world.seed}/policy"), workers=_workers(world, policy.workers)
+        )
         self.account = Account([record(job) for job in world.jobs])
         self.waiting: dict[int, Attempt] = {}
         self.running: dict[int, Running] = {}
@@ -301,6 +304,23 @@ class Simulation:
             for number, dataset in enumerate(datasets)
         ]
         self.account.pictures.append(Picture(self.heap.now, shares))
+
+
+def _workers(world: World, at_least: int) -> tuple[tuple[int, ...], ...]:
+    """Nodes that keep each dataset: those that have some at the start, else the next ones in turn."""
+    if not at_least:
+        return ()
+    able = [index for index, node in enumerate(world.nodes) if node.mem_bytes + node.ssd_bytes > 0]
+    found, start = [], 0
+    for dataset in world.datasets:
+        if dataset.resident:
+            found.append(tuple(sorted(dataset.resident)))
+            continue
+        each = max(1.0, min(world.nodes[index].mem_bytes + world.nodes[index].ssd_bytes for index in able))
+        count = min(len(able), max(at_least, ceil(dataset.size_bytes / each)))
+        found.append(tuple(able[(start + offset) % len(able)] for offset in range(count)))
+        start += count
+    return tuple(found)
 
 
 def _links(world: World) -> Links:

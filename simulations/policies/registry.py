@@ -8,6 +8,8 @@ from scheduler.settings import Settings
 from simulations.engine.policy import Gangs, Policy
 from simulations.policies.kube import RandomPlacer, SamplingPlacer, default_plugins, with_placer
 
+EVERYWHERE: Final = 1 << 30
+
 
 def _gpu_only(settings: Settings) -> Plugins:
     """Headrace's plugins with gpu_fit alone."""
@@ -22,7 +24,26 @@ POLICIES: Final[dict[str, Policy]] = {
         Policy("headrace", "the scheduler as shipped: gangs whole, seconds of stage-in first", build, names_data=True),
         Policy(
             "fluid",
-            "Fluid's node affinity by dataset label, kube-scheduler's scoring, coscheduling",
+            "Fluid as deployed: a dataset on 3 workers (more if it takes more), readers keep nothing; node affinity to "
+            "those nodes, kube-scheduler's scoring, coscheduling",
+            default_plugins,
+            Gangs.PERMIT,
+            labels_data=True,
+            workers=3,
+            prepare=with_placer(SamplingPlacer),
+        ),
+        Policy(
+            "fluid-wide",
+            "the same with a worker of every dataset on every node: all nodes have the label",
+            default_plugins,
+            Gangs.PERMIT,
+            labels_data=True,
+            workers=EVERYWHERE,
+            prepare=with_placer(SamplingPlacer),
+        ),
+        Policy(
+            "fluid-labels",
+            "Fluid's rule over Headrace's cache: readers' nodes keep what they read, any byte gives the label",
             default_plugins,
             Gangs.PERMIT,
             labels_data=True,
