@@ -5,5 +5,6 @@ from typing import Final
 BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
     "fuse": ("benchmarks.fuse", "the FUSE mount against ext4, cp and a direct put"),
     "scheduler": ("benchmarks.scheduler", "pods placed a second, against kube-scheduler"),
+    "simulations": ("benchmarks.simulations", "what placement by data saves, in simulated clusters"),
 }
 """Name → module, and what it measures."""

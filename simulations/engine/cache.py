@@ -71,6 +71,10 @@ class Cache:
         """Bytes by tier."""
         return self._nodes[node].capacity
 
+    def readers(self, node: int, dataset: int) -> int:
+        """Jobs that read a dataset on a node."""
+        return self._nodes[node].readers.get(dataset, 0)
+
     def start_reading(self, node: int, dataset: int, now: float) -> None:
         """A reader came: its dataset stays until it left."""
         readers = self._nodes[node].readers
@@ -85,18 +89,18 @@ class Cache:
             del readers[dataset]
         self._nodes[node].read_at[dataset] = now
 
-    def shares(self, node: int, dataset: int, own: float) -> Shares:
-        """Where the unread bytes of an epoch are, for a reader that itself brought `own` bytes here in this epoch."""
+    def shares(self, node: int, dataset: int, read: float = 0.0, passed: float = 0.0) -> Shares:
+        """Where the unread bytes of an epoch are, for a reader that read `read` bytes of it, of which `passed` came
+        from afar and were not kept. What it read and is kept is not missing any more, so all else that is missing is
+        unread."""
         size = self._size[dataset]
         held = self._nodes[node].held.get(dataset)
         local = min(self.local(node, dataset), size)
-        unread = size - min(own, local)
-        if unread <= 0:
-            return Shares(1.0, 0.0, 0.0, 0.0, 0.0)
-        here = (local - min(own, local)) / unread
-        missing = 1.0 - here
-        elsewhere = max(0.0, self._distinct[dataset] - local)
+        unread = size - read
         absent = size - local
+        missing = min(1.0, max(0.0, absent - passed) / unread) if unread > 0.5 else 0.0
+        here = 1.0 - missing
+        elsewhere = max(0.0, self._distinct[dataset] - local)
         on_peers = missing * (elsewhere / absent) if absent > 0 else 0.0
         in_rack = self._by_rack[dataset].get(self._rack[node], 0.0) - self.local(node, dataset)
         near = min(on_peers, missing * max(0.0, in_rack) / absent) if absent > 0 else 0.0
@@ -172,7 +176,7 @@ class Cache:
         holders, racks, rack = self.holders[dataset], self._by_rack[dataset], self._rack[node]
         holders[node] = holders.get(node, 0.0) + more
         racks[rack] = racks.get(rack, 0.0) + more
-        if holders[node] <= 0.5:
+        if more < 0 and holders[node] <= 0.5:
             del holders[node]
         self._total[dataset] = max(0.0, self._total[dataset] + more) if holders else 0.0
         if not holders:

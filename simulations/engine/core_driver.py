@@ -293,6 +293,8 @@ class CoreDriver:
             containers=[Container(name="main", resources=ResourceRequirements(requests=asks))],
             scheduler_name=names.DEFAULT_SCHEDULER_NAME,
             priority=spec.priority,
+            # Jobs here have one priority: nothing could be preempted, and asking each time costs most of a refusal.
+            preemption_policy="Never",
             affinity=self._injected(spec) if self._policy.labels_data else None,
         )
 

@@ -78,11 +78,13 @@ class Faults:
 
     def _cordon(self, node: int) -> None:
         self._sim.ledger.is_open[node] = False
+        self._sim.give_up_permits(node)
         self._sim.driver.node(node, is_up=True, is_open=False)
 
     def _down(self, node: int, *, keeps_disk: bool, saves: bool, kind: str) -> None:
         sim = self._sim
         sim.account.faults[kind] += 1
+        sim.give_up_permits(node)
         # Away before its jobs wait again, so that none of them can be put back here.
         sim.ledger.is_up[node] = False
         for number in sim.jobs_on(node):

@@ -20,8 +20,8 @@ from simulations.engine.core_driver import Attempt
 from simulations.engine.model import JobSpec, World
 from simulations.engine.network import NOTHING, Links, Usage, usage
 
-PARTS = 4
-"""Parts of an epoch while caches fill."""
+PARTS, PARTS_ALONE = 4, 2
+"""Parts of an epoch while caches fill: with other readers of the dataset on one of the nodes, and without."""
 
 
 @dataclass(slots=True)
@@ -56,7 +56,8 @@ class Segment:
 
 @dataclass(slots=True)
 class Running:
-    """A started attempt. `done` and `goal` are in units; `own`: bytes it brought by node in this training epoch."""
+    """A started attempt. `done` and `goal` are in units; `read`: by node, bytes read in this
+    training epoch, and of those the ones that came from afar and were not kept."""
 
     attempt: Attempt
     slot: int
@@ -66,7 +67,7 @@ class Running:
     goal: float
     restore_from: dict[int, float] = field(default_factory=dict)
     restore_bytes: float = 0.0
-    own: dict[int, float] = field(default_factory=dict)
+    read: dict[int, tuple[float, float]] = field(default_factory=dict)
     segment: Segment | None = None
     segment_started: float = 0.0
 
@@ -114,15 +115,16 @@ class Reading:
         if size - into < 1.0:
             into = 0.0
         if into == 0.0:
-            job.own.clear()
-        shares = {node: self._cache.shares(node, spec.dataset, job.own.get(node, 0.0)) for node in job.pods_on}
+            job.read.clear()
+        shares = {node: self._cache.shares(node, spec.dataset, *job.read.get(node, (0.0, 0.0))) for node in job.pods_on}
         keepers = self._workers[spec.dataset] if self._workers else tuple(job.pods_on)
         fills = any(self._cache.can_admit(node, spec.dataset) for node in keepers)
         is_all_local = all(item.remote <= 1e-9 for item in shares.values())
         if is_all_local:
             units = left
         elif fills or into > 0.0:
-            units = min(left, size - into, size / PARTS)
+            shared = any(self._cache.readers(node, spec.dataset) > 1 for node in job.pods_on)
+            units = min(left, size - into, size / (PARTS if shared else PARTS_ALONE))
         else:
             units = min(left, size * max(1.0, round(left / size / 2)))
         return self._segment(job, shares, units)
@@ -196,19 +198,29 @@ class Reading:
         dataset, cache = job.spec.dataset, self._cache
         assert dataset is not None
         missing = size * then.remote
+        read, passed = job.read.get(node, (0.0, 0.0))
         if missing <= 0:
+            job.read[node] = (read + size, passed)
             return Bytes(local=size)
-        now_missing = cache.shares(node, dataset, job.own.get(node, 0.0)).remote
-        fetched = missing * min(1.0, now_missing / then.remote)
-        part = fetched / missing
-        came = Bytes(size - fetched, size * then.near * part, size * then.far * part, size * then.origin * part)
+        after = cache.shares(node, dataset, read, passed)
+        fetched = missing * min(1.0, after.remote / then.remote)
+        # Where the missing blocks were changed evenly in between.
+        ways = [then] if after.remote <= 0 else [then, after]
+        near, far, origin = (
+            fetched * sum(getattr(at, source) / at.remote for at in ways) / len(ways)
+            for source in ("near", "far", "origin")
+        )
+        came = Bytes(size - fetched, near, far, origin)
         # What several nodes fetched from the origin at once is new only once.
         new = came.origin * min(1.0, self._absent(dataset) / max(1.0, came.origin)) if came.origin > 0 else 0.0
         if self._workers:
+            before = cache.local(node, dataset)
             self._keep_on_workers(dataset, new, now)
+            kept = cache.local(node, dataset) - before
+            job.read[node] = (read + size, passed + max(0.0, fetched - kept))
             return came
         kept = cache.admit(node, dataset, fetched, new, now) if fetched > 0 else 0.0
-        job.own[node] = job.own.get(node, 0.0) + kept
+        job.read[node] = (read + size, passed + fetched - kept)
         return came
 
     def _keep_on_workers(self, dataset: int, new: float, now: float) -> None:

@@ -278,6 +278,12 @@ class Simulation:
         self.account.worked_gpu_seconds -= lost * spec.total_gpus
         self.submit(number)
 
+    def give_up_permits(self, node: int) -> None:
+        """Gangs with a pod placed, not bound, on a node that goes: they are placed anew."""
+        for attempt in self.waiting.values():
+            if node in attempt.permits.values():
+                self.driver.permit_is_over(attempt)
+
     def jobs_on(self, node: int) -> list[int]:
         """Jobs with a pod on a node."""
         found = [number for number, job in self.running.items() if node in job.pods_on]

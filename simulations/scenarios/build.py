@@ -86,7 +86,8 @@ def _jobs(scenario: Scenario, random: Random, traces: Traces, datasets: Sequence
     chooser = _Zipf(work.zipf)
     jobs: list[JobSpec] = []
     for index, ((job, size), at) in enumerate(zip(drawn, _arrivals(scenario, random, drawn), strict=True)):
-        seconds = job.seconds if job.seconds is not None else _draw(work.compute_seconds, random)
+        seconds = _draw(work.compute_seconds, random) if job.seconds is None else job.seconds
+        seconds = min(seconds, work.compute_seconds.most)
         team = job.team or f"user{random.randrange(work.users)}"
         gpus = size.pods * size.gpus
         dataset = None
@@ -126,10 +127,12 @@ def _drawn(scenario: Scenario, random: Random, traces: Traces) -> list[tuple[Tra
     work = scenario.workload
     weights = [size.weight for size in work.sizes]
     found: list[tuple[TraceJob, JobSize]] = []
+    # A sample over the whole trace, in its order: its first weeks are not like the others.
+    listed = traces.philly
+    sample = sorted(random.sample(range(len(listed)), min(len(listed), work.jobs))) if work.source == "philly" else []
     for index in range(work.jobs):
         if work.source == "philly":
-            listed = traces.philly
-            job = listed[index] if index < len(listed) else synthetic.philly_job(random)
+            job = listed[sample[index]] if index < len(sample) else synthetic.philly_job(random)
             pods = max(1, -(-job.gpus // GPUS_PER_NODE))
             found.append((job, JobSize(pods=pods, gpus=-(-job.gpus // pods))))
         elif work.source == "openb" and random.random() >= work.gang_share:

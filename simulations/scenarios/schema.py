@@ -13,6 +13,7 @@ from api.quantities import to_int
 from simulations.errors import ScenarioError
 from simulations.policies.registry import POLICIES
 
+BASELINES = ("fluid", "fluid-wide", "fluid-labels", "coscheduling", "random", "gpu-best-fit")
 BUILT_IN = Path(__file__).parent
 
 
@@ -106,6 +107,7 @@ class Workload(Model):
     """Mean time between jobs (exponential); 0: all at once. Traces keep their own gaps, scaled to this mean."""
     sizes: tuple[JobSize, ...] = (JobSize(),)
     compute_seconds: Lognormal = Lognormal(median=3600.0, sigma=0.5)
+    """Run time when no data is waited for; `most` cuts off a trace's too."""
     reads: Literal["nothing", "zipf", "same", "by-team", "own"] = "zipf"
     """Which dataset a job reads: Zipf over all, dataset 0, Zipf over its team's share of them, or a job its own."""
     zipf: Annotated[float, Field(ge=0, le=3)] = 1.0

@@ -63,7 +63,7 @@ class CacheMachine(RuleBasedStateMachine):
             assert abs(on_nodes - sum(cache.holders[dataset].values())) < 1.0
             assert 0.0 <= cache.distinct(dataset) <= min(size, on_nodes + 1.0) + 1e-6
             for node in range(NODES):
-                shares = cache.shares(node, dataset, 0.0)
+                shares = cache.shares(node, dataset)
                 parts = (shares.mem, shares.ssd, shares.near, shares.far, shares.origin)
                 assert abs(sum(parts) - 1.0) < 1e-6
                 assert min(parts) > -1e-6
