@@ -112,7 +112,7 @@ class Reading:
             return Segment(False, left, 1.0, 1.0, NOTHING)
         size = self._world.datasets[spec.dataset].size_bytes
         into = job.done % size
-        if size - into < 1.0:
+        if into < 1.0 or size - into < 1.0:
             into = 0.0
         if into == 0.0:
             job.read.clear()

@@ -68,6 +68,14 @@ def test_readers_on_one_node_fetch_a_dataset_once() -> None:
     assert outcome.figures["origin_bytes"] == pytest.approx(100e9, rel=0.01)
 
 
+def test_readers_under_fluid_keep_nothing_of_what_they_read() -> None:
+    # Three of five nodes hold a third each; over many epochs a reader finds at most that share on its own node.
+    job = a_job(dataset=0, epochs=16.5, compute_seconds=100.0)
+    figures = run(a_world(5, jobs=(job,)), POLICIES["fluid"]).figures
+    assert (figures["local_bytes"] or 0.0) <= 16.5 * 100e9 / 3 * 1.001
+    assert figures["origin_bytes"] == pytest.approx(100e9, rel=0.01)
+
+
 def test_headrace_goes_where_most_bytes_are_and_fluid_cannot_tell() -> None:
     nodes = tuple(a_sim_node(index) for index in range(8))
     dataset = DatasetSpec("d0", 100e9, {0: 10e9, 3: 100e9, 5: 20e9})
