@@ -6,5 +6,6 @@ BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
     "fuse": ("benchmarks.fuse", "the FUSE mount against ext4, cp and a direct put"),
     "gpu-allocation": ("benchmarks.gpu_allocation", "GPUs that can be given away before pods stop fitting"),
     "scheduler": ("benchmarks.scheduler", "pods placed a second, against kube-scheduler"),
+    "simulations": ("benchmarks.simulations", "what placement by data saves, in simulated clusters"),
 }
 """Name → module, and what it measures."""

@@ -1,0 +1,176 @@
+"""`headrace sim`: run scenarios, list them, turn a run's JSON into a table.
+
+Owns options and output. What is simulated lives in simulations/."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from headrace.cli.tables import console
+from headrace.errors import HeadraceError, UsageError
+
+sim = typer.Typer(
+    help="Simulate a cluster: what placement by data saves against what you run today.", no_args_is_help=True
+)
+
+
+class SimulationFailed(HeadraceError):
+    """A run broke an invariant: a fault of the scheduler or of the simulation."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to `app`."""
+    app.add_typer(sim, name="sim")
+
+
+@sim.command("list")
+def list_scenarios() -> None:
+    """List the scenarios that come with Headrace, and the policies."""
+    from simulations.policies.registry import POLICIES
+    from simulations.scenarios.schema import built_in, load
+
+    for name, file in built_in().items():
+        print(f"{name:18} {load(file).question}")
+    print("\npolicies:")
+    for policy in POLICIES.values():
+        print(f"  {policy.name:16} {policy.about}")
+
+
+@sim.command("run")
+def run_scenario(
+    scenario: Annotated[str, typer.Argument(help="a name of `headrace sim list`, or a YAML file")],
+    *,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, max=1000, help="worlds to run")] = None,
+    policies: Annotated[str, typer.Option("--policies", help="names separated by commas")] = "",
+    trace: Annotated[list[Path] | None, typer.Option("--trace", help="a CSV of openb or Philly; repeatable")] = None,
+    output: Annotated[str, typer.Option("-o", "--output", help="table, json or yaml")] = "table",
+    report: Annotated[Path | None, typer.Option("--report", help="write one self-contained HTML file")] = None,
+) -> None:
+    """Run every policy on the same worlds, and compare them. Exit code 1 when a run breaks an invariant."""
+    from simulations.engine.ledger import InvariantViolation
+    from simulations.errors import ScenarioError
+    from simulations.report.tables import as_values
+    from simulations.run import run
+    from simulations.scenarios.schema import find, load
+    from simulations.traces.readers import read
+
+    if output not in ("table", "json", "yaml"):
+        raise UsageError(f"output {output!r} is not known; choose table, json or yaml")
+    try:
+        loaded = load(find(scenario))
+        names = tuple(name.strip() for name in policies.split(",") if name.strip())
+        with _Bar() as bar:
+            result = run(loaded, policies=names, seeds=seeds, traces=read(trace or []), progress=bar.tell)
+        if report is not None:
+            from simulations.report.page import page
+
+            report.write_text(page(result, shlex.join(["headrace", *sys.argv[1:]])), encoding="utf-8")
+    except ScenarioError as error:
+        raise UsageError(str(error)) from None
+    except KeyError as error:
+        raise UsageError(str(error.args[0])) from None
+    except InvariantViolation as error:
+        raise SimulationFailed(f"scenario {scenario}: {error}") from None
+    except OSError as error:
+        raise UsageError(f"--report {report}: {error.strerror}; name a file that can be written") from None
+    if output == "table":
+        _show(result)
+    else:
+        _print(as_values(result), output)
+
+
+@sim.command("report")
+def report_file(
+    file: Annotated[Path, typer.Argument(help="what `headrace sim run … -o json` wrote")],
+    *,
+    output: Annotated[str, typer.Option("-o", "--output", help="table, json or yaml: figures only")] = "table",
+) -> None:
+    """Show the figures of a run that was kept as JSON."""
+    try:
+        kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        means = {name: _means([run["figures"] for run in runs]) for name, runs in kept["runs"].items()}
+        title = kept["scenario"]["name"]
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}; name a file of `headrace sim run … -o json`") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{file} is not what `headrace sim run … -o json` writes; run it again") from None
+    if output != "table":
+        _print({"scenario": title, "figures": means}, output)
+        return
+    from rich.table import Table
+
+    table = Table(title=f"{title}: means over seeds", box=None)
+    for column in ("figure", *means):
+        table.add_column(column, justify="left" if column == "figure" else "right")
+    for figure in next(iter(means.values()), {}):
+        cells = (means[name].get(figure) for name in means)
+        table.add_row(figure, *("-" if cell is None else f"{cell:,.4g}" for cell in cells))
+    console().print(table)
+
+
+def _means(runs: list[dict[str, float | None]]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for figure in runs[0]:
+        values = [value for run in runs if (value := run[figure]) is not None]
+        found[figure] = sum(values) / len(values) if values else None
+    return found
+
+
+def _show(result: Any) -> None:
+    from rich.table import Table
+
+    from simulations.report.tables import by_size, side_by_side
+
+    print(result.scenario.question)
+    console().print(side_by_side(result))
+    sizes = Table(title="by job size", box=None)
+    for column in ("figure", *result.runs):
+        sizes.add_column(column, justify="left" if column == "figure" else "right")
+    for title, cells in by_size(result):
+        sizes.add_row(title, *cells)
+    console().print(sizes)
+    print("wall seconds:", ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.wall_seconds.items()))
+
+
+def _print(values: dict[str, Any], output: str) -> None:
+    if output not in ("json", "yaml"):
+        raise UsageError(f"output {output!r} is not known; choose table, json or yaml")
+    print(json.dumps(values, indent=1) if output == "json" else yaml.safe_dump(values, sort_keys=False), end="")
+    if output == "json":
+        print()
+
+
+class _Bar:
+    """Progress with the time left, on standard error when that is a terminal."""
+
+    def __enter__(self) -> _Bar:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=Console(stderr=True),
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._progress.start()
+        self._task = self._progress.add_task("starting", total=1.0, left="")
+        return self
+
+    def tell(self, step: Any) -> None:
+        """Show a step."""
+        left = f"{step.seconds_left:,.0f} s left" if step.seconds_left != float("inf") else ""
+        self._progress.update(self._task, completed=step.share, description=step.label, left=left)
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()

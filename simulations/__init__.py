@@ -1,0 +1,1 @@
+"""Simulations: what data-aware gang scheduling saves, on your cluster and your trace."""

@@ -1,0 +1,62 @@
+"""What must hold at rest: no partial gang, and a true reason for every pod that waits.
+
+Owns those two; the ledger refuses over-commitment and double binds as they happen. Reasons are checked against the
+ledger, not against the scheduler's own tables, a few jobs a time in turn. Raises InvariantViolation.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.core import explain
+from simulations.engine.core_driver import Attempt
+from simulations.engine.ledger import InvariantViolation, Ledger
+from simulations.engine.model import JobSpec
+from simulations.engine.policy import Gangs
+
+A_TIME = 8
+NO_ROOM, WAITS_FOR_DATA = "nodes are available: ", ": waiting for node "
+
+
+def asks_of(spec: JobSpec) -> NDArray[np.int64]:
+    """What one pod takes: GPUs, millicores, bytes, a slot."""
+    return np.array([spec.gpus, spec.cpu_milli, spec.memory_bytes, 1], dtype=np.int64)
+
+
+def check_gang(attempt: Attempt, gangs: Gangs, now: float) -> None:
+    """After a turn a gang is on nodes as a whole or not at all, unless the policy knows no gangs."""
+    bound, pods = len(attempt.node_of), attempt.spec.pods
+    if gangs is not Gangs.NONE and 0 < bound < pods:
+        raise InvariantViolation(
+            f"partial gang at {now:.1f} s: job {attempt.spec.name} has {bound} of {pods} pods bound"
+        )
+
+
+def held_by_permits(waiting: Iterable[Attempt], ledger: Ledger) -> NDArray[np.int64] | None:
+    """Room on each node that placed pods hold while they wait for the rest of their gangs; None: none."""
+    held: NDArray[np.int64] | None = None
+    for attempt in waiting:
+        for node in attempt.permits.values():
+            held = np.zeros_like(ledger.free) if held is None else held
+            held[node] += asks_of(attempt.spec)
+    return held
+
+
+def check_reason(
+    attempt: Attempt, told: str, gangs: Gangs, ledger: Ledger, *, held: NDArray[np.int64] | None, now: float
+) -> None:
+    """A resting pod was told why, and it is so: what it asks for is not there as the ledger has it."""
+    name = attempt.spec.name
+    if told == explain.NO_NODES and not (ledger.is_up & ledger.is_open).any():
+        return
+    if NO_ROOM not in told:
+        raise InvariantViolation(f"at {now:.1f} s job {name} waits and was told {told!r}, which is no reason")
+    if WAITS_FOR_DATA in told:
+        return
+    fits = int(np.minimum(ledger.fits(asks_of(attempt.spec), held), attempt.spec.pods).sum())
+    needed = attempt.spec.pods if gangs is Gangs.WHOLE else 1
+    if fits >= needed:
+        raise InvariantViolation(
+            f"untrue reason at {now:.1f} s: job {name} waits ({told!r}), but {fits} of its pods fit, needed: {needed}"
+        )

@@ -1,0 +1,237 @@
+"""A running job: segments of reading and computing, f = min(f*, b / (1 - c/d)) in each.
+
+Owns what a segment is, what it uses of the links, and what it leaves in the caches. Does not know time or other
+jobs. While a node's cache can still grow an epoch is cut in parts, so that readers see what others brought; when
+nothing changes any more a segment covers half of the epochs left. Compute and reading overlap: a segment takes the
+longer of the two. A restart first reads the checkpoint, computing nothing.
+
+With fixed workers only these keep blocks, each an equal share, and what a reader fetches stays there.
+
+Blocks that were missing at a segment's start and came by another reader before its end count as local: they were
+fetched once (single flight).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from simulations.engine.cache import Cache, Shares
+from simulations.engine.core_driver import Attempt
+from simulations.engine.model import JobSpec, World
+from simulations.engine.network import NOTHING, Links, Usage, usage
+
+PARTS, PARTS_ALONE = 4, 2
+"""Parts of an epoch while caches fill: with other readers of the dataset on one of the nodes, and without."""
+
+
+@dataclass(slots=True)
+class Bytes:
+    """Bytes by source."""
+
+    local: float = 0.0
+    near: float = 0.0
+    far: float = 0.0
+    origin: float = 0.0
+
+    def add(self, other: "Bytes") -> None:
+        """Count another's too."""
+        self.local += other.local
+        self.near += other.near
+        self.far += other.far
+        self.origin += other.origin
+
+
+@dataclass(slots=True)
+class Segment:
+    """What a job does until something changes. `units`: bytes, or seconds of compute without data; `shares` at its
+    start, by node."""
+
+    is_restore: bool
+    units: float
+    cap: float
+    growth: float
+    use: Usage
+    shares: dict[int, Shares] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Running:
+    """A started attempt. `done` and `goal` are in units; `read`: by node, bytes read in this
+    training epoch, and of those the ones that came from afar and were not kept."""
+
+    attempt: Attempt
+    slot: int
+    started: float
+    pods_on: dict[int, int]
+    done: float
+    goal: float
+    restore_from: dict[int, float] = field(default_factory=dict)
+    restore_bytes: float = 0.0
+    read: dict[int, tuple[float, float]] = field(default_factory=dict)
+    segment: Segment | None = None
+    segment_started: float = 0.0
+
+    @property
+    def spec(self) -> JobSpec:
+        """Its job."""
+        return self.attempt.spec
+
+
+def goal_units(spec: JobSpec, world: World) -> float:
+    """All the units of a job: bytes of all its epochs, or seconds."""
+    if spec.dataset is None:
+        return spec.compute_seconds
+    return spec.epochs * world.datasets[spec.dataset].size_bytes
+
+
+def full_speed(spec: JobSpec, world: World) -> float:
+    """f*: units a second when nothing is waited for."""
+    return goal_units(spec, world) / spec.compute_seconds
+
+
+def pods_by_node(attempt: Attempt) -> dict[int, int]:
+    """How many pods are on each node."""
+    return dict(sorted(Counter(attempt.node_of.values()).items()))
+
+
+class Reading:
+    """Makes segments and settles them."""
+
+    def __init__(self, world: World, links: Links, cache: Cache, workers: Sequence[tuple[int, ...]] = ()) -> None:
+        """`workers`: the only nodes that keep a dataset, by dataset; empty: readers' nodes keep what they read."""
+        self._world, self._links, self._cache, self._workers = world, links, cache, workers
+        self._rack = [node.rack for node in world.nodes]
+
+    def next_segment(self, job: Running) -> Segment:
+        """What the job does next; it has something left."""
+        spec = job.spec
+        if job.restore_bytes > 0:
+            return self._restore(job)
+        left = job.goal - job.done
+        if spec.dataset is None:
+            return Segment(False, left, 1.0, 1.0, NOTHING)
+        size = self._world.datasets[spec.dataset].size_bytes
+        into = job.done % size
+        if into < 1.0 or size - into < 1.0:
+            into = 0.0
+        if into == 0.0:
+            job.read.clear()
+        shares = {node: self._cache.shares(node, spec.dataset, *job.read.get(node, (0.0, 0.0))) for node in job.pods_on}
+        keepers = self._workers[spec.dataset] if self._workers else tuple(job.pods_on)
+        fills = any(self._cache.can_admit(node, spec.dataset) for node in keepers)
+        is_all_local = all(item.remote <= 1e-9 for item in shares.values())
+        if is_all_local:
+            units = left
+        elif fills or into > 0.0:
+            shared = any(self._cache.readers(node, spec.dataset) > 1 for node in job.pods_on)
+            units = min(left, size - into, size / (PARTS if shared else PARTS_ALONE))
+        else:
+            units = min(left, size * max(1.0, round(left / size / 2)))
+        return self._segment(job, shares, units)
+
+    def _segment(self, job: Running, shares: dict[int, Shares], units: float) -> Segment:
+        spec, links, speeds = job.spec, self._links, self._world.speeds
+        assert spec.dataset is not None
+        uses: dict[int, float] = {}
+        cap = full_speed(spec, self._world)
+        worst = 0.0
+        for node, pods in job.pods_on.items():
+            part, at = pods / spec.pods, shares[node]
+            _add(uses, node, part * at.remote)
+            _add(uses, links.uplink(self._rack[node]), part * (at.far + at.origin))
+            _add(uses, links.origin, part * at.origin)
+            _add(uses, links.disk(node), part * at.ssd)
+            _add(uses, links.peers(spec.dataset), part * (at.near + at.far))
+            worst = max(worst, at.remote)
+            if at.mem > 0:
+                cap = min(cap, speeds.mem / (part * at.mem))
+            # The most one pod's stream gets, whatever is free.
+            if at.near + at.far > 1e-9:
+                cap = min(cap, speeds.peer_stream * spec.pods / (at.near + at.far))
+            if at.origin > 1e-9:
+                cap = min(cap, speeds.origin_stream * spec.pods / at.origin)
+        return Segment(False, units, cap, spec.pods / max(worst, 1e-6), usage(uses), shares)
+
+    def _restore(self, job: Running) -> Segment:
+        spec, links, speeds = job.spec, self._links, self._world.speeds
+        uses: dict[int, float] = {}
+        cap = float("inf")
+        for node, pods in job.pods_on.items():
+            part = pods / spec.pods
+            if node in job.restore_from:
+                _add(uses, links.disk(node), part)
+                cap = min(cap, speeds.ssd * spec.pods)
+                continue
+            _add(uses, node, part)
+            _add(uses, links.uplink(self._rack[node]), part)
+            if not job.restore_from:
+                _add(uses, links.origin, part)
+            stream = speeds.peer_stream if job.restore_from else speeds.origin_stream
+            cap = min(cap, min(stream, speeds.nic) * spec.pods)
+        return Segment(True, job.restore_bytes, cap, spec.pods, usage(uses))
+
+    def settle(self, job: Running, units: float, now: float) -> Bytes:
+        """`units` of the segment were done: advance the job, fill caches; returns what came from where."""
+        segment, spec = job.segment, job.spec
+        assert segment is not None
+        total = Bytes()
+        if segment.is_restore:
+            job.restore_bytes = max(0.0, job.restore_bytes - units)
+            if job.restore_bytes < 1.0:
+                job.restore_bytes = 0.0
+            for node, pods in job.pods_on.items():
+                part = units * pods / spec.pods
+                if node in job.restore_from:
+                    total.local += part
+                elif job.restore_from:
+                    total.far += part
+                else:
+                    total.origin += part
+            return total
+        job.done = job.goal if job.goal - job.done - units < 1e-6 * job.goal else job.done + units
+        if spec.dataset is not None:
+            for node, pods in job.pods_on.items():
+                total.add(self._read(job, node, units * pods / spec.pods, segment.shares[node], now))
+        return total
+
+    def _read(self, job: Running, node: int, size: float, then: Shares, now: float) -> Bytes:
+        dataset, cache = job.spec.dataset, self._cache
+        assert dataset is not None
+        missing = size * then.remote
+        read, passed = job.read.get(node, (0.0, 0.0))
+        if missing <= 0:
+            job.read[node] = (read + size, passed)
+            return Bytes(local=size)
+        after = cache.shares(node, dataset, read, passed)
+        fetched = missing * min(1.0, after.remote / then.remote)
+        # Where the missing blocks were changed evenly in between.
+        ways = [then] if after.remote <= 0 else [then, after]
+        near, far, origin = (
+            fetched * sum(getattr(at, source) / at.remote for at in ways) / len(ways)
+            for source in ("near", "far", "origin")
+        )
+        came = Bytes(size - fetched, near, far, origin)
+        # What several nodes fetched from the origin at once is new only once.
+        new = came.origin * min(1.0, self._absent(dataset) / max(1.0, came.origin)) if came.origin > 0 else 0.0
+        if self._workers:
+            before = cache.local(node, dataset)
+            self._keep_on_workers(dataset, new, now)
+            kept = cache.local(node, dataset) - before
+            job.read[node] = (read + size, passed + max(0.0, fetched - kept))
+            return came
+        kept = cache.admit(node, dataset, fetched, new, now) if fetched > 0 else 0.0
+        job.read[node] = (read + size, passed + fetched - kept)
+        return came
+
+    def _keep_on_workers(self, dataset: int, new: float, now: float) -> None:
+        """Blocks have their homes on the workers, equally many on each; they are there once."""
+        workers = self._workers[dataset]
+        for worker in workers if new > 0 else ():
+            self._cache.admit(worker, dataset, new / len(workers), new / len(workers), now)
+
+    def _absent(self, dataset: int) -> float:
+        return max(0.0, self._world.datasets[dataset].size_bytes - self._cache.distinct(dataset))
+
+
+def _add(uses: dict[int, float], resource: int, share: float) -> None:
+    uses[resource] = uses.get(resource, 0.0) + share

@@ -1,0 +1,109 @@
+"""What a simulation is made of: nodes, datasets, jobs, faults. Plain values; sizes in bytes, times in seconds."""
+
+from dataclasses import dataclass, field
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """A node. `mem_bytes` and `ssd_bytes` are its cache's tiers, not its memory."""
+
+    name: str
+    gpus: int
+    cpu_milli: int
+    memory_bytes: int
+    rack: int
+    zone: str = "a"
+    mem_bytes: float = 0.0
+    ssd_bytes: float = 0.0
+    is_spot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSpec:
+    """A dataset. `resident`: node number → bytes that are there at the start."""
+
+    name: str
+    size_bytes: float
+    resident: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """A job: `pods` equal pods that start together.
+
+    `compute_seconds`: its run time if data came at once, so that f* = epochs · dataset / compute_seconds. Each
+    epoch reads the dataset once, the pods sharing it. Without a dataset only compute counts. `checkpoint_bytes` are
+    written every `checkpoint_seconds` of work and read when it starts again.
+    """
+
+    name: str
+    submit_seconds: float
+    pods: int
+    gpus: int
+    cpu_milli: int
+    memory_bytes: int
+    compute_seconds: float
+    dataset: int | None = None
+    epochs: float = 1.0
+    user: str = ""
+    priority: int = 0
+    checkpoint_bytes: float = 0.0
+    checkpoint_seconds: float = 1800.0
+    max_wait_seconds: float = 0.0
+
+    @property
+    def total_gpus(self) -> int:
+        """GPUs of all its pods."""
+        return self.pods * self.gpus
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that happens to nodes or to the origin.
+
+    `kind`: crash (back after `seconds`, memory lost), spot (notice, gone `notice_seconds` later with all it cached,
+    back after `seconds`), upgrade (drained, back after `seconds` with its disk), remove (drained, gone for ever),
+    brownout (the origin gives `share` of its speed for `seconds`).
+    """
+
+    at: float
+    kind: str
+    nodes: tuple[int, ...] = ()
+    seconds: float = 0.0
+    notice_seconds: float = 0.0
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """Bytes a second. `origin` is for the whole cluster; `peer_stream` and `origin_stream` are the most one pod
+    gets from peers and from the origin."""
+
+    nic: float = 12.5e9
+    uplink: float = 50e9
+    origin: float = 10e9
+    mem: float = 8e9
+    ssd: float = 3e9
+    peer_stream: float = float("inf")
+    origin_stream: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything a run starts from. `tick_seconds`: rates are shared anew at most this often; 0: at every event.
+    `report_seconds`: how often caches tell what they hold. `horizon_seconds`: the run ends then, finished or not."""
+
+    name: str
+    nodes: tuple[NodeSpec, ...]
+    datasets: tuple[DatasetSpec, ...]
+    jobs: tuple[JobSpec, ...]
+    speeds: Speeds = Speeds()
+    faults: tuple[Fault, ...] = ()
+    node_mtbf_seconds: float = float("inf")
+    node_repair_seconds: float = 1800.0
+    tick_seconds: float = 0.0
+    report_seconds: float = 10.0
+    horizon_seconds: float = float("inf")
+    seed: int = 0

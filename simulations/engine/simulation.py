@@ -1,0 +1,340 @@
+"""One run: a world, a policy, a seed. Events in order of time; the real core decides, this follows what it decides.
+
+Owns the loop and the life of a job: waiting → running → finished, or back to waiting when its nodes go
+(engine/faults.py). Invariants: see engine/invariants.py; the same world, policy and seed give the same outcome byte
+for byte. A run ends when every job is finished, at the horizon, or when nothing can happen any more.
+"""
+
+from collections.abc import Callable
+from math import ceil
+from random import Random
+
+from simulations.engine.cache import Cache
+from simulations.engine.clock import NEVER, EventHeap
+from simulations.engine.core_driver import PERMIT_SECONDS, Attempt, CoreDriver
+from simulations.engine.faults import Faults
+from simulations.engine.invariants import A_TIME, asks_of, check_gang, check_reason, held_by_permits
+from simulations.engine.jobs import Reading, Running, full_speed, goal_units, pods_by_node
+from simulations.engine.ledger import Ledger
+from simulations.engine.model import World
+from simulations.engine.network import Links
+from simulations.engine.outcome import Account, Outcome, Picture, outcome, record
+from simulations.engine.policy import Gangs, Policy
+from simulations.engine.streams import Streams
+
+PICTURES = 6
+PICTURE_DATASETS, PICTURE_NODES = 12, 64
+Progress = Callable[[int, int, float], None]
+
+
+class Simulation:
+    """See the module's docstring."""
+
+    def __init__(self, world: World, policy: Policy, *, price_per_gib: float = 0.05) -> None:
+        self.world, self.policy = world, policy
+        self._price = price_per_gib
+        self.heap = EventHeap()
+        self.ledger = Ledger(world.nodes)
+        self.cache = Cache(world.nodes, world.datasets)
+        self.links = _links(world)
+        self.streams = Streams(self.links.capacity)
+        self.reading = Reading(world, self.links, self.cache, _workers(world, policy.workers))
+        # One generator for each use, so that a policy's draws do not shift what happens to nodes.
+        self.driver = CoreDriver(
+            world, policy, self.cache, Random(f"{world.seed}/policy"), workers=_workers(world, policy.workers)
+        )
+        self.account = Account([record(job) for job in world.jobs])
+        self.waiting: dict[int, Attempt] = {}
+        self.running: dict[int, Running] = {}
+        self._job_of_slot: dict[int, int] = {}
+        self._done: list[float] = [0.0] * len(world.jobs)  # units that survive a restart
+        self.checkpoint_at: list[dict[int, float]] = [{} for _ in world.jobs]
+        self._asks = [asks_of(job) for job in world.jobs]
+        self._starts = [0] * len(world.jobs)
+        self._unfinished = len(world.jobs)
+        self._last_submit = max((job.submit_seconds for job in world.jobs), default=0.0)
+        self._gpus = self.ledger.gpus()
+        self._gang_idle = 0
+        self._shared_at = -NEVER
+        self._reported_at = -NEVER
+        self._checked = 0
+        self._permits_running: set[int] = set()
+        self.faults = Faults(self, Random(f"{world.seed}/faults"))
+        for number, job in enumerate(world.jobs):
+            self.heap.push(job.submit_seconds, "submit", number)
+        self._handlers: dict[str, Callable[[int], None]] = {"submit": self.submit, "permit": self._permit_over}
+
+    # ---- the loop ---------------------------------------------------------------------------
+
+    def run(self, progress: Progress | None = None) -> Outcome:
+        """Run to the end. `progress` hears jobs finished, jobs in all, and the virtual time."""
+        heap, picture_every = self.heap, self._picture_seconds()
+        next_picture = 0.0
+        while self._unfinished:
+            at = self._next()
+            if at == NEVER or at > self.world.horizon_seconds:
+                break
+            self.account.meter.advance(
+                at,
+                self._gpus,
+                is_pressed=bool(self.waiting),
+                is_loaded=at <= self._last_submit,
+                gang_idle=self._gang_idle,
+            )
+            heap.advance(at)
+            if at >= next_picture:
+                self._take_picture()
+                next_picture = at + picture_every
+            while (event := heap.pop_due()) is not None:
+                kind, payload = event
+                handler = self._handlers.get(kind)
+                if handler is not None:
+                    handler(payload)
+                else:
+                    self.faults.happen(kind, payload)
+            for slot in self.streams.due(at):
+                self._segment_ended(self._job_of_slot[slot])
+            self._report(at)
+            if self.driver.has_news or self.driver.next_due() <= at:
+                self._turn()
+            if self.streams.is_stale and at >= self._shared_at + self.world.tick_seconds:
+                self._set_peers()
+                self.streams.share(at)
+                self._shared_at = at
+            if progress is not None:
+                progress(len(self.world.jobs) - self._unfinished, len(self.world.jobs), at)
+        self._take_picture()
+        end = heap.now
+        return outcome(self.world, self.policy.name, self.account, end=end, price_per_gib=self._price)
+
+    def _next(self) -> float:
+        now = self.heap.now
+        due = min(self.heap.next_at(), self.streams.next_end())
+        if self.waiting:
+            due = min(due, max(now, self.driver.next_due()))
+        if self.streams.is_stale:
+            due = min(due, max(now, self._shared_at + self.world.tick_seconds))
+        if self.cache.dirty and self.waiting:
+            due = min(due, max(now, self._reported_at + self.world.report_seconds))
+        return due
+
+    def _report(self, at: float) -> None:
+        if self.cache.dirty and at >= self._reported_at + self.world.report_seconds:
+            self.driver.report(self.cache.dirty)
+            self.cache.dirty.clear()
+            self._reported_at = at
+
+    def _turn(self) -> None:
+        touched: dict[int, Attempt] = {}
+        now = self.heap.now
+        for uid, node, attempt in self.driver.turn(now):
+            self.ledger.bind(uid, node, self._asks[attempt.job], now)
+            touched[attempt.job] = attempt
+        for attempt in touched.values():
+            check_gang(attempt, self.policy.gangs, now)
+            if len(attempt.node_of) == attempt.spec.pods:
+                self._start(attempt)
+        self.account.checks += len(touched)
+        if self.policy.gangs is Gangs.PERMIT:
+            self._start_permits()
+        self._gpus = self.ledger.gpus()
+        if self.policy.gangs is not Gangs.WHOLE:
+            self._gang_idle = sum(
+                (len(attempt.node_of) + len(attempt.permits)) * attempt.spec.gpus for attempt in self.waiting.values()
+            )
+        self._check_reasons()
+
+    def _check_reasons(self) -> None:
+        waiting = list(self.waiting.values())
+        held = held_by_permits(waiting, self.ledger) if self.policy.gangs is Gangs.PERMIT else None
+        for offset in range(min(A_TIME, len(waiting))):
+            attempt = waiting[(self._checked + offset) % len(waiting)]
+            told, is_resting = self.driver.reason_of(attempt)
+            if is_resting:
+                check_reason(attempt, told, self.policy.gangs, self.ledger, held=held, now=self.heap.now)
+                self.account.reasons_checked += 1
+        self._checked += A_TIME
+
+    # ---- a job's life -----------------------------------------------------------------------
+
+    def submit(self, number: int) -> None:
+        """A job, or its next attempt, is there to be placed."""
+        spec = self.world.jobs[number]
+        self._starts[number] += 1
+        attempt = self.waiting[number] = Attempt(number, self._starts[number], spec)
+        held = {node: size for node, size in self.checkpoint_at[number].items() if self.ledger.is_up[node]}
+        self.driver.submit(attempt, self.heap.now, held)
+
+    def _start_permits(self) -> None:
+        for number, attempt in self.waiting.items():
+            if attempt.permits and number not in self._permits_running:
+                self._permits_running.add(number)
+                self.heap.push(self.heap.now + PERMIT_SECONDS, "permit", number)
+
+    def _permit_over(self, number: int) -> None:
+        self._permits_running.discard(number)
+        attempt = self.waiting.get(number)
+        if attempt is not None and attempt.permits:
+            self.driver.permit_is_over(attempt)
+
+    def _start(self, attempt: Attempt) -> None:
+        number, now, spec = attempt.job, self.heap.now, attempt.spec
+        del self.waiting[number]
+        slot = self.streams.open()
+        goal = goal_units(spec, self.world)
+        job = Running(attempt, slot, now, pods_by_node(attempt), self._done[number], goal)
+        if self._done[number] > 0 and spec.checkpoint_bytes:
+            job.restore_bytes = spec.checkpoint_bytes
+            job.restore_from = {
+                node: size for node, size in self.checkpoint_at[number].items() if self.ledger.is_up[node]
+            }
+        self.running[number] = job
+        self._job_of_slot[slot] = number
+        kept = self.account.jobs[number]
+        kept.starts += 1
+        kept.first_started = now if kept.first_started is None else kept.first_started
+        if spec.dataset is not None:
+            for node in job.pods_on:
+                self.cache.start_reading(node, spec.dataset, now)
+        self._next_segment(job)
+
+    def _next_segment(self, job: Running) -> None:
+        segment = job.segment = self.reading.next_segment(job)
+        job.segment_started = self.heap.now
+        self.streams.set(
+            job.slot, segment.units, self.heap.now, cap=segment.cap, growth=segment.growth, use=segment.use
+        )
+
+    def _segment_ended(self, number: int) -> None:
+        job = self.running[number]
+        assert job.segment is not None
+        self._settle(job, job.segment.units)
+        if job.done < job.goal:
+            self._next_segment(job)
+            return
+        self._close(job)
+        self.account.jobs[number].finished = self.heap.now
+        self._unfinished -= 1
+
+    def _settle(self, job: Running, units: float) -> None:
+        """Count what a segment did until now."""
+        segment, spec, account = job.segment, job.spec, self.account
+        assert segment is not None
+        seconds = self.heap.now - job.segment_started
+        came = self.reading.settle(job, units, self.heap.now)
+        worked = 0.0 if segment.is_restore else units / full_speed(spec, self.world)
+        stalled = max(0.0, seconds - worked)
+        account.jobs[job.attempt.job].stalled += stalled
+        account.stalled_gpu_seconds += stalled * spec.total_gpus
+        account.worked_gpu_seconds += worked * spec.total_gpus
+        if segment.is_restore:
+            account.restored.add(came)
+        elif spec.dataset is not None:
+            account.bytes.add(came)
+
+    def _close(self, job: Running) -> None:
+        number = job.attempt.job
+        self.streams.close(job.slot)
+        del self.running[number], self._job_of_slot[job.slot]
+        if job.spec.dataset is not None:
+            for node in job.pods_on:
+                self.cache.stop_reading(node, job.spec.dataset, self.heap.now)
+        self._release(job.attempt)
+        speed = full_speed(job.spec, self.world)
+        if job.spec.checkpoint_bytes:
+            before = self._done[number] / speed // job.spec.checkpoint_seconds
+            written = max(0.0, job.done / speed // job.spec.checkpoint_seconds - before)
+            self.account.checkpoint_bytes += written * job.spec.checkpoint_bytes
+
+    def _release(self, attempt: Attempt) -> None:
+        for uid in attempt.node_of:
+            self.ledger.free_up(uid)
+        self.driver.ended(attempt)
+        self._gpus = self.ledger.gpus()
+
+    def stop(self, number: int, *, saves: bool) -> None:
+        """A job's pods end before it is done: it waits again and resumes from its newest checkpoint; with `saves` it
+        wrote one just now. A job without checkpoints starts from nothing."""
+        attempt = self.waiting.pop(number, None)
+        if attempt is not None:
+            self._release(attempt)
+            self.submit(number)
+            return
+        job = self.running[number]
+        assert job.segment is not None
+        self._settle(job, job.segment.units - self.streams.left(job.slot, self.heap.now))
+        self._close(job)
+        spec, speed = job.spec, full_speed(job.spec, self.world)
+        kept = self._done[number]
+        if spec.checkpoint_bytes:
+            step = spec.checkpoint_seconds * speed
+            kept = job.done if saves else max(kept, job.done // step * step)
+            if kept > self._done[number]:
+                self.checkpoint_at[number] = dict.fromkeys(job.pods_on, spec.checkpoint_bytes)
+        lost = (job.done - kept) / speed
+        self._done[number] = kept
+        self.account.jobs[number].lost += lost
+        self.account.lost_gpu_seconds += lost * spec.total_gpus
+        self.account.worked_gpu_seconds -= lost * spec.total_gpus
+        self.submit(number)
+
+    def give_up_permits(self, node: int) -> None:
+        """Gangs with a pod placed, not bound, on a node that goes: they are placed anew."""
+        for attempt in self.waiting.values():
+            if node in attempt.permits.values():
+                self.driver.permit_is_over(attempt)
+
+    def jobs_on(self, node: int) -> list[int]:
+        """Jobs with a pod on a node."""
+        found = [number for number, job in self.running.items() if node in job.pods_on]
+        return found + [number for number, attempt in self.waiting.items() if node in attempt.node_of.values()]
+
+    # ---- views ------------------------------------------------------------------------------
+
+    def _set_peers(self) -> None:
+        """What serves a dataset to peers grows with the nodes that have it."""
+        for number, holders in enumerate(self.cache.holders):
+            self.links.capacity[self.links.peers(number)] = max(1, len(holders)) * self.world.speeds.nic
+
+    def _picture_seconds(self) -> float:
+        longest = max((job.compute_seconds for job in self.world.jobs), default=0.0)
+        return max(1.0, (self._last_submit + longest) / PICTURES)
+
+    def _take_picture(self) -> None:
+        if len(self.account.pictures) > 2 * PICTURES:
+            return
+        datasets = self.world.datasets[:PICTURE_DATASETS]
+        nodes = range(min(PICTURE_NODES, len(self.world.nodes)))
+        shares = [
+            [round(self.cache.local(node, number) / dataset.size_bytes, 4) for node in nodes]
+            for number, dataset in enumerate(datasets)
+        ]
+        self.account.pictures.append(Picture(self.heap.now, shares))
+
+
+def _workers(world: World, at_least: int) -> tuple[tuple[int, ...], ...]:
+    """Nodes that keep each dataset: those that have some at the start, else the next ones in turn."""
+    if not at_least:
+        return ()
+    able = [index for index, node in enumerate(world.nodes) if node.mem_bytes + node.ssd_bytes > 0]
+    found, start = [], 0
+    for dataset in world.datasets:
+        if dataset.resident:
+            found.append(tuple(sorted(dataset.resident)))
+            continue
+        each = max(1.0, min(world.nodes[index].mem_bytes + world.nodes[index].ssd_bytes for index in able))
+        count = min(len(able), max(at_least, ceil(dataset.size_bytes / each)))
+        found.append(tuple(able[(start + offset) % len(able)] for offset in range(count)))
+        start += count
+    return tuple(found)
+
+
+def _links(world: World) -> Links:
+    racks = max((node.rack for node in world.nodes), default=0) + 1
+    links, speeds = Links(len(world.nodes), racks, len(world.datasets)), world.speeds
+    links.capacity[: links.nodes] = speeds.nic
+    links.capacity[links.nodes : links.origin] = speeds.uplink
+    links.capacity[links.origin] = speeds.origin
+    for node in range(links.nodes):
+        links.capacity[links.disk(node)] = speeds.ssd
+    return links

@@ -1,0 +1,1 @@
+"""Placement policies under test: Headrace and what people run today."""

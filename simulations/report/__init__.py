@@ -1,0 +1,1 @@
+"""What a run says: tables, confidence intervals, plots, one HTML file."""

@@ -1,0 +1,90 @@
+"""Pictures of a result: bytes by source, completion times, GPUs, and nodes × datasets over time (matplotlib).
+
+Owns colours and layout. `matplotlib` is only needed here; without it drawing raises ScenarioError naming the extra.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+from simulations.errors import ScenarioError
+from simulations.run import Result
+
+SOURCES = (
+    ("local_bytes", "on the node", "#2a9d5c"),
+    ("near_peer_bytes", "peers in the rack", "#8ab17d"),
+    ("far_peer_bytes", "peers across racks", "#e9c46a"),
+    ("origin_bytes", "origin", "#c8553d"),
+)
+
+
+def figures(result: Result) -> dict[str, str]:
+    """PNG pictures as data URIs, by title."""
+    pyplot = _pyplot()
+    found = {"Bytes by source": _uri(_bytes(pyplot, result)), "Completion times": _uri(_completion(pyplot, result))}
+    for name, runs in result.runs.items():
+        if runs and any(picture.shares and picture.shares[0] for picture in runs[0].pictures):
+            found[f"Nodes × datasets over time: {name}"] = _uri(_residency(pyplot, runs[0].pictures))
+    return found
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise ScenarioError("plots need matplotlib; install headrace[demo]") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _uri(figure: Any) -> str:
+    buffer = io.BytesIO()
+    # Without a date two reports of one result are equal.
+    figure.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
+    from matplotlib import pyplot
+
+    pyplot.close(figure)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _bytes(pyplot: Any, result: Result) -> Any:
+    figure, axis = pyplot.subplots(figsize=(10, 0.45 * len(result.runs) + 1.4))
+    names = list(result.runs)
+    left = [0.0] * len(names)
+    for key, label, colour in SOURCES:
+        values = [(result.statistic(name, key) or (0.0, 0.0))[0] / 1e12 for name in names]
+        axis.barh(names, values, left=left, color=colour, label=label)
+        left = [start + value for start, value in zip(left, values, strict=True)]
+    axis.set_xlabel("TB read")
+    axis.invert_yaxis()
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def _completion(pyplot: Any, result: Result) -> Any:
+    figure, axis = pyplot.subplots(figsize=(10, 4))
+    for name, runs in result.runs.items():
+        times = sorted(job.finished - job.submitted for run in runs for job in run.jobs if job.finished is not None)
+        if times:
+            axis.plot(times, [(index + 1) / len(times) for index in range(len(times))], label=name, linewidth=1.2)
+    axis.set(xlabel="seconds from submission to end", ylabel="share of jobs", xscale="log")
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def _residency(pyplot: Any, pictures: list[Any]) -> Any:
+    figure, axes = pyplot.subplots(1, len(pictures), figsize=(12, 3.2), squeeze=False, sharey=True)
+    for axis, picture in zip(axes[0], pictures, strict=True):
+        axis.imshow(picture.shares, aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
+        axis.set_title(f"{picture.at / 3600:.1f} h", fontsize=8)
+        axis.set_xlabel("node", fontsize=7)
+        axis.tick_params(labelsize=6)
+    axes[0][0].set_ylabel("dataset")
+    figure.tight_layout()
+    return figure

@@ -1,0 +1,115 @@
+"""Side-by-side tables: one column a policy, one row a figure; and the same as plain values for JSON and YAML.
+
+Owns names and units of rows. Values are means over seeds, with half the width of the 95 % interval.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rich.table import Table
+
+from simulations.run import Result
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A figure as people read it: `figure / scale` in `unit`."""
+
+    title: str
+    figure: str
+    unit: str
+    scale: float = 1.0
+    digits: int = 2
+
+
+TB, HOUR, PERCENT = 1e12, 3600.0, 0.01
+ROWS: Final[tuple[Row, ...]] = (
+    Row("read on the node", "local_bytes", "TB", TB),
+    Row("read from peers in the rack", "near_peer_bytes", "TB", TB),
+    Row("read from peers across racks", "far_peer_bytes", "TB", TB),
+    Row("read from the origin", "origin_bytes", "TB", TB),
+    Row("origin or across racks", "origin_or_far_bytes", "TB", TB),
+    Row("origin egress, restores too", "origin_egress_bytes", "TB", TB),
+    Row("its cost", "origin_egress_cost", "", 1.0, 0),
+    Row("checkpoints read back", "restored_bytes", "TB", TB),
+    Row("of those not on the node", "restored_remote_bytes", "TB", TB),
+    Row("stall of a job, mean", "stage_in_seconds_mean", "s", 1.0, 0),
+    Row("GPUs waiting for data", "gpu_hours_waiting_for_data", "GPU h", 1.0, 1),
+    Row("GPUs held by partial gangs", "gpu_hours_in_partial_gangs", "GPU h", 1.0, 1),
+    Row("work lost", "gpu_hours_lost", "GPU h", 1.0, 1),
+    Row("jobs finished", "jobs_finished", "", 1.0, 0),
+    Row("restarts", "restarts", "", 1.0, 0),
+    Row("completion, mean", "completion_seconds_mean", "s", 1.0, 0),
+    Row("completion, p50", "completion_seconds_p50", "s", 1.0, 0),
+    Row("completion, p90", "completion_seconds_p90", "s", 1.0, 0),
+    Row("completion, p99", "completion_seconds_p99", "s", 1.0, 0),
+    Row("queueing, mean", "queue_seconds_mean", "s", 1.0, 0),
+    Row("queueing, p90", "queue_seconds_p90", "s", 1.0, 0),
+    Row("makespan", "makespan_seconds", "h", HOUR),
+    Row("GAR, all the time", "gar", "%", PERCENT, 1),
+    Row("GAR, while jobs come", "gar_loaded", "%", PERCENT, 1),
+    Row("GAR, while jobs wait", "gar_pressed", "%", PERCENT, 1),
+    Row("SOR", "sor", "%", PERCENT, 1),
+    Row("GFR", "gfr", "%", PERCENT, 1),
+    Row("goodput", "goodput", "%", PERCENT, 1),
+    Row("fairness (Jain)", "fairness", "", 1.0, 3),
+)
+
+
+def side_by_side(result: Result) -> Table:
+    """The table of a result for a terminal."""
+    seeds = max(len(runs) for runs in result.runs.values())
+    table = Table(title=f"{result.scenario.name}: mean of {seeds} seeds, ± half of the 95 % interval", box=None)
+    table.add_column("figure")
+    for name in result.runs:
+        table.add_column(name, justify="right")
+    for title, cells in cells_of(result):
+        table.add_row(title, *cells)
+    return table
+
+
+def cells_of(result: Result) -> list[tuple[str, list[str]]]:
+    """Rows that say something about any policy, as text."""
+    found = []
+    for row in ROWS:
+        cells = [_cell(result.statistic(name, row.figure), row) for name in result.runs]
+        if any(cell.strip("0.- ") for cell in cells):
+            found.append((f"{row.title} [{row.unit}]" if row.unit else row.title, cells))
+    return found
+
+
+def by_size(result: Result) -> list[tuple[str, list[str]]]:
+    """Mean completion and p90 of queueing by job size, over all seeds, in seconds."""
+    sizes = list(dict.fromkeys(size for runs in result.runs.values() for run in runs for size in run.by_size))
+    found = []
+    for size in sizes:
+        for title, figure in (("completion, mean", "completion_seconds_mean"), ("queueing, p90", "queue_seconds_p90")):
+            cells = []
+            for runs in result.runs.values():
+                values = [run.by_size[size][figure] for run in runs if size in run.by_size]
+                cells.append(f"{sum(values) / len(values):,.0f}" if values else "-")
+            found.append((f"{size}: {title} [s]", cells))
+    return found
+
+
+def as_values(result: Result, *, with_pictures: bool = True) -> dict[str, Any]:
+    """Everything, as plain values."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for name, outcomes in result.runs.items():
+        runs[name] = [run.as_json() for run in outcomes]
+        for run in runs[name] if not with_pictures else ():
+            del run["pictures"]
+    return {
+        "scenario": result.scenario.model_dump(mode="json"),
+        "traces": list(result.traces),
+        "wall_seconds": result.wall_seconds,
+        "runs": runs,
+    }
+
+
+def _cell(statistic: tuple[float, float] | None, row: Row) -> str:
+    if statistic is None:
+        return "-"
+    mean, half = (value / row.scale for value in statistic)
+    text = f"{mean:,.{row.digits}f}"
+    return f"{text} ± {half:,.{row.digits}f}" if half >= 0.5 * 10**-row.digits else text

@@ -1,0 +1,107 @@
+"""Runs: every policy on the same worlds, one world a seed; and what several seeds say together.
+
+Owns the order of runs, progress and the confidence intervals. `statistic`: mean and half the width of the 95 % interval
+by Student's t over seeds.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from simulations.engine.outcome import Outcome
+from simulations.engine.simulation import Simulation
+from simulations.policies.registry import POLICIES, policy
+from simulations.scenarios.bound import bound
+from simulations.scenarios.build import NO_TRACES, build
+from simulations.scenarios.schema import Scenario
+from simulations.traces.readers import Traces
+
+# Student's t, two-sided 95 %, by degrees of freedom; beyond the table the normal distribution.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+STUDENT_BEYOND = 1.96
+REFRESH_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far the runs are: share of all of them, and seconds left by the pace so far."""
+
+    label: str
+    share: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All runs of a scenario. `wall_seconds`: by policy, all seeds together."""
+
+    scenario: Scenario
+    traces: tuple[str, ...]
+    runs: dict[str, list[Outcome]]
+    wall_seconds: dict[str, float]
+
+    def values(self, name: str, figure: str) -> list[float]:
+        """A figure of a policy by seed; runs without it are left out."""
+        return [value for run in self.runs[name] if (value := run.figures.get(figure)) is not None]
+
+    def statistic(self, name: str, figure: str) -> tuple[float, float] | None:
+        """Mean and half of the 95 % interval; None without values."""
+        values = self.values(name, figure)
+        if not values:
+            return None
+        if len(values) == 1:
+            return values[0], 0.0
+        free = len(values) - 1
+        factor = STUDENT[free - 1] if free <= len(STUDENT) else STUDENT_BEYOND
+        return statistics.fmean(values), factor * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def run(
+    scenario: Scenario,
+    *,
+    policies: Sequence[str] = (),
+    seeds: int | None = None,
+    traces: Traces = NO_TRACES,
+    progress: Callable[[Step], None] | None = None,
+) -> Result:
+    """Run a scenario. Raises KeyError for a policy that is not known, InvariantViolation when a run breaks one."""
+    chosen = tuple(policies) or scenario.policies
+    for name in chosen:
+        policy(name)
+    numbers = range(seeds or scenario.seeds)
+    started, todo, done = time.monotonic(), len(numbers) * len(chosen), 0
+    runs: dict[str, list[Outcome]] = {name: [] for name in chosen}
+    walls = dict.fromkeys(chosen, 0.0)
+    for seed in numbers:
+        world = build(scenario, seed, traces)
+        for name in chosen:
+            teller = _teller(f"{name}, seed {seed}", done, todo, started, progress)
+            began = time.monotonic()
+            runs[name].append(
+                Simulation(world, POLICIES[name], price_per_gib=scenario.origin_price_per_gib).run(teller)
+            )
+            walls[name] += time.monotonic() - began
+            done += 1
+        runs.setdefault("bound", []).append(bound(world, scenario.origin_price_per_gib))
+    return Result(scenario, traces.files, runs, walls)
+
+
+def _teller(
+    label: str, done: int, todo: int, started: float, progress: Callable[[Step], None] | None
+) -> Callable[[int, int, float], None] | None:
+    if progress is None:
+        return None
+    last = [0.0]
+
+    def tell(finished: int, jobs: int, _at: float) -> None:
+        now = time.monotonic()
+        if now - last[0] < REFRESH_SECONDS:
+            return
+        last[0] = now
+        share = (done + finished / max(1, jobs)) / todo
+        left = (now - started) * (1 - share) / share if share > 0 else float("inf")
+        progress(Step(label, share, left))
+
+    return tell

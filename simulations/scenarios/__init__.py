@@ -1,0 +1,1 @@
+"""Scenarios as YAML files, their schema, and how one becomes nodes, datasets and jobs."""

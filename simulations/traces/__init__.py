@@ -1,0 +1,1 @@
+"""Readers of real traces, by path, and generators with their published marginals."""

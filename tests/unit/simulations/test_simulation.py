@@ -1,0 +1,156 @@
+"""Whole small runs: known answers, the same bytes for the same seed, and violations that are caught."""
+
+from dataclasses import replace
+
+import pytest
+
+from simulations.engine.core_driver import Attempt, CoreDriver
+from simulations.engine.ledger import InvariantViolation
+from simulations.engine.model import DatasetSpec, Fault, World
+from simulations.engine.outcome import Outcome
+from simulations.engine.policy import Policy
+from simulations.engine.simulation import Simulation
+from simulations.policies.registry import POLICIES
+from tests.builders.simulated import SPEEDS, a_busy_world, a_job, a_sim_node, a_world
+
+HEADRACE = POLICIES["headrace"]
+
+
+def run(world: World, policy: Policy = HEADRACE) -> Outcome:
+    return Simulation(world, policy).run()
+
+
+def seconds(outcome: Outcome) -> float:
+    found = outcome.figures["completion_seconds_mean"]
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_same_seed_gives_the_same_bytes(name: str) -> None:
+    one, two = (Simulation(a_busy_world(seed=5), POLICIES[name]).run() for _ in range(2))
+    assert one.dump() == two.dump()
+    assert one.figures["jobs_finished"] == 40
+    assert one.faults["failures"] > 0
+    assert (one.figures["reasons_checked"] or 0) > 0
+
+
+def test_another_seed_gives_other_faults() -> None:
+    assert run(a_busy_world(seed=1)).dump() != run(a_busy_world(seed=2)).dump()
+
+
+def test_without_data_a_job_takes_its_compute() -> None:
+    assert seconds(run(a_world(jobs=(a_job(compute_seconds=321.0),)))) == pytest.approx(321.0)
+
+
+def test_a_job_goes_as_fast_as_the_closed_form_says() -> None:
+    # f = min(f*, b / (1 - c/d)): half of the dataset fits, the origin gives 1e9 bytes a second.
+    node = a_sim_node(0, ssd_bytes=50e9)
+    job = a_job(dataset=0, epochs=10, compute_seconds=10.0)
+    first, others = 100e9 / 1e9, 9 * 100e9 * 0.5 / 1e9
+    outcome = run(a_world((node,), jobs=(job,)))
+    assert seconds(outcome) == pytest.approx(first + others, rel=0.01)
+    assert outcome.figures["origin_bytes"] == pytest.approx(100e9 + 9 * 50e9, rel=0.01)
+
+
+def test_a_slow_job_does_not_wait_for_its_data() -> None:
+    assert seconds(run(a_world(jobs=(a_job(dataset=0, compute_seconds=500.0),)))) == pytest.approx(500.0, rel=0.01)
+
+
+def test_two_readers_share_the_origin() -> None:
+    jobs = tuple(a_job(f"j{index}", gpus=8, dataset=index, compute_seconds=1.0) for index in range(2))
+    assert seconds(run(a_world(jobs=jobs, sizes=(50e9, 50e9)))) == pytest.approx(100.0, rel=0.01)
+
+
+def test_readers_on_one_node_fetch_a_dataset_once() -> None:
+    jobs = tuple(a_job(f"j{index}", dataset=0, compute_seconds=50.0) for index in range(8))
+    outcome = run(a_world((a_sim_node(0),), jobs=jobs))
+    assert outcome.figures["origin_bytes"] == pytest.approx(100e9, rel=0.01)
+
+
+def test_readers_under_fluid_keep_nothing_of_what_they_read() -> None:
+    # Three of five nodes hold a third each; over many epochs a reader finds at most that share on its own node.
+    job = a_job(dataset=0, epochs=16.5, compute_seconds=100.0)
+    figures = run(a_world(5, jobs=(job,)), POLICIES["fluid"]).figures
+    assert (figures["local_bytes"] or 0.0) <= 16.5 * 100e9 / 3 * 1.001
+    assert figures["origin_bytes"] == pytest.approx(100e9, rel=0.01)
+
+
+def test_headrace_goes_where_most_bytes_are_and_fluid_cannot_tell() -> None:
+    nodes = tuple(a_sim_node(index) for index in range(8))
+    dataset = DatasetSpec("d0", 100e9, {0: 10e9, 3: 100e9, 5: 20e9})
+    world = replace(a_world(nodes, jobs=(a_job(dataset=0),)), datasets=(dataset,))
+    assert run(world).figures["local_bytes"] == pytest.approx(100e9)
+    local = [run(replace(world, seed=seed), POLICIES["fluid"]).figures["local_bytes"] or 0.0 for seed in range(12)]
+    assert min(local) < 50e9
+    assert all(amount >= 10e9 for amount in local)
+
+
+def test_a_crashed_job_resumes_from_its_checkpoint() -> None:
+    job = a_job(compute_seconds=1000.0, checkpoint_bytes=1e9, checkpoint_seconds=100.0)
+    crash = Fault(at=450.0, kind="crash", nodes=(0,), seconds=60.0)
+    outcome = run(a_world(1, jobs=(job,), faults=(crash,)))
+    restore = 1e9 / SPEEDS.ssd
+    assert seconds(outcome) == pytest.approx(450.0 + 60.0 + restore + 600.0, abs=1.0)
+    assert outcome.figures["gpu_hours_lost"] == pytest.approx(50.0 / 3600)
+    assert outcome.faults == {"crashes": 1, "jobs_stopped": 1}
+
+
+def test_a_reclaimed_node_loses_its_cache_and_its_job_moves_without_losing_work() -> None:
+    job = a_job(compute_seconds=1000.0, checkpoint_bytes=1e9, dataset=0, epochs=2)
+    fault = Fault(at=400.0, kind="spot", nodes=(0, 1), notice_seconds=100.0, seconds=0.0)
+    outcome = run(a_world(3, jobs=(job,), faults=(fault,)))
+    assert outcome.faults["reclaims"] == 2
+    assert outcome.figures["gpu_hours_lost"] == 0.0
+    assert outcome.figures["jobs_finished"] == 1
+
+
+def test_a_brownout_slows_the_origin_for_its_time() -> None:
+    job = a_job(dataset=0, compute_seconds=1.0)
+    fault = Fault(at=50.0, kind="brownout", seconds=100.0, share=0.1)
+    assert seconds(run(a_world(1, jobs=(job,), faults=(fault,)))) == pytest.approx(50 + 100 + 40, rel=0.02)
+
+
+def test_plain_kube_scheduler_can_leave_partial_gangs_holding_gpus() -> None:
+    jobs = tuple(a_job(f"j{index}", pods=2, gpus=8, compute_seconds=60.0) for index in range(4))
+    world = a_world(3, jobs=jobs, horizon_seconds=1e5)
+    assert run(world).figures["jobs_finished"] == 4
+    # Three nodes, two gangs of two at once: one member of the second waits for ever only if it blocks the others.
+    assert (run(world, POLICIES["kube-scheduler"]).figures["gpu_hours_in_partial_gangs"] or 0.0) > 0.0
+
+
+# ---- planted violations ----------------------------------------------------------------------
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """Falsify what the scheduler decided, between it and the simulated kubelets."""
+    turn = CoreDriver.turn
+
+    def falsified(self: CoreDriver, now: float) -> list[tuple[str, int, Attempt]]:
+        bound = turn(self, now)
+        if change == "one node":
+            return [(uid, 0, attempt) for uid, _, attempt in bound]
+        if change == "twice":
+            return bound + bound
+        for uid, _, attempt in bound[1:]:
+            del attempt.node_of[uid]
+        return bound[:1]
+
+    monkeypatch.setattr(CoreDriver, "turn", falsified)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [("one node", "over-committed"), ("twice", "double bind"), ("part", "partial gang")]
+)
+def test_a_planted_violation_is_caught(monkeypatch: pytest.MonkeyPatch, change: str, said: str) -> None:
+    planted(monkeypatch, change)
+    with pytest.raises(InvariantViolation, match=said):
+        run(a_world(3, jobs=(a_job(pods=3, gpus=8),)))
+
+
+def test_an_untrue_reason_is_caught() -> None:
+    jobs = (a_job("a", gpus=8, compute_seconds=100.0), a_job("b", gpus=8, submit_seconds=1.0))
+    simulation = Simulation(a_world(1, jobs=jobs), HEADRACE)
+    simulation.ledger.free[0] += simulation.ledger.whole[0]  # room the scheduler does not know of
+    with pytest.raises(InvariantViolation, match="untrue reason"):
+        simulation.run()
