@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from api import names
+from kube.gang_objects import PodGroup, PodGroupSpec
 from kube.identity import ObjectMeta
 from kube.objects import (
     CachedDataset,
@@ -24,8 +25,6 @@ from kube.objects import (
     NodeSpec,
     NodeStatus,
     Pod,
-    PodGroup,
-    PodGroupSpec,
     PodSpec,
     ResourceRequirements,
 )

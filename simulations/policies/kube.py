@@ -12,12 +12,11 @@ from random import Random
 
 import numpy as np
 
-from scheduler.core.cluster_view import view_of
 from scheduler.core.engine import Engine
-from scheduler.core.placement import Pass, Placer, Plugins, Weighted
+from scheduler.core.node_masks import term_mask
+from scheduler.core.placement import Pass, Placer, Plugins, Scoring, Weighted
 from scheduler.core.pod_request import PodRequest
 from scheduler.plugins.base import ClusterView, DependsOn, FloatArray, IntArray, Rows
-from scheduler.plugins.node_affinity import term_mask
 from scheduler.plugins.registry import FILTERS
 from scheduler.settings import Settings
 
@@ -75,7 +74,7 @@ def default_plugins(settings: Settings) -> Plugins:
     """The core's filters, and the two scores above with weight 1 each: a point costs 1/100."""
     del settings
     scores = (Weighted(LeastAllocated(), 1.0), Weighted(BalancedAllocation(), 1.0))
-    return Plugins(tuple(factory() for factory in FILTERS), scores)
+    return Plugins(tuple(factory() for factory in FILTERS), Scoring(scores))
 
 
 def nodes_to_find(nodes: int) -> int:
@@ -116,7 +115,7 @@ class SamplingPlacer(Placer):
         terms = pod.shape.preferred_terms
         if not terms:
             return np.zeros(len(rows))
-        view = view_of(self._table, self._residency, self._index)
+        view = self._look()
         raw = np.zeros(view.size)
         for term in terms:
             raw += term_mask(view, term) * float(term.weight)
@@ -145,7 +144,7 @@ def with_placer(kind: type[SamplingPlacer] | type[RandomPlacer]) -> Callable[[En
 
     def prepare(engine: Engine, random: Random) -> None:
         state = engine.state
-        placer = kind(state.table, state.residency, state.plugins, state.assigned.index)
+        placer = kind(state.table, state.residency, state.assigned.index, state.plugins, mix=state.mix, look=state.view)
         state.placer = placer.bind_to(random)
 
     return prepare

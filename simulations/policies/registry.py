@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from scheduler.core.placement import Plugins
+from scheduler.core.placement import Plugins, Scoring
 from scheduler.plugins.registry import build
 from scheduler.settings import Settings
 from simulations.engine.policy import Gangs, Policy
@@ -15,8 +15,8 @@ EVERYWHERE: Final = 1 << 30
 def _gpu_only(settings: Settings) -> Plugins:
     """Headrace's plugins with gpu_fit alone."""
     plugins = build(settings)
-    kept = tuple(item for item in plugins.scores if item.plugin.name == "gpu_fit")
-    return Plugins(plugins.filters, kept)
+    kept = tuple(item for item in plugins.scoring.scores if item.plugin.name == "gpu_fit")
+    return Plugins(plugins.filters, Scoring(kept))
 
 
 POLICIES: Final[dict[str, Policy]] = {

@@ -5,8 +5,6 @@ data, those nodes have no GPU left, and the bytes are fetched once more. With le
 large gangs pay for: docs/evidence.md has both sides.
 """
 
-from dataclasses import replace
-
 from scheduler.core.placement import Plugins
 from scheduler.plugins.registry import build
 from scheduler.settings import Settings
@@ -16,9 +14,5 @@ GPU_FIT_SHARE = 0.1
 
 def spread_plugins(settings: Settings) -> Plugins:
     """Headrace's plugins with a tenth of gpu_fit's weight."""
-    plugins = build(settings)
-    scores = tuple(
-        replace(item, weight=item.weight * GPU_FIT_SHARE) if item.plugin.name == "gpu_fit" else item
-        for item in plugins.scores
-    )
-    return Plugins(plugins.filters, scores, plugins.relative)
+    weights = settings.weights.model_copy(update={"gpu_fit": settings.weights.gpu_fit * GPU_FIT_SHARE})
+    return build(settings.model_copy(update={"weights": weights}))
