@@ -204,12 +204,10 @@ class Reading:
             return Bytes(local=size)
         after = cache.shares(node, dataset, read, passed)
         fetched = missing * min(1.0, after.remote / then.remote)
-        # Where the missing blocks were changed evenly in between.
-        ways = [then] if after.remote <= 0 else [then, after]
-        near, far, origin = (
-            fetched * sum(getattr(at, source) / at.remote for at in ways) / len(ways)
-            for source in ("near", "far", "origin")
-        )
+        # Blocks have one home, where a fill is single flight: what others brought from the origin meanwhile came from
+        # a peer.
+        at = after if after.remote > 0 else then
+        near, far, origin = (fetched * part / at.remote for part in (at.near, at.far, at.origin))
         came = Bytes(size - fetched, near, far, origin)
         # What several nodes fetched from the origin at once is new only once.
         new = came.origin * min(1.0, self._absent(dataset) / max(1.0, came.origin)) if came.origin > 0 else 0.0

@@ -68,6 +68,11 @@ def test_readers_on_one_node_fetch_a_dataset_once() -> None:
     assert outcome.figures["origin_bytes"] == pytest.approx(100e9, rel=0.01)
 
 
+def test_readers_on_two_nodes_take_a_dataset_from_the_origin_once() -> None:
+    jobs = tuple(a_job(f"j{index}", gpus=8, dataset=0, compute_seconds=50.0, epochs=3) for index in range(2))
+    assert run(a_world(2, jobs=jobs)).figures["origin_bytes"] == pytest.approx(100e9, rel=0.01)
+
+
 def test_readers_under_fluid_keep_nothing_of_what_they_read() -> None:
     # Three of five nodes hold a third each; over many epochs a reader finds at most that share on its own node.
     job = a_job(dataset=0, epochs=16.5, compute_seconds=100.0)
