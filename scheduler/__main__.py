@@ -85,7 +85,13 @@ async def _run(settings: Settings, kubeconfig: Path | None) -> None:
         recorder = EventRecorder(
             client, name, identity, senders=settings.event_senders, is_busy=lambda: binder.is_saturated
         )
-        publisher = Publisher(client, recorder, settings.publishers, lambda event: loop.deliver([event]))
+        publisher = Publisher(
+            client,
+            recorder,
+            settings.publishers,
+            lambda event: loop.deliver([event]),
+            is_busy=lambda: binder.is_saturated,
+        )
         evictor = Evictor(client, recorder, name, settings.evictions_in_flight, lambda event: loop.deliver([event]))
         binder = Binder(
             client,

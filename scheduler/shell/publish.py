@@ -2,12 +2,15 @@
 
 Owns the queue of things to write. Invariants: of several conditions for one pod only the newest is written;
 a condition that is being written is finished before the pod's bind is sent, so that it cannot overwrite
-PodScheduled=True; writes about one object are never under way twice; deletions go first, failures are reported back.
+PodScheduled=True; writes about one object are never under way twice; deletions go first, failures are
+reported back; PodGroups' statuses give way to binds, but not for longer than PATIENCE_SECONDS.
 """
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,15 +27,26 @@ from scheduler.shell import group_status, metrics
 
 _log = structlog.get_logger(__name__)
 Work = Explain | GroupStatus | DeletePod | Nominate
+# A PodGroup's status waits so long for binds: five hundred gangs have a thousand states on their way to Scheduled.
+PATIENCE_SECONDS = 1.0
+LOOK_SECONDS = 0.05
 
 
 class Publisher:
     """Performs everything that is not a bind."""
 
     def __init__(
-        self, client: KubeClient, recorder: EventRecorder, workers: int, report: Callable[[Event], None]
+        self,
+        client: KubeClient,
+        recorder: EventRecorder,
+        workers: int,
+        report: Callable[[Event], None],
+        *,
+        is_busy: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`report` takes DeleteFailed; it must not block."""
+        """`report` takes DeleteFailed; it must not block. `is_busy`: binds wait for a free call, so that what may
+        wait for them does."""
         self._client = client
         self._recorder = recorder
         self._workers = workers
@@ -40,6 +54,9 @@ class Publisher:
         self._group_resources = dict(group_status.RESOURCES)
         self._urgent: OrderedDict[str, Work] = OrderedDict()
         self._waiting: OrderedDict[str, Work] = OrderedDict()
+        self._patient: OrderedDict[str, tuple[Work, float]] = OrderedDict()  # with when each came in
+        self._is_busy = is_busy
+        self._clock = clock
         self._writing: dict[str, asyncio.Future[None]] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -63,7 +80,10 @@ class Publisher:
         elif isinstance(work, Nominate):
             self._waiting[f"nominate:{work.uid}"] = work
         else:
-            self._waiting[f"group:{work.api}:{work.namespace}/{work.name}"] = work
+            key = f"group:{work.api}:{work.namespace}/{work.name}"
+            # The newest state is written in place of those before it, which were never seen.
+            _, since = self._patient.get(key, (work, self._clock()))
+            self._patient[key] = (work, since)
         self._idle.clear()
         self._wake.set()
 
@@ -95,10 +115,7 @@ class Publisher:
         while True:
             taken = self._take()
             if taken is None:
-                self._wake.clear()
-                if not (self._writing or self._urgent or self._waiting):
-                    self._idle.set()
-                await self._wake.wait()
+                await self._wait()
                 continue
             key, work = taken
             written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -111,12 +128,25 @@ class Publisher:
                 # What waited for this key to be written may go now.
                 self._wake.set()
 
+    async def _wait(self) -> None:
+        self._wake.clear()
+        if not (self._writing or self._urgent or self._waiting or self._patient):
+            self._idle.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS if self._patient else None):
+                await self._wake.wait()
+
     def _take(self) -> tuple[str, Work] | None:
         """The next thing whose key is not being written: two writes of one key could land in any order."""
         for source in (self._urgent, self._waiting):
             for key in source:
                 if key not in self._writing:
                     return key, source.pop(key)
+        is_busy, now = self._is_busy(), self._clock()
+        for key, (work, since) in self._patient.items():
+            if key not in self._writing and (not is_busy or now - since >= PATIENCE_SECONDS):
+                del self._patient[key]
+                return key, work
         return None
 
     async def _write(self, work: Work) -> None:

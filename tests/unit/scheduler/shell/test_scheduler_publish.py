@@ -9,7 +9,7 @@ from kube.errors import Unavailable
 from kube.events import EventRecorder
 from scheduler.core.decisions import Bind, DeletePod, Explain, GroupStatus, Nominate
 from scheduler.core.events import DeleteFailed, Event
-from scheduler.shell.publish import Publisher
+from scheduler.shell.publish import LOOK_SECONDS, PATIENCE_SECONDS, Publisher
 
 
 class FakeClient:
@@ -50,8 +50,14 @@ class Setup:
     def __init__(self) -> None:
         self.client, self.recorder = FakeClient(), FakeRecorder()
         self.reported: list[Event] = []
+        self.is_busy, self.now = False, 0.0
         self.publisher = Publisher(
-            cast(KubeClient, self.client), cast(EventRecorder, self.recorder), 4, self.reported.append
+            cast(KubeClient, self.client),
+            cast(EventRecorder, self.recorder),
+            4,
+            self.reported.append,
+            is_busy=lambda: self.is_busy,
+            clock=lambda: self.now,
         )
 
     async def __aenter__(self) -> "Setup":
@@ -145,3 +151,29 @@ async def test_a_nomination_is_written_cleared_and_finished_before_the_bind() ->
         setup.publisher.submit(Nominate("u", "ns", "p", ""))
         await setup.publisher.join()
         assert setup.client.finished == ["nominate node-1", "nominate None"]
+
+
+async def test_a_groups_status_waits_for_binds_and_then_says_the_newest() -> None:
+    async with Setup() as setup:
+        setup.client.gate.set()
+        setup.is_busy = True
+        setup.publisher.submit(_status("Scheduling"))
+        setup.publisher.submit(_status("Scheduled"))
+        setup.publisher.submit(Explain("u", "ns", "p", "Unschedulable", "no"))
+        await asyncio.sleep(2 * LOOK_SECONDS)
+        assert setup.client.started == ["no"]
+        setup.is_busy = False
+        await asyncio.wait_for(setup.publisher.join(), 5)
+        assert setup.client.started == ["no", "Scheduled"]
+
+
+async def test_a_groups_status_does_not_wait_for_ever() -> None:
+    async with Setup() as setup:
+        setup.client.gate.set()
+        setup.is_busy = True
+        setup.publisher.submit(_status("Scheduled"))
+        await asyncio.sleep(2 * LOOK_SECONDS)
+        assert setup.client.started == []
+        setup.now += PATIENCE_SECONDS
+        await asyncio.wait_for(setup.publisher.join(), 5)
+        assert setup.client.started == ["Scheduled"]
