@@ -50,6 +50,7 @@ class Cache:
         self._total = [0.0] * len(datasets)
         self._by_rack: list[dict[int, float]] = [{} for _ in datasets]
         self.holders: list[dict[int, float]] = [{} for _ in datasets]
+        self._reading = [0] * len(datasets)
         self.dirty: set[int] = set()
         for number, dataset in enumerate(datasets):
             for node, size in dataset.resident.items():
@@ -75,16 +76,22 @@ class Cache:
         """Jobs that read a dataset on a node."""
         return self._nodes[node].readers.get(dataset, 0)
 
+    def is_crowded(self, dataset: int) -> bool:
+        """Whether more nodes read a dataset than twice as many as have some of it."""
+        return self._reading[dataset] > 2 * len(self.holders[dataset])
+
     def start_reading(self, node: int, dataset: int, now: float) -> None:
         """A reader came: its dataset stays until it left."""
         readers = self._nodes[node].readers
         readers[dataset] = readers.get(dataset, 0) + 1
+        self._reading[dataset] += 1
         self._nodes[node].read_at[dataset] = now
 
     def stop_reading(self, node: int, dataset: int, now: float) -> None:
         """A reader left."""
         readers = self._nodes[node].readers
         readers[dataset] -= 1
+        self._reading[dataset] -= 1
         if not readers[dataset]:
             del readers[dataset]
         self._nodes[node].read_at[dataset] = now

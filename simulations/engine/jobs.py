@@ -20,8 +20,9 @@ from simulations.engine.core_driver import Attempt
 from simulations.engine.model import JobSpec, World
 from simulations.engine.network import NOTHING, Links, Usage, usage
 
-PARTS, PARTS_ALONE = 4, 2
-"""Parts of an epoch while caches fill: with other readers of the dataset on one of the nodes, and without."""
+PARTS, PARTS_ALONE, PARTS_CROWDED = 4, 2, 32
+"""Parts of an epoch while caches fill: with other readers of the dataset on one of the nodes, without, and where few
+have what many read, so that those who read serve the others soon, as they do block by block."""
 
 
 @dataclass(slots=True)
@@ -124,7 +125,8 @@ class Reading:
             units = left
         elif fills or into > 0.0:
             shared = any(self._cache.readers(node, spec.dataset) > 1 for node in job.pods_on)
-            units = min(left, size - into, size / (PARTS if shared else PARTS_ALONE))
+            parts = PARTS_CROWDED if self._cache.is_crowded(spec.dataset) else PARTS if shared else PARTS_ALONE
+            units = min(left, size - into, size / parts)
         else:
             units = min(left, size * max(1.0, round(left / size / 2)))
         return self._segment(job, shares, units)
