@@ -430,7 +430,7 @@ async def test_a_job_that_cannot_run_says_which_field_is_wrong(cluster: Cluster,
         mpi = workers()
         await cluster.submit(job_body("mpi", framework="MPI", replicaSpecs=mpi))
         failed = await cluster.wait_for_state("mpi", "Failed", "FrameworkNotSupported")
-        assert "Custom, JAX, PyTorch" in failed["status"]["message"]
+        assert "supported are Custom, JAX, Paddle, PyTorch, TensorFlow, XGBoost" in failed["status"]["message"]
 
 
 async def test_pods_wait_for_their_data(cluster: Cluster, tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""Objects of KubeDL, Kubeflow and Fluid become ours, and nothing is dropped without a word."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.convert.fields import Fields
+from headrace.convert.objects import Converted, convert
+from tests.builders.foreign_objects import DATA, JOBS
+
+
+def converted(text: str) -> tuple[dict[str, Any], list[str]]:
+    found = convert(list(yaml.safe_load_all(text)))
+    return {f"{body['kind']}/{body['metadata']['name']}": body for body in found.bodies}, found.notes
+
+
+def test_a_kubedl_tfjob_keeps_its_roles_policies_spot_replicas_and_port() -> None:
+    bodies, notes = converted(JOBS)
+    job = bodies["TrainingJob/mnist"]
+    spec = job["spec"]
+    assert job["metadata"]["annotations"] == {"team": "vision"}
+    assert spec["framework"] == "TensorFlow" and spec["tensorflow"] == {"port": 2229}
+    assert spec["runPolicy"] == {"cleanPodPolicy": "None", "successPolicy": "AllWorkers"}
+    worker = spec["replicaSpecs"]["Worker"]
+    assert worker["replicas"] == 3 and worker["restartPolicy"] == "ExitCode"
+    assert worker["spotReplicaSpec"] == {"spotReplicaNumber": 1, "priorityClassName": "spot"}
+    assert "schedulerName" not in worker["template"]["spec"]
+    assert any("schedulerName volcano" in note for note in notes)
+    assert any("kubedl.io/tensorboard-config" in note for note in notes)
+
+
+def test_a_kubeflow_job_keeps_its_run_policy_and_says_what_it_loses() -> None:
+    bodies, notes = converted(JOBS)
+    job = bodies["TrainingJob/bert"]
+    assert job["metadata"] == {"name": "bert", "namespace": "nlp"}
+    assert job["spec"]["pytorch"] == {"nprocPerNode": 8}
+    assert job["spec"]["runPolicy"] == {
+        "backoffLimit": 3,
+        "suspend": True,
+        "cleanPodPolicy": "None",
+        "schedulingPolicy": {
+            "minAvailable": 5,
+            "queue": "research",
+            "priorityClassName": "high",
+            "timeoutSeconds": 60,
+        },
+    }
+    assert {role: one["replicas"] for role, one in job["spec"]["replicaSpecs"].items()} == {"Master": 1, "Worker": 4}
+    assert "PyTorchJob bert spec.elasticPolicy has no counterpart and was left out" in notes
+
+
+def test_the_default_of_each_systems_clean_pod_policy_is_written_out() -> None:
+    text = JOBS.replace("  cleanPodPolicy: None\n", "")
+    bodies, _ = converted(text)
+    assert bodies["TrainingJob/mnist"]["spec"]["runPolicy"]["cleanPodPolicy"] == "Running"
+    assert bodies["TrainingJob/horovod"]["spec"]["runPolicy"]["cleanPodPolicy"] == "None"
+    assert bodies["TrainingJob/horovod"]["spec"]["mpi"] == {"slotsPerWorker": 2}
+    assert bodies["TrainingJob/boost"]["spec"]["framework"] == "XGBoost"
+
+
+def test_a_fluid_dataset_finds_the_runtime_of_its_name() -> None:
+    bodies, notes = converted(DATA)
+    spec = bodies["Dataset/imagenet"]["spec"]
+    assert spec["runtime"] == "imagenet"
+    assert [mount["mountPoint"] for mount in spec["mounts"]] == ["oss://images/train", "file:///srv/labels"]
+    assert spec["mounts"][0]["encryptOptions"][0]["valueFrom"]["secretKeyRef"] == {"name": "oss", "key": "id"}
+    assert spec["mounts"][1]["path"] == "/labels" and spec["mounts"][1]["readOnly"]
+    assert any("placement Exclusive" in note for note in notes)
+    assert any("dataRestoreLocation" in note for note in notes)
+    alone, notes = converted(DATA.split("---")[0])
+    assert "runtime" not in alone["Dataset/imagenet"]["spec"] and any("named default" in note for note in notes)
+
+
+def test_each_path_of_a_tier_becomes_a_level_with_its_own_quota() -> None:
+    bodies, notes = converted(DATA)
+    spec = bodies["CacheRuntime/imagenet"]["spec"]
+    assert [(one["mediumtype"], one["path"], one["quota"]) for one in spec["tieredstore"]["levels"]] == [
+        ("MEM", "/dev/shm", "2Gi"),
+        ("SSD", "/mnt/a", "10Gi"),
+        ("SSD", "/mnt/b", "20Gi"),
+        ("HDD", "/mnt/c", str(4 << 30)),
+        ("HDD", "/mnt/d", str(4 << 30)),
+    ]
+    assert spec["nodeSelector"] == {"gpu": "true"} and spec["fuse"] == {"cleanPolicy": "OnDemand"}
+    assert {note for note in notes if note.startswith("JindoRuntime")} == {
+        "JindoRuntime imagenet spec.jindoVersion has no counterpart and was left out",
+        "JindoRuntime imagenet spec.fuse.args has no counterpart and was left out",
+    }
+    assert bodies["DataLoad/warm"]["spec"]["target"] == [{"path": "/train", "replicas": 2}]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('quotaList: "10Gi,20Gi"', "quotaList: 10Gi"), "2 paths and 1 quotas do not match"),
+        (("oss://images/train", "cosn://images"), "mountPoint 'cosn://images' has no counterpart"),
+        (("kind: DataLoad", "kind: DataBackup"), "DataBackup warm (data.fluid.io/v1alpha1) is of no kind"),
+        (("replicas: 2}", "replicas: 99}"), "DataLoad warm: spec.target.0.replicas"),
+    ],
+)
+def test_what_cannot_be_converted_is_named(change: tuple[str, str], said: str) -> None:
+    assert change[0] in DATA
+    _, notes = converted(DATA.replace(*change))
+    assert any(said in note for note in notes), notes
+
+
+def test_documents_that_are_no_objects_are_named_too() -> None:
+    assert convert([None, 3, "text"]) == Converted([], ["document 2 is no object", "document 3 is no object"])
+    specs: list[Any] = [None, [], "text", {"pytorchReplicaSpecs": {"Worker": {"template": "no"}}}]
+    malformed = [
+        {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "metadata": {"name": "x"}, "spec": spec}
+        for spec in specs
+    ]
+    found = convert(malformed)
+    assert not found.bodies and len(found.notes) >= len(malformed)
+
+
+def test_the_input_is_not_changed() -> None:
+    documents = list(yaml.safe_load_all(JOBS + "---\n" + DATA))
+    before = copy.deepcopy(documents)
+    convert(documents)
+    assert documents == before
+
+
+scalars = st.one_of(st.integers(), st.text(min_size=1), st.booleans())
+
+
+@given(st.dictionaries(st.text(min_size=1), scalars, max_size=8), st.lists(st.text(min_size=1), max_size=4))
+def test_every_field_is_carried_over_or_told_of(source: dict[str, Any], known: list[str]) -> None:
+    notes: list[str] = []
+    target: dict[str, Any] = {}
+    fields = Fields("x", source, notes)
+    fields.copy(target, *known)
+    fields.finish()
+    told = {note.removeprefix("x.").removesuffix(" has no counterpart and was left out") for note in notes}
+    assert set(target) | told == set(source)
+    assert not set(target) & told
