@@ -5,6 +5,7 @@ from typing import Final
 BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
     "fuse": ("benchmarks.fuse", "the FUSE mount against ext4, cp and a direct put"),
     "gpu-allocation": ("benchmarks.gpu_allocation", "GPUs that can be given away before pods stop fitting"),
+    "metadata": ("benchmarks.metadata", "the metadata store: listing rate, lookup times, opening again"),
     "scheduler": ("benchmarks.scheduler", "pods placed a second, against kube-scheduler"),
     "simulations": ("benchmarks.simulations", "what placement by data saves, in simulated clusters"),
 }

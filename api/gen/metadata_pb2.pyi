@@ -226,6 +226,7 @@ class DatasetInfo(_message.Message):
     CACHED_BYTES_FIELD_NUMBER: _builtins.int
     CACHED_COPY_BYTES_FIELD_NUMBER: _builtins.int
     GROUPS_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
@@ -251,6 +252,10 @@ class DatasetInfo(_message.Message):
     """distinct resident bytes of the current snapshot"""
     cached_copy_bytes: _builtins.int
     """further copies of the same blocks"""
+    removed: _builtins.bool
+    """counted in the background, so a new snapshot is without them at first
+    only in Watch: the dataset is gone; all but uid is unset
+    """
     @_builtins.property
     def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]: ...
     @_builtins.property
@@ -282,10 +287,11 @@ class DatasetInfo(_message.Message):
         cached_bytes: _builtins.int = ...,
         cached_copy_bytes: _builtins.int = ...,
         groups: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        removed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "files", b"files", "groups", b"groups", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "uid", b"uid", "writable", b"writable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "files", b"files", "groups", b"groups", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "removed", b"removed", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "uid", b"uid", "writable", b"writable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

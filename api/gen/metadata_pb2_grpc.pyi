@@ -56,7 +56,9 @@ class NamespaceStub:
     Remove: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.RemoveRequest, _metadata_pb2.Mutation]
     Rename: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.RenameRequest, _metadata_pb2.Mutation]
     Watch: _grpc.UnaryStreamMultiCallable[_metadata_pb2.WatchRequest, _metadata_pb2.DatasetInfo]
-    """One message a dataset whose snapshot version changes, starting with the current state of each."""
+    """One message a dataset whose snapshot version changes, starting with the current state of each; one with
+    `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
+    """
 
 @_typing.type_check_only
 class NamespaceAsyncStub(NamespaceStub):
@@ -81,7 +83,9 @@ class NamespaceAsyncStub(NamespaceStub):
     Remove: _aio.UnaryUnaryMultiCallable[_metadata_pb2.RemoveRequest, _metadata_pb2.Mutation]  # type: ignore[assignment]
     Rename: _aio.UnaryUnaryMultiCallable[_metadata_pb2.RenameRequest, _metadata_pb2.Mutation]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_metadata_pb2.WatchRequest, _metadata_pb2.DatasetInfo]  # type: ignore[assignment]
-    """One message a dataset whose snapshot version changes, starting with the current state of each."""
+    """One message a dataset whose snapshot version changes, starting with the current state of each; one with
+    `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
+    """
 
 class NamespaceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -175,7 +179,9 @@ class NamespaceServicer(metaclass=_abc_1.ABCMeta):
         request: _metadata_pb2.WatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_metadata_pb2.DatasetInfo], _abc.AsyncIterator[_metadata_pb2.DatasetInfo]]:
-        """One message a dataset whose snapshot version changes, starting with the current state of each."""
+        """One message a dataset whose snapshot version changes, starting with the current state of each; one with
+        `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
+        """
 
 def add_NamespaceServicer_to_server(servicer: NamespaceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

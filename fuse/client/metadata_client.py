@@ -131,12 +131,21 @@ class MetadataClient:
             await asyncio.sleep(pause * random.uniform(0.75, 1.25))
             pause = min(pause * 2, BACKOFF_MAX_SECONDS)
 
-    async def watch(self, changed: Callable[[Dataset], Awaitable[None]], watching: Callable[[bool], None]) -> None:
-        """Tell of every dataset now and of each new snapshot, for ever; `watching` says whether the stream stands."""
+    async def watch(
+        self,
+        changed: Callable[[Dataset], Awaitable[None]],
+        removed: Callable[[str], Awaitable[None]],
+        watching: Callable[[bool], None],
+    ) -> None:
+        """Tell of every dataset now, of each new snapshot and of the uid of each dataset that is removed, for ever;
+        `watching` says whether the stream stands."""
         while True:
             try:
                 async for info in self._stub.Watch(pb.WatchRequest()):
-                    await changed(_dataset(info))
+                    if info.removed:
+                        await removed(info.uid)
+                    else:
+                        await changed(_dataset(info))
                     watching(True)
                 reason = "the service ended the stream"
             except grpc.aio.AioRpcError as error:

@@ -52,6 +52,16 @@ class Catalogue:
         self._datasets[(dataset.namespace, dataset.name)] = dataset
         self._by_uid[dataset.uid] = dataset
 
+    def remove(self, uid: str) -> Dataset | None:
+        """The watch told that this dataset is gone; returns it as last heard of. Its name may be another's by now."""
+        dataset = self._by_uid.pop(uid, None)
+        if dataset is not None:
+            name = (dataset.namespace, dataset.name)
+            named = self._datasets.get(name)
+            if named is not None and named.uid == uid:
+                del self._datasets[name]
+        return dataset
+
     def totals(self) -> tuple[int, int]:
         """Return the bytes and files of all datasets."""
         known = self._by_uid.values()

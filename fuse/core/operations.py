@@ -78,6 +78,24 @@ class Operations:
             each.missing.clear()
         return stale
 
+    def dataset_removed(self, uid: str) -> list[Invalidation]:
+        """The watch told that a dataset is gone. Return the names the kernel must ask for again, the dataset's own
+        included. Inodes stay for those who hold them; nothing is found by its name any more."""
+        state = self.state
+        dataset = state.catalogue.remove(uid)
+        state.directories.drop(uid)
+        if dataset is None:
+            return []
+        namespace = state.inodes.root.children.get(dataset.namespace)
+        node = namespace.children.get(dataset.name) if namespace is not None else None
+        if node is None or node.dataset is None or node.dataset.uid != uid:
+            return []
+        return [
+            (each.parent.inode, each.name.encode())
+            for each in [*state.inodes.below(node), node]
+            if each.lookups and each.parent is not None
+        ]
+
     def watching(self, *, is_watching: bool) -> None:
         """The watch came up or went down; while it is down listings time out."""
         self.state.is_watching = is_watching

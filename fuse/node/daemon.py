@@ -19,7 +19,7 @@ from fuse.backends.raw_backend import RawBackend
 from fuse.client.metadata_client import MetadataClient
 from fuse.client.worker_client import WorkerClient
 from fuse.core.contracts import Dataset, Namespace, Worker
-from fuse.core.operations import Operations
+from fuse.core.operations import Invalidation, Operations
 from fuse.metrics import Metrics
 from fuse.node import mounts
 from fuse.settings import Settings
@@ -104,7 +104,13 @@ class Daemon:
 
     async def dataset_changed(self, dataset: Dataset) -> None:
         """The watch told of a snapshot: drop what it makes stale, here at once and in the kernel soon."""
-        entries = self.operations.dataset_changed(dataset)
+        self._invalidate(self.operations.dataset_changed(dataset))
+
+    async def dataset_removed(self, uid: str) -> None:
+        """The watch told that a dataset is gone: so are its names, here at once and in the kernel soon."""
+        self._invalidate(self.operations.dataset_removed(uid))
+
+    def _invalidate(self, entries: list[Invalidation]) -> None:
         if entries and self._backend is not None:
             task = asyncio.ensure_future(asyncio.to_thread(self._backend.invalidate, entries))
             self._background.add(task)
@@ -134,7 +140,7 @@ async def run(settings: Settings) -> None:
     daemon = Daemon(
         namespace, worker, metrics, settings.mount, allow_other=settings.allow_other, backend=settings.backend
     )
-    watching = asyncio.ensure_future(namespace.watch(daemon.dataset_changed, daemon.watching))
+    watching = asyncio.ensure_future(namespace.watch(daemon.dataset_changed, daemon.dataset_removed, daemon.watching))
     try:
         await daemon.run(stopping)
     finally:

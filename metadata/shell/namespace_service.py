@@ -78,6 +78,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
             await self._database.write(lambda transaction: transaction.remove_dataset(dataset.uid))
             self._catalog.residency.forget_dataset(dataset.uid)
             self._catalog.group_sizes.forget(dataset.uid)
+            self._catalog.watchers.changed(dataset.uid)
         self._start_purge(dataset.id)
         return pb.RemoveDatasetResponse()
 
@@ -180,13 +181,21 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
     @edge.stream
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.DatasetInfo]:
         with self._catalog.watchers.subscribe() as subscription:
+            told = set()
             for dataset in await self._catalog.read(lambda reader: reader.datasets()):
+                told.add(dataset.uid)
                 yield self._catalog.info(dataset)
             while not subscription.is_closed:
                 changed = set(await subscription.next_changed())
                 for dataset in await self._catalog.read(lambda reader: reader.datasets()):
                     if dataset.uid in changed:
+                        changed.remove(dataset.uid)
+                        told.add(dataset.uid)
                         yield self._catalog.info(dataset)
+                # What changed and is not there was removed; who never heard of it need not hear of its end.
+                for uid in changed & told:
+                    told.remove(uid)
+                    yield pb.DatasetInfo(uid=uid, removed=True)
 
     async def resume_purges(self) -> None:
         """Go on deleting rows of datasets whose removal a restart interrupted."""

@@ -42,8 +42,8 @@ class FakePeers:
         self.stagings_open = 0
         self._etags = itertools.count(1)
 
-    def add_dataset(self, namespace: str, name: str, *, writable: bool = False) -> FakeDataset:
-        uid = f"uid-{namespace}-{name}"
+    def add_dataset(self, namespace: str, name: str, *, writable: bool = False, uid: str = "") -> FakeDataset:
+        uid = uid or f"uid-{namespace}-{name}"
         info = Dataset(uid=uid, namespace=namespace, name=name, snapshot_version=1, writable=writable)
         self.datasets[uid] = FakeDataset(info)
         return self.datasets[uid]

@@ -140,6 +140,22 @@ async def test_mutations_make_versions_and_watchers_see_them(
     watch.cancel()
 
 
+async def test_watchers_are_told_of_a_dataset_that_is_removed(process: Any, connect: Connect, tree: Path) -> None:
+    client = connect(process)
+    await client.sync("u1", f"file://{tree}")
+    await client.sync("u2", f"file://{tree}")
+    watch = client.namespace.Watch(pb.WatchRequest(), timeout=30)
+    assert {(await watch.read()).uid for _ in range(2)} == {"u1", "u2"}
+    await client.namespace.RemoveDataset(pb.DatasetRequest(uid="u1"), timeout=5)
+    while not (change := await watch.read()).removed:
+        assert change.uid in ("u1", "u2")
+    assert change == pb.DatasetInfo(uid="u1", removed=True)
+    later = client.namespace.Watch(pb.WatchRequest(), timeout=30)
+    assert (await later.read()).uid == "u2"
+    for one in (watch, later):
+        one.cancel()
+
+
 async def test_a_stop_ends_watches_without_an_error(process: Any, connect: Connect) -> None:
     client = connect(process)
     watch = client.namespace.Watch(pb.WatchRequest(), timeout=60)

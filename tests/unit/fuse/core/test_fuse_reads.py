@@ -198,6 +198,32 @@ async def test_without_the_watch_listings_time_out() -> None:
     assert (await mount.stat("a")).size_bytes == 2
 
 
+async def test_a_dataset_that_was_removed_is_gone_at_once_here_and_in_the_kernel(mount: KernelLessMount) -> None:
+    top, directory = await mount.inode(""), await mount.inode("train")
+    await mount.stat("train/001.jpg")
+    uid = mount.dataset.info.uid
+    mount.peers.datasets.pop(uid)
+    stale = mount.operations.dataset_removed(uid)
+    namespace = mount.operations.state.inodes.get(top).parent
+    assert namespace is not None
+    assert set(stale) == {(namespace.inode, b"data"), (top, b"train"), (directory, b"001.jpg")}
+    with pytest.raises(NotFound):  # no time has passed: neither the catalogue nor a listing may answer from memory
+        await mount.stat("train/001.jpg")
+    assert mount.operations.dataset_removed(uid) == []
+
+
+async def test_the_end_of_a_dataset_leaves_its_namesake_alone(mount: KernelLessMount) -> None:
+    old = mount.dataset.info.uid
+    await mount.stat("train/001.jpg")
+    mount.peers.datasets.pop(old)
+    mount.dataset = mount.peers.add_dataset("ns", "data", uid="another")
+    mount.peers.put(mount.dataset, "new", b"1")
+    mount.published()
+    assert (await mount.stat("new")).size_bytes == 1
+    assert mount.operations.dataset_removed(old) == []
+    assert (await mount.stat("new")).size_bytes == 1
+
+
 async def test_a_handle_that_is_not_open_is_a_bad_handle(mount: KernelLessMount) -> None:
     with pytest.raises(BadHandle):
         await mount.read(999)
