@@ -203,7 +203,8 @@ class Engine:
         if not result.placed:
             refused = self._preempting.gang_refused(gang, pods, result, view, now)
             worth = self._worth_of(refused.diagnosis.rejected_by) | ClusterChange.GROUP
-            state.queue.refuse(gang.unit, worth, now, rejected_by=refused.diagnosis.rejected_by)
+            hint = state.gang_hint(gang, pods)
+            state.queue.refuse(gang.unit, worth, now, hint=hint, rejected_by=refused.diagnosis.rejected_by)
             return [*self._tell_gang(members, refused.diagnosis.message, now), *refused.decisions]
         waiting = self._gang_wait(gang, result.placed, members, now)
         if waiting is not None:

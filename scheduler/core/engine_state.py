@@ -5,8 +5,8 @@ run tries (core/engine.py). Invariants: `pods` holds exactly the unbound pods of
 a pod with a gang is never a unit of its own.
 """
 
-from collections import deque
-from collections.abc import Hashable, Iterator
+from collections import Counter, deque
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -33,6 +33,7 @@ from scheduler.core.pod_volumes import NOTHING_HELD
 from scheduler.core.queue import SchedulingQueue
 from scheduler.core.requeue import NOTHING, ClusterChange
 from scheduler.core.residency_table import ReadSpeeds, ResidencyTable
+from scheduler.core.room_hints import GangRoomHint, RoomHint, RoomHints
 from scheduler.core.topology_tree import ANYWHERE, TopologyTree
 from scheduler.core.volume_table import VolumeTable
 from scheduler.core.workload_mix import WorkloadMix
@@ -54,14 +55,6 @@ class EngineSettings:
     flush_seconds: float = 300.0
     topology_keys: tuple[str, ...] = ()
     admits_volcano_groups: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RoomHint:
-    """A refused pod waits for a node with this much room, or with pods below a priority that hold it."""
-
-    requests: tuple[tuple[str, int], ...]
-    evicts_below: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +120,7 @@ class EngineState:
         self.budgets = Budgets()
         self.nominations = Nominations()
         self.lower = LowerPriority(self.table, self.assigned)
+        self.rooms = RoomHints(self.table, self.lower, self.gangs)
         # Evictions whose victims the watch has not shown leaving: by preemptor's unit, and all of them.
         self.evicting: dict[str, set[str]] = {}
         self.leaving: dict[str, str] = {}
@@ -237,25 +231,20 @@ class EngineState:
             return None
         return RoomHint(pod.shape.requests, pod.priority if pod.may_preempt else None)
 
+    def gang_hint(self, gang: Gang, pods: Sequence[PodRequest]) -> GangRoomHint:
+        """The room a refused gang waits for. Whatever else refused it, without that room it cannot be placed."""
+        kinds = Counter(pod.shape.requests for pod in pods)
+        may_evict = all(pod.may_preempt for pod in pods)
+        return GangRoomHint(gang.unit, tuple(kinds.items()), gang.priority if may_evict else None)
+
     def may_help(self, change: ClusterChange, hint: Hashable) -> bool:
-        """Whether the changes since the last flush can help a pod that waits for room: one of the rows they are
-        about must have it, if need be by evicting."""
+        """Whether the changes since the last flush can help a unit that waits for room (core/room_hints.py)."""
         if change & ~(ClusterChange.POD_FREED | ClusterChange.NODE_ADDED | ClusterChange.NODE_ALLOCATABLE):
             return True
-        table = self.table
-        used = table.rows_changed_since(self.flushed_at)
-        if used is None or not isinstance(hint, RoomHint):
+        used = self.table.rows_changed_since(self.flushed_at)
+        if used is None:
             return True
-        rows = np.array(sorted({*used, *self.changed_rows}), dtype=np.int64)
-        below = self.lower.below(hint.evicts_below) if hint.evicts_below is not None else None
-        fits = table.pods[rows] - (below.pods[rows] if below is not None else 0) < table.pods_allowed[rows]
-        for resource, amount in hint.requests:
-            column = table.resources[resource]
-            free = table.allocatable[rows, column] - table.requested[rows, column]
-            if below is not None:
-                free = free + below.requests[rows, column]
-            fits &= free >= amount
-        return bool(fits.any())
+        return self.rooms.may_help(hint, sorted({*used, *self.changed_rows}))
 
     # ---- evictions --------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ from scheduler.plugins.registry import build
 from scheduler.settings import Settings
 from simulations.engine.policy import Gangs, Policy
 from simulations.policies.kube import RandomPlacer, SamplingPlacer, default_plugins, with_placer
-from simulations.policies.trial import spread_plugins
 
 EVERYWHERE: Final = 1 << 30
 
@@ -23,12 +22,6 @@ POLICIES: Final[dict[str, Policy]] = {
     policy.name: policy
     for policy in (
         Policy("headrace", "the scheduler as shipped: gangs whole, seconds of stage-in first", build, names_data=True),
-        Policy(
-            "headrace-spread",
-            "a trial: as headrace, with a tenth of gpu_fit's weight, so that nodes with data keep GPUs free for it",
-            spread_plugins,
-            names_data=True,
-        ),
         Policy(
             "fluid",
             "Fluid as deployed: a dataset on 3 workers (more if it takes more), readers keep nothing; node affinity to "

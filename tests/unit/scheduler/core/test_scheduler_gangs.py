@@ -63,6 +63,34 @@ def test_all_or_nothing() -> None:
     assert len(world.binds()) == 4
 
 
+def test_a_refused_gang_sleeps_until_all_it_needs_could_fit() -> None:
+    world = _world(2, 1)
+    world.pods(*(a_pod(f"other-{node}").gpus(1).on(node) for node in ("n0", "n1")))
+    world.pods(*_members(3))
+    world.groups(a_group("g", 3))
+    assert world.binds() == {}
+    pool_of = world.engine.state.queue.pool_of
+    gang = world.engine.state.gangs.of_member("uid-g-0")
+    assert gang is not None and pool_of(gang.unit) is Pool.UNSCHEDULABLE
+    world.now = 20.0
+    world.feed(PodGone("uid-other-n1"))
+    assert pool_of(gang.unit) is Pool.UNSCHEDULABLE, "two of three GPUs are free"
+    world.feed(PodGone("uid-other-n0"))
+    assert pool_of(gang.unit) is not Pool.UNSCHEDULABLE
+    assert len(world.binds()) == 3
+
+
+def test_a_gang_that_may_evict_is_woken_by_room_it_would_have_to_clear() -> None:
+    world = _world(2, min_member=3)
+    world.pods(*(pod.priority(10) for pod in _members(3)))
+    assert world.binds() == {}
+    gang = world.engine.state.gangs.of_member("uid-g-0")
+    assert gang is not None and world.engine.state.queue.pool_of(gang.unit) is Pool.UNSCHEDULABLE
+    world.now = 20.0
+    world.nodes(a_node("more", cpu="64", gpus=1))
+    assert world.engine.state.queue.pool_of(gang.unit) is not Pool.UNSCHEDULABLE
+
+
 def test_a_gang_packs_gpus_on_the_fewest_nodes() -> None:
     world = _world(8, 4, 8)
     world.pods(*_members(4))
