@@ -106,6 +106,8 @@ _RETRYABLE_CODES: Final = frozenset(
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.ABORTED,
+        # What grpc's aio server answers to calls that arrive while it stops; giving up ourselves is no AioRpcError.
+        grpc.StatusCode.CANCELLED,
     }
 )
 

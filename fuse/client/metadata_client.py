@@ -40,6 +40,8 @@ _RETRYABLE: Final = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.ABORTED,
+    # What grpc's aio server answers to calls that arrive while it stops; giving up ourselves is no AioRpcError.
+    grpc.StatusCode.CANCELLED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 _ERRORS: Final[dict[grpc.StatusCode, type[FileSystemError]]] = {

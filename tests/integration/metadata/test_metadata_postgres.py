@@ -45,7 +45,8 @@ async def test_a_server_that_is_killed_loses_nothing_acknowledged_and_is_waited_
             try:
                 await client.put("u1", path, 1, "e", request_id=path)
             except grpc.aio.AioRpcError as error:
-                assert error.code() is grpc.StatusCode.UNAVAILABLE, error
+                # CANCELLED: it arrived while the process ended, after a commit without an answer.
+                assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED), error
                 refused += 1
                 await asyncio.sleep(0.05)
             else:
