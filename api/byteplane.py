@@ -42,6 +42,9 @@ class Op(IntEnum):
     REMOVE = 9
     RENAME = 10
     MAKE_DIRECTORY = 11
+    FIND_DATASET = 12
+    LOOKUP = 13
+    LIST = 14
 
 
 class Flag(IntFlag):
@@ -206,6 +209,54 @@ class Mutated(Struct, frozen=True, kw_only=True):
 
     snapshot_version: int
     etag: str = ""
+
+
+class FindDataset(Struct, frozen=True, kw_only=True):
+    """A dataset by name, for clients that speak to no metadata service. Reply: DatasetFound; ENOENT."""
+
+    namespace: str
+    name: str
+
+
+class DatasetFound(Struct, frozen=True, kw_only=True):
+    """`snapshot_version` 0: nothing is listed yet."""
+
+    uid: str
+    snapshot_version: int
+    writable: bool
+
+
+class Lookup(Struct, frozen=True, kw_only=True):
+    """One path of a dataset's current snapshot; "" is its root. Reply: FoundEntry; ENOENT."""
+
+    uid: str
+    path: str
+
+
+class FoundEntry(Struct, frozen=True, kw_only=True):
+    """A file with what pins its version, or a directory. `path` is whole, from the dataset's root."""
+
+    path: str
+    is_directory: bool = False
+    size_bytes: int = 0
+    etag: str = ""
+    mtime_ns: int = 0
+    mode: int = 0
+
+
+class List(Struct, frozen=True, kw_only=True):
+    """Entries of a directory, in order of their names' bytes, behind the name `after`. Reply: Listed; ENOENT."""
+
+    uid: str
+    path: str
+    after: str = ""
+
+
+class Listed(Struct, frozen=True, kw_only=True):
+    """One page; with `more` the next one begins after the last entry's name."""
+
+    entries: list[FoundEntry]
+    more: bool = False
 
 
 class Failure(Struct, frozen=True, kw_only=True):

@@ -96,7 +96,9 @@ def ensure_packages() -> None:
 def ensure_environment() -> None:
     """Make `.venv` as the lock file says; a half-made one is made again."""
     stamp = VENV / ".headrace-lock"
-    wanted = hashlib.sha256(LOCK_FILE.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    projects = (ROOT, ROOT / "sdk")
+    texts = [LOCK_FILE.read_bytes(), *((project / "pyproject.toml").read_bytes() for project in projects)]
+    wanted = hashlib.sha256(b"".join(texts)).hexdigest()
     # exists() follows links: an environment whose interpreter was removed is made again.
     whole = all((VENV / "bin" / name).exists() for name in ("headrace", "python"))
     if whole and stamp.exists() and stamp.read_text() == wanted:
@@ -108,7 +110,8 @@ def ensure_environment() -> None:
         run_with_progress([sys.executable, "-m", "venv", str(VENV)], "virtual environment", 10)
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     run_with_progress([*pip, "--require-hashes", "-r", str(LOCK_FILE)], "dependencies", 100)
-    run_with_progress([*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], "headrace itself", 10)
+    editable = [word for project in projects for word in ("-e", str(project))]
+    run_with_progress([*pip, "--no-deps", "--no-build-isolation", *editable], "headrace itself", 10)
     stamp.write_text(wanted)
 
 

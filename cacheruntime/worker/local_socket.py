@@ -1,6 +1,6 @@
 """The unix socket of this node's own clients: descriptors of sparse files, ranges made resident, writes.
 
-Owns the handles of each connection; they end with it. Reading is reader.py, writing writes.py.
+Owns the handles of each connection; they end with it. Reading is reader.py, writing writes.py, names names.py.
 """
 
 import errno
@@ -21,6 +21,7 @@ from cacheruntime.worker.byte_plane import ReadAnswerer, answer_hello
 from cacheruntime.worker.datasets import check_path
 from cacheruntime.worker.frame_socket import FrameSocket
 from cacheruntime.worker.metrics import Metrics
+from cacheruntime.worker.names import Names
 from cacheruntime.worker.reader import Reader
 from cacheruntime.worker.renames import Renames
 from cacheruntime.worker.tier_files import CachedFile
@@ -73,6 +74,7 @@ class LocalSession:
         reader: Reader,
         writes: Writes,
         renames: Renames,
+        names: Names,
         answerer: ReadAnswerer,
         metrics: Metrics,
     ) -> None:
@@ -82,6 +84,7 @@ class LocalSession:
         self._reader = reader
         self._writes = writes
         self._renames = renames
+        self._names = names
         self._answerer = answerer
         self._metrics = metrics
         self._files: dict[int, CachedFile] = {}
@@ -99,6 +102,9 @@ class LocalSession:
             Op.REMOVE: self._remove,
             Op.RENAME: self._rename,
             Op.MAKE_DIRECTORY: self._make_directory,
+            Op.FIND_DATASET: self._find_dataset,
+            Op.LOOKUP: self._lookup,
+            Op.LIST: self._list,
         }
 
     async def handle(self, header: Header, meta: bytes) -> None:
@@ -174,6 +180,17 @@ class LocalSession:
         if file is not None:
             self._store.release(file)
             self._metrics.open_handles.dec()
+
+    # Names
+
+    async def _find_dataset(self, header: Header, meta: bytes) -> None:
+        await self._reply(header, await self._names.find(decode_meta(meta, bp.FindDataset)))
+
+    async def _lookup(self, header: Header, meta: bytes) -> None:
+        await self._reply(header, await self._names.lookup(decode_meta(meta, bp.Lookup)))
+
+    async def _list(self, header: Header, meta: bytes) -> None:
+        await self._reply(header, await self._names.list(decode_meta(meta, bp.List)))
 
     # Writing
 

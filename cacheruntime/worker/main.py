@@ -32,6 +32,7 @@ from cacheruntime.worker.loads import Loads
 from cacheruntime.worker.local_socket import LocalSession
 from cacheruntime.worker.metadata_client import MetadataClient
 from cacheruntime.worker.metrics import Metrics
+from cacheruntime.worker.names import Names
 from cacheruntime.worker.peers import Peers
 from cacheruntime.worker.pruner import Pruner
 from cacheruntime.worker.reader import Reader, in_parallel
@@ -150,6 +151,7 @@ async def _serve(settings: WorkerSettings) -> None:
     writes = Writes(store=store, reader=reader, filler=filler, datasets=datasets, metadata=metadata, metrics=metrics)
     await store.run(writes.recover)
     renames = Renames(store, writes, datasets, metadata)
+    names = Names(metadata)
     answerer = ReadAnswerer(store, reader, metrics, senders)
     loads = Loads(
         store=store,
@@ -174,6 +176,7 @@ async def _serve(settings: WorkerSettings) -> None:
             reader=reader,
             writes=writes,
             renames=renames,
+            names=names,
             answerer=answerer,
             metrics=metrics,
         )

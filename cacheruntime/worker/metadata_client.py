@@ -63,12 +63,21 @@ class MetadataClient:
         entries: list[pb.Entry] = []
         while True:
             after = entries[-1].path.rpartition("/")[2] if entries else ""
-            request = pb.ReadDirectoryRequest(uid=uid, path=path, after=after)
-            call = self._namespace.ReadDirectory(request, timeout=self._call_seconds)
-            answer = await self._call("ReadDirectory", call)
+            answer = await self.read_page(uid, path, after=after, limit=0)
             entries.extend(answer.entries)
             if not answer.more or not answer.entries:
                 return entries
+
+    async def datasets(self, namespace: str) -> list[pb.DatasetInfo]:
+        """Return the records of a namespace's datasets."""
+        request = pb.ListDatasetsRequest(namespace=namespace)
+        answer = await self._call("ListDatasets", self._namespace.ListDatasets(request, timeout=self._call_seconds))
+        return list(answer.datasets)
+
+    async def read_page(self, uid: str, path: str, *, after: str, limit: int) -> pb.ReadDirectoryResponse:
+        """Return the entries of a directory behind the name `after`, `limit` at most; Missing."""
+        request = pb.ReadDirectoryRequest(uid=uid, path=path, after=after, limit=limit)
+        return await self._call("ReadDirectory", self._namespace.ReadDirectory(request, timeout=self._call_seconds))
 
     async def manifest(self, uid: str, paths: list[str]) -> AsyncIterator[pb.EntryBatch]:
         """Yield every entry below the paths."""
