@@ -82,6 +82,15 @@ class Sources:
     seconds: FloatArray
 
 
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """Per row, as seconds from the origin at its default speed: bytes that are missing there, and those of them that
+    push others out because the cache has no room."""
+
+    missing: FloatArray
+    displacing: FloatArray
+
+
 class ResidencyTable:
     """NodeCaches and Datasets as last seen. One writer."""
 
@@ -92,9 +101,10 @@ class ResidencyTable:
         self._datasets: dict[Key, DatasetSize] = {}
         self._holders: dict[Key, set[str]] = {}  # dataset -> nodes that list it
         self.version = 0
-        # Both are good for one (version, version of the table).
+        # All three are good for one (version, version of the table).
         self._speeds_cache: tuple[tuple[int, int], _Speeds] | None = None
         self._sources_cache: dict[object, Sources] = {}
+        self._coming_cache: dict[object, Coming] = {}
 
     def put_cache(self, cache: NodeCache) -> bool:
         """Take a NodeCache; returns whether anything that counts changed."""
@@ -159,6 +169,19 @@ class ResidencyTable:
             found = self._sources_cache[asked] = self._compute(data, checkpoint, speeds)
         return found
 
+    def coming_seconds(self, data: Sequence[DataRequest]) -> "Coming":
+        """What reading the data on each row would bring there. A row without a cache has no room for it."""
+        speeds = self._speeds()
+        asked = tuple(data)
+        found = self._coming_cache.get(asked)
+        if found is None:
+            sources = self.sources(data)
+            missing = sources.peers + sources.origin
+            displacing = np.maximum(0.0, missing - speeds.room)
+            found = Coming(missing / self._defaults.origin, displacing / self._defaults.origin)
+            self._coming_cache[asked] = found
+        return found
+
     def _compute(
         self, data: Sequence[DataRequest], checkpoint: Sequence[tuple[str, int]], speeds: "_Speeds"
     ) -> Sources:
@@ -205,6 +228,7 @@ class ResidencyTable:
             speeds = _Speeds(self._caches, self._table.row_of, self._table.size, self._defaults)
             self._speeds_cache = (versions, speeds)
             self._sources_cache.clear()
+            self._coming_cache.clear()
         return self._speeds_cache[1]
 
     def _resident(self, key: Key, size: DatasetSize, *, current_only: bool = False) -> FloatArray:
@@ -249,7 +273,7 @@ def is_serving(cache: NodeCache) -> bool:
 
 
 class _Speeds:
-    """Measured read speeds per row, the defaults where a figure is 0 or missing."""
+    """Measured read speeds per row, the defaults where a figure is 0 or missing; and bytes of free cache."""
 
     def __init__(
         self, caches: Mapping[str, NodeCache], row_of: Mapping[str, int], rows: int, defaults: ReadSpeeds
@@ -257,10 +281,13 @@ class _Speeds:
         self.media = np.tile(np.array(defaults.by_medium), (rows, 1))
         self.network = np.full(rows, defaults.network)
         self.origin = np.full(rows, defaults.origin)
+        self.room = np.zeros(rows)
         for name, cache in caches.items():
             row = row_of.get(name)
             if row is None:
                 continue
+            if is_serving(cache):
+                self.room[row] = sum(max(0, tier.capacity - tier.used) for tier in cache.status.tiers)
             for tier in cache.status.tiers:
                 if tier.medium in MEDIA and tier.read_bytes_per_second > 0:
                     self.media[row, MEDIA.index(tier.medium)] = tier.read_bytes_per_second

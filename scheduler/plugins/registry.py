@@ -9,6 +9,7 @@ from scheduler.core.placement import Plugins, Scoring, Weighted, WeightedRelativ
 from scheduler.core.plugin import RelativeScorePlugin
 from scheduler.plugins.balance import Balance
 from scheduler.plugins.base import FilterPlugin, ScorePlugin
+from scheduler.plugins.cache_room import CacheRoom
 from scheduler.plugins.gpu_fit import GpuFit
 from scheduler.plugins.node_affinity import NodeAffinity
 from scheduler.plugins.node_features import DeclaredFeatures
@@ -44,6 +45,7 @@ FILTERS: tuple[Callable[[], FilterPlugin], ...] = (
 )
 SCORES: dict[str, Callable[[Settings, Weights], ScorePlugin]] = {
     "stage_in": lambda settings, weights: StageIn(settings.stage_in_floor_seconds),
+    "cache_room": lambda settings, weights: CacheRoom(settings.stage_in_floor_seconds),
     "gpu_fit": lambda settings, weights: GpuFit(),
     "preferences": lambda settings, weights: Preferences(),
     "balance": lambda settings, weights: Balance(yields_to_gpu_fit=bool(weights.gpu_fit)),

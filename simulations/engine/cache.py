@@ -72,6 +72,10 @@ class Cache:
         """Bytes by tier."""
         return self._nodes[node].capacity
 
+    def used(self, node: int) -> Held:
+        """Bytes taken by tier."""
+        return self._nodes[node].used
+
     def readers(self, node: int, dataset: int) -> int:
         """Jobs that read a dataset on a node."""
         return self._nodes[node].readers.get(dataset, 0)

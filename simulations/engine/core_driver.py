@@ -14,6 +14,7 @@ from kube.gang_objects import PodGroup, PodGroupSpec
 from kube.identity import ObjectMeta
 from kube.objects import (
     CachedDataset,
+    CacheTier,
     CacheWorker,
     Container,
     Dataset,
@@ -265,9 +266,14 @@ class CoreDriver:
             )
             for dataset, sizes in sorted(self._cache.held(index).items())
         ]
+        capacity, used = self._cache.capacity(index), self._cache.used(index)
+        tiers = [
+            CacheTier(medium=medium, capacity=int(capacity[tier]), used=int(used[tier]))
+            for tier, medium in enumerate(("MEM", "SSD"))
+        ]
         return NodeCache(
             metadata=ObjectMeta(name=name),
-            status=NodeCacheStatus(worker=CacheWorker(endpoint=f"{name}:1", epoch=1), datasets=held),
+            status=NodeCacheStatus(worker=CacheWorker(endpoint=f"{name}:1", epoch=1), tiers=tiers, datasets=held),
         )
 
     def _annotations(self, spec: JobSpec, checkpoint: dict[int, float]) -> dict[str, str]:

@@ -225,8 +225,10 @@ def a_cache(
     serving: bool = True,
     version: int = 1,
     groups: Mapping[str, int] | None = None,
+    room: int = 0,
 ) -> NodeCache:
-    """`mem` and `ssd` map dataset names (namespace default) to resident bytes; `groups` is of each of them."""
+    """`mem` and `ssd` map dataset names (namespace default) to resident bytes; `groups` is of each of them; `room` is
+    free in the SSD tier."""
     held: dict[str, dict[str, int]] = {}
     for medium, sizes in (("MEM", mem or {}), ("SSD", ssd or {})):
         for name, size in sizes.items():
@@ -235,7 +237,10 @@ def a_cache(
         metadata=ObjectMeta(name=node),
         status=NodeCacheStatus(
             worker=CacheWorker(endpoint=f"{node}:1", epoch=1) if serving else None,
-            tiers=[CacheTier(medium=medium, read_bytes_per_second=value) for medium, value in (speeds or {}).items()],
+            tiers=[
+                *(CacheTier(medium=medium, read_bytes_per_second=value) for medium, value in (speeds or {}).items()),
+                CacheTier(medium="SSD", capacity=room + sum((ssd or {}).values()), used=sum((ssd or {}).values())),
+            ],
             network=CacheRate(read_bytes_per_second=network),
             origin=CacheRate(read_bytes_per_second=origin),
             datasets=[

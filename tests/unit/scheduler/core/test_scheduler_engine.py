@@ -290,7 +290,7 @@ def test_gpu_pods_fill_nodes_and_cpu_pods_stay_off_them() -> None:
 
 
 def test_a_score_with_weight_zero_is_left_out() -> None:
-    settings = Settings(weights={"stage_in": 0, "gpu_fit": 0, "preferences": 0})  # type: ignore[arg-type]
+    settings = Settings(weights={"stage_in": 0, "cache_room": 0, "gpu_fit": 0, "preferences": 0})  # type: ignore[arg-type]
     world = World(settings)
     world.nodes(a_node("warm", cpu="4"), a_node("cold"))
     world.datasets(a_dataset("d", 100 * MIB))
