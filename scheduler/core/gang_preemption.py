@@ -1,13 +1,14 @@
 """A gang preempts as a whole or not at all: victims for all members it needs, found in one what-if view.
 
-Owns that search: members are placed one after another; one that fits nowhere takes the node where evicting pods of
-lower priority costs least (core/preemption.py), with everything decided for the members before it in place: their
-room, their victims gone, the budgets these used. In the end victims that turned out not to be needed stay after
-all. Also the way back: when the victims are gone, members go where they were nominated to. Pure.
+Owns that search: members are placed one after another; one that fits nowhere takes the node where evicting pods
+of lower priority costs least (core/preemption.py), with everything decided for the members before it in place:
+their room, their victims gone, the budgets these used; in their order, then the largest first. In the end
+victims that turned out not to be needed stay after all. Also the way back: when the victims are gone, members
+go where they were nominated to. Pure.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -141,7 +142,32 @@ def preempt_as_a_whole(
     placer: Placer, view: ClusterView, stakes: Stakes, members: Sequence[PodRequest], needed: int
 ) -> GangPreemption | None:
     """Rows for `needed` members and the victims that takes; None when evicting does not help enough of them.
-    Members are considered in the order given. `stakes` is used up."""
+
+    Members are considered in the order given; when that fails, the largest first, since small ones may have taken what
+    only they could do without. `stakes` is left as it is."""
+    for order in _orders(view, members):
+        own = replace(stakes, gone=set(stakes.gone), evicted=list(stakes.evicted))
+        found = _preempt_in_order(placer, view, own, order, needed)
+        if found is not None:
+            return found
+    return None
+
+
+def _orders(view: ClusterView, members: Sequence[PodRequest]) -> Iterator[Sequence[PodRequest]]:
+    yield members
+    if len({pod.signature for pod in members}) > 1:
+        largest = np.maximum(view.allocatable.max(axis=0, initial=0), 1)
+        vectors = [view.table.vector(pod.shape.requests) for pod in members]
+        # Resources may have got columns just now: the view's arrays are older than the table's.
+        shares = [float((vector[: len(largest)] / largest).max(initial=0.0)) for vector in vectors]
+        by_size = sorted(range(len(members)), key=lambda index: -shares[index])
+        if by_size != list(range(len(members))):
+            yield [members[index] for index in by_size]
+
+
+def _preempt_in_order(
+    placer: Placer, view: ClusterView, stakes: Stakes, members: Sequence[PodRequest], needed: int
+) -> GangPreemption | None:
     whole = _Whole(placer, view, stakes)
     for index, pod in enumerate(members):
         if len(whole.placed) >= needed or len(whole.placed) + len(members) - index < needed:

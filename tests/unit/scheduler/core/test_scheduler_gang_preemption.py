@@ -124,6 +124,23 @@ def test_a_gang_that_cannot_be_placed_as_a_whole_evicts_nobody() -> None:
     assert not [item for item in made if isinstance(item, Preempt | Nominate)]
 
 
+def test_a_small_member_that_would_take_the_large_ones_only_node_goes_elsewhere() -> None:
+    world = _world()
+    world.nodes(a_node("small", gpus=1), a_node("large", gpus=2))
+    world.groups(a_group("new", 2))
+    world.pods(
+        a_pod("low-small").gpus(1).started(10).on("small"),
+        a_pod("low-large").gpus(1).started(10).on("large"),
+        a_pod("new-0").gpus(1).priority(HIGH).in_gang("new"),
+        a_pod("new-1").gpus(2).priority(HIGH).in_gang("new"),
+    )
+    made = world.decide()
+    nominated = {item.name: item.node for item in made if isinstance(item, Nominate)}
+    assert nominated == {"new-0": "small", "new-1": "large"}
+    (preempt,) = (item for item in made if isinstance(item, Preempt))
+    assert {victim.name for victim in preempt.victims} == {"low-small", "low-large"}
+
+
 def test_a_gang_takes_free_nodes_before_it_evicts() -> None:
     world = _world("a", "b", "free")
     world.groups(a_group("new", 2))
