@@ -178,6 +178,34 @@ class PostgresStore:
         connection.close()
 
 
+@contextmanager
+def snapshot_of(url: str) -> Iterator[Reader]:
+    """One committed state of a database that a service may be serving: it is not taken over. SettingsError when it
+    cannot be used, or is of another version of this program."""
+    place = _place(_checked(url))
+    try:
+        connection = psycopg.connect(
+            url, autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="headrace-meta-backup"
+        )
+    except psycopg.Error as error:
+        raise SettingsError(f"the database {place} cannot be used: {_sentence(error)}.") from None
+    with connection:
+        try:
+            row = connection.execute("SELECT coalesce(max(number), 0) FROM migrations").fetchone()
+        except psycopg.Error as error:
+            raise SettingsError(f"{place} is no metadata database: {_sentence(error)}.") from None
+        schema = int(row[0]) if row else 0
+        if schema != len(MIGRATIONS):
+            raise SettingsError(
+                f"the database has schema {schema}, this version {len(MIGRATIONS)}; run the version that serves it."
+            )
+        try:
+            with _reading(connection):
+                yield PostgresReader(connection)
+        except psycopg.OperationalError as error:
+            raise Unavailable(f"the metadata database cannot be read: {_sentence(error)}.") from None
+
+
 def _attempt(writer: Connection, work: Callable[[Transaction], T]) -> T | MetadataError:
     writer.execute("SAVEPOINT work")
     try:

@@ -141,6 +141,34 @@ class SqliteStore:
 
 
 @contextmanager
+def snapshot_of(path: Path) -> Iterator[Reader]:
+    """One committed state of a database that a service may be serving; SettingsError when it is not there, or of
+    another version of this program. Needs no lock, and while it lasts the write-ahead log is not cleaned up."""
+    require_version(apsw.sqlite_lib_version())
+    if not path.is_file():
+        raise SettingsError(f"there is no database {path}.")
+    try:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    except apsw.Error as error:
+        raise SettingsError(f"the database {path} cannot be opened: {error}.") from error
+    try:
+        try:
+            connection.set_busy_timeout(BUSY_MILLISECONDS)
+            connection.execute("PRAGMA query_only = 1")
+            schema: int = connection.execute("SELECT coalesce(max(number), 0) FROM migrations").get
+        except apsw.Error as error:
+            raise SettingsError(f"{path} is no metadata database: {error}.") from error
+        if schema != len(MIGRATIONS):
+            raise SettingsError(
+                f"the database has schema {schema}, this version {len(MIGRATIONS)}; run the version that serves it."
+            )
+        with _reading(connection):
+            yield SqliteReader(connection)
+    finally:
+        connection.close()
+
+
+@contextmanager
 def _reading(connection: apsw.Connection) -> Iterator[None]:
     connection.execute("BEGIN")
     try:
