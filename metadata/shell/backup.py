@@ -16,7 +16,7 @@ from typing import Final
 
 from metadata.core import backup
 from metadata.core.datasets import Dataset
-from metadata.core.entries import Changes, Entry
+from metadata.core.entries import Entry
 from metadata.errors import AlreadyExists, InvalidRequest
 from metadata.stores.base import Reader, Transaction
 from metadata.stores.registry import open_snapshot, open_store
@@ -109,7 +109,7 @@ def _fill(transaction: Transaction, records: Iterator[backup.Record], expected: 
             continue
         by_version = sorted(record.entries, key=lambda entry: entry.version)
         for version, entries in groupby(by_version, key=lambda entry: entry.version):
-            transaction.apply(dataset_id, Changes(upserts=list(entries)), version)
+            transaction.insert(dataset_id, list(entries), version)
         done += len(record.entries)
         progress("restoring", done, expected)
 

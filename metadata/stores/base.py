@@ -93,6 +93,10 @@ class Transaction(Reader, Protocol):
         """Make `version` of the changes; returns by how much files and bytes grew."""
         ...
 
+    def insert(self, dataset_id: int, entries: Sequence[Entry], version: int) -> None:
+        """Add entries of `version` whose paths the dataset does not have yet: a restore, which need not look first."""
+        ...
+
     def adopt_listing(self, dataset_id: int, listing_id: int, version: int) -> tuple[int, int]:
         """Take everything a listing staged as the first content of an empty dataset; returns files and bytes."""
         ...

@@ -82,6 +82,9 @@ class PostgresTransaction(PostgresReader):
                 size += entry.size_bytes
         return files, size
 
+    def insert(self, dataset_id: int, entries: Sequence[Entry], version: int) -> None:
+        self._copy("entries", "dataset_id", dataset_id, entries, version)
+
     def adopt_listing(self, dataset_id: int, listing_id: int, version: int) -> tuple[int, int]:
         self._do(
             f"INSERT INTO entries (dataset_id, {rows.ENTRY_COLUMNS})"

@@ -82,6 +82,9 @@ class SqliteTransaction(SqliteReader):
                 size += entry.size_bytes
         return files, size
 
+    def insert(self, dataset_id: int, entries: Sequence[Entry], version: int) -> None:
+        self._insert(dataset_id, entries, version)
+
     def adopt_listing(self, dataset_id: int, listing_id: int, version: int) -> tuple[int, int]:
         table = f"staging.listing_{int(listing_id)}"
         self._connection.execute(

@@ -118,7 +118,7 @@ TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=2
 NAME = TEXT.filter(lambda name: bool(name) and "/" not in name)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(NAME, st.tuples(st.integers(0, 1 << 62), TEXT, st.integers(1, 1 << 40)), max_size=30))
 def test_any_names_come_back(tmp_path: Path, files: dict[str, tuple[int, str, int]]) -> None:
     folder = tmp_path / str(time.monotonic_ns())
