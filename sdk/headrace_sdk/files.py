@@ -229,6 +229,7 @@ class Staged(io.RawIOBase):
         self._path = str(meta["path"])
         self._mode = mode
         self._is_dirty = True
+        self._is_broken = False
         if at_end:
             os.lseek(self._descriptor, 0, os.SEEK_END)
 
@@ -243,7 +244,12 @@ class Staged(io.RawIOBase):
     def write(self, data: Any) -> int:
         """Write at the file's position."""
         self._is_dirty = True
-        return os.write(self._descriptor, data)
+        try:
+            return os.write(self._descriptor, data)
+        except OSError:
+            # A buffered writer closes us even when its last write failed: half a file must not become visible.
+            self._is_broken = True
+            raise
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move."""
@@ -262,6 +268,8 @@ class Staged(io.RawIOBase):
 
     def commit(self) -> None:
         """Make what is written so far durable and visible. OSError; then nothing of it is visible."""
+        if self._is_broken:
+            raise OSError(errno.EIO, f"{self._path} is not whole: a write failed; write it again")
         if not self._is_dirty:
             return
         meta = {"handle": self._handle, "mode": self._mode, "mtime_ns": time.time_ns()}
@@ -275,7 +283,7 @@ class Staged(io.RawIOBase):
 
     def discard(self) -> None:
         """Drop what was not committed."""
-        self._is_dirty = False
+        self._is_dirty = self._is_broken = False
         self.close()
 
     def close(self) -> None:

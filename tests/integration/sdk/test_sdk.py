@@ -172,6 +172,32 @@ def test_what_is_written_is_seen_whole_or_not_at_all(cluster: CacheCluster, fs: 
         fs.open(f"{ROOT}/big.bin", "r+b")
 
 
+def test_a_file_whose_write_failed_is_not_made_visible_by_its_close(
+    fs: HeadraceFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fs.open(f"{ROOT}/full", "wb") as file:
+        file.write(b"before")
+    failed = 0
+    write = os.write
+
+    def no_space(descriptor: int, data: Any) -> int:
+        nonlocal failed
+        if bytes(data[:1]) != b"2":
+            return write(descriptor, data)
+        failed += 1
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("headrace_sdk.files.os.write", no_space)
+    file = fs.open(f"{ROOT}/full", "wb")
+    file.write(b"1" * (2 << 20))
+    file.write(b"2")
+    with pytest.raises(OSError) as refused:
+        file.close()
+    assert failed and refused.value.errno in (errno.ENOSPC, errno.EIO)
+    assert file.closed
+    assert fs.cat_file(f"{ROOT}/full") == b"before"
+
+
 def _sum_of(task: tuple[FileDataset, int]) -> tuple[int, int]:
     data, index = task
     return index, data[index]
