@@ -51,6 +51,10 @@ JOB_INDEX_LABEL: Final = "training.headrace.dev/index"
 JOB_ATTEMPT_LABEL: Final = "training.headrace.dev/attempt"
 """On every pod of a TrainingJob; written by the job controller, read by it and by `headrace logs`."""
 
+START_ANNOTATION: Final = "training.headrace.dev/start"
+"""On a pod whose role depends on others: empty while it is held, a word once it may start. Written by the job
+controller, read by the pod's first init container and by the controller."""
+
 CHECKPOINT_NODES_ANNOTATION: Final = "training.headrace.dev/checkpoint-nodes"
 """On a pod of a later attempt: JSON {node: bytes of the checkpoint resident there}. Written by the job
 controller, read by the scheduler as one more dataset of that many bytes."""

@@ -69,6 +69,8 @@ class PodView:
     ends: tuple[ContainerEnd, ...] = ()
     #: names.CHECKPOINTED_AT_ANNOTATION as it is on the pod; "" = not there
     checkpointed_at: str = ""
+    #: its containers wait until names.START_ANNOTATION says they may start
+    is_held: bool = False
 
     @property
     def is_finished(self) -> bool:

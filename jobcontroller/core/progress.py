@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from api.training_v1alpha1 import PODS_SCHEDULED, RUNNING
-from jobcontroller.core import reasons
+from jobcontroller.core import reasons, startup
 from jobcontroller.core.observed import PodPhase, PodView
 from jobcontroller.core.turn import Turn
 
@@ -37,6 +37,10 @@ def describe(turn: Turn) -> None:
     if unplaced:
         reason = reasons.UNSCHEDULABLE if any(pod.unschedulable for pod in unplaced) else reasons.WAITING_FOR_PLACEMENT
         turn.draft.wait(reason, _placement_text(unplaced, wanted))
+        return
+    held = startup.waiting_text(turn.job.spec, turn.status.started_replicas, pods)
+    if held:
+        turn.draft.wait(reasons.WAITING_FOR_ROLES, f"{running} of {wanted} pods run; {held}")
         return
     turn.draft.wait(reasons.STARTING, _starting_text(pods, running, wanted))
 

@@ -32,6 +32,7 @@ from jobcontroller.core import (
     reasons,
     restart_policy,
     roles,
+    startup,
     suspend,
     validation,
 )
@@ -66,6 +67,7 @@ def reconcile(observed: Observed, now: float, policy: Policy | None = None) -> P
         _end_older_attempts,
         _start_attempt,
         _create_missing,
+        _release_roles,
         _report,
     )
     for step in steps:
@@ -281,6 +283,11 @@ def _create_missing(turn: Turn) -> Plan | None:
     text = problem.message if problem is not None else f"{len(present)} of {len(turn.members())} pods are created"
     turn.draft.wait(problem.reason if problem is not None else reasons.CREATING_PODS, text)
     return turn.plan()
+
+
+def _release_roles(turn: Turn) -> Plan | None:
+    turn.act(startup.releases(turn.job.spec, turn.status.started_replicas, turn.current_pods()))
+    return None
 
 
 def _report(turn: Turn) -> Plan:

@@ -12,7 +12,7 @@ from typing import Any
 
 from api import names
 from api.training_v1alpha1 import CheckpointSpec, TrainingJob, TrainingJobSpec
-from jobcontroller.core import checkpoints, roles
+from jobcontroller.core import checkpoints, roles, startup
 from jobcontroller.core.framework import Framework
 
 #: the job's name is its Service's name, and a label's value on every pod
@@ -41,7 +41,7 @@ def first_problem(job: TrainingJob, framework: Framework) -> str | None:
 def fields_without_effect(spec: TrainingJobSpec) -> list[str]:
     """Return the fields that are set and that this version does not act on."""
     policy = spec.run_policy.scheduling_policy
-    found = [f"replicaSpecs.{role}.dependsOn" for role, replica in spec.replica_specs.items() if replica.depends_on]
+    found = []
     if policy.queue is not None:
         found.append("runPolicy.schedulingPolicy.queue")
     if spec.checkpoint is not None and spec.checkpoint.keep is not None:
@@ -74,6 +74,7 @@ def _role_problems(spec: TrainingJobSpec, framework: Framework) -> Iterator[str]
     twice = [role for role, times in Counter(role.lower() for role in spec.replica_specs).items() if times > 1]
     if twice:
         yield f"spec.replicaSpecs: two roles are spelled {twice[0]!r} but for capitals; pods would get the same names"
+    yield from startup.problems(spec.replica_specs)
     wanted = roles.replicas(spec)
     if not wanted:
         yield "spec.replicaSpecs: every role has replicas 0; at least one pod is needed"

@@ -53,6 +53,7 @@ def view_of(pod: Pod) -> PodView | None:
         waiting=_waiting(statuses),
         ends=ends,
         checkpointed_at=pod.metadata.annotations.get(names.CHECKPOINTED_AT_ANNOTATION, ""),
+        is_held=pod.metadata.annotations.get(names.START_ANNOTATION) == "",
     )
 
 
