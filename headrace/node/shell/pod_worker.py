@@ -95,6 +95,9 @@ class PodWorker:
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._publish_at = 0.0
         self._volume_task: asyncio.Task[None] | None = None
+        #: the volumes once they are made, and the pod's labels and annotations their files were made from
+        self._made_volumes: VolumeSetup | None = None
+        self._written_fields = _fields_of(pod)
         self._cleaned = False
         #: set once the pod is over and the API knows, or need not
         self.settled = asyncio.Event()
@@ -180,6 +183,7 @@ class PodWorker:
         if self.state.final is not None:
             return await self._end()
         self._prepare_volumes()
+        await self._refresh_volumes()
         self._act(decide(self._rules, self.state, time.time()))
         return False
 
@@ -225,8 +229,20 @@ class PodWorker:
             return
         self._volume_task = asyncio.create_task(self._volumes(), name=f"volumes {self.pod.metadata.name}")
 
+    async def _refresh_volumes(self) -> None:
+        """Let the files of downward volumes follow labels and annotations, as a kubelet does."""
+        fields = _fields_of(self.pod)
+        if self._made_volumes is None or fields == self._written_fields or self._is_gone:
+            return
+        self._written_fields = fields
+        try:
+            await self._made_volumes.refresh(self.pod)
+        except VolumeError as error:
+            self._services.events(self.pod)("FailedMount", str(error), kind="Warning")
+
     async def _volumes(self) -> None:
         assert self.runner is not None
+        self._written_fields = _fields_of(self.pod)
         setup = VolumeSetup(
             self._services.client,
             self._services.mounts,
@@ -246,6 +262,7 @@ class PodWorker:
                 _log.warning("volume_setup_failed", pod=self.pod.metadata.name, error=str(error))
             await asyncio.sleep(wait_seconds)
             wait_seconds = min(wait_seconds * 2, MAX_RETRY_SECONDS)
+        self._made_volumes = setup
         self.send(VolumesReady())
 
     # ---- the API -----------------------------------------------------------------------------
@@ -315,6 +332,10 @@ class PodWorker:
             return False
         await asyncio.to_thread(self.folder.remove)
         return True
+
+
+def _fields_of(pod: Pod) -> tuple[dict[str, str], dict[str, str]]:
+    return dict(pod.metadata.labels), dict(pod.metadata.annotations)
 
 
 def _without_times(status: dict[str, Any]) -> dict[str, Any]:

@@ -78,16 +78,28 @@ class VolumeSetup:
 
     async def prepare(self) -> dict[str, VolumePath]:
         """Make every volume and return where each is. Raises VolumeError for the first that cannot be."""
-        wanted = {
+        return {volume.name: await self._prepare(volume) for volume in self._wanted()}
+
+    async def refresh(self, pod: Pod) -> None:
+        """Write the downward volumes again from a newer object of the same pod. Raises VolumeError.
+
+        Projected volumes keep what they had when the pod started."""
+        self._pod = pod
+        for volume in self._wanted():
+            if volume.downward_api is not None:
+                await self._prepare(volume)
+
+    def _wanted(self) -> list[Volume]:
+        mounted = {
             mount.name
             for container in (*self._pod.spec.containers, *self._pod.spec.init_containers)
             for mount in container.volume_mounts
         }
-        return {
-            volume.name: await self._prepare(volume)
+        return [
+            volume
             for volume in self._pod.spec.volumes
-            if volume.name in wanted and not volume.name.startswith(TOKEN_VOLUME_PREFIX)
-        }
+            if volume.name in mounted and not volume.name.startswith(TOKEN_VOLUME_PREFIX)
+        ]
 
     async def _prepare(self, volume: Volume) -> VolumePath:
         try:
@@ -257,10 +269,13 @@ def _write_files(folder: Path, files: Sequence[_File]) -> None:
         # The API server refuses ".." and absolute paths in items; keys have no slashes.
         path = folder / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as target:
+        # A reader sees the old file or the new one, never half of it.
+        fresh = path.with_name(f"{path.name}.headrace-new")
+        fresh.unlink(missing_ok=True)
+        with open(fresh, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as target:
             target.write(file.content)
-        path.chmod(file.mode)
+        fresh.chmod(file.mode)
+        fresh.replace(path)
 
 
 _KINDS = {

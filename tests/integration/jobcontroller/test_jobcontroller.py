@@ -111,13 +111,21 @@ class Cluster:
 
         return await self.until(f"{job} {state} {reason or ''}", probe)
 
-    async def run_pod(self, pod: Body, node: str = "node-1") -> None:
-        """As scheduler and kubelet do."""
+    async def place_pod(self, pod: Body, node: str = "node-1") -> None:
+        """As the scheduler does."""
         name = pod["metadata"]["name"]
         binding = {"metadata": {"name": name}, "target": {"kind": "Node", "name": node}}
         path = PODS.path(self.namespace, name, "binding")
         body = {"apiVersion": "v1", "kind": "Binding", **binding}
         await self.client.request("POST", path, body=json.dumps(body).encode())
+        placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp()}
+        await self._patch_status(name, {"conditions": [placed]})
+
+    async def run_pod(self, pod: Body, node: str = "node-1") -> None:
+        """As scheduler and kubelet do."""
+        name = pod["metadata"]["name"]
+        if not (await self.client.get(PODS, name, self.namespace))["spec"].get("nodeName"):
+            await self.place_pod(pod, node)
         now = stamp()
         await self._patch_status(
             name,
@@ -449,6 +457,39 @@ async def test_pods_wait_for_their_data(cluster: Cluster, tmp_path: Path) -> Non
         await cluster.set_dataset("corpus", {"phase": "Bound", "cacheStates": {"cachedPercentage": "73%"}})
         pods = await cluster.wait_for_pods("patient", 0, 2)
         assert '"name":"corpus"' in pods[0]["metadata"]["annotations"][names.DATASETS_ANNOTATION]
+
+
+async def test_roles_start_in_order_after_the_whole_gang_is_placed(cluster: Cluster, tmp_path: Path) -> None:
+    one = workers(1)["Worker"]
+    roles = {"PS": one, "Worker": one | {"replicas": 2, "dependsOn": [{"role": "PS", "status": "Ready"}]}}
+    async with controller(cluster, tmp_path / "log", "--no-leader-elect"):
+        await cluster.submit(job_body("ordered", framework="Custom", replicaSpecs=roles))
+        pods = {pod["metadata"]["name"]: pod for pod in await cluster.wait_for_pods("ordered", 0, 3)}
+        group = await cluster.client.get(POD_GROUPS, "ordered-a0", cluster.namespace)
+        assert group["spec"]["minMember"] == 3, "one gang over all roles"
+        server = pods.pop("ordered-ps-0-a0")
+        assert "initContainers" not in server["spec"]
+        for pod in pods.values():
+            assert pod["spec"]["initContainers"][0]["name"] == "headrace-start-gate"
+            await cluster.place_pod(pod)
+        await cluster.place_pod(server)
+        waiting = await cluster.wait_for_state("ordered", "Queued", "WaitingForRoles")
+        assert "Worker waits for PS to be Ready (0 of 1 pods are)" in waiting["status"]["message"]
+
+        async def words() -> set[str]:
+            found = await cluster.pods("ordered", 0)
+            return {pod["metadata"].get("annotations", {}).get(names.START_ANNOTATION, "none") for pod in found}
+
+        assert await words() == {"none", ""}
+        await cluster.run_pod(server)
+
+        async def workers_may_start() -> bool:
+            return await words() == {"none", "released"}
+
+        await cluster.until("the workers may start", workers_may_start)
+        for pod in pods.values():
+            await cluster.run_pod(pod)
+        await cluster.wait_for_state("ordered", "Running")
 
 
 async def test_a_name_that_is_taken_is_said_and_not_touched(cluster: Cluster, tmp_path: Path) -> None:

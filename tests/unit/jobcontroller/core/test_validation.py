@@ -41,6 +41,14 @@ DATA = {"name": "d", "mountPath": "/d"}
             "checkpoint.dataset 'x' is not one of spec.datasets (d)",
         ),
         ({"datasets": [DATA], "checkpoint": {"dataset": "d"}}, "spec.datasets[0].readOnly must be false"),
+        (
+            {"replicaSpecs": workers(dependsOn=[{"role": "PS"}])},
+            "spec.replicaSpecs.Worker.dependsOn[0].role 'PS' is not a role of this job; its roles are Worker",
+        ),
+        (
+            {"replicaSpecs": workers(dependsOn=[{"role": "Worker"}])},
+            "spec.replicaSpecs.Worker.dependsOn[0].role 'Worker' closes the circle Worker → Worker, in which",
+        ),
         ({"checkpoint": {"volume": "v"}}, "spec.checkpoint.volume 'v' is not mounted"),
         ({"checkpoint": {"volume": "v", "path": "../x"}}, "spec.checkpoint.path '../x' must be relative"),
     ],
