@@ -11,9 +11,9 @@ import yaml
 from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, NodeCache
 from api.model import KubeObject, Model
 from api.podgroup import PodGroup
-from api.training_v1alpha1 import TrainingJob
+from api.training_v1alpha1 import Queue, TrainingJob
 
-KINDS: tuple[type[KubeObject], ...] = (Dataset, CacheRuntime, DataLoad, NodeCache, TrainingJob, PodGroup)
+KINDS: tuple[type[KubeObject], ...] = (Dataset, CacheRuntime, DataLoad, NodeCache, TrainingJob, Queue, PodGroup)
 _DROPPED = ("title", "$defs", "additionalProperties", "propertyNames", "patternProperties", "const")
 
 

@@ -253,6 +253,10 @@ class TrainingJobStatus(Model):
     created_attempt: int | None = Field(
         default=None, description="newest attempt of which every pod was seen; a pod of it that is missing is lost"
     )
+    admitted_queue: Name | None = Field(
+        default=None, description="queue the job holds GPUs of, from its admission until it ends or is suspended"
+    )
+    admitted_gpus: int | None = Field(default=None, description="how many")
     resume_step: int | None = Field(default=None, description="step the current attempt resumed from")
     resume_path: Path | None = Field(default=None, description="that checkpoint's path inside the dataset")
     checkpoints: list[CheckpointStatus] = Field(default_factory=list, max_length=16)
@@ -281,6 +285,47 @@ class TrainingJob(KubeObject):
 
     spec: TrainingJobSpec
     status: TrainingJobStatus | None = None
+
+
+class QueueSpec(Model):
+    """What one tenant may use of the GPUs all queues share."""
+
+    nominal_gpus: int = Field(
+        ge=0, le=10_000_000, alias="nominalGPUs", description="GPUs its jobs get before anybody borrows them"
+    )
+    borrowing_limit: int | None = Field(
+        default=None, ge=0, description="GPUs beyond nominalGPUs it may use while others leave theirs; default no limit"
+    )
+    weight: int = Field(default=1, ge=1, le=1000, description="share of what is borrowed, against other queues'")
+    priority: int = Field(default=0, description="queues of a higher priority borrow first")
+
+
+class QueueStatus(Model):
+    """What the job controller counted last."""
+
+    used_gpus: int = Field(default=0, alias="usedGPUs", description="GPUs of admitted jobs")
+    borrowed_gpus: int = Field(default=0, alias="borrowedGPUs", description="the part of them beyond nominalGPUs")
+    admitted_jobs: int = 0
+    waiting_jobs: int = 0
+
+
+class Queue(KubeObject):
+    """A tenant's share of the cluster's GPUs; a TrainingJob names it in runPolicy.schedulingPolicy.queue."""
+
+    GROUP: ClassVar = names.TRAINING_GROUP
+    KIND: ClassVar = "Queue"
+    PLURAL: ClassVar = "queues"
+    NAMESPACED: ClassVar = False
+    COLUMNS: ClassVar = (
+        ("Nominal", "integer", ".spec.nominalGPUs"),
+        ("Used", "integer", ".status.usedGPUs"),
+        ("Borrowed", "integer", ".status.borrowedGPUs"),
+        ("Waiting", "integer", ".status.waitingJobs"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    )
+
+    spec: QueueSpec
+    status: QueueStatus | None = None
 
 
 CREATED = "Created"

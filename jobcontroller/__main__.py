@@ -25,6 +25,7 @@ from jobcontroller.shell.checkpoint_client import CheckpointClient
 from jobcontroller.shell.controller import Controller
 from jobcontroller.shell.executor import Executor
 from jobcontroller.shell.observe import Observer
+from jobcontroller.shell.queues import Queues
 from kube.client import KubeClient
 from kube.config import load_config
 from kube.errors import ConfigError
@@ -43,11 +44,13 @@ async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
     queue: WorkQueue[Key] = WorkQueue("trainingjobs")
     metrics.QUEUE_DEPTH.set_function(lambda: len(queue))
     caches = Caches(client, queue.add, time.monotonic, random.Random())
+    queues = Queues(client, queue.add, random.Random())
     recorder = EventRecorder(client, COMPONENT, identity)
     metadata = CheckpointClient(settings.metadata, settings.request_seconds) if settings.metadata else None
     observer = Observer(
         client,
         caches,
+        queues,
         FRAMEWORKS,
         metadata,
         checkpoint_seconds=settings.checkpoint_seconds,
@@ -65,8 +68,9 @@ async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
     handlers.register(registry, queue.add)
     try:
         async with asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(recorder.run()), tasks.create_task(caches.run())]
+            background = [tasks.create_task(work) for work in (recorder.run(), caches.run(), queues.run())]
             await caches.wait_synced()
+            await queues.wait_synced()
             background.append(tasks.create_task(queue.run(controller.reconcile, concurrency=settings.workers)))
             _log.info("jobcontroller_started", identity=identity, metadata=settings.metadata)
             # kopf returns when a signal asked the process to stop.

@@ -94,7 +94,7 @@ async def _send(client: KubeClient, one: UserObject) -> None:
 
 
 def get(
-    what: Annotated[str, typer.Argument(help="jobs, datasets, loads or nodes")],
+    what: Annotated[str, typer.Argument(help="jobs, queues, datasets, loads or nodes")],
     name: Annotated[str | None, typer.Argument(help="only this one")] = None,
     *,
     output: Annotated[str, typer.Option("--output", "-o", help="table, json or yaml")] = "table",
@@ -102,7 +102,7 @@ def get(
     namespace: Namespace = "default",
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """List jobs, datasets, loads, or what nodes have cached."""
+    """List jobs, queues, datasets, loads, or what nodes have cached."""
     listing = tables.listing(what)
     place = namespace if listing.resource.namespaced and not all_namespaces else None
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from api.conditions import parse_timestamp
 from api.quantities import format_bytes
 from headrace.errors import UsageError
-from kube.resources import DATA_LOADS, DATASETS, NODE_CACHES, TRAINING_JOBS, Resource
+from kube.resources import DATA_LOADS, DATASETS, NODE_CACHES, QUEUES, TRAINING_JOBS, Resource
 
 #: wider than any line
 PIPE_CHARACTERS = 10_000
@@ -131,6 +131,20 @@ LISTINGS: dict[str, Listing] = {
             ("AGE", age),
         ),
     ),
+    "queues": Listing(
+        QUEUES,
+        (
+            ("NOMINAL GPUS", _at("spec", "nominalGPUs")),
+            ("USED", _at("status", "usedGPUs")),
+            ("BORROWED", _at("status", "borrowedGPUs")),
+            ("MAY BORROW", lambda body: str(body["spec"].get("borrowingLimit", "any"))),
+            ("RUN", _at("status", "admittedJobs")),
+            ("WAIT", _at("status", "waitingJobs")),
+            ("WEIGHT", _at("spec", "weight")),
+            ("PRIORITY", _at("spec", "priority")),
+            ("AGE", age),
+        ),
+    ),
     "datasets": Listing(
         DATASETS,
         (
@@ -164,6 +178,7 @@ _ALIASES = {
     "tj": "jobs",
     "trainingjob": "jobs",
     "trainingjobs": "jobs",
+    "queue": "queues",
     "dataset": "datasets",
     "ds": "datasets",
     "load": "loads",

@@ -23,6 +23,7 @@ from kube.resources import (
     POD_GROUPS,
     PODS,
     PRIORITY_CLASSES,
+    QUEUES,
     SECRETS,
     SERVICE_ACCOUNTS,
     SERVICES,
@@ -34,6 +35,7 @@ _KINDS = {
     (resource.api_version, resource.kind): resource
     for resource in (
         TRAINING_JOBS,
+        QUEUES,
         DATASETS,
         DATA_LOADS,
         CACHE_RUNTIMES,

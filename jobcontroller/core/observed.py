@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from api.training_v1alpha1 import TrainingJob
 from jobcontroller.core.framework import Framework
+from jobcontroller.core.queueing import Hold
 
 
 class PodPhase(enum.StrEnum):
@@ -127,6 +128,15 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class Admission:
+    """What the job's queue says: `gpus` of `queue` are the job's, or why it has to wait."""
+
+    queue: str
+    gpus: int
+    hold: Hold | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """One job and all that belongs to it."""
 
@@ -144,3 +154,5 @@ class Observed:
     #: None = not asked for (the job has no checkpoint dataset)
     checkpoints: Checkpoints | None = None
     problem: Problem | None = None
+    #: None = the job asks nothing of a queue
+    admission: Admission | None = None

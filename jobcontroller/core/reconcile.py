@@ -65,6 +65,7 @@ def reconcile(observed: Observed, now: float, policy: Policy | None = None) -> P
         _succeed,
         _restart_after_failure,
         _end_older_attempts,
+        _hold_back_queued,
         _start_attempt,
         _create_missing,
         _release_roles,
@@ -123,6 +124,8 @@ def _hold_back_suspended(turn: Turn) -> Plan | None:
     if not suspend.wants_suspension(turn.job):
         return None
     pods = list(turn.observed.pods)
+    if not pods:
+        turn.status.admitted_queue = turn.status.admitted_gpus = None
     if not suspend.is_suspended(turn.status):
         _record_end(turn, turn.now, failed=False)
         turn.status.start_time = None
@@ -210,6 +213,19 @@ def _end_older_attempts(turn: Turn) -> Plan | None:
     turn.wake_at(turn.now + again_seconds if again_seconds is not None else None)
     turn.draft.wait(reasons.WAITING_FOR_OLD_PODS, f"{len(older)} pods of the attempt before are ending")
     return turn.plan()
+
+
+def _hold_back_queued(turn: Turn) -> Plan | None:
+    admission = turn.observed.admission
+    if admission is None:
+        return None
+    if admission.hold is not None:
+        turn.draft.wait(admission.hold.reason, admission.hold.message)
+        return turn.plan()
+    if turn.status.admitted_queue is None:
+        turn.status.admitted_queue, turn.status.admitted_gpus = admission.queue, admission.gpus
+        turn.event(reasons.ADMITTED, f"queue {admission.queue} gave the job {admission.gpus} GPUs")
+    return None
 
 
 def _start_attempt(turn: Turn) -> Plan | None:

@@ -40,10 +40,7 @@ def first_problem(job: TrainingJob, framework: Framework) -> str | None:
 
 def fields_without_effect(spec: TrainingJobSpec) -> list[str]:
     """Return the fields that are set and that this version does not act on."""
-    policy = spec.run_policy.scheduling_policy
     found = []
-    if policy.queue is not None:
-        found.append("runPolicy.schedulingPolicy.queue")
     if spec.checkpoint is not None and spec.checkpoint.keep is not None:
         found.append("checkpoint.keep")
     return found

@@ -21,6 +21,7 @@ from jobcontroller.errors import MetadataUnavailable
 from jobcontroller.shell.caches import Caches, Key
 from jobcontroller.shell.checkpoint_client import CheckpointClient
 from jobcontroller.shell.pod_view import owner_uid, view_of
+from jobcontroller.shell.queues import Queues
 from kube.client import KubeClient
 from kube.errors import NotFound
 from kube.objects import Pod
@@ -50,6 +51,7 @@ class Observer:
         self,
         client: KubeClient,
         caches: Caches,
+        queues: Queues,
         frameworks: Mapping[str, Framework],
         checkpoints: CheckpointClient | None,
         *,
@@ -58,6 +60,7 @@ class Observer:
     ) -> None:
         self._client = client
         self._caches = caches
+        self._queues = queues
         self._frameworks = frameworks
         self._checkpoints = checkpoints
         self._checkpoint_seconds = checkpoint_seconds
@@ -91,6 +94,7 @@ class Observer:
             datasets=self._datasets(job, key),
             checkpoints=await self._checkpoints_of(job, key, pods),
             problem=problem,
+            admission=self._queues.admission(job),
         )
         return Seen(raw, observed)
 

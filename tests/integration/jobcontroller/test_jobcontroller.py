@@ -35,6 +35,7 @@ from kube.resources import (
     NAMESPACES,
     POD_GROUPS,
     PODS,
+    QUEUES,
     SERVICE_ACCOUNTS,
     SERVICES,
     TRAINING_JOBS,
@@ -490,6 +491,69 @@ async def test_roles_start_in_order_after_the_whole_gang_is_placed(cluster: Clus
         for pod in pods.values():
             await cluster.run_pod(pod)
         await cluster.wait_for_state("ordered", "Running")
+
+
+async def test_queues_hold_jobs_back_lend_what_is_idle_and_give_it_back(cluster: Cluster, tmp_path: Path) -> None:
+    unique = cluster.namespace
+    mine, theirs = f"mine-{unique}", f"theirs-{unique}"
+
+    async def submit(name: str, queue: str, gpus: int) -> None:
+        roles = workers(1)
+        amounts = {"limits": {names.GPU_RESOURCE: str(gpus)}}
+        roles["Worker"]["template"]["spec"]["containers"][0]["resources"] = amounts
+        await cluster.submit(
+            job_body(name, framework="Custom", replicaSpecs=roles, runPolicy={"schedulingPolicy": {"queue": queue}})
+        )
+
+    async def end(name: str) -> None:
+        (pod,) = await cluster.wait_for_pods(name, 0, 1)
+        await cluster.run_pod(pod)
+        await cluster.end_pod(pod, 0)
+        await cluster.wait_for_state(name, "Succeeded")
+
+    async def create_queue(name: str) -> None:
+        body = {"apiVersion": QUEUES.api_version, "kind": "Queue", "metadata": {"name": name}}
+        await cluster.client.create(QUEUES, body | {"spec": {"nominalGPUs": 8, "borrowingLimit": 4}})
+
+    try:
+        await create_queue(mine)
+        async with controller(cluster, tmp_path / "first", "--no-leader-elect"):
+            await submit("lost", theirs, 1)
+            lost = await cluster.wait_for_state("lost", "Queued", "QueueNotFound")
+            assert f"Queue {theirs} does not exist; create it" in lost["status"]["message"]
+            await create_queue(theirs)
+            await cluster.wait_for_pods("lost", 0, 1)
+            await submit("own", mine, 8)
+            await cluster.wait_for_pods("own", 0, 1)
+            await submit("borrows", mine, 4)
+            await cluster.wait_for_pods("borrows", 0, 1)
+            await submit("waits", mine, 1)
+            waits = await cluster.wait_for_state("waits", "Queued", "WaitingForQuota")
+            assert f"Queue {mine} uses 12 of 8 GPUs nominal" in waits["status"]["message"]
+            await submit("huge", mine, 13)
+            await cluster.wait_for_state("huge", "Queued", "QuotaTooSmall")
+            # 3 of its 8 GPUs are free: the rest is lent.
+            await submit("claims", theirs, 7)
+            claims = await cluster.wait_for_state("claims", "Queued", "WaitingForQuota")
+            assert "3 of 16 GPUs of all queues are free" in claims["status"]["message"]
+
+            async def counted() -> bool:
+                status = (await cluster.client.get(QUEUES, mine)).get("status")
+                wanted = {"usedGPUs": 12, "borrowedGPUs": 4, "admittedJobs": 2, "waitingJobs": 2}
+                return status == wanted
+
+            await cluster.until("the queue tells what it uses", counted)
+        async with controller(cluster, tmp_path / "second", "--no-leader-elect"):
+            await end("borrows")
+            await cluster.wait_for_pods("claims", 0, 1)
+            assert await cluster.pods("waits", 0) == [], "a controller that starts anew lends nothing twice"
+            assert await cluster.pods("huge", 0) == []
+            await end("own")
+            await cluster.wait_for_pods("waits", 0, 1)
+    finally:
+        for name in (mine, theirs):
+            with suppress(NotFound):
+                await cluster.client.delete(QUEUES, name)
 
 
 async def test_a_name_that_is_taken_is_said_and_not_touched(cluster: Cluster, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from jobcontroller.core.actions import (
     Plan,
 )
 from jobcontroller.core.gang import pod_group
-from jobcontroller.core.observed import Checkpoints, CheckpointView, DatasetView, PodPhase, Problem
+from jobcontroller.core.observed import Admission, Checkpoints, CheckpointView, DatasetView, PodPhase, Problem
+from jobcontroller.core.queueing import Hold
 from jobcontroller.core.reconcile import reconcile
 from tests.builders.training_jobs import (
     CREATED_AT,
@@ -369,9 +370,30 @@ def test_conditions_keep_their_time_and_the_state_is_last() -> None:
     assert plan.status.conditions[-1].type == "Restarting"
 
 
+def test_a_job_its_queue_holds_makes_nothing_and_an_admitted_one_keeps_its_gpus_until_no_pod_is_left() -> None:
+    one = job(runPolicy={"schedulingPolicy": {"queue": "team-a"}})
+    hold = Hold("WaitingForQuota", "Queue team-a uses 12 of 8 GPUs nominal; this job needs 4")
+    plan = reconcile(observed(one, admission=Admission("team-a", 4, hold)), NOW)
+    assert kinds(plan) == []
+    assert state(plan) == ("Queued", "WaitingForQuota")
+    plan = reconcile(observed(after(one, plan), admission=Admission("team-a", 4)), NOW)
+    assert kinds(plan) == ["ApplyService", "ApplyPodGroup", "CreatePod", "CreatePod"]
+    assert plan.status is not None
+    assert (plan.status.admitted_queue, plan.status.admitted_gpus) == ("team-a", 4)
+    one = after(one, plan)
+    one.spec.run_policy.suspend = True
+    plan = reconcile(observed(one, running(0)), NOW)
+    assert plan.status is not None
+    assert plan.status.admitted_queue == "team-a", "its pod still holds GPUs"
+    plan = reconcile(observed(after(one, plan)), NOW)
+    assert plan.status is not None
+    assert plan.status.admitted_queue is None
+
+
 def test_fields_without_effect_are_said_once() -> None:
-    plan = reconcile(observed(job(runPolicy={"schedulingPolicy": {"queue": "team-a"}})), NOW)
-    assert "spec.runPolicy.schedulingPolicy.queue" in events(plan)["FieldsWithoutEffect"]
+    data = [{"name": "d", "mountPath": "/d", "readOnly": False}]
+    plan = reconcile(observed(job(datasets=data, checkpoint={"dataset": "d", "keep": 3})), NOW)
+    assert "spec.checkpoint.keep" in events(plan)["FieldsWithoutEffect"]
 
 
 def test_a_pending_pod_that_someone_deletes_restarts_the_attempt() -> None:
