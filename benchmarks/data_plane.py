@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -170,7 +170,29 @@ class DataPlane:
         self.daemons[node] = process
         return mount
 
-    def sync(self, name: str, origin: str, *, writable: bool = False, namespace: str = "bench") -> pb.DatasetInfo:
+    def live(self) -> dict[str, pb.Worker]:
+        """Return the live workers by node."""
+        with grpc.insecure_channel(self.metadata_address) as channel:
+            stub = metadata_pb2_grpc.ResidencyStub(channel)
+            listed = stub.ListWorkers(pb.ListWorkersRequest(), timeout=START_SECONDS)
+            return {worker.node: worker for worker in listed.workers if worker.alive}
+
+    def entries(self, uid: str) -> dict[str, pb.Entry]:
+        """Return the files of a dataset by path."""
+        with grpc.insecure_channel(self.metadata_address) as channel:
+            batches = metadata_pb2_grpc.NamespaceStub(channel).Manifest(pb.ManifestRequest(uid=uid), timeout=600)
+            return {entry.path: entry for batch in batches for entry in batch.entries if not entry.is_directory}
+
+    def sync(
+        self,
+        name: str,
+        origin: str,
+        *,
+        writable: bool = False,
+        namespace: str = "bench",
+        options: Mapping[str, str] | None = None,
+        local_copies: bool = True,
+    ) -> pb.DatasetInfo:
         """Make a dataset of one mount, list it (again), and return its record once the listing is done."""
         with grpc.insecure_channel(self.metadata_address) as channel:
             stub = metadata_pb2_grpc.NamespaceStub(channel)
@@ -178,9 +200,9 @@ class DataPlane:
                 uid=f"uid-{namespace}-{name}",
                 namespace=namespace,
                 name=name,
-                mounts=[pb.Mount(mount_point=origin, name="data", path="", read_only=not writable)],
+                mounts=[pb.Mount(mount_point=origin, name="data", path="", read_only=not writable, options=options)],
                 writable=writable,
-                local_copies=True,
+                local_copies=local_copies,
                 replicas=1,
                 force=True,
             )
