@@ -1,6 +1,6 @@
 """Reads of a dataset through a node's worker, by the SDK: what a training process without a mount does."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,3 +29,10 @@ class CachedReader:
             while count := file.readinto(buffer):
                 total += count
         return total
+
+    def samples(self, path: str, sample_bytes: int) -> Iterator[int]:
+        """Read a file sample by sample; yield each one's bytes."""
+        buffer = bytearray(sample_bytes)
+        with Pinned(self._worker, self._versions[path]) as file:
+            while count := file.readinto(buffer):
+                yield count
