@@ -91,12 +91,13 @@ class ReadAnswerer:
             is_whole = read.length_bytes == file.map.length(index)
             if is_whole and checksum != file.map.checksum(index):
                 return False  # the long way finds it too, drops it and fetches it again
+            reply = ReadReply(crc32c=checksum)
+            head = encode(Op.READ, header.request_id, reply, data_bytes=len(data), flags=Flag.REPLY)
+            # Held until it is sent: requests that came together open the file once.
+            await link.send(head, memoryview(data))
+            return True
         finally:
             self._store.release(file)
-        reply = ReadReply(crc32c=checksum)
-        head = encode(Op.READ, header.request_id, reply, data_bytes=len(data), flags=Flag.REPLY)
-        await link.send(head, memoryview(data))
-        return True
 
     async def _send_file(self, link: FrameSocket, header: Header, read: Read, file: CachedFile, index: int) -> None:
         head = encode(
