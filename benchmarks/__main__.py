@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     if name in {"list", "-h", "--help"}:
         print("python -m benchmarks NAME [--quick] [--runs N] [--json FILE] [--plot FILE.png] [--yardstick NAME=…]")
         for each, (_, about) in BENCHMARKS.items():
-            print(f"  {each:12} {about}")
+            print(f"  {each:18} {about}")
         return 0
     if name not in BENCHMARKS:
         print(f"no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)

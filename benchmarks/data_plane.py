@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -98,13 +98,19 @@ class DataPlane:
             log.close()
         self.processes.clear()
 
-    def spawn(self, name: str, arguments: Sequence[str]) -> Process:
-        """Start `python arguments…` with its output in a log of its own."""
+    def spawn(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
+        """Start `python arguments…` with its output in a log of its own; `environment` is added to ours."""
         path = self.directory / f"{name}.log"
         log = path.open("wb")
         self._logs.append(log)
         command = [sys.executable, *arguments]
-        popen = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        popen = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **(environment or {})},
+        )
         process = Process(name, popen, path)
         self.processes.append(process)
         return process
@@ -136,7 +142,20 @@ class DataPlane:
         """Return the unix socket of a node's worker."""
         return self.directory / f"{node}.sock"
 
-    def start_worker(self, node: str) -> Process:
+    def start_workers(self, nodes: Sequence[str]) -> None:
+        """Start several; returns when each knows all others."""
+        for node in nodes:
+            self.start_worker(node)
+        for node in nodes:
+            process = self.workers[node]
+
+            def knows_all(process: Process = process) -> bool:
+                listed = [each["workers"] for each in process.events() if each["event"] == "workers_changed"]
+                return len(nodes) == 1 or (bool(listed) and listed[-1] == sorted(nodes))
+
+            self._await(process, "list of all workers", knows_all)
+
+    def start_worker(self, node: str, environment: Mapping[str, str] | None = None) -> Process:
         """Start (or start again) a node's worker; returns when its socket answers."""
         tier = self.directory / f"{node}-tier"
         tier.mkdir(exist_ok=True)
@@ -150,6 +169,7 @@ class DataPlane:
                 *["--tier", f"SSD:{tier.absolute()}:{self._tier_bytes}"],
                 *["--credentials-dir", str(self.directory / "credentials")],
             ],
+            environment,
         )
         self._await(process, "socket", socket.exists)
         self.workers[node] = process
@@ -170,7 +190,30 @@ class DataPlane:
         self.daemons[node] = process
         return mount
 
-    def sync(self, name: str, origin: str, *, writable: bool = False, namespace: str = "bench") -> pb.DatasetInfo:
+    def live(self) -> dict[str, pb.Worker]:
+        """Return the live workers by node."""
+        with grpc.insecure_channel(self.metadata_address) as channel:
+            stub = metadata_pb2_grpc.ResidencyStub(channel)
+            listed = stub.ListWorkers(pb.ListWorkersRequest(), timeout=START_SECONDS)
+            return {worker.node: worker for worker in listed.workers if worker.alive}
+
+    def entries(self, uid: str) -> dict[str, pb.Entry]:
+        """Return the files of a dataset by path."""
+        with grpc.insecure_channel(self.metadata_address) as channel:
+            batches = metadata_pb2_grpc.NamespaceStub(channel).Manifest(pb.ManifestRequest(uid=uid), timeout=600)
+            return {entry.path: entry for batch in batches for entry in batch.entries if not entry.is_directory}
+
+    def sync(
+        self,
+        name: str,
+        origin: str,
+        *,
+        writable: bool = False,
+        namespace: str = "bench",
+        options: Mapping[str, str] | None = None,
+        local_copies: bool = True,
+        eligible_nodes: Sequence[str] = (),
+    ) -> pb.DatasetInfo:
         """Make a dataset of one mount, list it (again), and return its record once the listing is done."""
         with grpc.insecure_channel(self.metadata_address) as channel:
             stub = metadata_pb2_grpc.NamespaceStub(channel)
@@ -178,9 +221,10 @@ class DataPlane:
                 uid=f"uid-{namespace}-{name}",
                 namespace=namespace,
                 name=name,
-                mounts=[pb.Mount(mount_point=origin, name="data", path="", read_only=not writable)],
+                mounts=[pb.Mount(mount_point=origin, name="data", path="", read_only=not writable, options=options)],
                 writable=writable,
-                local_copies=True,
+                local_copies=local_copies,
+                eligible_nodes=eligible_nodes,
                 replicas=1,
                 force=True,
             )

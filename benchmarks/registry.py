@@ -3,9 +3,14 @@
 from typing import Final
 
 BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
+    "byte-plane": ("benchmarks.byte_plane", "the worker's byte plane against a bare sendfile loop"),
+    "checkpoint-reload": ("benchmarks.checkpoint_reload", "a checkpoint from the cache against a slow origin"),
+    "cold-readers": ("benchmarks.cold_readers", "bytes that many readers of one cold dataset cost its origin"),
+    "epochs": ("benchmarks.epochs", "accelerator utilisation by the cached fraction, against LRU and no cache"),
     "fuse": ("benchmarks.fuse", "the FUSE mount against ext4, cp and a direct put"),
     "gpu-allocation": ("benchmarks.gpu_allocation", "GPUs that can be given away before pods stop fitting"),
     "metadata": ("benchmarks.metadata", "the metadata store: listing rate, lookup times, opening again"),
+    "preload": ("benchmarks.preload", "a load of a whole dataset against the origin's capped rate"),
     "scheduler": ("benchmarks.scheduler", "pods placed a second, against kube-scheduler"),
     "simulations": ("benchmarks.simulations", "what placement by data saves, in simulated clusters"),
 }

@@ -7,6 +7,7 @@ Owns `Version` and block numbers. Does not know where blocks are. Invariants: bl
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Version:
     size_bytes: int
 
 
+@lru_cache(maxsize=8192)
 def version_name(version: Version) -> str:
     """Return the file name of a version: a hash, so that user text never names a file on a node."""
     text = "\0".join((version.uid, version.path, version.etag, str(version.size_bytes)))

@@ -19,6 +19,10 @@ from api.byteplane import HEADER, Header, decode_header
 
 _BUFFER_BYTES: Final = 64 << 10
 """Many small frames arrive in one system call; a block's bytes go straight to their place."""
+_TOGETHER_BYTES_MAX: Final = 32 << 10
+"""Frames with more data do not wait for others: their own system call costs little beside their bytes."""
+_PARTS_MAX: Final = 1024
+"""Of one sendmsg (IOV_MAX)."""
 _SEND_SECONDS: Final = 60.0
 """A reader that takes nothing for so long is gone."""
 
@@ -35,6 +39,8 @@ class FrameSocket:
         self._buffer = bytearray(_BUFFER_BYTES)
         self._start = self._end = 0
         self._sending = asyncio.Lock()
+        self._together: list[tuple[list[memoryview], asyncio.Future[None]]] = []
+        self._flushing: asyncio.Task[None] | None = None
         self.is_closed = False
 
     async def receive_header(self) -> Header | None:
@@ -50,6 +56,9 @@ class FrameSocket:
 
     async def receive(self, size_bytes: int) -> bytearray:
         """Return exactly that many bytes."""
+        if self._end - self._start >= size_bytes:
+            self._start += size_bytes
+            return self._buffer[self._start - size_bytes : self._start]
         data = bytearray(size_bytes)
         await self.receive_into(memoryview(data))
         return data
@@ -86,9 +95,39 @@ class FrameSocket:
         return count > 0
 
     async def send(self, head: bytes, data: memoryview | None = None) -> None:
-        """Send a frame whose data is in memory."""
-        async with self._sending, self._unbroken():
-            await self._send([memoryview(head)] if data is None else [memoryview(head), data])
+        """Send a frame whose data is in memory; small ones that are ready together go out together."""
+        parts = [memoryview(head)] if data is None else [memoryview(head), data]
+        if data is not None and len(data) > _TOGETHER_BYTES_MAX:
+            async with self._sending, self._unbroken():
+                await self._send(parts)
+            return
+        gone: asyncio.Future[None] = self._loop.create_future()
+        self._together.append((parts, gone))
+        if len(self._together) == 1:
+            self._flushing = self._loop.create_task(self._flush())
+        await gone
+
+    async def _flush(self) -> None:
+        # Starts after the tasks that were ready before it: what they have to say is here by then.
+        together: list[tuple[list[memoryview], asyncio.Future[None]]] = []
+        failure: ConnectionError | None = ConnectionResetError("the connection was closed before a frame was sent")
+        try:
+            async with self._sending, self._unbroken():
+                together, self._together = self._together, []
+                await self._send([part for parts, _ in together for part in parts])
+            failure = None
+        except ConnectionError as error:
+            failure = error
+        finally:
+            if not together:
+                together, self._together = self._together, []
+            for _, gone in together:
+                if gone.done():
+                    continue
+                if failure is None:
+                    gone.set_result(None)
+                else:
+                    gone.set_exception(failure)
 
     async def send_with_descriptor(self, head: bytes, descriptor: int) -> None:
         """Send a frame with one descriptor at its first byte."""
@@ -130,12 +169,15 @@ class FrameSocket:
         flags = socket.MSG_MORE if more else 0
         while parts:
             try:
-                sent = self._socket.sendmsg(parts, [], flags | socket.MSG_NOSIGNAL)
+                sent = self._socket.sendmsg(parts[:_PARTS_MAX], [], flags | socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 await self._writable()
                 continue
-            while parts and sent >= len(parts[0]):
-                sent -= len(parts.pop(0))
+            whole = 0
+            while whole < len(parts) and sent >= len(parts[whole]):
+                sent -= len(parts[whole])
+                whole += 1
+            del parts[:whole]
             if parts:
                 parts[0] = parts[0][sent:]
 

@@ -44,7 +44,7 @@ def listen(path: Path) -> socket.socket:
     except ConnectionRefusedError:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise CacheError(f"--socket {path} cannot be used: {error.strerror}") from error
+        raise CacheError(f"--socket {path} cannot be used: {error.strerror or error}") from error
     else:
         raise CacheError(f"--socket {path} is in use: another worker answers there")
     finally:
@@ -55,7 +55,7 @@ def listen(path: Path) -> socket.socket:
         listener.bind(str(path))
     except OSError as error:
         listener.close()
-        raise CacheError(f"--socket {path} cannot be used: {error.strerror}") from error
+        raise CacheError(f"--socket {path} cannot be used: {error.strerror or error}") from error
     finally:
         os.umask(before)
     listener.listen(128)

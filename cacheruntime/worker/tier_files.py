@@ -177,6 +177,16 @@ def read_block(file: CachedFile, index: int) -> bytearray | None:
     return data if crc32c(data) == expected else None
 
 
+def read_now(file: CachedFile, offset: int, size_bytes: int) -> bytearray | None:
+    """Return bytes that are in memory already, unchecked; None when a disk would have to be waited for."""
+    data = bytearray(size_bytes)
+    try:
+        count = os.preadv(file.descriptor, [data], offset, os.RWF_NOWAIT)
+    except OSError:
+        return None  # not in memory, or a file system that cannot say: a read that may wait will tell
+    return data if count == size_bytes else None
+
+
 def drop_block(file: CachedFile, index: int) -> bool:
     """Make one block not resident, on disk too; return whether it was. A few system calls."""
     with file.lock:

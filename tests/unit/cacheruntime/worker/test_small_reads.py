@@ -1,0 +1,116 @@
+"""READ of a few bytes: what is resident and in memory is answered at once, and whole blocks are still checked."""
+
+import os
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from api.byteplane import HEADER, Header, Op, Read, ReadReply, decode_header, decode_meta, encode
+from cacheruntime.core.blocks import Version
+from cacheruntime.core.checksums import crc32c
+from cacheruntime.core.tiers import Tier
+from cacheruntime.worker.block_store import BlockStore
+from cacheruntime.worker.byte_plane import ReadAnswerer
+from cacheruntime.worker.filler import Fetched, Source
+from cacheruntime.worker.metrics import Metrics
+from cacheruntime.worker.rooms import TierFolder
+from cacheruntime.worker.tier_files import CachedFile
+
+BLOCK = 1 << 20
+DATA = os.urandom(BLOCK + 5000)
+VERSION = Version("u", "a/file", "etag", len(DATA))
+
+
+@dataclass
+class Link:
+    """Keeps what was sent."""
+
+    frames: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    async def send(self, head: bytes, data: memoryview | None = None) -> None:
+        self.frames.append((head, bytes(data or b"")))
+
+
+@dataclass
+class Blocks:
+    """Stands for the way that reads and checks whole blocks."""
+
+    asked: list[int] = field(default_factory=list)
+
+    async def block(self, version: Version, index: int, *, for_peer: bool) -> Fetched:
+        self.asked.append(index)
+        data = DATA[index * BLOCK : (index + 1) * BLOCK]
+        return Fetched(memoryview(data), crc32c(data), Source.ORIGIN)
+
+
+@dataclass
+class Plane:
+    store: BlockStore
+    answerer: ReadAnswerer
+    link: Link
+    blocks: Blocks
+    file: CachedFile
+
+    async def read(self, offset: int, length: int, *, verify: bool = False) -> tuple[ReadReply, bytes]:
+        read = Read(
+            uid=VERSION.uid, path=VERSION.path, etag=VERSION.etag, size_bytes=VERSION.size_bytes,
+            offset_bytes=offset, length_bytes=length, verify=verify,
+        )  # fmt: skip
+        raw = encode(Op.READ, 7, read)
+        header: Header = decode_header(raw)
+        await self.answerer.answer(cast(Any, self.link), header, raw[HEADER.size :], for_peer=True)
+        head, data = self.link.frames.pop()
+        return decode_meta(head[HEADER.size :], ReadReply), data
+
+
+@pytest.fixture
+async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
+    with ThreadPoolExecutor(2) as threads:
+        metrics = Metrics()
+        store = BlockStore(
+            [TierFolder(Tier("SSD", 1 << 30, 1 << 26), tmp_path)],
+            block_size_bytes=BLOCK, threads=threads, clock=time.monotonic, metrics=metrics, changed=lambda _: None,
+        )  # fmt: skip
+        file = await store.acquire(VERSION, wanted_bytes=0, as_home=True)
+        for index in range(2):
+            data = memoryview(DATA)[index * BLOCK : (index + 1) * BLOCK]
+            assert await store.store_block(file, index, data, crc32c(data), as_home=True)
+        link, blocks = Link(), Blocks()
+        yield Plane(store, ReadAnswerer(store, cast(Any, blocks), metrics, threads), link, blocks, file)
+        store.release(file)
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 4096), (8191, 3), (BLOCK - 1, 1), (BLOCK, 5000), (BLOCK + 9, 4991)])
+async def test_a_small_read_of_a_resident_block_reads_no_more_than_was_asked(
+    plane: Plane, offset: int, length: int
+) -> None:
+    reply, data = await plane.read(offset, length)
+    assert data == DATA[offset : offset + length]
+    assert reply == ReadReply(crc32c=crc32c(data))
+    assert plane.blocks.asked == []
+
+
+async def test_a_whole_small_block_that_lost_its_checksum_is_not_sent(plane: Plane) -> None:
+    os.pwrite(plane.file.descriptor, b"x" if DATA[BLOCK : BLOCK + 1] != b"x" else b"y", BLOCK)
+    plane.file.written_ns = os.fstat(plane.file.descriptor).st_mtime_ns  # a bad cell leaves no trace
+    reply, data = await plane.read(BLOCK, 5000)
+    assert data == DATA[BLOCK:]
+    assert reply.from_origin
+    assert plane.blocks.asked == [1]
+
+
+async def test_verify_goes_the_way_that_checks_the_whole_block(plane: Plane) -> None:
+    await plane.read(0, 4096, verify=True)
+    assert plane.blocks.asked == [0]
+
+
+async def test_a_block_that_is_not_resident_is_fetched(plane: Plane) -> None:
+    plane.store.drop_corrupt(plane.file, 0, found="test")
+    _, data = await plane.read(100, 10)
+    assert data == DATA[100:110]
+    assert plane.blocks.asked == [0]
