@@ -1,10 +1,13 @@
 """The TCP side of the byte plane: blocks for peers.
 
 Owns HELLO and READ. A resident block goes out by sendfile with the checksum of its map, so the peer checks what
-the disk gave; small ones are read, checked here and sent at once. A piece of a block that is in memory is sent
-with a checksum of its own, unchecked as a local reader's is: looking at 4 MiB for 4 KiB would cost a thousand times.
+the disk gave; small ones are read, checked here and sent at once.
+
+Invariant: nothing unchecked goes to a peer. A piece of a block has no checksum of its own in the map, so the whole
+block is read and checked for it; the last few such blocks are kept, because the next piece is mostly of the same block.
 """
 
+from collections import OrderedDict
 from concurrent.futures import Executor
 from typing import Final
 
@@ -24,6 +27,8 @@ from cacheruntime.worker.workers import Peer
 
 SENDFILE_BYTES_MIN: Final = 256 << 10
 """Below this a read and one send cost less than a thread and sendfile."""
+CHECKED_BLOCKS_MAX: Final = 16
+"""Blocks kept in memory for the next pieces of them: 64 MiB of 4 MiB blocks."""
 
 
 async def answer_hello(link: FrameSocket, header: Header, meta: bytes, me: Peer, block_size_bytes: int) -> None:
@@ -41,6 +46,8 @@ class ReadAnswerer:
         self._reader = reader
         self._metrics = metrics
         self._senders = senders
+        #: Checked bytes. A version never changes, so they stay right whatever happens on the disk.
+        self._checked_blocks: OrderedDict[tuple[Version, int], memoryview] = OrderedDict()
 
     async def answer(self, link: FrameSocket, header: Header, meta: bytes, *, for_peer: bool) -> None:
         """Send the range; NotResident, or what the way to the under store raised."""
@@ -82,14 +89,15 @@ class ReadAnswerer:
         known = self._store.find(version)
         if known is None or not known.map.has(index):
             return False
+        if read.length_bytes != known.map.length(index):
+            return await self._send_piece(link, header, read, version, index)
         file = await self._store.acquire(version, wanted_bytes=0, as_home=False)
         try:
             data = tier_files.read_now(file, read.offset_bytes, read.length_bytes) if file.map.has(index) else None
             if data is None:
                 return False
             checksum = crc32c(data)
-            is_whole = read.length_bytes == file.map.length(index)
-            if is_whole and checksum != file.map.checksum(index):
+            if checksum != file.map.checksum(index):
                 return False  # the long way finds it too, drops it and fetches it again
             reply = ReadReply(crc32c=checksum)
             head = encode(Op.READ, header.request_id, reply, data_bytes=len(data), flags=Flag.REPLY)
@@ -98,6 +106,24 @@ class ReadAnswerer:
             return True
         finally:
             self._store.release(file)
+
+    async def _send_piece(self, link: FrameSocket, header: Header, read: Read, version: Version, index: int) -> bool:
+        block = self._checked_blocks.get((version, index))
+        if block is None:
+            return False
+        self._checked_blocks.move_to_end((version, index))
+        start = read.offset_bytes - index * self._store.block_size_bytes
+        data = block[start : start + read.length_bytes]
+        head = encode(
+            Op.READ, header.request_id, ReadReply(crc32c=crc32c(data)), data_bytes=len(data), flags=Flag.REPLY
+        )
+        await link.send(head, data)
+        return True
+
+    def _keep_checked(self, version: Version, index: int, data: memoryview) -> None:
+        self._checked_blocks[version, index] = data
+        if len(self._checked_blocks) > CHECKED_BLOCKS_MAX:
+            self._checked_blocks.popitem(last=False)
 
     async def _send_file(self, link: FrameSocket, header: Header, read: Read, file: CachedFile, index: int) -> None:
         head = encode(
@@ -119,7 +145,10 @@ class ReadAnswerer:
         fetched = await self._reader.block(version, index, for_peer=for_peer)
         start = read.offset_bytes - index * self._store.block_size_bytes
         data = fetched.data[start : start + read.length_bytes]
-        checksum = fetched.checksum if len(data) == len(fetched.data) else crc32c(data)
+        checksum = fetched.checksum
+        if len(data) < len(fetched.data):
+            checksum = crc32c(data)
+            self._keep_checked(version, index, fetched.data)
         reply = ReadReply(crc32c=checksum, from_origin=fetched.source is Source.ORIGIN)
         head = encode(Op.READ, header.request_id, reply, data_bytes=len(data), flags=Flag.REPLY)
         await link.send(head, data)

@@ -78,11 +78,11 @@ class Queues:
         if claim.is_admitted:
             return Admission(claim.queue, claim.gpus)
         known = self._claims.get(claim.key)
-        if known is None or (known.queue, known.gpus, known.is_admitted) != (claim.queue, claim.gpus, False):
+        is_seen = known is not None and (known.queue, known.gpus, known.is_admitted) == (claim.queue, claim.gpus, False)
+        if not is_seen and claim.key not in self._granted:
             # The watch is behind what was just read: it is counted as it is.
-            if claim.key not in self._granted:
-                self._claims[claim.key] = claim
-                self._note()
+            self._claims[claim.key] = claim
+            self._note()
         decision = self._decide()
         if claim.key not in decision.admitted:
             return Admission(claim.queue, claim.gpus, hold=decision.held.get(claim.key, NOT_SEEN))
@@ -165,8 +165,8 @@ class Queues:
             self._changed.clear()
             for name, use in list(self._decide().uses.items()):
                 status = QueueStatus(
-                    used_gpus=use.used_gpus,
-                    borrowed_gpus=use.borrowed_gpus,
+                    usedGPUs=use.used_gpus,
+                    borrowedGPUs=use.borrowed_gpus,
                     admitted_jobs=use.admitted_jobs,
                     waiting_jobs=use.waiting_jobs,
                 ).to_wire()
