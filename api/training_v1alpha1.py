@@ -256,7 +256,7 @@ class TrainingJobStatus(Model):
     admitted_queue: Name | None = Field(
         default=None, description="queue the job holds GPUs of, from its admission until it ends or is suspended"
     )
-    admitted_gpus: int | None = Field(default=None, description="how many")
+    admitted_gpus: int | None = Field(default=None, alias="admittedGPUs", description="how many")
     resume_step: int | None = Field(default=None, description="step the current attempt resumed from")
     resume_path: Path | None = Field(default=None, description="that checkpoint's path inside the dataset")
     checkpoints: list[CheckpointStatus] = Field(default_factory=list, max_length=16)

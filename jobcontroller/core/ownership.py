@@ -1,4 +1,4 @@
-"""Labels and owner of everything a job makes."""
+"""Which jobs are ours; labels and owner of everything a job makes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from typing import Any
 
 from api import names
 from api.training_v1alpha1 import TrainingJob
+
+#: `runPolicy.managedBy` of jobs that are ours; jobs with another value are left alone (Kueue's MultiKueue)
+MANAGED_BY = "training.headrace.dev/jobcontroller"
+
+
+def is_ours(job: TrainingJob) -> bool:
+    """Whether this controller looks after the job."""
+    return job.spec.run_policy.managed_by in (None, MANAGED_BY)
 
 
 def labels(job: TrainingJob) -> dict[str, str]:

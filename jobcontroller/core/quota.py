@@ -14,6 +14,7 @@ from api import names
 from api.conditions import parse_timestamp
 from api.quantities import to_int
 from api.training_v1alpha1 import TrainingJob, TrainingJobSpec, TrainingJobStatus, is_finished
+from jobcontroller.core.ownership import is_ours
 from jobcontroller.core.queueing import Claim
 from jobcontroller.core.suspend import is_suspended, wants_suspension
 
@@ -39,7 +40,7 @@ def claim_of(job: TrainingJob) -> Claim | None:
     queue = job.spec.run_policy.scheduling_policy.queue
     if admitted and status is not None and status.admitted_queue is not None:
         queue = status.admitted_queue
-    if queue is None or is_finished(status) or job.metadata.deletion_timestamp is not None:
+    if queue is None or is_finished(status) or job.metadata.deletion_timestamp is not None or not is_ours(job):
         return None
     if not admitted and wants_suspension(job):
         return None

@@ -38,12 +38,11 @@ from jobcontroller.core import (
 )
 from jobcontroller.core.actions import ApplyPodGroup, ApplyService, CreatePod, DeleteJob, DeletePodGroup, Plan
 from jobcontroller.core.observed import Observed, PodView
+from jobcontroller.core.ownership import is_ours
 from jobcontroller.core.pod_builder import build_pod
 from jobcontroller.core.status import StatusDraft
 from jobcontroller.core.turn import Policy, Turn
 
-#: `runPolicy.managedBy` of jobs that are ours; jobs with another value are left alone (Kueue's MultiKueue)
-MANAGED_BY = "training.headrace.dev/jobcontroller"
 MAX_HANDLED_FAILURES = 64
 #: pause before a metadata service that did not answer is asked again
 ASK_AGAIN_SECONDS = 2.0
@@ -80,8 +79,7 @@ def reconcile(observed: Observed, now: float, policy: Policy | None = None) -> P
 
 def _leave_alone(turn: Turn) -> Plan | None:
     job = turn.job
-    managed_by = job.spec.run_policy.managed_by
-    if job.metadata.deletion_timestamp is not None or managed_by not in (None, MANAGED_BY):
+    if job.metadata.deletion_timestamp is not None or not is_ours(job):
         return NOTHING
     return None
 

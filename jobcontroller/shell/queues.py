@@ -31,6 +31,7 @@ _log = structlog.get_logger(__name__)
 
 #: counts in a Queue's status are for people: not written more often than this
 REPORT_SECONDS = 1.0
+#: what a job is told that was read before its watch reported it so
 NOT_SEEN = Hold(reasons.WAITING_FOR_QUOTA, "the job was not counted for its queue yet")
 
 
@@ -43,7 +44,7 @@ class Watched(Object, frozen=True):
 
 
 class Queues:
-    """Fed by `run`; `touched` is called with the key of each job that may run now and was told to wait."""
+    """Fed by `run`; `touched` is called with the key of each job that was told to wait and should ask again."""
 
     def __init__(self, client: KubeClient, touched: Callable[[JobKey], None], jitter: Random) -> None:
         self._client = client
@@ -52,6 +53,7 @@ class Queues:
         self._quotas: dict[str, Quota] = {}
         self._claims: dict[JobKey, Claim] = {}
         self._granted: dict[JobKey, Claim] = {}
+        self._told: dict[JobKey, str] = {}  # jobs that were told to wait, and the reason; "" = not counted yet
         self._decision: Admissions | None = None
         self._is_noted = False
         self._reported: dict[str, dict[str, Any]] = {}
@@ -77,16 +79,16 @@ class Queues:
             return None
         if claim.is_admitted:
             return Admission(claim.queue, claim.gpus)
-        known = self._claims.get(claim.key)
-        is_seen = known is not None and (known.queue, known.gpus, known.is_admitted) == (claim.queue, claim.gpus, False)
-        if not is_seen and claim.key not in self._granted:
-            # The watch is behind what was just read: it is counted as it is.
-            self._claims[claim.key] = claim
-            self._note()
-        decision = self._decide()
-        if claim.key not in decision.admitted:
-            return Admission(claim.queue, claim.gpus, hold=decision.held.get(claim.key, NOT_SEEN))
-        granted = self._granted.setdefault(claim.key, replace(self._claims[claim.key], is_admitted=True))
+        granted = self._granted.get(claim.key)
+        if granted is None:
+            # Only what the watch reported is counted: a job deleted since it was read would hold GPUs for ever.
+            is_known = self._claims.get(claim.key) == claim
+            hold = self._decide().held.get(claim.key) if is_known else NOT_SEEN
+            if hold is not None:
+                self._told[claim.key] = hold.reason if is_known else ""
+                return Admission(claim.queue, claim.gpus, hold)
+            granted = self._granted[claim.key] = replace(claim, is_admitted=True)
+        self._told.pop(claim.key, None)
         return Admission(granted.queue, granted.gpus)
 
     def _decide(self) -> Admissions:
@@ -106,9 +108,9 @@ class Queues:
         self._changed.set()
         if not all(synced.is_set() for synced in self._synced):
             return
-        for key in self._decide().admitted:
-            claim = self._claims.get(key)
-            if claim is not None and not claim.is_admitted and key not in self._granted:
+        held = self._decide().held
+        for key, reason in self._told.items():
+            if key in self._claims and (key not in held or held[key].reason != reason):
                 self._touched(key)
 
     # ---- watches -------------------------------------------------------------------------------
@@ -148,6 +150,8 @@ class Queues:
         claim = None if change.kind is ChangeKind.DELETED else _claim_of(change.object)
         if claim is None or claim.is_admitted:
             self._granted.pop(key, None)
+        if claim is None:
+            self._told.pop(key, None)
         if claim == self._claims.get(key):
             return
         if claim is None:

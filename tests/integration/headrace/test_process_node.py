@@ -22,11 +22,13 @@ from typing import Any
 
 import pytest
 
+from api import names
 from headrace.cli.logs import logs
 from headrace.cluster.binaries import require
 from headrace.cluster.control_plane import ControlPlane
 from headrace.cluster.pki import Authority
 from headrace.errors import UsageError
+from jobcontroller.core import start_gate
 
 #: A read-only file system of one file, /default/imagenet/label, until its mount is taken away.
 TINY_FUSE = """
@@ -342,6 +344,23 @@ def test_init_containers_run_in_order_before_the_rest(pods: PodMaker) -> None:
     assert pods.output(name) == ["first", "up", "second", "main"]
     assert [one["name"] for one in body["status"]["initContainerStatuses"]] == ["first", "sidecar", "second"]
     assert condition(body, "Initialized") == "True"
+
+
+def test_a_held_pod_starts_when_its_annotation_says_so(node: Node, pods: PodMaker) -> None:
+    spec: dict[str, Any] = {"containers": [sh("echo started")]}
+    metadata: dict[str, Any] = {"annotations": {}}
+    start_gate.close(metadata, spec)
+    gate = spec["initContainers"][0]
+    name = pods(*spec["containers"], initContainers=[gate], volumes=spec["volumes"], meta=metadata)
+
+    def is_held() -> bool:
+        statuses = pods.get(name).get("status", {}).get("initContainerStatuses", [])
+        return any(one["name"] == start_gate.GATE_CONTAINER and "running" in one["state"] for one in statuses)
+
+    wait_for(is_held, "the gate to run")
+    node.kubectl.run("annotate", "--overwrite", "pod", name, f"{names.START_ANNOTATION}=released")
+    assert pods.wait_phase(name, "Succeeded", "Failed")["status"]["phase"] == "Succeeded"
+    assert pods.output(name) == ["started"]
 
 
 def test_an_exit_code_fails_the_pod_and_is_told(pods: PodMaker) -> None:
