@@ -17,7 +17,7 @@ from benchmarks.cached_reader import CachedReader
 from benchmarks.data_plane import DataPlane
 from benchmarks.file_system import MIB, make_file, make_small_files
 from benchmarks.frame import Case, Run
-from benchmarks.origin_process import MOUNT, OriginProcess
+from benchmarks.origin_process import MOUNT, OriginProcess, cap_text
 
 NODES: Final = 3
 GOAL: Final = 1.01
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
             frame.progress(f"{name}: run {number + 1} of {options.runs}")
             with TemporaryDirectory(prefix="headrace-bench-cold-") as folder:
                 runs.append((_ratio(Path(folder), sizes, local_copies=local_copies),))
-        note = f"{sizes.readers} readers on {NODES} nodes; origin capped at {sizes.bytes_per_second / 1e6:.0f} MB/s"
+        note = f"{sizes.readers} readers on {NODES} nodes; {cap_text(sizes.bytes_per_second)}"
         cases.append(
             Case(
                 f"cold-{name}", "fetched/size", runs, higher_is_better=False, goal=GOAL, note=f"{note}, nothing cached"

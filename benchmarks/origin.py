@@ -1,7 +1,7 @@
 """An object store with a counter and a cap: as much of S3 as a read-only mount asks for, over a directory.
 
 `python -m benchmarks.origin DIRECTORY BYTES_PER_SECOND` serves `DIRECTORY/BUCKET/KEY` on a loopback port that it
-prints. All answers' bodies share one line of so many bytes a second (0: no cap); `/-/counters` tells what was sent,
+prints. All answers' bodies share one line of so many bytes a second; `/-/counters` tells what was sent,
 listings left out. The bytes are read from files, so their pages are warm; the cap is what is slow.
 """
 
@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import sys
-import time
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -19,27 +18,12 @@ from xml.sax.saxutils import escape
 
 from aiohttp import web
 
+from headrace.demo.distant import Line
+
 PIECE_BYTES: Final = 64 << 10
 CATCH_UP_SECONDS: Final = 0.02
 """What a sleep that was too long may be made up for; a larger figure would be a burst."""
 PAGE_KEYS: Final = 1000
-
-
-class Line:
-    """So many bytes a second for all that pass."""
-
-    def __init__(self, bytes_per_second: float) -> None:
-        self._bytes_per_second = bytes_per_second
-        self._free_at = 0.0
-
-    async def carry(self, size_bytes: int) -> None:
-        """Return when that many bytes may have passed."""
-        if not self._bytes_per_second:
-            return
-        now = time.monotonic()
-        self._free_at = max(self._free_at, now - CATCH_UP_SECONDS) + size_bytes / self._bytes_per_second
-        if self._free_at > now:
-            await asyncio.sleep(self._free_at - now)
 
 
 class Origin:
@@ -47,7 +31,7 @@ class Origin:
 
     def __init__(self, directory: Path, bytes_per_second: float) -> None:
         self._directory = directory
-        self._line = Line(bytes_per_second)
+        self._line = Line(bytes_per_second, CATCH_UP_SECONDS)
         self._counters = {"requests": 0, "bytes": 0}
 
     def application(self) -> web.Application:

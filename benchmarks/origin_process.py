@@ -13,10 +13,15 @@ MOUNT: Final = f"s3://{BUCKET}"
 PIECE_BYTES: Final = 1 << 20
 
 
+def cap_text(bytes_per_second: float) -> str:
+    """Return the cap of an origin for people."""
+    return f"origin capped at {bytes_per_second / 1e6:.0f} MB/s"
+
+
 class OriginProcess:
     """A running origin over a directory; a context manager that stops it."""
 
-    def __init__(self, directory: Path, bytes_per_second: float = 0.0) -> None:
+    def __init__(self, directory: Path, bytes_per_second: float) -> None:
         self.files = directory / BUCKET
         """What the bucket holds."""
         self.files.mkdir(parents=True, exist_ok=True)
@@ -46,9 +51,7 @@ class OriginProcess:
     @property
     def cap(self) -> str:
         """The cap for people."""
-        return (
-            f"origin capped at {self.bytes_per_second / 1e6:.0f} MB/s" if self.bytes_per_second else "origin uncapped"
-        )
+        return cap_text(self.bytes_per_second)
 
     def sent_bytes(self) -> int:
         """Bytes of objects sent so far."""

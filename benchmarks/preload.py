@@ -16,7 +16,7 @@ from benchmarks import frame
 from benchmarks.data_plane import DataPlane
 from benchmarks.file_system import MIB, make_file, make_small_files
 from benchmarks.frame import Case, Run
-from benchmarks.origin_process import MOUNT, OriginProcess
+from benchmarks.origin_process import MOUNT, OriginProcess, cap_text
 
 NODES: Final = ("node-0", "node-1")
 GOAL: Final = 0.95
@@ -48,16 +48,11 @@ def main(arguments: list[str]) -> int:
             frame.progress(f"{shape.name}: run {number + 1} of {options.runs}")
             with TemporaryDirectory(prefix="headrace-bench-preload-") as name:
                 runs.append((_rate(Path(name), shape), shape.bytes_per_second / 1e6))
-        note = (
-            f"{shape.files:,} files of {shape.file_bytes:,} bytes to {len(NODES)} nodes; {_cap(shape)}; nothing cached"
-        )
+        what = f"{shape.files:,} files of {shape.file_bytes:,} bytes to {len(NODES)} nodes"
+        note = f"{what}; {cap_text(shape.bytes_per_second)}; nothing cached"
         cases.append(Case(f"preload-{shape.name}", "MB/s", runs, "origin's cap", goal=GOAL, note=note))
     frame.report("preload", cases, options.json, options.plot)
     return 0
-
-
-def _cap(shape: Shape) -> str:
-    return f"origin capped at {shape.bytes_per_second / 1e6:.0f} MB/s"
 
 
 def _rate(directory: Path, shape: Shape) -> float:

@@ -16,16 +16,18 @@ CHUNK_BYTES = 16 << 10
 
 
 class Line:
-    """A line of so many bytes a second shared by everything that passes: a token bucket without a burst."""
+    """A line of so many bytes a second shared by everything that passes: a token bucket without a burst, but for
+    what makes up for sleeps that were too long, at most `catch_up_seconds`."""
 
-    def __init__(self, bytes_per_second: float) -> None:
+    def __init__(self, bytes_per_second: float, catch_up_seconds: float = 0.0) -> None:
         self._bytes_per_second = bytes_per_second
+        self._catch_up_seconds = catch_up_seconds
         self._free_at = 0.0
 
     async def carry(self, size_bytes: int) -> None:
         """Return when that many bytes have passed."""
         now = time.monotonic()
-        self._free_at = max(self._free_at, now) + size_bytes / self._bytes_per_second
+        self._free_at = max(self._free_at, now - self._catch_up_seconds) + size_bytes / self._bytes_per_second
         await asyncio.sleep(self._free_at - now)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -99,8 +100,6 @@ async def test_every_waiting_sender_learns_that_the_connection_is_lost(
 async def test_a_file_and_small_frames_do_not_mix(
     ends: tuple[FrameSocket, FrameSocket, socket.socket], tmp_path: Path
 ) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     sender, receiver, _ = ends
     content = os.urandom(LARGE)
     (tmp_path / "file").write_bytes(content)
