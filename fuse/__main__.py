@@ -1,15 +1,18 @@
-"""`python -m fuse`: one mount of all datasets on one node. Wiring only; see node/daemon.py."""
+"""`python -m fuse`: one mount of all datasets on one node. Wiring only; see node/keeper.py and node/daemon.py.
 
-import logging
+As root this process is the keeper of the mount, and the daemons that serve it are its children; else it is the daemon.
+"""
+
+import os
 import sys
 
 import structlog
-import uvloop
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from fuse.backends.base import MountError
-from fuse.node.daemon import run
+from fuse.node.keeper import Keeper
+from fuse.node.logs import configure
 from fuse.settings import Settings
 
 log = structlog.get_logger()
@@ -17,16 +20,7 @@ log = structlog.get_logger()
 
 def main() -> int:
     """Run until SIGTERM or an unmount; exit status 0 then, 2 for bad arguments, 1 when mounting failed."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    configure()
     try:
         settings = CliApp.run(Settings)
     except ValidationError as error:
@@ -36,11 +30,35 @@ def main() -> int:
         return 2
     log.info("settings", **settings.model_dump(mode="json"))
     try:
-        uvloop.run(run(settings))
+        keeper = _keeper(settings)
+        return keeper.run() if keeper is not None else _serve(settings)
     except (MountError, OSError) as error:
         log.error("mount_failed", error=str(error))
         return 1
-    return 0
+
+
+def _keeper(settings: Settings) -> Keeper | None:
+    """Return the keeper of a fresh mount; None when the mount is to be made without one. MountError, OSError."""
+    if not settings.keeper or settings.backend == "pyfuse3" or (settings.backend == "auto" and os.geteuid() != 0):
+        return None
+    keeper = Keeper(settings, sys.argv[1:])
+    try:
+        keeper.mount()
+    except MountError as error:
+        if settings.backend == "raw":
+            raise
+        log.warning("raw_backend_not_possible", error=str(error), instead="pyfuse3")
+        return None
+    return keeper
+
+
+def _serve(settings: Settings) -> int:
+    """Be the daemon. Its libraries are loaded here: the keeper needs none of them."""
+    import uvloop
+
+    from fuse.node.daemon import run
+
+    return uvloop.run(run(settings))
 
 
 if __name__ == "__main__":

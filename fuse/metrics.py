@@ -22,6 +22,9 @@ READ_BYTES: Final = "headrace_fuse_read_bytes"
 WRITTEN_BYTES: Final = "headrace_fuse_written_bytes"
 COMMITTED_BYTES: Final = "headrace_fuse_committed_bytes"
 PASSTHROUGH_OPENS: Final = "headrace_fuse_passthrough_opens"
+RESENT: Final = "headrace_fuse_resent_requests"
+TAKEOVERS: Final = "headrace_fuse_takeovers"
+JOURNAL_BYTES: Final = "headrace_fuse_journal_bytes"
 INODES: Final = "headrace_fuse_inodes"
 
 
@@ -38,6 +41,9 @@ class Metrics(Collector):
         self.written_bytes = 0
         self.committed_bytes = 0
         self.inodes = 0
+        self.resent = 0
+        self.takeovers: Counter[str] = Counter()
+        self.journal_bytes = 0
         self.passthrough_opens = 0
         self.passthrough_refusals = 0
 
@@ -72,6 +78,9 @@ class Metrics(Collector):
         opens.add_metric(["opened"], self.passthrough_opens)
         opens.add_metric(["refused"], self.passthrough_refusals)
         yield opens
+        yield CounterMetricFamily(RESENT, "Requests an earlier daemon left unanswered.", value=self.resent)
+        yield _labelled(TAKEOVERS, "Daemons of this mount that were followed by another.", "reason", self.takeovers)
+        yield GaugeMetricFamily(JOURNAL_BYTES, "What is written down for the next daemon.", value=self.journal_bytes)
         yield GaugeMetricFamily(INODES, "Inodes known.", value=self.inodes)
 
 

@@ -24,6 +24,15 @@ class Settings(BaseSettings):
     backend: Literal["auto", "raw", "pyfuse3"] = Field(
         default="auto", description="auto = raw where the kernel and our rights allow it, else pyfuse3"
     )
+    keeper: bool = Field(
+        default=True, description="with the raw backend: outlive the daemon's death, so that open files go on"
+    )
+    standby: bool = Field(
+        default=True, description="keep a second daemon ready (about 70 MB); without it a take-over takes a second more"
+    )
+    watchdog_seconds: float = Field(
+        default=5.0, ge=1, description="a daemon that says nothing for so long is killed and followed by another"
+    )
     worker_patience_seconds: float = Field(
         default=30.0, gt=0, description="how long a request waits for a dead worker's successor before EIO"
     )

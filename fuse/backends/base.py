@@ -4,6 +4,7 @@ Owns the protocol only. New backend = one file here and one line in `node/daemon
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from fuse.core.operations import Invalidation
@@ -33,6 +34,23 @@ class Backend(Protocol):
     def close(self) -> None:
         """Let go of the session once `serve` has returned; whoever still has files open gets ENOTCONN."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inherited:
+    """A connection to the kernel that an earlier daemon, or the keeper, made."""
+
+    device: int
+    """Descriptor of /dev/fuse."""
+    minor: int
+    """Minor version of the protocol the kernel offered."""
+    is_first: bool = True
+    """Nobody served it before."""
+    answers: dict[int, bytes] = field(default_factory=dict)
+    """Answers that may not have reached the kernel, by unique."""
+    next_backing_id: int = 1
+    refuses_resent: bool = False
+    """What is left over ended several daemons, and is answered with an error."""
 
 
 class MountError(Exception):

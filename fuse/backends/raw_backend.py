@@ -6,14 +6,14 @@ raw_handlers.py, how they are taken in raw_loop.py, the system calls in raw_devi
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from fuse.backends import raw_device
-from fuse.backends.base import MountError
+from fuse.backends.base import Inherited
 from fuse.backends.raw_handlers import Handlers
 from fuse.backends.raw_loop import RequestLoop
 from fuse.core import protocol
@@ -26,6 +26,9 @@ log = structlog.get_logger()
 
 EPOCH_ENTRIES_MIN: Final = 256
 """So many names are forgotten cheaper all at once."""
+Record = Callable[[int, int, Bytes], None]
+BACKING_IDS_PROBED: Final = 16
+"""Each daemon's death can lose one."""
 _UNDONE: Final = {Opcode.OPEN, Opcode.CREATE, Opcode.OPENDIR}
 _SILENT: Final = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET})
 
@@ -50,27 +53,46 @@ class RawBackend:
         self._requests: RequestLoop | None = None
         self._undoing: set[asyncio.Task[None]] = set()
         self._has_epochs = False
+        self._kept_by: Record | None = None
 
     def mount(self) -> None:
         """Mount; MountError, also when the kernel is too old."""
-        self._device = raw_device.mount(self._mount_point, allow_other=self._allow_other)
-        try:
-            init = raw_device.handshake(self._device)
-        except (MountError, OSError):
-            raw_device.unmount(self._mount_point)
-            os.close(self._device)
-            self._device = -1
-            raise
+        self._device, init = raw_device.mounted(self._mount_point, allow_other=self._allow_other)
         self._has_epochs = init.minor >= protocol.MINOR_EPOCH
+
+    def take_over(self, inherited: Inherited, kept_by: Record) -> None:
+        """Serve a mount that is there: from now on every answer goes by `kept_by` before it goes to the kernel.
+        The tables were restored before."""
+        self._device = inherited.device
+        self._has_epochs = inherited.minor >= protocol.MINOR_EPOCH
+        self._kept_by = kept_by
+        self._handlers.answers = inherited.answers
+        self._handlers.refuses_resent = inherited.refuses_resent
+        self._handlers.recount()
+        if inherited.is_first:
+            return
+        # A backing file that was opened, and its open not written down: the kernel counts the ids up.
+        for backing_id in range(inherited.next_backing_id, inherited.next_backing_id + BACKING_IDS_PROBED):
+            raw_device.close_backing(self._device, backing_id)
+        # Before anything is read, so that what was left over is answered before what is new.
+        self._notify(protocol.encode_resend())
+        if self._has_epochs:
+            # The names the kernel was told are not there are not written down.
+            self._notify(protocol.encode_increment_epoch())
 
     async def serve(self) -> None:
         """Answer the kernel until `stop` or an unmount from outside."""
         handlers = self._handlers
         handlers.device = self._device
         self._requests = RequestLoop(
-            self._device, handlers.table(), _SILENT, handlers.refusal, prepared=None, undo=self._undo
+            self._device, handlers.table(), _SILENT, handlers.refusal, prepared=self._kept_by, undo=self._undo
         )
         await self._requests.run()
+
+    @property
+    def is_idle(self) -> bool:
+        """No request is in work."""
+        return self._requests is None or self._requests.is_idle
 
     def _undo(self, opcode: int, payload: Bytes) -> None:
         if opcode in _UNDONE:

@@ -52,6 +52,17 @@ def mount(mount_point: Path, *, allow_other: bool) -> int:
     return descriptor
 
 
+def mounted(mount_point: Path, *, allow_other: bool) -> tuple[int, Init]:
+    """Mount and shake hands; return the connection's descriptor and the kernel's offer. MountError."""
+    descriptor = mount(mount_point, allow_other=allow_other)
+    try:
+        return descriptor, handshake(descriptor)
+    except (MountError, OSError):
+        unmount(mount_point)
+        os.close(descriptor)
+        raise
+
+
 def handshake(descriptor: int) -> Init:
     """Answer the kernel's INIT; return its offer. MountError when it is too old or says nothing."""
     buffer = bytearray(protocol.BUFFER_BYTES)

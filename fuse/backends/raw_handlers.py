@@ -20,10 +20,12 @@ from fuse.core import protocol
 from fuse.core.attrs import PREFERRED_READ_BYTES, Attributes, totals_of
 from fuse.core.contracts import Bytes
 from fuse.core.inodes import Node
+from fuse.core.moves import Moves
 from fuse.core.names import NAME_BYTES_MAX
 from fuse.core.open_modes import Choice, OpenModes
 from fuse.core.operations import Operations
 from fuse.core.protocol import INODE_ROOT, Opcode, OpenFlag
+from fuse.core.resent import Resent
 from fuse.errors import InvalidRequest, Unavailable, Unsupported
 from fuse.metrics import Metrics
 
@@ -50,8 +52,11 @@ class Handlers:
         self._metrics = metrics
         self.failures = Failures(metrics)
         self.modes = OpenModes()
-        self.choices: dict[int, Choice] = {}
-        """By handle number, of regular files opened for reading."""
+        self.resent = Resent(operations)
+        self.answers: dict[int, bytes] = {}
+        """What an earlier daemon was answering, by unique."""
+        self.refuses_resent = False
+        """One of the requests left over killed several daemons: none of them is tried again."""
         self.device = -1
         self._entries = bytearray(protocol.REQUEST_BYTES_MAX)
         self._names: dict[int, tuple[str, Handler]] = {
@@ -94,14 +99,35 @@ class Handlers:
         """Return the handlers by opcode."""
         return {opcode: self._counted(name, handler) for opcode, (name, handler) in self._names.items()}
 
+    def recount(self) -> None:
+        """Take over the open files of an earlier daemon."""
+        for handle in self._state.handles.files():
+            inode = handle.node.inode
+            if handle.choice is Choice.PASSTHROUGH and handle.backing_key is not None:
+                self.modes.opened_passthrough(inode, handle.backing_id, handle.backing_key)
+            elif handle.choice is Choice.CACHED:
+                self.modes.opened_cached(inode)
+
     def _counted(self, name: str, handler: Handler) -> Handler:
         requests = self._metrics.requests
 
         def counted(inode: int, unique: int, body: memoryview) -> Any:
             requests[name] += 1
+            if unique & protocol.RESENT:
+                return self._resent(handler, inode, unique, body)
             return handler(inode, unique, body)
 
         return counted
+
+    async def _resent(self, handler: Handler, inode: int, unique: int, body: memoryview) -> Bytes:
+        """Answer as an earlier daemon was about to, or carry the request out."""
+        answer = self.answers.pop(unique & ~protocol.RESENT, None)
+        if answer is not None:
+            return answer
+        if self.refuses_resent:
+            raise Unavailable("one of the requests in flight ended several daemons one after the other")
+        self._metrics.resent += 1
+        return await handler(inode, unique, body)
 
     def refusal(self, opcode: int, error: Exception) -> int:
         """Return the errno for what a handler raised."""
@@ -176,26 +202,29 @@ class Handlers:
     async def mkdir(self, inode: int, unique: int, body: memoryview) -> Bytes:
         mode, _ = protocol.unpack(protocol.MKDIR_IN, body)
         name = protocol.decode_name(body, protocol.MKDIR_IN.size)
-        return self._entry(await self._operations.moves.mkdir(inode, name, mode))
+        return self._entry(await self._moves(unique).mkdir(inode, name, mode))
+
+    def _moves(self, unique: int) -> Moves | Resent:
+        return self.resent if unique & protocol.RESENT else self._operations.moves
 
     async def unlink(self, inode: int, unique: int, body: memoryview) -> Bytes:
-        await self._operations.moves.unlink(inode, protocol.decode_name(body))
+        await self._moves(unique).unlink(inode, protocol.decode_name(body))
         return b""
 
     async def rmdir(self, inode: int, unique: int, body: memoryview) -> Bytes:
-        await self._operations.moves.rmdir(inode, protocol.decode_name(body))
+        await self._moves(unique).rmdir(inode, protocol.decode_name(body))
         return b""
 
     async def rename(self, inode: int, unique: int, body: memoryview) -> Bytes:
         (new_parent,) = protocol.unpack(protocol.RENAME_IN, body)
         names = protocol.decode_two_names(body, protocol.RENAME_IN.size)
-        await self._operations.moves.rename(inode, names[0], new_parent, names[1], 0)
+        await self._moves(unique).rename(inode, names[0], new_parent, names[1], 0)
         return b""
 
     async def rename2(self, inode: int, unique: int, body: memoryview) -> Bytes:
         new_parent, flags, _ = protocol.unpack(protocol.RENAME2_IN, body)
         names = protocol.decode_two_names(body, protocol.RENAME2_IN.size)
-        await self._operations.moves.rename(inode, names[0], new_parent, names[1], flags)
+        await self._moves(unique).rename(inode, names[0], new_parent, names[1], flags)
         return b""
 
     # Files
@@ -243,10 +272,12 @@ class Handlers:
         writes: bool,
     ) -> bytes:
         flags = OpenFlag(0) if writes else OpenFlag.NO_FLUSH
+        handle = self._state.handles.file(number)
         if choice is Choice.PASSTHROUGH:
             key = key or self.modes.key(node.inode)
             assert key is not None
             self.modes.opened_passthrough(node.inode, backing_id, key)
+            handle.backing_id, handle.backing_key = backing_id, key
             self._metrics.passthrough_opens += 1
             flags |= OpenFlag.PASSTHROUGH
         elif choice is Choice.DIRECT:
@@ -256,7 +287,8 @@ class Handlers:
             self.modes.opened_cached(node.inode)
             if keeps_cache:
                 flags |= OpenFlag.KEEP_CACHE
-        self.choices[number] = choice
+        handle.choice = choice
+        self._state.handles.note(number)
         return protocol.OPEN_OUT.pack(number, flags, backing_id if choice is Choice.PASSTHROUGH else 0)
 
     async def _whole_file(self, node: Node) -> int | None:
@@ -297,14 +329,16 @@ class Handlers:
 
     async def release(self, inode: int, unique: int, body: memoryview) -> Bytes:
         number, *_ = protocol.unpack(protocol.RELEASE_IN, body)
+        if unique & protocol.RESENT and self._state.handles.find(number) is None:
+            return b""  # an earlier daemon released it
         await self._release(inode, number)
         return b""
 
     async def _release(self, inode: int, number: int) -> None:
+        choice = self._state.handles.file(number).choice
         try:
             await self._operations.changes.release(number)
         finally:
-            choice = self.choices.pop(number, None)
             backing_id = self.modes.released(inode, choice) if choice is not None else 0
             if backing_id:
                 raw_device.close_backing(self.device, backing_id)
@@ -333,6 +367,7 @@ class Handlers:
                 raw = name.encode()
                 padded = _DIRENT_BYTES + (len(raw) + 7 & ~7)
                 if used + padded > room:
+                    names.gave(number, position)
                     return bytes(memoryview(buffer)[:used])
                 position += 1
                 node = names.child(directory, name, entry)
@@ -347,6 +382,7 @@ class Handlers:
                 used += padded
                 state.inodes.told(node)
             if used or position >= len(entries):
+                names.gave(number, position)
                 return bytes(memoryview(buffer)[:used])
 
     async def readdir_plain(self, inode: int, unique: int, body: memoryview) -> Bytes:
@@ -365,10 +401,13 @@ class Handlers:
             # Without a lookup there is no inode number yet; readers of plain listings do not use it.
             parts.append(protocol.DIRENT.pack(INODE_ROOT, position + 1, len(raw), kind >> _KIND_SHIFT))
             parts.append(raw.ljust(padded, b"\0"))
+            self._operations.names.gave(number, position + 1)
         return b"".join(parts)
 
     async def releasedir(self, inode: int, unique: int, body: memoryview) -> Bytes:
         number, *_ = protocol.unpack(protocol.RELEASE_IN, body)
+        if unique & protocol.RESENT and self._state.handles.find(number) is None:
+            return b""
         self._operations.names.release_directory(number)
         return b""
 

@@ -41,7 +41,7 @@ Handler = Callable[[int, int, memoryview], Coroutine[Any, Any, Bytes]]
 Refusal = Callable[[int, Exception], int]
 """Turns what a handler raised into an errno."""
 Prepared = Callable[[int, int, Bytes], None]
-"""Called with opcode, unique and payload right before a success is answered."""
+"""Called with opcode, unique and payload right before a success is answered; with opcode 0 before an errno is."""
 Undo = Callable[[int, Bytes], None]
 """Called with opcode and payload when the asker was gone before a success could be answered."""
 
@@ -82,6 +82,11 @@ class RequestLoop:
         if self._waiting:
             self._idle = self._loop.create_future()
             await self._idle
+
+    @property
+    def is_idle(self) -> bool:
+        """No request is in work."""
+        return not self._waiting
 
     def stop(self) -> None:
         """Make `run` return."""
@@ -154,6 +159,8 @@ class RequestLoop:
         """Send an errno; a request without an answer only counts it."""
         number = self._refusal(opcode, error)
         if opcode not in self._silent:
+            if self._prepared is not None:
+                self._prepared(0, unique, b"")
             self._write_error(unique, number)
 
     def ended(self, step: "_Step") -> None:

@@ -8,6 +8,7 @@ Invariants:
 - The descriptor outlives the worker: when the handle was lost with its connection, the bytes are copied
   from the old descriptor into the next worker's staging file before anything goes on. No written byte is lost
   by the worker's death.
+- The descriptor outlives the daemon too, where a vault keeps it: it is there before the first byte is written.
 - One commit at a time.
 """
 
@@ -37,12 +38,25 @@ COPY_BYTES: Final = 8 << 20
 class StagedWorkerFile:
     """Implements the core's StagingFile."""
 
-    def __init__(self, client: "WorkerClient", uid: str, path: str, base_etag: str, base_size_bytes: int) -> None:
+    def __init__(
+        self,
+        client: "WorkerClient",
+        *,
+        number: int,
+        uid: str,
+        path: str,
+        base_etag: str,
+        base_size_bytes: int,
+        descriptor: int | None = None,
+    ) -> None:
+        """`descriptor` is of an earlier daemon's staging file: its bytes are carried over at the first use."""
         self._client = client
+        self.number = number
         self._uid = uid
-        self._path = path
-        self._base = (base_etag, base_size_bytes)
-        self._descriptor: int | None = None
+        self.path = path
+        self.base_etag = base_etag
+        self.base_size_bytes = base_size_bytes
+        self._descriptor = descriptor
         self._handle = 0
         self._connection: Connection | None = None
         self._generation = NO_GENERATION
@@ -66,8 +80,8 @@ class StagedWorkerFile:
         if self._is_closed:
             raise Unavailable("the file was closed meanwhile")
         old = self._descriptor
-        etag, size_bytes = self._base if old is None else ("", 0)
-        meta = Create(uid=self._uid, path=self._path, base_etag=etag, base_size_bytes=size_bytes)
+        etag, size_bytes = (self.base_etag, self.base_size_bytes) if old is None else ("", 0)
+        meta = Create(uid=self._uid, path=self.path, base_etag=etag, base_size_bytes=size_bytes)
         created, reply, connection, generation = await self._client.call_on(Op.CREATE, meta, Created)
         if reply.descriptor is None:
             raise Unavailable("the worker sent no descriptor with CREATE")
@@ -76,9 +90,15 @@ class StagedWorkerFile:
                 await asyncio.to_thread(_copy, old, reply.descriptor)
             except OSError as error:
                 os.close(reply.descriptor)
-                raise error_of(error.errno or 0, f"carrying {self._path} over to the new worker: {error}") from error
+                raise error_of(error.errno or 0, f"carrying {self.path} over to the new worker: {error}") from error
+            log.info("staging_carried_over", path=self.path, generation=generation)
+        try:
+            self._client.keep(self.number, reply.descriptor)
+        except Unavailable:
+            os.close(reply.descriptor)
+            raise
+        if old is not None:
             os.close(old)
-            log.info("staging_carried_over", path=self._path, generation=generation)
         self._descriptor, self._handle = reply.descriptor, created.handle
         self._connection, self._generation = connection, generation
 
@@ -108,7 +128,7 @@ class StagedWorkerFile:
             while done < len(view):
                 done += os.pwrite(descriptor, view[done:], offset_bytes + done)
         except OSError as error:
-            raise error_of(error.errno or 0, f"writing {self._path}: {error.strerror}") from error
+            raise error_of(error.errno or 0, f"writing {self.path}: {error.strerror}") from error
         return done
 
     async def truncate(self, size_bytes: int) -> None:
@@ -120,7 +140,7 @@ class StagedWorkerFile:
         try:
             os.ftruncate(self._descriptor, size_bytes)
         except OSError as error:
-            raise error_of(error.errno or 0, f"truncating {self._path}: {error.strerror}") from error
+            raise error_of(error.errno or 0, f"truncating {self.path}: {error.strerror}") from error
 
     async def commit(self, mode: int, mtime_ns: int) -> Committed:
         """Make the bytes durable in the under store; goes on with the next worker if this one dies. Committing
@@ -140,7 +160,7 @@ class StagedWorkerFile:
                 except ConnectionLost as lost:
                     deadline = deadline or time.monotonic() + client.patience_seconds
                     if time.monotonic() > deadline:
-                        raise Unavailable(f"the worker was lost while {self._path} was committed: {lost}") from lost
+                        raise Unavailable(f"the worker was lost while {self.path} was committed: {lost}") from lost
                     client.metrics.retried("COMMIT")
                     continue
                 answer = decode_meta(reply.meta, CommittedReply)
@@ -162,7 +182,7 @@ class StagedWorkerFile:
 
     def moved(self, path: str) -> None:
         """The worker renamed the file, and its staging file with it; the next worker is told the new path."""
-        self._path = path
+        self.path = path
 
     def close(self) -> None:
         """Drop the staging file."""
@@ -172,6 +192,7 @@ class StagedWorkerFile:
         if self._connection is not None and self._is_good:
             self._connection.notify(Op.ABORT, Handle(handle=self._handle))
         if self._descriptor is not None:
+            self._client.let_go(self.number)
             os.close(self._descriptor)
             self._descriptor = None
 

@@ -10,6 +10,8 @@ handle is good only on the one it came from, so files compare it before they tru
 
 import asyncio
 import errno
+import itertools
+import os
 import random
 import time
 from collections.abc import Coroutine
@@ -31,6 +33,8 @@ from api.byteplane import (
 from fuse.client.connection import Connection, ConnectionLost, Refused, Reply, connect
 from fuse.client.pinned_file import PinnedWorkerFile
 from fuse.client.staging_file import StagedWorkerFile
+from fuse.client.vault import NoVault, Vault
+from fuse.core.contracts import Restaged
 from fuse.core.errnos import error_of
 from fuse.errors import Unavailable
 from fuse.metrics import Metrics
@@ -56,6 +60,7 @@ class WorkerClient:
         patience_seconds: float = 30.0,
         request_seconds: float = 60.0,
         commit_seconds: float = 1800.0,
+        vault: Vault | None = None,
     ) -> None:
         self._socket_path = socket_path
         self._node = node
@@ -63,6 +68,8 @@ class WorkerClient:
         self.patience_seconds = patience_seconds
         self._request_seconds = request_seconds
         self.commit_seconds = commit_seconds
+        self._vault: Vault = vault or NoVault()
+        self._staging_numbers = itertools.count(self._vault.first_number())
         self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
         self._generation = 0
@@ -149,7 +156,36 @@ class WorkerClient:
 
     def stage(self, uid: str, path: str, base_etag: str, base_size_bytes: int) -> StagedWorkerFile:
         """Return a file to write; the worker is asked with the first use."""
-        return StagedWorkerFile(self, uid, path, base_etag, base_size_bytes)
+        return StagedWorkerFile(
+            self,
+            number=next(self._staging_numbers),
+            uid=uid,
+            path=path,
+            base_etag=base_etag,
+            base_size_bytes=base_size_bytes,
+        )
+
+    def restage(self, number: int, uid: str, path: str) -> Restaged | None:
+        """Return the staging file an earlier daemon left in the vault; None when there is none."""
+        descriptor = self._vault.take(number)
+        if descriptor is None:
+            return None
+        status = os.fstat(descriptor)
+        staging = StagedWorkerFile(
+            self, number=number, uid=uid, path=path, base_etag="", base_size_bytes=0, descriptor=descriptor
+        )
+        return Restaged(staging=staging, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
+
+    def keep(self, number: int, descriptor: int) -> None:
+        """Let the descriptor of a staging file outlive this daemon; Unavailable when that cannot be promised."""
+        try:
+            self._vault.keep(number, descriptor)
+        except OSError as error:
+            raise Unavailable(f"the keeper of the mount takes no descriptor: {error.strerror}") from error
+
+    def let_go(self, number: int) -> None:
+        """The staging file is closed."""
+        self._vault.let_go(number)
 
     async def remove(self, uid: str, path: str, *, directory: bool) -> int:
         """Remove a file or an empty directory; return the snapshot version after it."""

@@ -88,6 +88,7 @@ class Changes:
         node = state.inodes.child(parent, name, Kind.FILE, dataset, entry)
         if node.writing is None:
             node.writing = Writing(staging, mode=entry.mode, mtime_ns=entry.mtime_ns, base=None)
+            state.inodes.note(node)
         else:  # two creates of one name crossed: both write the same file, as with one inode on a disk
             staging.close()
         number, keeps_cache = self._opened_writer(node, node.writing, flags)
@@ -105,6 +106,7 @@ class Changes:
         elif truncates:
             await node.writing.staging.truncate(0)
             node.writing.truncated(0, state.wall_ns())
+            state.inodes.note(node)
         return self._opened_writer(node, node.writing, flags)
 
     def _begin(self, node: Node, dataset: Dataset, *, empty: bool) -> Writing:
@@ -131,6 +133,8 @@ class Changes:
         if offset_bytes + len(data) > FILE_BYTES_MAX:
             raise TooLarge(f"write past {FILE_BYTES_MAX} bytes")
         written = await writing.staging.write(offset_bytes, data)
+        if not writing.has_staged_bytes:
+            self._state.inodes.note(handle.node)
         writing.wrote(offset_bytes, written, self._state.wall_ns())
         return written
 
@@ -157,6 +161,7 @@ class Changes:
             return
         node.entry = entry
         node.cached_etag = entry.etag
+        state.inodes.note(node)
         if node.pin is not None:
             # Readers on this node saw the bytes as they were written; they go on with this version.
             node.pin.close()
@@ -185,6 +190,7 @@ class Changes:
         if not writing.is_committed and not node.is_detached:
             self._state.inodes.detach(node)
         node.writing = None
+        self._state.inodes.note(node)
 
     async def setattr(
         self,
@@ -209,6 +215,8 @@ class Changes:
             self._set_mode(node, mode & PERMISSION_BITS)
         if mtime_ns is not None and node.writing is not None:
             node.writing.set_mtime(mtime_ns)
+        if node.writing is not None:
+            state.inodes.note(node)
         return state.attributes(node)
 
     def _set_mode(self, node: Node, mode: int) -> None:

@@ -102,6 +102,26 @@ class PinnedFile(Protocol):
 class StagingFile(Protocol):
     """A file being written on this node. Nothing is asked of the worker before the first use."""
 
+    @property
+    def number(self) -> int:
+        """Names it among all staging files of the mount."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Where commits go."""
+        ...
+
+    @property
+    def base_etag(self) -> str:
+        """The version it started as, "" for none."""
+        ...
+
+    @property
+    def base_size_bytes(self) -> int:
+        """Size of that version."""
+        ...
+
     async def open(self) -> None:
         """Create the staging file now, so that refusals show at once."""
         ...
@@ -135,6 +155,15 @@ class StagingFile(Protocol):
         ...
 
 
+class Restaged(msgspec.Struct, frozen=True, kw_only=True):
+    """A staging file that outlived its daemon."""
+
+    staging: StagingFile
+    size_bytes: int
+    mtime_ns: int
+    """When it was last written."""
+
+
 class Worker(Protocol):
     """Bytes, and the changes of names that must reach the under store."""
 
@@ -144,6 +173,10 @@ class Worker(Protocol):
 
     def stage(self, uid: str, path: str, base_etag: str, base_size_bytes: int) -> StagingFile:
         """Return a staging file that starts as the base's bytes, or empty when `base_etag` is ""."""
+        ...
+
+    def restage(self, number: int, uid: str, path: str) -> Restaged | None:
+        """Return the staging file an earlier daemon left; None when nothing was staged yet."""
         ...
 
     async def remove(self, uid: str, path: str, *, directory: bool) -> int:

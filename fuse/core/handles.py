@@ -1,19 +1,26 @@
 """Open handles: which node each one reads or writes, and what it was opened for.
 
 Owns the numbers. A file's pin hangs on its node, because all handles of one node read one version.
-Invariant: a number is used once in the life of a mount.
+Invariants: a number is used once in the life of a mount; while somebody keeps the table (recorder.py) every number
+that came, went or went on is in `changed`.
 """
+
+from collections.abc import Iterator
+from typing import Final
 
 from fuse.core.contracts import Entry
 from fuse.core.inodes import Node
+from fuse.core.open_modes import BackingKey, Choice
 from fuse.core.read_plan import ReadWindow
 from fuse.errors import BadHandle
+
+EMPTY_ENTRY: Final = Entry(is_directory=False)
 
 
 class FileHandle:
     """An open file."""
 
-    __slots__ = ("appends", "may_read", "may_write", "node", "window")
+    __slots__ = ("appends", "backing_id", "backing_key", "choice", "may_read", "may_write", "node", "window")
 
     def __init__(self, node: Node, *, may_read: bool, may_write: bool, appends: bool) -> None:
         self.node = node
@@ -21,12 +28,17 @@ class FileHandle:
         self.may_write = may_write
         self.appends = appends
         self.window = ReadWindow()
+        #: How the open was answered; None until it was, and with a backend that has no choice.
+        self.choice: Choice | None = None
+        #: The kernel's id of the file behind, and that file, of passthrough opens.
+        self.backing_id = 0
+        self.backing_key: BackingKey | None = None
 
 
 class DirectoryHandle:
     """An open directory: the list it began with, fetched page by page as the reader goes on."""
 
-    __slots__ = ("entries", "has_more", "last_name", "node", "was_read")
+    __slots__ = ("entries", "given", "has_more", "last_name", "node", "resumed_at", "was_read")
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -36,12 +48,25 @@ class DirectoryHandle:
         self.last_name = ""
         #: The reader has begun, so that going back to the start means to begin again.
         self.was_read = False
+        #: Entries the reader was given, and the name of the last one.
+        self.given = (0, "")
+        #: So many entries were given by an earlier daemon; their places are empty here.
+        self.resumed_at = 0
+
+    def resume(self, position: int, last_name: str) -> None:
+        """Go on where an earlier daemon's reader stood: names come in order, so the next is the first after his."""
+        self.entries = [("", EMPTY_ENTRY)] * position
+        self.last_name = last_name
+        self.given = (position, last_name)
+        self.was_read = True
+        self.resumed_at = position
 
     def rewind(self) -> None:
         """Begin again, as rewinddir(3) demands: with what is there now."""
         self.entries = []
         self.has_more = True
         self.last_name = ""
+        self.resumed_at = 0
 
 
 class HandleTable:
@@ -51,9 +76,39 @@ class HandleTable:
         self._files: dict[int, FileHandle] = {}
         self._directories: dict[int, DirectoryHandle] = {}
         self._next = 1
+        #: Numbers to be written down again; None while nobody keeps them.
+        self.changed: set[int] | None = None
 
     def __len__(self) -> int:
         return len(self._files) + len(self._directories)
+
+    @property
+    def next_number(self) -> int:
+        """The number the next handle gets."""
+        return self._next
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all handles."""
+        return [*self._files, *self._directories]
+
+    def files(self) -> Iterator[FileHandle]:
+        """Yield every open file."""
+        return iter(self._files.values())
+
+    def find(self, number: int) -> FileHandle | DirectoryHandle | None:
+        """Return the handle if it is open."""
+        return self._files.get(number) or self._directories.get(number)
+
+    def adopt(self, files: dict[int, FileHandle], directories: dict[int, DirectoryHandle], next_number: int) -> None:
+        """Take over what an earlier daemon had; the table must be fresh."""
+        self._files.update(files)
+        self._directories.update(directories)
+        self._next = max(next_number, self._next)
+
+    def note(self, number: int) -> None:
+        """What is kept of the handle elsewhere has changed."""
+        if self.changed is not None:
+            self.changed.add(number)
 
     def add_file(self, handle: FileHandle) -> int:
         """Return the new handle's number."""
@@ -85,15 +140,18 @@ class HandleTable:
         """Close; BadHandle."""
         handle = self.file(number)
         del self._files[number]
+        self.note(number)
         return handle
 
     def pop_directory(self, number: int) -> DirectoryHandle:
         """Close; BadHandle."""
         handle = self.directory(number)
         del self._directories[number]
+        self.note(number)
         return handle
 
     def _number(self) -> int:
         number = self._next
         self._next += 1
+        self.note(number)
         return number

@@ -10,6 +10,8 @@ Invariants:
 - Another version of an object that is open here gets a node of its own (as if the file had been replaced by a
   rename): one node never shows bytes of two versions. Nobody's file in between keeps its number.
 - A detached node (removed or replaced) has no path; it lives until the last handle and lookup are gone.
+- While somebody keeps the table (recorder.py): whatever another daemon would need of a node is noted in `changed`,
+  and a node the kernel was only told of once more in `counted`.
 """
 
 from collections.abc import Iterator
@@ -46,7 +48,9 @@ class Node:
         "handles",
         "inode",
         "is_detached",
+        "kept",
         "kind",
+        "last_path",
         "lookups",
         "missing",
         "name",
@@ -80,6 +84,10 @@ class Node:
         self.writing: Writing | None = None
         #: Version whose bytes the kernel may hold in its page cache for this inode.
         self.cached_etag = ""
+        #: Path of a detached node before it was detached: the worker knows open versions by it.
+        self.last_path = ""
+        #: What the recorder wrote of this node (its own bits, see recorder.py).
+        self.kept = 0
 
     @property
     def is_directory(self) -> bool:
@@ -108,8 +116,27 @@ class InodeTable:
         self.root.lookups = 1
         self._nodes: dict[int, Node] = {ROOT_INODE: self.root}
         self._next_inode = ROOT_INODE + 1
-        #: Nodes to be written down again; None while nobody keeps them.
+        #: Nodes to be written down again, as a whole or their lookups only; None while nobody keeps them.
         self.changed: set[Node] | None = None
+        self.counted: set[Node] = set()
+
+    @property
+    def next_inode(self) -> int:
+        """The number the next new node gets."""
+        return self._next_inode
+
+    def numbers(self) -> list[int]:
+        """Return the inode numbers of all nodes."""
+        return list(self._nodes)
+
+    def find(self, inode: int) -> Node | None:
+        """Return the node if it is in the table."""
+        return self._nodes.get(inode)
+
+    def adopt(self, nodes: dict[int, Node], next_inode: int) -> None:
+        """Take over what an earlier daemon had: linked nodes without the root, by number. The table must be fresh."""
+        self._nodes.update(nodes)
+        self._next_inode = max(next_inode, self._next_inode)
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -124,7 +151,7 @@ class InodeTable:
         if known is not None:
             if self._is_same(known, kind, dataset, entry):
                 if known.writing is None:
-                    known.entry = entry
+                    self.renew(known, entry)
                 known.dataset = dataset
                 return known
             self.detach(known)
@@ -152,6 +179,7 @@ class InodeTable:
             old_parent.children.pop(node.name, None)
         node.parent, node.name = parent, name
         parent.children[name] = node
+        self.note(node)
         if old_parent is not None:
             self._drop_if_unused(old_parent)
 
@@ -160,10 +188,12 @@ class InodeTable:
         parent = node.parent
         if parent is None or node.is_detached:
             return
+        node.last_path = node.path
         if parent.children.get(node.name) is node:
             del parent.children[node.name]
         node.is_detached = True
         node.parent = None
+        self.note(node)
         self._drop_if_unused(node)
         self._drop_if_unused(parent)
 
@@ -173,22 +203,31 @@ class InodeTable:
         if node is None:
             return
         node.lookups = max(0, node.lookups - lookups)
+        if self.changed is not None:
+            self.counted.add(node)
         self._drop_if_unused(node)
 
     def told(self, node: Node) -> None:
         """The kernel is being told of the node: one lookup more."""
         node.lookups += 1
         if self.changed is not None:
-            self.changed.add(node)
+            self.counted.add(node)
 
     def note(self, node: Node) -> None:
         """What is kept of the node elsewhere has changed."""
         if self.changed is not None:
             self.changed.add(node)
 
+    def renew(self, node: Node, entry: Entry) -> None:
+        """The node's entry as just heard of."""
+        if entry != node.entry:
+            node.entry = entry
+            self.note(node)
+
     def opened(self, node: Node) -> None:
         """One more handle."""
         node.handles += 1
+        self.note(node)
 
     def released(self, node: Node) -> None:
         """One handle less."""
@@ -214,6 +253,7 @@ class InodeTable:
                 return
             parent = each.parent
             self._nodes.pop(each.inode, None)
+            self.note(each)
             if parent is not None and parent.children.get(each.name) is each:
                 del parent.children[each.name]
             each = parent

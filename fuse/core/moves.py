@@ -87,7 +87,7 @@ class Moves:
                 version = await state.worker.remove(dataset.uid, node.path, directory=False)
                 state.directories.changed_here(dataset.uid, version, [(parent.path, node.name, None)])
         except BaseException:
-            _adopt(node)
+            self._adopt(node)
             raise
         state.inodes.detach(node)
 
@@ -125,7 +125,7 @@ class Moves:
             await self._rename(dataset, node, new_parent, new_name)
         except BaseException:
             if target is not None:
-                _adopt(target)
+                self._adopt(target)
             raise
 
     @staticmethod
@@ -154,8 +154,31 @@ class Moves:
     async def _rename(self, dataset: Dataset, node: Node, new_parent: Node, new_name: str) -> None:
         state = self._state
         source, target = node.path, join(new_parent.path, new_name)
-        old_directory, old_name = source.rpartition("/")[0], node.name
         version, etag = await state.worker.rename(dataset.uid, source, target)
+        await self._moved(dataset, node, new_parent, new_name, (version, etag))
+
+    async def renamed_before(
+        self, parent_inode: int, raw_name: bytes, new_parent_inode: int, raw_new_name: bytes
+    ) -> None:
+        """The rename was done by an earlier daemon, which did not live to note it: follow it. NotFound when the new
+        name is not there either."""
+        state = self._state
+        parent, new_parent = state.inodes.get(parent_inode), state.inodes.get(new_parent_inode)
+        name, new_name = decode_name(raw_name), decode_name(raw_new_name)
+        dataset = self._one_dataset(parent, new_parent)
+        entry = await state.namespace.lookup(dataset.uid, join(new_parent.path, new_name))
+        node = parent.children.get(name)
+        if node is not None:
+            await self._moved(dataset, node, new_parent, new_name, (entry.version, entry.etag))
+
+    async def _moved(
+        self, dataset: Dataset, node: Node, new_parent: Node, new_name: str, renamed: tuple[int, str]
+    ) -> None:
+        """Our tables follow a rename: snapshot version and, for a file, etag after it."""
+        state = self._state
+        version, etag = renamed
+        source, target = node.path, join(new_parent.path, new_name)
+        old_directory, old_name = source.rpartition("/")[0], node.name
         if node.is_directory:
             entry = node.entry
             state.directories.drop_below(dataset.uid, source)
@@ -172,8 +195,7 @@ class Moves:
             if each.kind is Kind.FILE and (each.handles or each.writing is not None):
                 self._follow(each, await state.namespace.lookup(dataset.uid, each.path))
 
-    @staticmethod
-    def _follow(node: Node, entry: Entry) -> None:
+    def _follow(self, node: Node, entry: Entry) -> None:
         """The node's bytes are the same, under another path and perhaps another etag."""
         if node.cached_etag == node.entry.etag:
             node.cached_etag = entry.etag
@@ -183,6 +205,7 @@ class Moves:
             node.pin = None
         if node.writing is not None:
             node.writing.staging.moved(node.path)
+        self._state.inodes.note(node)
 
     async def _find(self, parent: Node, name: str) -> Node | None:
         try:
@@ -194,10 +217,10 @@ class Moves:
         """Return the error for what object stores have no form of: links and special files."""
         return NotPermitted(f"{what} cannot be kept in an object store")
 
-
-def _adopt(node: Node) -> None:
-    if node.writing is not None:
-        node.writing.adopt()
+    def _adopt(self, node: Node) -> None:
+        if node.writing is not None:
+            node.writing.adopt()
+            self._state.inodes.note(node)
 
 
 def _with_etag(entry: Entry, etag: str, version: int) -> Entry:

@@ -6,6 +6,8 @@ Invariant: in a writable dataset "there is no such name" is always confirmed by 
 a name that another node just committed must be found.
 """
 
+from collections.abc import Iterable
+from operator import itemgetter
 from typing import Final
 
 from fuse.core.attrs import Attributes, no_such_name
@@ -83,7 +85,7 @@ class Names:
         entry = await self.entry(node.dataset, node.path)
         if entry.is_directory != node.is_directory:
             raise NotFound(f"{node.path} is of another kind now")
-        node.entry = entry
+        self._state.inodes.renew(node, entry)
 
     def forget(self, inode: int, lookups: int) -> None:
         """The kernel lets go of `lookups` references."""
@@ -171,12 +173,20 @@ class Names:
         """Return the directory and what is known of its entries so far, with at least one from `start` on
         unless the directory ends there. Start 0 begins again with what is there now."""
         handle = self._state.handles.directory(number)
-        if start == 0 and handle.was_read:
+        if (start == 0 and handle.was_read) or start < handle.resumed_at:
+            # Going back to before another daemon's end finds its place by counting, in what is there now.
             handle.rewind()
         handle.was_read = True
         while handle.has_more and start >= len(handle.entries):
             await self._fetch(handle)
         return handle.node, handle.entries
+
+    def gave(self, number: int, position: int) -> None:
+        """The reader of a directory was given the entries before `position`."""
+        handle = self._state.handles.directory(number)
+        if 0 < position <= len(handle.entries) and position != handle.given[0]:
+            handle.given = (position, handle.entries[position - 1][0])
+            self._state.handles.note(number)
 
     def release_directory(self, number: int) -> None:
         """Close a directory."""
@@ -186,19 +196,15 @@ class Names:
     async def _fetch(self, handle: DirectoryHandle) -> None:
         node = handle.node
         if node.dataset is None:
-            handle.entries.extend(await self._catalogue_entries(node))
+            self._extend(handle, await self._catalogue_entries(node), {}, "")
             handle.has_more = False
             return
         if node.is_detached:
             handle.has_more = False
             return
-        is_first = not handle.last_name
-        if is_first:
-            handle.entries.extend(self._uncommitted(node))
-        listing = self._state.directories.get(node.dataset.uid, node.path) if is_first else None
+        listing = self._state.directories.get(node.dataset.uid, node.path) if not handle.last_name else None
         if listing is not None and listing.is_complete and self._is_fresh(node.dataset, listing):
-            own = {name for name, _ in handle.entries}
-            handle.entries.extend(item for item in listing.entries.items() if item[0] not in own)
+            self._extend(handle, listing.entries.items(), self._uncommitted(node), "")
             handle.has_more = False
             return
         await self._fetch_page(handle, node, node.dataset)
@@ -206,18 +212,27 @@ class Names:
     async def _fetch_page(self, handle: DirectoryHandle, node: Node, dataset: Dataset) -> None:
         state = self._state
         page = await state.namespace.read_directory(dataset.uid, node.path, handle.last_name, PAGE_ENTRIES)
-        own = {name for name, _ in self._uncommitted(node)}
-        handle.entries.extend(item for item in page.entries if item[0] not in own)
         handle.has_more = page.more and bool(page.entries)
         if not handle.last_name and not page.more:
             state.directories.put(dataset.uid, node.path, page, state.monotonic())
-        if page.entries:
-            handle.last_name = page.entries[-1][0]
+        end = page.entries[-1][0] if handle.has_more else ""
+        self._extend(handle, page.entries, self._uncommitted(node), end)
+        if end:
+            handle.last_name = end
 
     @staticmethod
-    def _uncommitted(parent: Node) -> list[DirectoryItem]:
+    def _extend(handle: DirectoryHandle, listed: Iterable[DirectoryItem], own: dict[str, Entry], end: str) -> None:
+        """Add names after the handle's last one, and up to `end` if given. All pages together are in order of names,
+        so that another daemon can go on after the last one a reader was given."""
+        after = handle.last_name
+        merged = {name: entry for name, entry in listed if name > after}
+        merged.update((name, entry) for name, entry in own.items() if name > after and (not end or name <= end))
+        handle.entries.extend(sorted(merged.items(), key=itemgetter(0)))
+
+    @staticmethod
+    def _uncommitted(parent: Node) -> dict[str, Entry]:
         children = parent.children.items()
-        return [(name, each.entry) for name, each in children if each.writing and not each.writing.is_committed]
+        return {name: each.entry for name, each in children if each.writing and not each.writing.is_committed}
 
     async def _catalogue_entries(self, node: Node) -> list[DirectoryItem]:
         datasets = await self._state.catalogue.datasets()

@@ -95,7 +95,8 @@ class Reads:
         if node.dataset is None:
             raise IsADirectory(f"{node.name} is no file")
         entry = node.entry
-        node.pin = self._state.worker.pin(node.dataset.uid, node.path, entry.etag, entry.size_bytes)
+        path = node.last_path if node.is_detached else node.path
+        node.pin = self._state.worker.pin(node.dataset.uid, path, entry.etag, entry.size_bytes)
         return node.pin
 
     @staticmethod

@@ -46,10 +46,25 @@ class Writing:
         self._changes = 0 if base is not None else 1
         self._clean_at = 0
 
+    def resume(
+        self, size_bytes: int, *, has_staged_bytes: bool, is_committed: bool, is_orphaned: bool, is_dirty: bool
+    ) -> None:
+        """Go on with a file an earlier daemon was writing."""
+        self.size_bytes = size_bytes
+        self.has_staged_bytes = has_staged_bytes
+        self.is_committed = is_committed
+        self.is_orphaned = is_orphaned
+        self._changes = int(is_dirty)
+
+    @property
+    def has_changes(self) -> bool:
+        """Something is not committed, whether it can be or not."""
+        return self._changes != self._clean_at
+
     @property
     def is_dirty(self) -> bool:
         """A commit would change what other nodes see."""
-        return self._changes != self._clean_at and not self.is_orphaned
+        return self.has_changes and not self.is_orphaned
 
     def wrote(self, offset_bytes: int, length_bytes: int, now_ns: int) -> None:
         """Bytes reached the staging file."""

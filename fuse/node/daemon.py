@@ -20,14 +20,18 @@ from fuse.client.metadata_client import MetadataClient
 from fuse.client.worker_client import WorkerClient
 from fuse.core.contracts import Dataset, Namespace, Worker
 from fuse.core.operations import Invalidation, Operations
+from fuse.core.succession import LEFT_STATUS, Reason
 from fuse.metrics import Metrics
 from fuse.node import mounts
+from fuse.node.session import Session
 from fuse.settings import Settings
 
 log = structlog.get_logger()
 
 DRAIN_SECONDS: Final = 10.0
 """For requests in work at the end, such as the commit of a file that is just being closed."""
+LEAVE_SECONDS: Final = 1.0
+"""For requests in work when the next daemon shall serve; what is not done then is done again by it."""
 
 
 class Daemon:
@@ -42,7 +46,9 @@ class Daemon:
         *,
         allow_other: bool,
         backend: str = "auto",
+        session: Session | None = None,
     ) -> None:
+        """With a `session` the mount is there already, and the next daemon goes on where this one ends."""
         self.operations = Operations(
             namespace,
             worker,
@@ -54,22 +60,53 @@ class Daemon:
         self._metrics = metrics
         self._wanted = backend
         self._allow_other = allow_other
+        self._session = session
         self._backend: Backend | None = None
         self._background: set[asyncio.Task[None]] = set()
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Mount, serve until `stopping` or an unmount from outside, unmount. MountError, OSError."""
-        mounts.prepare(self._mount_point)
-        self._backend = backend = self._mounted()
+    async def run(self, stopping: asyncio.Event) -> int:
+        """Mount or take over, serve until `stopping` or an unmount from outside, unmount; return exit status 0. Or
+        serve until the keeper wants another daemon; return LEFT_STATUS. MountError, OSError."""
+        if self._session is None:
+            mounts.prepare(self._mount_point)
+            self._backend = backend = self._mounted()
+        else:
+            self._backend = backend = self._taken_over(self._session)
         serving = asyncio.ensure_future(backend.serve())
         stop = asyncio.ensure_future(stopping.wait())
+        leaving = asyncio.Event()
+        leave = asyncio.ensure_future(leaving.wait())
         try:
-            await asyncio.to_thread(mounts.tune, self._mount_point)
+            if self._session is not None:
+                self._session.attach(leaving)
+            if self._session is None or self._session.reason is Reason.FIRST:
+                await asyncio.to_thread(mounts.tune, self._mount_point)
             log.info("ready", mount=str(self._mount_point), pid=os.getpid(), backend=backend.name)
-            await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({serving, stop, leave}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
-            await self._end(backend, serving)
+            if leaving.is_set() and not stopping.is_set() and not serving.done():
+                await self._leave(backend, serving)
+            else:
+                leave.cancel()
+                await self._end(backend, serving)
+        return LEFT_STATUS if leaving.is_set() and not stopping.is_set() else 0
+
+    def _taken_over(self, session: Session) -> Backend:
+        """Go on with the connection the keeper holds."""
+        raw = RawBackend(self.operations, self._metrics, self._mount_point, allow_other=self._allow_other)
+        inherited = session.restore(self.operations, self._metrics)
+        raw.take_over(inherited, session.record)
+        if not inherited.is_first:
+            log.info("took_over", reason=session.reason.value, inodes=len(self.operations.state.inodes))
+        return raw
+
+    @staticmethod
+    async def _leave(backend: Backend, serving: asyncio.Future[None]) -> None:
+        """Take no more requests, and answer what is in work while it is quick."""
+        backend.stop()
+        await asyncio.wait({serving}, timeout=LEAVE_SECONDS)
+        log.info("left", requests_left=not serving.done())
 
     def _mounted(self) -> Backend:
         """Mount by the backend that was asked for, or by the best one that works here. MountError."""
@@ -121,8 +158,9 @@ class Daemon:
         self.operations.watching(is_watching=is_watching)
 
 
-async def run(settings: Settings) -> None:
-    """Run the daemon of one mount until SIGTERM, SIGINT or an unmount from outside."""
+async def run(settings: Settings, session: Session | None = None) -> int:
+    """Run the daemon of one mount until SIGTERM, SIGINT, an unmount from outside, or until the keeper behind `session`
+    wants another; return the exit status."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -136,13 +174,20 @@ async def run(settings: Settings) -> None:
         node=settings.node,
         metrics=metrics,
         patience_seconds=settings.worker_patience_seconds,
+        vault=session,
     )
     daemon = Daemon(
-        namespace, worker, metrics, settings.mount, allow_other=settings.allow_other, backend=settings.backend
+        namespace,
+        worker,
+        metrics,
+        settings.mount,
+        allow_other=settings.allow_other,
+        backend=settings.backend,
+        session=session,
     )
     watching = asyncio.ensure_future(namespace.watch(daemon.dataset_changed, daemon.dataset_removed, daemon.watching))
     try:
-        await daemon.run(stopping)
+        return await daemon.run(stopping)
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)

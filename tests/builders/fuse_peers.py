@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fuse.core.contracts import Bytes, Committed, Dataset, Entry, Page
+from fuse.core.contracts import Bytes, Committed, Dataset, Entry, Page, Restaged
 from fuse.core.read_plan import ResidentBlocks
 from fuse.errors import AlreadyExists, FileSystemError, NotADirectory, NotEmpty, NotFound, Stale
 
@@ -41,6 +41,11 @@ class FakePeers:
         self.pins_open = 0
         self.stagings_open = 0
         self._etags = itertools.count(1)
+        self._stagings = itertools.count(1)
+        #: Staging files by number, which a vault would keep over the daemon's death.
+        self.kept: dict[int, FakeStaging] = {}
+        #: When what is staged was last written, as a restart finds it.
+        self.staged_at_ns = 0
 
     def add_dataset(self, namespace: str, name: str, *, writable: bool = False, uid: str = "") -> FakeDataset:
         uid = uid or f"uid-{namespace}-{name}"
@@ -123,7 +128,14 @@ class FakePeers:
         return FakePin(self, uid, path, etag, size_bytes)
 
     def stage(self, uid: str, path: str, base_etag: str, base_size_bytes: int) -> "FakeStaging":
-        return FakeStaging(self, uid, path, base_etag)
+        return FakeStaging(self, next(self._stagings), uid, path, base_etag, base_size_bytes)
+
+    def restage(self, number: int, uid: str, path: str) -> Restaged | None:
+        left = self.kept.get(number)
+        if left is None or left._data is None:
+            return None
+        heir = left.left()
+        return Restaged(staging=heir, size_bytes=heir.size_bytes, mtime_ns=self.staged_at_ns)
 
     async def remove(self, uid: str, path: str, *, directory: bool) -> int:
         self._called("remove")
@@ -215,11 +227,15 @@ class FakePin:
 class FakeStaging:
     """A file being written."""
 
-    def __init__(self, peers: FakePeers, uid: str, path: str, base_etag: str) -> None:
+    def __init__(
+        self, peers: FakePeers, number: int, uid: str, path: str, base_etag: str, base_size_bytes: int
+    ) -> None:
         self._peers = peers
+        self.number = number
         self._uid = uid
         self.path = path
-        self._base_etag = base_etag
+        self.base_etag = base_etag
+        self.base_size_bytes = base_size_bytes
         self._data: bytearray | None = None
 
     async def open(self) -> None:
@@ -228,13 +244,26 @@ class FakeStaging:
         self._peers._called("create")
         self._peers.stagings_open += 1
         base = b""
-        if self._base_etag:
+        if self.base_etag:
             stored = self._peers.datasets[self._uid].files.get(self.path)
-            if stored is None or stored.entry.etag != self._base_etag:
+            if stored is None or stored.entry.etag != self.base_etag:
                 self._peers.stagings_open -= 1
                 raise Stale(self.path)
             base = stored.data
         self._data = bytearray(base)
+        self._peers.kept[self.number] = self
+
+    def left(self) -> "FakeStaging":
+        """The same bytes for the next daemon."""
+        assert self._data is not None
+        heir = FakeStaging(self._peers, self.number, self._uid, self.path, "", 0)
+        heir._data = self._data
+        self._peers.kept[self.number] = heir
+        return heir
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self._data or b"")
 
     async def _bytes(self) -> bytearray:
         await self.open()
@@ -273,6 +302,7 @@ class FakeStaging:
     def close(self) -> None:
         if self._data is not None:
             self._peers.stagings_open -= 1
+            self._peers.kept.pop(self.number, None)
             self._data = None
 
 

@@ -1,0 +1,44 @@
+"""Where descriptors of staging files outlive the daemon.
+
+Owns the protocol and its empty form, for daemons without a keeper; the keeper's side of it is in node/session.py.
+"""
+
+from typing import Protocol
+
+
+class Vault(Protocol):
+    """Keeps descriptors by the number of their staging file."""
+
+    def first_number(self) -> int:
+        """Return a number from which on nothing is kept."""
+        ...
+
+    def keep(self, number: int, descriptor: int) -> None:
+        """Keep a copy of the descriptor, in place of what was kept under the number. OSError when it cannot."""
+        ...
+
+    def let_go(self, number: int) -> None:
+        """Drop what is kept under the number, once what led to it is written down. Nothing kept is no error."""
+        ...
+
+    def take(self, number: int) -> int | None:
+        """Return the descriptor an earlier daemon kept, the caller's from now on; it stays kept. None: nothing is."""
+        ...
+
+
+class NoVault:
+    """Nothing outlives the daemon."""
+
+    def first_number(self) -> int:
+        """Return 1."""
+        return 1
+
+    def keep(self, number: int, descriptor: int) -> None:
+        """Keep nothing."""
+
+    def let_go(self, number: int) -> None:
+        """Nothing is kept."""
+
+    def take(self, number: int) -> int | None:
+        """Return None."""
+        return None

@@ -1,0 +1,266 @@
+"""The keeper of a mount: holds what must outlive the daemon, and starts the next one.
+
+Owns the connection to the kernel, the journal's descriptor, the descriptors of staging files, and the processes. What
+to do about their deaths is decided in core/succession.py. It does little, so that little can end it.
+
+Invariants: it never reads /dev/fuse after the handshake and never touches the mount while daemons may be dead (that
+would wait for itself); when it ends, the mount ends, and so do its daemons.
+"""
+
+import os
+import resource
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from fuse.backends import raw_device
+from fuse.core.succession import Action, Finish, Go, Kill, Leave, Reason, Spawn, Stop, Succession
+from fuse.node import mounts, wire
+from fuse.node.session import SEND_SECONDS, new_journal
+from fuse.settings import Settings
+
+log = structlog.get_logger()
+
+_OOM_SCORE: Final = Path("/proc/self/oom_score_adj")
+_OOM_LAST: Final = "-999"
+"""The kernel's out-of-memory killer takes the daemons first."""
+
+
+class Keeper:
+    """One mount and its daemons."""
+
+    def __init__(self, settings: Settings, arguments: Sequence[str]) -> None:
+        """`arguments` are handed to each daemon."""
+        self._settings = settings
+        self._arguments = list(arguments)
+        self._succession = Succession(settings.watchdog_seconds, has_standby=settings.standby)
+        self._selector = selectors.DefaultSelector()
+        self._channels: dict[int, socket.socket] = {}
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._kept: dict[int, int] = {}
+        self._journal = new_journal()
+        self._takeovers: Counter[str] = Counter()
+        self._device = -1
+        self._minor = 0
+        self._signals: list[int] = []
+        self._status: int | None = None
+        self._last_death = 0.0
+        self._oom_score = _OOM_SCORE.read_text().strip()
+
+    def mount(self) -> None:
+        """Make the mount; MountError, OSError."""
+        mounts.prepare(self._settings.mount)
+        self._device, init = raw_device.mounted(self._settings.mount, allow_other=self._settings.allow_other)
+        self._minor = init.minor
+
+    def run(self) -> int:
+        """Keep the mount until it ends; return the exit status."""
+        _raise_file_limit()
+        woken, waker = socket.socketpair()
+        woken.setblocking(False)
+        waker.setblocking(False)
+        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda number, _: self._signals.append(number))
+        self._selector.register(woken, selectors.EVENT_READ)
+        try:
+            self._do(self._succession.begin())
+            while self._status is None:
+                self._turn(woken)
+        finally:
+            self._end()
+        return self._status
+
+    def _turn(self, woken: socket.socket) -> None:
+        for key, _ in self._selector.select(self._succession.next_tick_seconds()):
+            if key.fileobj is woken:
+                with suppress(BlockingIOError):
+                    woken.recv(4096)
+            else:
+                self._hear(key.data)
+        now = time.monotonic()
+        signals, self._signals = self._signals, []
+        if signal.SIGCHLD in signals:
+            self._reap()
+        if signal.SIGHUP in signals:
+            log.info("upgrade_begins")
+            self._do(self._succession.hangup(now))
+        if signal.SIGTERM in signals or signal.SIGINT in signals:
+            self._do(self._succession.terminate(now))
+        self._do(self._succession.tick(now))
+
+    # What is heard
+
+    def _hear(self, child: int) -> bool:
+        """Take one packet of a daemon; return whether there may be more."""
+        channel = self._channels.get(child)
+        if channel is None:
+            return False
+        try:
+            received = wire.receive(channel, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            received = None
+        except OSError as error:
+            log.error("descriptor_not_kept", child=child, error=str(error))
+            return True
+        if received is None:
+            # It ended; what it sent before was taken, because packets come in order.
+            self._selector.unregister(channel)
+            channel.close()
+            del self._channels[child]
+            return False
+        self._heard(child, *received)
+        return True
+
+    def _heard(self, child: int, message: wire.Message, descriptors: list[int]) -> None:
+        now = time.monotonic()
+        match message:
+            case wire.Warm():
+                self._do(self._succession.warm(child, now))
+            case wire.Serving():
+                if self._last_death:
+                    log.info("daemon_follows", pid=child, after_seconds=round(now - self._last_death, 3))
+                self._do(self._succession.serving(child, now))
+            case wire.Beat():
+                self._do(self._succession.beat(child, now))
+            case wire.Keep(number=number):
+                self._let_go(number)
+                (self._kept[number],) = descriptors
+            case wire.LetGo(numbers=numbers):
+                for each in numbers:
+                    self._let_go(each)
+            case wire.NewJournal():
+                os.close(self._journal)
+                (self._journal,) = descriptors
+
+    def _let_go(self, number: int) -> None:
+        descriptor = self._kept.pop(number, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _reap(self) -> None:
+        """Take note of every daemon that ended, was stopped or goes on."""
+        while True:
+            try:
+                child, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            except ChildProcessError:
+                return
+            if not child:
+                return
+            if child not in self._processes:
+                continue
+            now = time.monotonic()
+            if os.WIFSTOPPED(status):
+                self._do(self._succession.stopped(child, now))
+            elif os.WIFCONTINUED(status):
+                self._do(self._succession.continued(child, now))
+            else:
+                self._died(child, os.waitstatus_to_exitcode(status), now)
+
+    def _died(self, child: int, status: int, now: float) -> None:
+        # What it sent last is taken before its successor is told what is kept.
+        while self._hear(child):
+            pass
+        self._processes.pop(child).returncode = status
+        if status != 0:
+            log.warning("daemon_ended", pid=child, status=status)
+            self._last_death = now
+        self._do(self._succession.died(child, status, now))
+
+    # What is done
+
+    def _do(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Spawn():
+                    self._spawn()
+                case Go():
+                    self._go(action)
+                case Kill(child):
+                    self._signal(child, signal.SIGKILL)
+                case Stop(child):
+                    self._signal(child, signal.SIGTERM)
+                case Leave(child):
+                    self._guarded(child, lambda channel: wire.send(channel, wire.Leave()))
+                case Finish(status, why):
+                    log.log(40 if status else 20, "keeper_ends", why=why)
+                    self._status = status
+
+    def _spawn(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, SEND_SECONDS.to_bytes(8, "little") + bytes(8))
+        numbers = [str(os.getpid()), str(theirs.fileno()), str(self._device)]
+        self._set_oom_score(self._oom_score)  # which a child inherits
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fuse.node.served", *numbers, *self._arguments],
+            pass_fds=(theirs.fileno(), self._device),
+            stdin=subprocess.DEVNULL,
+        )
+        self._set_oom_score(_OOM_LAST)
+        theirs.close()
+        self._processes[process.pid] = process
+        self._channels[process.pid] = ours
+        self._selector.register(ours, selectors.EVENT_READ, process.pid)
+        self._do(self._succession.spawned(process.pid, time.monotonic()))
+
+    def _set_oom_score(self, score: str) -> None:
+        # Lowering takes CAP_SYS_RESOURCE, and is no condition of anything.
+        with suppress(OSError):
+            _OOM_SCORE.write_text(score)
+
+    def _go(self, action: Go) -> None:
+        if action.reason is not Reason.FIRST:
+            self._takeovers[action.reason.value] += 1
+        if action.refuses_resent:
+            log.error("requests_in_flight_refused", why="several daemons crashed with them one after the other")
+        self._guarded(action.child, lambda channel: self._hand_over(channel, action))
+
+    def _hand_over(self, channel: socket.socket, action: Go) -> None:
+        numbers = list(self._kept)
+        for start in range(0, len(numbers), wire.DESCRIPTORS_MAX):
+            part = numbers[start : start + wire.DESCRIPTORS_MAX]
+            wire.send(channel, wire.Kept(part), [self._kept[number] for number in part])
+        proceed = wire.Proceed(
+            self._minor, action.reason.value, dict(self._takeovers), refuses_resent=action.refuses_resent
+        )
+        wire.send(channel, proceed, [self._journal])
+
+    def _guarded(self, child: int, send: Callable[[socket.socket], None]) -> None:
+        """Send to a daemon; one that does not take it is killed, and its death is dealt with like any other."""
+        channel = self._channels.get(child)
+        try:
+            if channel is not None:
+                send(channel)
+        except OSError as error:
+            log.warning("daemon_not_told", pid=child, error=error.strerror)
+            self._signal(child, signal.SIGKILL)
+
+    def _signal(self, child: int, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    def _end(self) -> None:
+        # The name first, then who serves it: nobody new finds the mount, and then it ends for those who have it open.
+        if mounts.is_mounted(self._settings.mount):
+            mounts.detach(self._settings.mount)
+        for process in self._processes.values():
+            self._signal(process.pid, signal.SIGKILL)
+            process.wait()
+        os.close(self._device)
+
+
+def _raise_file_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,230 @@
+"""A daemon's side of the keeper: what it was given to go on with, and what it gives for the next one.
+
+Owns the journal's file, the descriptors of staging files on their way to and from the keeper, and the heartbeat.
+What is written down is core/recorder.py's business.
+
+Invariants: the journal has what an answer tells the kernel before the kernel has the answer; a descriptor is let go
+only after the journal does not speak of it any more; a whole new journal replaces the old one at once, when the
+keeper has its descriptor.
+"""
+
+import asyncio
+import gc
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import structlog
+
+from fuse.backends.base import Inherited
+from fuse.core.contracts import Bytes
+from fuse.core.journal import Image, replay
+from fuse.core.operations import Operations
+from fuse.core.recorder import Recorder
+from fuse.core.restore import restore
+from fuse.core.succession import Reason
+from fuse.metrics import Metrics
+from fuse.node import wire
+
+log = structlog.get_logger()
+
+BEAT_SECONDS: Final = 0.5
+SEND_SECONDS: Final = 5
+"""How long the keeper may take to make room for a message."""
+JOURNAL_BYTES_MIN: Final = 8 << 20
+NODE_BYTES: Final = 160
+"""About what a node's record takes; a journal of more than four times that is begun anew."""
+JOURNAL_LOST_STATUS: Final = 74
+
+
+class Session:
+    """Implements the worker client's Vault over the keeper's socket."""
+
+    def __init__(self, channel: socket.socket, device: int) -> None:
+        self._channel = channel
+        self._device = device
+        self._kept: dict[int, int] = {}
+        self._journal = -1
+        self._next_journal: int | None = None
+        self._next_end = 0
+        self._parts: Iterator[bytes] = iter(())
+        self._end = 0
+        self._proceed = wire.Proceed(0, Reason.FIRST.value, {}, refuses_resent=False)
+        self._recorder: Recorder | None = None
+        self._dropped: list[int] = []
+        self._metrics = Metrics()
+        self._nodes: Callable[[], int] = lambda: 0
+
+    def wait(self) -> None:
+        """Tell the keeper that everything is loaded, and wait to be told to serve; OSError when the keeper is gone.
+        Blocks."""
+        gc.collect()
+        gc.freeze()
+        wire.send(self._channel, wire.Warm())
+        while True:
+            received = wire.receive(self._channel)
+            if received is None:
+                raise ConnectionResetError("the keeper is gone")
+            message, descriptors = received
+            if isinstance(message, wire.Kept):
+                self._kept.update(zip(message.numbers, descriptors, strict=True))
+            elif isinstance(message, wire.Proceed):
+                self._proceed = message
+                (self._journal,) = descriptors
+                break
+        self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, SEND_SECONDS.to_bytes(8, "little") + bytes(8))
+
+    @property
+    def reason(self) -> Reason:
+        """Why this daemon serves."""
+        return Reason(self._proceed.reason)
+
+    def restore(self, operations: Operations, metrics: Metrics) -> Inherited:
+        """Fill the tables with what the daemons before left; return what the backend needs to go on."""
+        self._metrics = metrics
+        metrics.takeovers.update(self._proceed.takeovers)
+        state = operations.state
+        size_bytes = os.fstat(self._journal).st_size
+        # Millions of objects are made and none of them is garbage.
+        gc.disable()
+        try:
+            image = replay(os.pread(self._journal, size_bytes, 0)) if size_bytes else Image()
+            restore(state, image)
+            self._recorder = Recorder(state, image)
+        finally:
+            gc.enable()
+        if image.end < size_bytes:
+            log.warning("journal_torn", good_bytes=image.end, size_bytes=size_bytes)
+            os.ftruncate(self._journal, image.end)
+        self._end = image.end
+        self._nodes = lambda: len(state.inodes)
+        self._drop_unclaimed()
+        return Inherited(
+            device=self._device,
+            minor=self._proceed.minor,
+            is_first=self.reason is Reason.FIRST,
+            answers=dict(image.answers),
+            next_backing_id=image.next_backing_id,
+            refuses_resent=self._proceed.refuses_resent,
+        )
+
+    def _drop_unclaimed(self) -> None:
+        """Staging files nothing leads to any more."""
+        for number, descriptor in self._kept.items():
+            os.close(descriptor)
+            self._dropped.append(number)
+        self._kept.clear()
+
+    # The vault
+
+    def first_number(self) -> int:
+        """Return a number from which on nothing is kept."""
+        return max(self._kept, default=0) + 1
+
+    def keep(self, number: int, descriptor: int) -> None:
+        """Let the keeper have a copy of the descriptor; OSError."""
+        wire.send(self._channel, wire.Keep(number), [descriptor])
+
+    def let_go(self, number: int) -> None:
+        """Drop what is kept under the number after the next record."""
+        self._dropped.append(number)
+
+    def take(self, number: int) -> int | None:
+        """Return the descriptor an earlier daemon kept."""
+        return self._kept.pop(number, None)
+
+    # The journal
+
+    def record(self, opcode: int, unique: int, payload: Bytes) -> None:
+        """An answer is about to go to the kernel (opcode 0: an errno): write down what it depends on."""
+        recorder = self._recorder
+        assert recorder is not None
+        if opcode:
+            recorder.answered(opcode, unique, payload)
+        news = recorder.news()
+        if news:
+            self._append(news)
+        if self._dropped:
+            dropped, self._dropped = self._dropped, []
+            self._tell(wire.LetGo(dropped))
+
+    def flush(self) -> None:
+        """Write down what no answer depends on."""
+        self.record(0, 0, b"")
+
+    def _append(self, frame: bytes) -> None:
+        try:
+            self._end += _write(self._journal, frame, self._end)
+            if self._next_journal is not None:
+                self._next_end += _write(self._next_journal, frame, self._next_end)
+        except OSError as error:
+            # The kernel must not be told what the next daemon would not know. It asks that one again.
+            log.critical("journal_lost", error=error.strerror)
+            os._exit(JOURNAL_LOST_STATUS)
+        self._metrics.journal_bytes = self._end
+        if self._next_journal is None and self._end > max(JOURNAL_BYTES_MIN, 4 * NODE_BYTES * self._nodes()):
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Write a whole new journal, a part at a time between requests; until it is whole, news go to both."""
+        recorder = self._recorder
+        assert recorder is not None
+        self._next_journal = new_journal()
+        self._next_end = 0
+        self._parts = recorder.everything()
+        asyncio.get_running_loop().call_soon(self._next_part)
+
+    def _next_part(self) -> None:
+        assert self._next_journal is not None
+        self.flush()
+        part = next(self._parts, None)
+        if part is not None:
+            self._next_end += _write(self._next_journal, part, self._next_end)
+            asyncio.get_running_loop().call_soon(self._next_part)
+            return
+        wire.send(self._channel, wire.NewJournal(), [self._next_journal])
+        os.close(self._journal)
+        log.info("journal_begun_anew", old_bytes=self._end, new_bytes=self._next_end)
+        self._journal, self._end = self._next_journal, self._next_end
+        self._next_journal = None
+
+    # The keeper
+
+    def attach(self, leaving: asyncio.Event) -> None:
+        """Serving begins: tell the keeper, keep telling it, and set `leaving` when it wants another daemon."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._channel, self._told, leaving)
+        self._tell(wire.Serving())
+        self._beat()
+
+    def _beat(self) -> None:
+        self._tell(wire.Beat())
+        asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
+
+    def _told(self, leaving: asyncio.Event) -> None:
+        received = wire.receive(self._channel, socket.MSG_DONTWAIT)
+        if received is None:
+            # The keeper's death is ours (PR_SET_PDEATHSIG); nothing more comes from here.
+            asyncio.get_running_loop().remove_reader(self._channel)
+        elif isinstance(received[0], wire.Leave):
+            leaving.set()
+
+    def _tell(self, message: wire.Message) -> None:
+        try:
+            wire.send(self._channel, message)
+        except OSError as error:
+            log.warning("keeper_not_told", error=error.strerror)
+
+
+def new_journal() -> int:
+    """Return the descriptor of an empty journal: memory that lives as long as a process has it."""
+    return os.memfd_create("headrace-journal", os.MFD_CLOEXEC)
+
+
+def _write(descriptor: int, data: bytes, at: int) -> int:
+    view = memoryview(data)
+    done = 0
+    while done < len(view):
+        done += os.pwrite(descriptor, view[done:], at + done)
+    return done
