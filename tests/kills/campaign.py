@@ -1,0 +1,185 @@
+"""Kills the daemons of one mount while applications use it, and counts what the applications notice.
+
+Owns the order of a campaign. Real metadata service, worker, keeper and kernel; origins are file:// directories, so
+that what is in the store can be looked at.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.data_plane import DataPlane, Process
+from tests.kills.actors import ACTORS
+
+LARGE_BYTES: Final = 96 << 20
+WHOLE_BYTES: Final = 24 << 20
+SMALL_FILES: Final = 300
+MANY_FILES: Final = 12_000
+SETTLE_SECONDS: Final = 30.0
+WAYS: Final = {"kill": 6, "stop": 1, "crash": 2, "upgrade": 1}
+"""How a daemon ends, and how often: SIGKILL, SIGSTOP (the watchdog's business), SIGSEGV, SIGHUP to the keeper."""
+
+
+@dataclass
+class Outcome:
+    """What a campaign showed."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    """What is wrong besides what applications saw."""
+
+    @property
+    def errors(self) -> int:
+        """Errors applications saw, and faults."""
+        return sum(int(each["errors"]) for each in self.reports) + len(self.faults)
+
+    @property
+    def worst(self) -> dict[str, Any]:
+        """The report with the longest call."""
+        return max(self.reports, key=lambda each: float(each["worst_seconds"]))
+
+    def line(self) -> str:
+        """Return the line a campaign ends with."""
+        worst = self.worst["worst_seconds"]
+        return f"{self.kills.total()} kills, {self.errors} application errors, worst stall {worst:.2f} s"
+
+
+def run(
+    directory: Path, kills: int, seed: int, *, ways: dict[str, int] | None = None, told: Callable[[str], None] = print
+) -> Outcome:
+    """Kill so many daemons. Says how it goes by `told`."""
+    chance = random.Random(seed)
+    origin = directory / "origin"
+    _fill(origin, chance)
+    outcome = Outcome()
+    with DataPlane(directory / "plane") as plane:
+        plane.start_worker("n1")
+        plane.sync("books", f"file://{origin / 'books'}")
+        plane.sync("work", f"file://{origin / 'work'}", writable=True)
+        mount = plane.start_mount("n1", "--backend", "raw")
+        keeper = plane.daemons["n1"]
+        # Whole on the worker, so that it is opened by passthrough.
+        (mount / "bench" / "books" / "whole.bin").read_bytes()
+        (mount / "bench" / "work" / "written").mkdir()
+        (mount / "bench" / "work" / "names").mkdir()
+        actors = [_start(name, mount, origin, seed + index) for index, name in enumerate(ACTORS)]
+        try:
+            before: _Held | None = None
+            for number in range(kills):
+                _await_serving(keeper, number + 1)
+                before = before or _held(keeper, mount)
+                time.sleep(chance.uniform(0.05, 0.8))
+                way = chance.choices(list(ways or WAYS), list((ways or WAYS).values()))[0]
+                _end_daemon(keeper, way)
+                outcome.kills[way] += 1
+                if (number + 1) % 10 == 0:
+                    told(f"{number + 1} of {kills} daemons ended")
+            _await_serving(keeper, kills + 1)
+            time.sleep(1.0)
+        finally:
+            outcome.reports = [_finish(each, outcome) for each in actors]
+        if before is not None:
+            outcome.faults += _differences(before, keeper, mount)
+        outcome.faults += _unlike_origin(mount, origin)
+        if keeper.popen.poll() is not None:
+            outcome.faults.append(f"the keeper ended with {keeper.popen.returncode}")
+    return outcome
+
+
+def _fill(origin: Path, chance: random.Random) -> None:
+    books = origin / "books"
+    for name in ("small", "many"):
+        (books / name).mkdir(parents=True)
+    (origin / "work").mkdir()
+    (books / "large.bin").write_bytes(chance.randbytes(LARGE_BYTES))
+    (books / "whole.bin").write_bytes(chance.randbytes(WHOLE_BYTES))
+    for number in range(SMALL_FILES):
+        (books / "small" / f"{number}.txt").write_bytes(chance.randbytes(chance.randrange(1, 30_000)))
+    for number in range(MANY_FILES):
+        name = f"file-{number:05}-{'x' * chance.randrange(40)}"
+        (books / "many" / name).write_text("y" * len(name))
+
+
+def _start(name: str, mount: Path, origin: Path, seed: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.kills.actors", name, str(mount), str(origin), str(seed)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def _finish(actor: subprocess.Popen[bytes], outcome: Outcome) -> dict[str, Any]:
+    try:
+        output, _ = actor.communicate(timeout=SETTLE_SECONDS)
+        report: dict[str, Any] = json.loads(output)
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        actor.kill()
+        actor.wait()
+        outcome.faults.append(f"{actor.args!r} did not end: {error}")
+        return {"actor": "?", "calls": 0, "errors": 0, "worst_seconds": SETTLE_SECONDS, "in": "?", "told": []}
+    return report
+
+
+def serving_pids(keeper: Process) -> list[int]:
+    """Return the daemons that were ready, in their order."""
+    return [each["pid"] for each in keeper.events() if each["event"] == "ready"]
+
+
+def _await_serving(keeper: Process, count: int) -> None:
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while len(serving_pids(keeper)) < count:
+        if time.monotonic() > deadline or keeper.popen.poll() is not None:
+            raise RuntimeError(f"no daemon follows: {keeper.tail()}")
+        time.sleep(0.01)
+
+
+def _end_daemon(keeper: Process, way: str) -> None:
+    if way == "upgrade":
+        keeper.popen.send_signal(signal.SIGHUP)
+        return
+    number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "crash": signal.SIGSEGV}[way]
+    os.kill(serving_pids(keeper)[-1], number)
+
+
+@dataclass(frozen=True)
+class _Held:
+    mounts: int
+    descriptors: int
+
+
+def _held(keeper: Process, mount: Path) -> _Held:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    own = Path(f"/proc/{keeper.popen.pid}/fd")
+    return _Held(sum(str(mount) in line for line in lines), len(list(own.iterdir())))
+
+
+def _differences(before: _Held, keeper: Process, mount: Path) -> list[str]:
+    """Return what is held now and was not; the keeper's descriptors fall back once nothing is written."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while (after := _held(keeper, mount)) != before and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            (mount / "bench" / "work" / "names" / "nothing").stat()
+        time.sleep(0.1)
+    if after.mounts != before.mounts or after.descriptors > before.descriptors:
+        return [f"held before: {before}, after: {after}"]
+    return []
+
+
+def _unlike_origin(mount: Path, origin: Path) -> list[str]:
+    """Return the files that read otherwise on the mount than in the store."""
+    wrong = []
+    for dataset in ("books", "work"):
+        for path in sorted((origin / dataset).rglob("*")):
+            if path.is_file() and "many" not in path.parts:
+                name = path.relative_to(origin / dataset)
+                if (mount / "bench" / dataset / name).read_bytes() != path.read_bytes():
+                    wrong.append(f"{dataset}/{name} reads otherwise than it is stored")
+    return wrong
