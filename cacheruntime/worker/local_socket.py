@@ -22,6 +22,7 @@ from cacheruntime.worker.datasets import check_path
 from cacheruntime.worker.frame_socket import FrameSocket
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.names import Names
+from cacheruntime.worker.path_order import PathOrder
 from cacheruntime.worker.reader import Reader
 from cacheruntime.worker.renames import Renames
 from cacheruntime.worker.tier_files import CachedFile
@@ -76,6 +77,7 @@ class LocalSession:
         renames: Renames,
         names: Names,
         answerer: ReadAnswerer,
+        order: PathOrder,
         metrics: Metrics,
     ) -> None:
         self._link = link
@@ -86,6 +88,7 @@ class LocalSession:
         self._renames = renames
         self._names = names
         self._answerer = answerer
+        self._order = order
         self._metrics = metrics
         self._files: dict[int, CachedFile] = {}
         self._stagings: dict[int, Staging] = {}
@@ -213,8 +216,11 @@ class LocalSession:
         staging = self._stagings.get(wanted.handle)
         if staging is None:
             raise CacheError(f"handle {wanted.handle} is not open for writing", number=errno.EBADF)
-        committed = await self._writes.commit(staging, mode=wanted.mode, mtime_ns=wanted.mtime_ns)
-        await self._reply(header, committed)
+        await self._reply(header, await self._order.finish(self._commit_in_turn(staging, wanted)))
+
+    async def _commit_in_turn(self, staging: Staging, wanted: bp.Commit) -> bp.Committed:
+        async with self._order.turn_of(staging.uid, lambda: staging.path):
+            return await self._writes.commit(staging, mode=wanted.mode, mtime_ns=wanted.mtime_ns)
 
     async def _end_staging(self, number: int) -> None:
         staging = self._stagings.pop(number, None)
@@ -224,14 +230,27 @@ class LocalSession:
 
     async def _remove(self, header: Header, meta: bytes) -> None:
         wanted = decode_meta(meta, bp.Remove)
-        version = await self._writes.remove(wanted.uid, wanted.path, directory=wanted.directory)
-        await self._reply(header, bp.Mutated(snapshot_version=version))
+
+        async def remove() -> int:
+            async with self._order.turn(wanted.uid, wanted.path):
+                return await self._writes.remove(wanted.uid, wanted.path, directory=wanted.directory)
+
+        await self._reply(header, bp.Mutated(snapshot_version=await self._order.finish(remove())))
 
     async def _rename(self, header: Header, meta: bytes) -> None:
         wanted = decode_meta(meta, bp.Rename)
-        await self._reply(header, await self._renames.rename(wanted.uid, wanted.source, wanted.target))
+
+        async def rename() -> bp.Mutated:
+            async with self._order.turn(wanted.uid, wanted.source, wanted.target):
+                return await self._renames.rename(wanted.uid, wanted.source, wanted.target)
+
+        await self._reply(header, await self._order.finish(rename()))
 
     async def _make_directory(self, header: Header, meta: bytes) -> None:
         wanted = decode_meta(meta, bp.MakeDirectory)
-        version = await self._writes.make_directory(wanted.uid, wanted.path, mode=wanted.mode)
-        await self._reply(header, bp.Mutated(snapshot_version=version))
+
+        async def make() -> int:
+            async with self._order.turn(wanted.uid, wanted.path):
+                return await self._writes.make_directory(wanted.uid, wanted.path, mode=wanted.mode)
+
+        await self._reply(header, bp.Mutated(snapshot_version=await self._order.finish(make())))

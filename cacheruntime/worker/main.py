@@ -33,6 +33,7 @@ from cacheruntime.worker.local_socket import LocalSession
 from cacheruntime.worker.metadata_client import MetadataClient
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.names import Names
+from cacheruntime.worker.path_order import PathOrder
 from cacheruntime.worker.peers import Peers
 from cacheruntime.worker.pruner import Pruner
 from cacheruntime.worker.reader import Reader, in_parallel
@@ -168,6 +169,8 @@ async def _serve(settings: WorkerSettings) -> None:
     def peer_session(link: FrameSocket) -> PeerSession:
         return PeerSession(link, me, answerer, tunables.block_size_bytes)
 
+    order = PathOrder()
+
     def local_session(link: FrameSocket) -> LocalSession:
         return LocalSession(
             link,
@@ -178,6 +181,7 @@ async def _serve(settings: WorkerSettings) -> None:
             renames=renames,
             names=names,
             answerer=answerer,
+            order=order,
             metrics=metrics,
         )
 

@@ -24,8 +24,6 @@ from fuse.metrics import Metrics
 
 log = structlog.get_logger()
 
-EPOCH_ENTRIES_MIN: Final = 256
-"""So many names are forgotten cheaper all at once."""
 Record = Callable[[int, int, Bytes], None]
 BACKING_IDS_PROBED: Final = 16
 """Each daemon's death can lose one."""
@@ -102,8 +100,11 @@ class RawBackend:
 
     def invalidate(self, entries: Sequence[Invalidation]) -> None:
         """Make the kernel ask again for these names. Blocks."""
-        if self._has_epochs and len(entries) >= EPOCH_ENTRIES_MIN:
-            self._notify(protocol.encode_increment_epoch())
+        if self._has_epochs:
+            # One by one each takes the lock of its directory, which a request to us may hold. The thread that waits for
+            # it cannot be killed, and the process is not gone before it is, so nobody would follow and answer.
+            if entries:
+                self._notify(protocol.encode_increment_epoch())
             return
         for parent, name in entries:
             if not self._notify(protocol.encode_invalidate_entry(parent, name)):

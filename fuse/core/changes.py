@@ -173,12 +173,14 @@ class Changes:
     async def release(self, number: int) -> None:
         """A handle is closed for good. What mmap wrote after close() is committed now; a failure of that
         can reach nobody but the log, so it is raised to the caller after everything is let go."""
-        handle = self._state.handles.pop_file(number)
+        handle = self._state.handles.file(number)
         node, writing = handle.node, handle.node.writing
         try:
             if handle.may_write and writing is not None and writing.writers == 1:
                 await self.commit(node)
         finally:
+            # Not before: whoever follows a daemon that dies in between must find the file open still.
+            self._state.handles.pop_file(number)
             if handle.may_write and writing is not None:
                 writing.writers -= 1
                 if not writing.writers and node.writing is writing:

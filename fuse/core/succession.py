@@ -24,6 +24,8 @@ DEATHS_MAX: Final = 5
 CRASHES_MAX: Final = 3
 """After so many crashes in a row, each soon after serving began, a request in flight is taken to be the cause."""
 SOON_SECONDS: Final = 5.0
+SILENT_SECONDS: Final = 0.6
+"""After so long without a word it is looked whether a daemon is dead; it speaks four times a second."""
 LEAVE_SECONDS: Final = 3.0
 STOP_SECONDS: Final = 20.0
 """A daemon told to stop drains its requests (10 s), then it is killed."""
@@ -231,11 +233,19 @@ class Succession:
             return Reason.HUNG if state.gone_at is not None and now - state.gone_at >= START_SECONDS else None
         return Reason.HUNG if now - state.beat_at >= self.watchdog_seconds else None
 
+    def silent(self, now: float) -> list[int]:
+        """Return the daemons whose loop did not go round lately: they are busy, hang, or are dead and not known to be."""
+        return [
+            child
+            for child, state in self._children.items()
+            if state.ending is not None or (state.serving_since is not None and now - state.beat_at >= SILENT_SECONDS)
+        ]
+
     def next_tick_seconds(self) -> float:
         """How long until `tick` may have something to do."""
         if any(state.stopped_at is not None for state in self._children.values()):
             return STOPPED_SECONDS / 4
-        return min(1.0, self.watchdog_seconds / 4)
+        return SILENT_SECONDS / 2
 
     @property
     def _waiting(self) -> Sequence[int]:

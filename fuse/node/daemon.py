@@ -20,7 +20,7 @@ from fuse.client.metadata_client import MetadataClient
 from fuse.client.worker_client import WorkerClient
 from fuse.core.contracts import Dataset, Namespace, Worker
 from fuse.core.operations import Invalidation, Operations
-from fuse.core.succession import LEFT_STATUS, Reason
+from fuse.core.succession import LEFT_STATUS
 from fuse.metrics import Metrics
 from fuse.node import mounts
 from fuse.node.session import Session
@@ -79,7 +79,7 @@ class Daemon:
         try:
             if self._session is not None:
                 self._session.attach(leaving)
-            if self._session is None or self._session.reason is Reason.FIRST:
+            if self._session is None:
                 await asyncio.to_thread(mounts.tune, self._mount_point)
             log.info("ready", mount=str(self._mount_point), pid=os.getpid(), backend=backend.name)
             await asyncio.wait({serving, stop, leave}, return_when=asyncio.FIRST_COMPLETED)

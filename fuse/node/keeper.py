@@ -25,12 +25,15 @@ import structlog
 
 from fuse.backends import raw_device
 from fuse.core.succession import Action, Finish, Go, Kill, Leave, Reason, Spawn, Stop, Succession
-from fuse.node import mounts, wire
+from fuse.node import fusectl, mounts, wire
 from fuse.node.session import SEND_SECONDS, new_journal
 from fuse.settings import Settings
 
 log = structlog.get_logger()
 
+END_SECONDS: Final = 5.0
+_EXIT_CODE_FIELD: Final = 49
+"""Of /proc/PID/stat, counted from the state (proc(5))."""
 _OOM_SCORE: Final = Path("/proc/self/oom_score_adj")
 _OOM_LAST: Final = "-999"
 """The kernel's out-of-memory killer takes the daemons first."""
@@ -62,6 +65,7 @@ class Keeper:
         mounts.prepare(self._settings.mount)
         self._device, init = raw_device.mounted(self._settings.mount, allow_other=self._settings.allow_other)
         self._minor = init.minor
+        mounts.tune(self._settings.mount)
 
     def run(self) -> int:
         """Keep the mount until it ends; return the exit status."""
@@ -97,6 +101,8 @@ class Keeper:
             self._do(self._succession.hangup(now))
         if signal.SIGTERM in signals or signal.SIGINT in signals:
             self._do(self._succession.terminate(now))
+        for child in self._succession.silent(now):
+            self._look_for_body(child, now)
         self._do(self._succession.tick(now))
 
     # What is heard
@@ -169,10 +175,23 @@ class Keeper:
             else:
                 self._died(child, os.waitstatus_to_exitcode(status), now)
 
+    def _look_for_body(self, child: int, now: float) -> None:
+        """A process is not reaped while one of its threads waits in the kernel, which cannot be killed; but from its
+        main thread's end on it runs nothing more."""
+        with suppress(OSError):
+            fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+            if fields[0] == "Z":
+                log.warning("daemon_not_reaped", pid=child)
+                self._died(child, os.waitstatus_to_exitcode(int(fields[_EXIT_CODE_FIELD])), now)
+
     def _died(self, child: int, status: int, now: float) -> None:
         # What it sent last is taken before its successor is told what is kept.
         while self._hear(child):
             pass
+        channel = self._channels.pop(child, None)
+        if channel is not None:
+            self._selector.unregister(channel)
+            channel.close()
         self._processes.pop(child).returncode = status
         if status != 0:
             log.warning("daemon_ended", pid=child, status=status)
@@ -253,11 +272,15 @@ class Keeper:
 
     def _end(self) -> None:
         # The name first, then who serves it: nobody new finds the mount, and then it ends for those who have it open.
-        if mounts.is_mounted(self._settings.mount):
+        device = mounts.device_of(self._settings.mount)
+        if device is not None:
             mounts.detach(self._settings.mount)
+            with suppress(OSError):
+                fusectl.write(device[1], "abort", "1\n")
         for process in self._processes.values():
             self._signal(process.pid, signal.SIGKILL)
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(END_SECONDS)
         os.close(self._device)
 
 

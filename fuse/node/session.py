@@ -29,7 +29,7 @@ from fuse.node import wire
 
 log = structlog.get_logger()
 
-BEAT_SECONDS: Final = 0.5
+BEAT_SECONDS: Final = 0.25
 SEND_SECONDS: Final = 5
 """How long the keeper may take to make room for a message."""
 JOURNAL_BYTES_MIN: Final = 8 << 20
