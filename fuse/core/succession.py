@@ -234,7 +234,7 @@ class Succession:
         return Reason.HUNG if now - state.beat_at >= self.watchdog_seconds else None
 
     def silent(self, now: float) -> list[int]:
-        """Return the daemons whose loop did not go round lately: they are busy, hang, or are dead and not known to be."""
+        """Return the daemons whose loop did not go round lately: busy, hung, or dead and not known to be."""
         return [
             child
             for child, state in self._children.items()
