@@ -78,6 +78,9 @@ class MetadataClient:
         #: The last call ran out of patience.
         self._is_out = False
         self._flights: dict[tuple[Any, ...], asyncio.Task[Any]] = {}
+        """Calls under way."""
+        self._next: dict[tuple[Any, ...], asyncio.Task[Any]] = {}
+        """Calls that begin when the one under way has ended."""
 
     async def list_datasets(self) -> list[Dataset]:
         """Return every dataset; Unavailable."""
@@ -99,19 +102,32 @@ class MetadataClient:
         return Page(entries=entries, more=response.more, snapshot_version=response.snapshot_version)
 
     async def _once(self, key: tuple[Any, ...], start: Callable[[], Awaitable[_T]]) -> _T:
-        """Join the call under way for `key`, or make it. It goes on when one of the callers gives up."""
-        task = self._flights.get(key)
-        if task is None:
-            task = asyncio.ensure_future(start())
-            self._flights[key] = task
-            task.add_done_callback(lambda done: self._landed(key, done))
-        result: _T = await asyncio.shield(task)
+        """Join the next call for `key`, or make it. Not the one under way: what the caller knows to be done, because it
+        was told so before it asked, may have come too late for that one. A call goes on when its callers give up."""
+        flight = self._next.get(key)
+        if flight is None:
+            before = self._flights.get(key)
+            flight = asyncio.ensure_future(self._after(key, before, start))
+            (self._flights if before is None else self._next)[key] = flight
+            flight.add_done_callback(lambda done: self._landed(key, done))
+        result: _T = await asyncio.shield(flight)
         return result
 
-    def _landed(self, key: tuple[Any, ...], task: "asyncio.Task[Any]") -> None:
-        self._flights.pop(key, None)
-        if not task.cancelled():
-            task.exception()
+    async def _after(
+        self, key: tuple[Any, ...], before: "asyncio.Task[Any] | None", start: Callable[[], Awaitable[_T]]
+    ) -> _T:
+        if before is not None:
+            await asyncio.wait({before})
+            # Whoever comes from now on comes too late for this one too.
+            self._flights[key] = self._next.pop(key)
+        return await start()
+
+    def _landed(self, key: tuple[Any, ...], flight: "asyncio.Task[Any]") -> None:
+        for flights in (self._flights, self._next):
+            if flights.get(key) is flight:
+                del flights[key]
+        if not flight.cancelled():
+            flight.exception()
 
     async def _call(self, method: Callable[..., Awaitable[_T]], request: object) -> _T:
         """Call until an answer, a refusal or the end of our patience. A short restart is waited for; an outage is

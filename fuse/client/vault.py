@@ -3,14 +3,15 @@
 Owns the protocol and its empty form, for daemons without a keeper; the keeper's side of it is in node/session.py.
 """
 
+import itertools
 from typing import Protocol
 
 
 class Vault(Protocol):
     """Keeps descriptors by the number of their staging file."""
 
-    def first_number(self) -> int:
-        """Return a number from which on nothing is kept."""
+    def next_number(self) -> int:
+        """Return the number of another staging file: one that was never given before."""
         ...
 
     def keep(self, number: int, descriptor: int) -> None:
@@ -29,9 +30,12 @@ class Vault(Protocol):
 class NoVault:
     """Nothing outlives the daemon."""
 
-    def first_number(self) -> int:
-        """Return 1."""
-        return 1
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+
+    def next_number(self) -> int:
+        """Return the next number."""
+        return next(self._numbers)
 
     def keep(self, number: int, descriptor: int) -> None:
         """Keep nothing."""

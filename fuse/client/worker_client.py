@@ -10,7 +10,6 @@ handle is good only on the one it came from, so files compare it before they tru
 
 import asyncio
 import errno
-import itertools
 import os
 import random
 import time
@@ -69,7 +68,6 @@ class WorkerClient:
         self._request_seconds = request_seconds
         self.commit_seconds = commit_seconds
         self._vault: Vault = vault or NoVault()
-        self._staging_numbers = itertools.count(self._vault.first_number())
         self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
         self._generation = 0
@@ -158,23 +156,29 @@ class WorkerClient:
         """Return a file to write; the worker is asked with the first use."""
         return StagedWorkerFile(
             self,
-            number=next(self._staging_numbers),
+            number=self._vault.next_number(),
             uid=uid,
             path=path,
             base_etag=base_etag,
             base_size_bytes=base_size_bytes,
         )
 
-    def restage(self, number: int, uid: str, path: str) -> Restaged | None:
-        """Return the staging file an earlier daemon left in the vault; None when there is none."""
+    def restage(self, number: int, uid: str, path: str, base_etag: str, base_size_bytes: int) -> Restaged:
+        """Return the staging file of an earlier daemon, with what the vault kept of it."""
         descriptor = self._vault.take(number)
-        if descriptor is None:
-            return None
-        status = os.fstat(descriptor)
         staging = StagedWorkerFile(
-            self, number=number, uid=uid, path=path, base_etag="", base_size_bytes=0, descriptor=descriptor
+            self,
+            number=number,
+            uid=uid,
+            path=path,
+            base_etag=base_etag,
+            base_size_bytes=base_size_bytes,
+            descriptor=descriptor,
         )
-        return Restaged(staging=staging, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
+        if descriptor is None:
+            return Restaged(staging=staging, is_kept=False)
+        status = os.fstat(descriptor)
+        return Restaged(staging=staging, is_kept=True, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
 
     def keep(self, number: int, descriptor: int) -> None:
         """Let the descriptor of a staging file outlive this daemon; Unavailable when that cannot be promised."""

@@ -156,11 +156,13 @@ class StagingFile(Protocol):
 
 
 class Restaged(msgspec.Struct, frozen=True, kw_only=True):
-    """A staging file that outlived its daemon."""
+    """A staging file as an earlier daemon left it."""
 
     staging: StagingFile
-    size_bytes: int
-    mtime_ns: int
+    is_kept: bool
+    """Its bytes are there; else nothing was staged yet, and it starts as its base."""
+    size_bytes: int = 0
+    mtime_ns: int = 0
     """When it was last written."""
 
 
@@ -175,8 +177,8 @@ class Worker(Protocol):
         """Return a staging file that starts as the base's bytes, or empty when `base_etag` is ""."""
         ...
 
-    def restage(self, number: int, uid: str, path: str) -> Restaged | None:
-        """Return the staging file an earlier daemon left; None when nothing was staged yet."""
+    def restage(self, number: int, uid: str, path: str, base_etag: str, base_size_bytes: int) -> Restaged:
+        """Return the staging file of an earlier daemon, under its number."""
         ...
 
     async def remove(self, uid: str, path: str, *, directory: bool) -> int:

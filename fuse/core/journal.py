@@ -125,6 +125,7 @@ class Counters(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=11):
     inode: int
     handle: int
     backing_id: int
+    staging: int
 
 
 Record = (
@@ -168,6 +169,7 @@ class Image:
     next_inode: int = 2
     next_handle: int = 1
     next_backing_id: int = 1
+    next_staging: int = 1
     end: int = 0
     """Bytes of the journal that were good."""
 
@@ -215,6 +217,7 @@ def _apply(image: Image, record: Record) -> None:
             image.next_handle = max(image.next_handle, number + 1)
         case WritingRecord(inode=inode):
             image.writings[inode] = record
+            image.next_staging = max(image.next_staging, record.staging + 1)
         case WrittenRecord(inode):
             image.writings.pop(inode, None)
         case AnswerRecord(unique, payload):
@@ -225,3 +228,4 @@ def _apply(image: Image, record: Record) -> None:
             image.next_inode = max(image.next_inode, record.inode)
             image.next_handle = max(image.next_handle, record.handle)
             image.next_backing_id = max(image.next_backing_id, record.backing_id)
+            image.next_staging = max(image.next_staging, record.staging)

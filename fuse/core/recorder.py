@@ -59,6 +59,7 @@ class Recorder:
         self._state = state
         self._answers = dict(image.answers)
         self.next_backing_id = image.next_backing_id
+        self._next_staging = image.next_staging
         self._datasets: dict[str, Dataset] = dict(image.datasets)
         for inode in state.inodes.numbers():
             node = state.inodes.get(inode)
@@ -68,6 +69,11 @@ class Recorder:
         self._handles: set[int] = set()
         state.inodes.changed = self._nodes
         state.handles.changed = self._handles
+
+    def next_staging(self) -> int:
+        """Return the number of another staging file."""
+        self._next_staging += 1
+        return self._next_staging - 1
 
     def answered(self, opcode: int, unique: int, payload: Bytes) -> None:
         """A success is about to be answered."""
@@ -106,7 +112,8 @@ class Recorder:
     def everything(self) -> Iterator[bytes]:
         """Yield the frames of a whole journal."""
         state = self._state
-        head: list[Record] = [Counters(state.inodes.next_inode, state.handles.next_number, self.next_backing_id)]
+        tables = state.inodes.next_inode, state.handles.next_number
+        head: list[Record] = [Counters(*tables, self.next_backing_id, self._next_staging)]
         head += [DatasetRecord(dataset) for dataset in self._datasets.values()]
         head += [AnswerRecord(unique, payload) for unique, payload in self._answers.items()]
         yield encode(head)

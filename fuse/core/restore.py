@@ -87,18 +87,16 @@ def _writings(state: State, image: Image, nodes: dict[int, Node], files: dict[in
 
 
 def _writing(state: State, dataset: Dataset, record: WritingRecord) -> Writing:
-    kept = state.worker.restage(record.staging, dataset.uid, record.path)
-    if kept is None:
-        staging = state.worker.stage(dataset.uid, record.path, record.base_etag, record.base_size_bytes)
-        size_bytes, mtime_ns, is_dirty = record.size_bytes, record.mtime_ns, record.is_dirty
-    else:
-        staging = kept.staging
+    base = record.base_etag, record.base_size_bytes
+    left = state.worker.restage(record.staging, dataset.uid, record.path, *base)
+    size_bytes, mtime_ns, is_dirty = record.size_bytes, record.mtime_ns, record.is_dirty
+    if left.is_kept:
         # Writes are not recorded one by one: the staging file itself says how far they went, and when the last was.
-        was_written = record.has_staged_bytes and kept.mtime_ns > record.written_down_ns - CLOCK_NS
+        was_written = record.has_staged_bytes and left.mtime_ns > record.written_down_ns - CLOCK_NS
         is_dirty = record.is_dirty or was_written
-        size_bytes = kept.size_bytes if record.has_staged_bytes else record.size_bytes
-        mtime_ns = kept.mtime_ns if was_written else record.mtime_ns
-    writing = Writing(staging, mode=record.mode, mtime_ns=mtime_ns, base=None)
+        size_bytes = left.size_bytes if record.has_staged_bytes else record.size_bytes
+        mtime_ns = left.mtime_ns if was_written else record.mtime_ns
+    writing = Writing(left.staging, mode=record.mode, mtime_ns=mtime_ns, base=None)
     writing.resume(
         size_bytes,
         has_staged_bytes=record.has_staged_bytes,

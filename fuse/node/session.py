@@ -90,6 +90,8 @@ class Session:
         gc.disable()
         try:
             image = replay(os.pread(self._journal, size_bytes, 0)) if size_bytes else Image()
+            # One that was kept, and not written down before its daemon died.
+            image.next_staging = max(image.next_staging, 1 + max(self._kept, default=0))
             restore(state, image)
             self._recorder = Recorder(state, image)
         finally:
@@ -118,9 +120,10 @@ class Session:
 
     # The vault
 
-    def first_number(self) -> int:
-        """Return a number from which on nothing is kept."""
-        return max(self._kept, default=0) + 1
+    def next_number(self) -> int:
+        """Return the number of another staging file."""
+        assert self._recorder is not None
+        return self._recorder.next_staging()
 
     def keep(self, number: int, descriptor: int) -> None:
         """Let the keeper have a copy of the descriptor; OSError."""

@@ -130,12 +130,12 @@ class FakePeers:
     def stage(self, uid: str, path: str, base_etag: str, base_size_bytes: int) -> "FakeStaging":
         return FakeStaging(self, next(self._stagings), uid, path, base_etag, base_size_bytes)
 
-    def restage(self, number: int, uid: str, path: str) -> Restaged | None:
+    def restage(self, number: int, uid: str, path: str, base_etag: str, base_size_bytes: int) -> Restaged:
         left = self.kept.get(number)
         if left is None or left._data is None:
-            return None
+            return Restaged(staging=FakeStaging(self, number, uid, path, base_etag, base_size_bytes), is_kept=False)
         heir = left.left()
-        return Restaged(staging=heir, size_bytes=heir.size_bytes, mtime_ns=self.staged_at_ns)
+        return Restaged(staging=heir, is_kept=True, size_bytes=heir.size_bytes, mtime_ns=self.staged_at_ns)
 
     async def remove(self, uid: str, path: str, *, directory: bool) -> int:
         self._called("remove")

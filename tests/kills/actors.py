@@ -253,6 +253,7 @@ def main() -> int:
                 break
             # What an application that gives up and is started again would do.
             steps = None
+            os.closerange(3, 64)
             with suppress(OSError):
                 time.sleep(0.1)
     what, worst = actor.worst
