@@ -58,7 +58,8 @@ def _serve(settings: Settings) -> int:
 
     from fuse.node.daemon import run
 
-    return uvloop.run(run(settings))
+    uvloop.run(run(settings))
+    return 0
 
 
 if __name__ == "__main__":

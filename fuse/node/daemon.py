@@ -20,7 +20,6 @@ from fuse.client.metadata_client import MetadataClient
 from fuse.client.worker_client import WorkerClient
 from fuse.core.contracts import Dataset, Namespace, Worker
 from fuse.core.operations import Invalidation, Operations
-from fuse.core.succession import LEFT_STATUS
 from fuse.metrics import Metrics
 from fuse.node import mounts
 from fuse.node.session import Session
@@ -64,9 +63,9 @@ class Daemon:
         self._backend: Backend | None = None
         self._background: set[asyncio.Task[None]] = set()
 
-    async def run(self, stopping: asyncio.Event) -> int:
-        """Mount or take over, serve until `stopping` or an unmount from outside, unmount; return exit status 0. Or
-        serve until the keeper wants another daemon; return LEFT_STATUS. MountError, OSError."""
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Mount or take over, serve until `stopping` or an unmount from outside, unmount. Ends the process when the
+        keeper wants another daemon. MountError, OSError."""
         if self._session is None:
             mounts.prepare(self._mount_point)
             self._backend = backend = self._mounted()
@@ -86,11 +85,10 @@ class Daemon:
         finally:
             stop.cancel()
             if leaving.is_set() and not stopping.is_set() and not serving.done():
-                await self._leave(backend, serving)
+                await self._leave(self._session, backend, serving)
             else:
                 leave.cancel()
                 await self._end(backend, serving)
-        return LEFT_STATUS if leaving.is_set() and not stopping.is_set() else 0
 
     def _taken_over(self, session: Session) -> Backend:
         """Go on with the connection the keeper holds."""
@@ -102,11 +100,13 @@ class Daemon:
         return raw
 
     @staticmethod
-    async def _leave(backend: Backend, serving: asyncio.Future[None]) -> None:
-        """Take no more requests, and answer what is in work while it is quick."""
+    async def _leave(session: Session | None, backend: Backend, serving: asyncio.Future[None]) -> None:
+        """Take no more requests, answer what is in work while it is quick, and end."""
         backend.stop()
         await asyncio.wait({serving}, timeout=LEAVE_SECONDS)
         log.info("left", requests_left=not serving.done())
+        if session is not None:
+            session.leave()
 
     def _mounted(self) -> Backend:
         """Mount by the backend that was asked for, or by the best one that works here. MountError."""
@@ -158,9 +158,9 @@ class Daemon:
         self.operations.watching(is_watching=is_watching)
 
 
-async def run(settings: Settings, session: Session | None = None) -> int:
-    """Run the daemon of one mount until SIGTERM, SIGINT, an unmount from outside, or until the keeper behind `session`
-    wants another; return the exit status."""
+async def run(settings: Settings, session: Session | None = None) -> None:
+    """Run the daemon of one mount until SIGTERM, SIGINT or an unmount from outside; with a `session` it is one of
+    several, one after the other."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -187,7 +187,7 @@ async def run(settings: Settings, session: Session | None = None) -> int:
     )
     watching = asyncio.ensure_future(namespace.watch(daemon.dataset_changed, daemon.dataset_removed, daemon.watching))
     try:
-        return await daemon.run(stopping)
+        await daemon.run(stopping)
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)

@@ -7,7 +7,7 @@ import structlog
 
 
 def configure() -> None:
-    """Set structlog up for this process."""
+    """Set structlog up for this process. A line is one write: several processes share the log."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -16,5 +16,5 @@ def configure() -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )

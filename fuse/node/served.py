@@ -25,7 +25,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def main() -> int:
-    """Run as one daemon; exit status 0 when the mount ended, LEFT_STATUS when the next daemon shall serve."""
+    """Run as one daemon; exit status 0 when the mount ended, LEFT_STATUS (session.py) when another shall serve."""
     keeper, channel, device = (int(each) for each in sys.argv[1:4])
     # Without a keeper nobody would follow us, and nobody could make the mount again while we serve it.
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0 or os.getppid() != keeper:
@@ -34,7 +34,8 @@ def main() -> int:
     settings = CliApp.run(Settings, cli_args=sys.argv[4:])
     session = Session(socket.socket(fileno=channel), device)
     session.wait()
-    return uvloop.run(run(settings, session))
+    uvloop.run(run(settings, session))
+    return 0
 
 
 if __name__ == "__main__":

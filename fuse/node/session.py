@@ -13,7 +13,7 @@ import gc
 import os
 import socket
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, NoReturn
 
 import structlog
 
@@ -23,7 +23,7 @@ from fuse.core.journal import Image, replay
 from fuse.core.operations import Operations
 from fuse.core.recorder import Recorder
 from fuse.core.restore import restore
-from fuse.core.succession import Reason
+from fuse.core.succession import LEFT_STATUS, Reason
 from fuse.metrics import Metrics
 from fuse.node import wire
 
@@ -200,6 +200,11 @@ class Session:
         loop.add_reader(self._channel, self._told, leaving)
         self._tell(wire.Serving())
         self._beat()
+
+    def leave(self) -> NoReturn:
+        """End at once: what is still in work must not be answered by this process any more, not even with an error."""
+        self.flush()
+        os._exit(LEFT_STATUS)
 
     def _beat(self) -> None:
         self._tell(wire.Beat())

@@ -5,7 +5,11 @@ from collections.abc import AsyncIterator
 
 from fuse.core.attrs import Attributes
 from fuse.core.inodes import ROOT_INODE
+from fuse.core.journal import Image, replay
+from fuse.core.open_modes import Choice
 from fuse.core.operations import Operations
+from fuse.core.recorder import Recorder
+from fuse.core.restore import restore
 from fuse.errors import NotFound
 from tests.builders.fuse_peers import FakeDataset, FakePeers
 
@@ -112,3 +116,49 @@ async def _names(operations: Operations, number: int) -> AsyncIterator[str]:
         for name, _ in entries[position:]:
             yield name
         position = len(entries)
+
+
+class MortalMount(KernelLessMount):
+    """A mount whose daemon dies: what it wrote down is all its successor has."""
+
+    def __init__(self, *, writable: bool) -> None:
+        super().__init__(writable=writable)
+        self.journal = bytearray()
+        self.deaths = 0
+        self.recorder = Recorder(self.operations.state, Image())
+
+    def record(self) -> None:
+        """An answer leaves."""
+        for handle in self.operations.state.handles.files():
+            if handle.choice is None:
+                handle.choice = Choice.CACHED
+        self.journal += self.recorder.news()
+
+    def die(self, *, lost_bytes: int = 0) -> None:
+        """The daemon dies, perhaps in the middle of its last record; another goes on."""
+        if lost_bytes:
+            del self.journal[-lost_bytes:]
+        image = replay(self.journal)
+        del self.journal[image.end :]
+        self.peers.pins_open = 0
+        old = self.operations
+        self.operations = Operations(self.peers, self.peers, monotonic=self.clock.monotonic, wall_ns=self.clock.wall_ns)
+        self.operations.watching(is_watching=True)
+        self.peers.staged_at_ns = self.clock.wall_ns()
+        restore(self.operations.state, image)
+        self.recorder = Recorder(self.operations.state, image)
+        assert old.state is not self.operations.state
+        self.deaths += 1
+
+    def begin_anew(self) -> None:
+        """Replace the journal by a whole new one."""
+        self.journal = bytearray(b"".join(self.recorder.everything()))
+
+
+def known_to_kernel(operations: Operations) -> dict[int, tuple[object, ...]]:
+    """What must be the same after a death, by inode."""
+    inodes = operations.state.inodes
+    return {
+        inode: (node.kind, node.path, node.lookups, node.is_detached, node.handles, node.entry, node.writing is None)
+        for inode, node in ((inode, inodes.get(inode)) for inode in inodes.numbers())
+    }

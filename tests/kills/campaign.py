@@ -26,6 +26,8 @@ WHOLE_BYTES: Final = 24 << 20
 SMALL_FILES: Final = 300
 MANY_FILES: Final = 12_000
 SETTLE_SECONDS: Final = 30.0
+PAUSE_SECONDS: Final = (0.1, 2.0)
+"""From one daemon's first answer to its end: often before another waits."""
 WAYS: Final = {"kill": 6, "stop": 1, "crash": 2, "upgrade": 1}
 """How a daemon ends, and how often: SIGKILL, SIGSTOP (the watchdog's business), SIGSEGV, SIGHUP to the keeper."""
 
@@ -79,7 +81,7 @@ def run(
             for number in range(kills):
                 _await_serving(keeper, number + 1)
                 before = before or _held(keeper, mount)
-                time.sleep(chance.uniform(0.05, 0.8))
+                time.sleep(chance.uniform(*PAUSE_SECONDS))
                 way = chance.choices(list(ways or WAYS), list((ways or WAYS).values()))[0]
                 _end_daemon(keeper, way)
                 outcome.kills[way] += 1
