@@ -164,10 +164,11 @@ TestMortal.settings = settings(
 )
 
 
-class TestMortalLong(TestMortal):
+class MortalLong(Mortal):
     """The same for longer."""
 
-    pytestmark = pytest.mark.nightly
-    settings = settings(
-        max_examples=4000, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+
+TestMortalLong = pytest.mark.nightly(MortalLong.TestCase)
+TestMortalLong.settings = settings(
+    max_examples=4000, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+)

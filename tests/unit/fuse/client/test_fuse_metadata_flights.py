@@ -31,7 +31,7 @@ async def _settled() -> None:
 
 async def test_a_call_that_began_before_a_change_is_not_joined_after_it() -> None:
     client, directory = MetadataClient("127.0.0.1:1"), _Directory()
-    client._stub.ReadDirectory = directory
+    client._stub.ReadDirectory = directory  # type: ignore[assignment]
 
     async def version() -> int:
         return (await client.read_directory("u", "d", "", 10)).snapshot_version
@@ -61,7 +61,7 @@ async def test_a_call_that_began_before_a_change_is_not_joined_after_it() -> Non
 
 async def test_a_caller_that_gives_up_does_not_end_the_call_of_the_others() -> None:
     client, directory = MetadataClient("127.0.0.1:1"), _Directory()
-    client._stub.ReadDirectory = directory
+    client._stub.ReadDirectory = directory  # type: ignore[assignment]
     first = asyncio.ensure_future(client.read_directory("u", "d", "", 10))
     await _settled()
     second, third = (asyncio.ensure_future(client.read_directory("u", "d", "", 10)) for _ in range(2))
