@@ -74,9 +74,6 @@ class RawBackend:
             raw_device.close_backing(self._device, backing_id)
         # Before anything is read, so that what was left over is answered before what is new.
         self._notify(protocol.encode_resend())
-        if self._has_epochs:
-            # The names the kernel was told are not there are not written down.
-            self._notify(protocol.encode_increment_epoch())
 
     async def serve(self) -> None:
         """Answer the kernel until `stop` or an unmount from outside."""

@@ -128,6 +128,13 @@ class Counters(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=11):
     staging: int
 
 
+class ToldRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=12):
+    """The kernel remembers nothing of the dataset that is older than this snapshot version."""
+
+    dataset: str
+    version: int
+
+
 Record = (
     NodeRecord
     | LookupsRecord
@@ -140,6 +147,7 @@ Record = (
     | WrittenRecord
     | AnswerRecord
     | Counters
+    | ToldRecord
 )
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -164,6 +172,7 @@ class Image:
     directories: dict[int, DirectoryRecord] = field(default_factory=dict)
     writings: dict[int, WritingRecord] = field(default_factory=dict)
     """By inode."""
+    told: dict[str, int] = field(default_factory=dict)
     answers: dict[int, bytes] = field(default_factory=dict)
     """By unique, the last ANSWERS_MAX."""
     next_inode: int = 2
@@ -224,6 +233,8 @@ def _apply(image: Image, record: Record) -> None:
             image.answers[unique] = payload
             if len(image.answers) > ANSWERS_MAX:
                 del image.answers[next(iter(image.answers))]
+        case ToldRecord(dataset, version):
+            image.told[dataset] = version
         case Counters():
             image.next_inode = max(image.next_inode, record.inode)
             image.next_handle = max(image.next_handle, record.handle)

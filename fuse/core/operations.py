@@ -63,20 +63,28 @@ class Operations:
         out by themselves. Inodes stay."""
         state = self.state
         state.catalogue.update(dataset)
-        is_news = state.directories.advance(dataset.uid, dataset.snapshot_version)
-        if not is_news or dataset.writable:
+        state.directories.advance(dataset.uid, dataset.snapshot_version)
+        if dataset.writable or dataset.snapshot_version <= state.told.get(dataset.uid, 0):
             return []
         namespace = state.inodes.root.children.get(dataset.namespace)
         node = namespace.children.get(dataset.name) if namespace is not None else None
         if node is None or node.kind is not Kind.DATASET:
             return []
         stale: list[Invalidation] = []
+        if state.is_heir and namespace is not None:
+            # With the directory goes everything below it, names that were missing too.
+            stale.append((namespace.inode, node.name.encode()))
         for each in [node, *state.inodes.below(node)]:
             if each is not node and each.lookups and each.parent is not None:
                 stale.append((each.parent.inode, each.name.encode()))
             stale += [(each.inode, name.encode()) for name in each.missing]
             each.missing.clear()
         return stale
+
+    def kernel_was_told(self, dataset: Dataset) -> None:
+        """What `dataset_changed` returned has reached the kernel."""
+        self.state.told[dataset.uid] = dataset.snapshot_version
+        self.state.told_news.add(dataset.uid)
 
     def dataset_removed(self, uid: str) -> list[Invalidation]:
         """The watch told that a dataset is gone. Return the names the kernel must ask for again, the dataset's own

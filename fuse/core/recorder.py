@@ -26,6 +26,7 @@ from fuse.core.journal import (
     LookupsRecord,
     NodeRecord,
     Record,
+    ToldRecord,
     WritingRecord,
     WrittenRecord,
     encode,
@@ -88,7 +89,8 @@ class Recorder:
     def news(self) -> bytes:
         """Return what changed since the last call as one frame, b"" when nothing did."""
         inodes = self._state.inodes
-        if not (self._nodes or inodes.counted or self._handles or self._pending):
+        told = self._state.told_news
+        if not (self._nodes or inodes.counted or self._handles or self._pending or told):
             return b""
         records: list[Record] = []
         for node in self._nodes:
@@ -101,6 +103,8 @@ class Recorder:
                 self._node(node, records)
         for number in self._handles:
             self._handle(number, records)
+        records += [ToldRecord(uid, self._state.told[uid]) for uid in told]
+        told.clear()
         # An answer is the last of its frame: with it goes everything it speaks of.
         records += self._pending
         self._nodes.clear()
@@ -115,6 +119,7 @@ class Recorder:
         tables = state.inodes.next_inode, state.handles.next_number
         head: list[Record] = [Counters(*tables, self.next_backing_id, self._next_staging)]
         head += [DatasetRecord(dataset) for dataset in self._datasets.values()]
+        head += [ToldRecord(uid, version) for uid, version in state.told.items()]
         head += [AnswerRecord(unique, payload) for unique, payload in self._answers.items()]
         yield encode(head)
         numbers = state.inodes.numbers()

@@ -22,6 +22,8 @@ CLOCK_NS: Final = 100_000_000
 def restore(state: State, image: Image) -> None:
     """Fill the fresh tables of `state`."""
     nodes = _linked(state.inodes.root, image)
+    state.told.update(image.told)
+    state.is_heir = bool(nodes)
     files: dict[int, FileHandle] = {}
     for record in image.handles.values():
         node = nodes.get(record.inode)

@@ -31,6 +31,12 @@ class State:
     inodes: InodeTable = field(default_factory=InodeTable)
     handles: HandleTable = field(default_factory=HandleTable)
     directories: DirectoryCache = field(default_factory=DirectoryCache)
+    told: dict[str, int] = field(default_factory=dict)
+    """Snapshot version by dataset's uid of which the kernel was told everything: it remembers nothing older."""
+    told_news: set[str] = field(default_factory=set)
+    """Datasets of which that is to be written down again."""
+    is_heir: bool = False
+    """Another daemon served before, and what names it said are missing is not known."""
     is_watching: bool = False
     """New snapshots are being pushed to us, so listings need no timeout."""
 

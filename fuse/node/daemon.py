@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -141,17 +142,26 @@ class Daemon:
 
     async def dataset_changed(self, dataset: Dataset) -> None:
         """The watch told of a snapshot: drop what it makes stale, here at once and in the kernel soon."""
-        self._invalidate(self.operations.dataset_changed(dataset))
+        entries = self.operations.dataset_changed(dataset)
+        self._invalidate(entries, lambda: self.operations.kernel_was_told(dataset))
 
     async def dataset_removed(self, uid: str) -> None:
         """The watch told that a dataset is gone: so are its names, here at once and in the kernel soon."""
-        self._invalidate(self.operations.dataset_removed(uid))
+        self._invalidate(self.operations.dataset_removed(uid), lambda: None)
 
-    def _invalidate(self, entries: list[Invalidation]) -> None:
-        if entries and self._backend is not None:
-            task = asyncio.ensure_future(asyncio.to_thread(self._backend.invalidate, entries))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
+    def _invalidate(self, entries: list[Invalidation], done: Callable[[], None]) -> None:
+        backend = self._backend
+        if not entries or backend is None:
+            done()
+            return
+
+        async def invalidate() -> None:
+            await asyncio.to_thread(backend.invalidate, entries)
+            done()
+
+        task = asyncio.ensure_future(invalidate())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     def watching(self, is_watching: bool) -> None:
         """The watch came up or went down."""

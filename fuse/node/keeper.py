@@ -7,13 +7,12 @@ Invariants: it never reads /dev/fuse after the handshake and never touches the m
 would wait for itself); when it ends, the mount ends, and so do its daemons.
 """
 
+import ctypes
 import os
 import resource
 import selectors
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,14 +23,19 @@ from typing import Final
 import structlog
 
 from fuse.backends import raw_device
-from fuse.core.succession import Action, Finish, Go, Kill, Leave, Reason, Spawn, Stop, Succession
+from fuse.core.succession import DEATHS_MAX, Action, Finish, Go, Kill, Leave, Reason, Spawn, Stop, Succession
 from fuse.node import fusectl, mounts, wire
+from fuse.node.nursery import Nursery
 from fuse.node.session import SEND_SECONDS, new_journal
 from fuse.settings import Settings
 
 log = structlog.get_logger()
 
-END_SECONDS: Final = 5.0
+NURSERY_PAUSE_SECONDS: Final = 0.2
+END_SECONDS: Final = 2.0
+"""For the killed daemons to be gone; one that waits in the kernel is not waited for."""
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_libc = ctypes.CDLL(None, use_errno=True)
 _EXIT_CODE_FIELD: Final = 49
 """Of /proc/PID/stat, counted from the state (proc(5))."""
 _OOM_SCORE: Final = Path("/proc/self/oom_score_adj")
@@ -49,7 +53,12 @@ class Keeper:
         self._succession = Succession(settings.watchdog_seconds, has_standby=settings.standby)
         self._selector = selectors.DefaultSelector()
         self._channels: dict[int, socket.socket] = {}
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._mute: set[int] = set()
+        """Daemons that hung up and are not reaped yet."""
+        self._unborn: dict[int, socket.socket] = {}
+        """Our ends of the sockets of daemons that are being made, by theirs."""
+        self._strangers: dict[int, int] = {}
+        """Exit statuses of children nobody has told us of yet."""
         self._kept: dict[int, int] = {}
         self._journal = new_journal()
         self._takeovers: Counter[str] = Counter()
@@ -57,14 +66,15 @@ class Keeper:
         self._minor = 0
         self._signals: list[int] = []
         self._status: int | None = None
+        self._nursery_deaths = 0
         self._last_death = 0.0
-        self._oom_score = _OOM_SCORE.read_text().strip()
 
     def mount(self) -> None:
         """Make the mount; MountError, OSError."""
         mounts.prepare(self._settings.mount)
         self._device, init = raw_device.mounted(self._settings.mount, allow_other=self._settings.allow_other)
         self._minor = init.minor
+        self._nursery = Nursery(self._device, _OOM_SCORE.read_text().strip(), self._arguments)
         mounts.tune(self._settings.mount)
 
     def run(self) -> int:
@@ -77,7 +87,12 @@ class Keeper:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda number, _: self._signals.append(number))
         self._selector.register(woken, selectors.EVENT_READ)
+        if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1) != 0:
+            raise OSError(ctypes.get_errno(), "daemons cannot be taken in (PR_SET_CHILD_SUBREAPER)")
         try:
+            self._start_nursery()
+            with suppress(OSError):  # it takes CAP_SYS_RESOURCE, and is no condition of anything
+                _OOM_SCORE.write_text(_OOM_LAST)
             self._do(self._succession.begin())
             while self._status is None:
                 self._turn(woken)
@@ -90,6 +105,9 @@ class Keeper:
             if key.fileobj is woken:
                 with suppress(BlockingIOError):
                     woken.recv(4096)
+            elif key.data is None:
+                if not self._nursery.heard(self._born):
+                    self._nursery_died()
             else:
                 self._hear(key.data)
         now = time.monotonic()
@@ -98,12 +116,23 @@ class Keeper:
             self._reap()
         if signal.SIGHUP in signals:
             log.info("upgrade_begins")
+            self._start_nursery()
             self._do(self._succession.hangup(now))
         if signal.SIGTERM in signals or signal.SIGINT in signals:
             self._do(self._succession.terminate(now))
         for child in self._succession.silent(now):
             self._look_for_body(child, now)
         self._do(self._succession.tick(now))
+
+    def _nursery_died(self) -> None:
+        self._nursery_deaths += 1
+        log.warning("nursery_ended", deaths=self._nursery_deaths)
+        if self._nursery_deaths >= DEATHS_MAX and not self._channels:
+            self._do([Finish(1, f"{self._nursery_deaths} processes in a row could not load the daemon")])
+            return
+        # Not at once: what ends it may end the next one too. Whoever serves goes on serving.
+        time.sleep(NURSERY_PAUSE_SECONDS)
+        self._start_nursery()
 
     # What is heard
 
@@ -122,10 +151,11 @@ class Keeper:
             log.error("descriptor_not_kept", child=child, error=str(error))
             return True
         if received is None:
-            # It ended; what it sent before was taken, because packets come in order.
+            # It ended, and will be reaped; what it sent before was taken, because packets come in order.
             self._selector.unregister(channel)
             channel.close()
             del self._channels[child]
+            self._mute.add(child)
             return False
         self._heard(child, *received)
         return True
@@ -165,7 +195,9 @@ class Keeper:
                 return
             if not child:
                 return
-            if child not in self._processes:
+            if child not in self._channels and child not in self._mute:
+                if self._unborn and (os.WIFEXITED(status) or os.WIFSIGNALED(status)):
+                    self._strangers[child] = os.waitstatus_to_exitcode(status)
                 continue
             now = time.monotonic()
             if os.WIFSTOPPED(status):
@@ -180,7 +212,7 @@ class Keeper:
         main thread's end on it runs nothing more."""
         with suppress(OSError):
             fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-            if fields[0] == "Z":
+            if fields[0] == "Z" and len(list(Path(f"/proc/{child}/task").iterdir())) > 1:
                 log.warning("daemon_not_reaped", pid=child)
                 self._died(child, os.waitstatus_to_exitcode(int(fields[_EXIT_CODE_FIELD])), now)
 
@@ -192,7 +224,7 @@ class Keeper:
         if channel is not None:
             self._selector.unregister(channel)
             channel.close()
-        self._processes.pop(child).returncode = status
+        self._mute.discard(child)
         if status != 0:
             log.warning("daemon_ended", pid=child, status=status)
             self._last_death = now
@@ -219,25 +251,31 @@ class Keeper:
 
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, SEND_SECONDS.to_bytes(8, "little") + bytes(8))
-        numbers = [str(os.getpid()), str(theirs.fileno()), str(self._device)]
-        self._set_oom_score(self._oom_score)  # which a child inherits
-        process = subprocess.Popen(
-            [sys.executable, "-m", "fuse.node.served", *numbers, *self._arguments],
-            pass_fds=(theirs.fileno(), self._device),
-            stdin=subprocess.DEVNULL,
-        )
-        self._set_oom_score(_OOM_LAST)
-        theirs.close()
-        self._processes[process.pid] = process
-        self._channels[process.pid] = ours
-        self._selector.register(ours, selectors.EVENT_READ, process.pid)
-        self._do(self._succession.spawned(process.pid, time.monotonic()))
+        wire.set_deadline(ours, SEND_SECONDS)
+        daemon = theirs.detach()
+        self._unborn[daemon] = ours
+        self._nursery.fork(daemon, self._born)
 
-    def _set_oom_score(self, score: str) -> None:
-        # Lowering takes CAP_SYS_RESOURCE, and is no condition of anything.
-        with suppress(OSError):
-            _OOM_SCORE.write_text(score)
+    def _born(self, daemon: int, pid: int) -> None:
+        self._nursery_deaths = 0
+        channel = self._unborn.pop(daemon)
+        now = time.monotonic()
+        self._channels[pid] = channel
+        self._selector.register(channel, selectors.EVENT_READ, pid)
+        self._do(self._succession.spawned(pid, now))
+        if pid in self._strangers:
+            self._died(pid, self._strangers[pid], now)
+        if not self._unborn:
+            self._strangers.clear()
+
+    def _start_nursery(self) -> None:
+        """Start it, or start it anew; daemons that are to be made are made by the new one."""
+        if self._nursery.channel is not None:
+            self._selector.unregister(self._nursery.channel)
+        self._nursery.end()
+        self._nursery.start()
+        assert self._nursery.channel is not None
+        self._selector.register(self._nursery.channel, selectors.EVENT_READ, None)
 
     def _go(self, action: Go) -> None:
         if action.reason is not Reason.FIRST:
@@ -277,10 +315,14 @@ class Keeper:
             mounts.detach(self._settings.mount)
             with suppress(OSError):
                 fusectl.write(device[1], "abort", "1\n")
-        for process in self._processes.values():
-            self._signal(process.pid, signal.SIGKILL)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(END_SECONDS)
+        self._nursery.end()
+        for child in [*self._channels, *self._mute]:
+            self._signal(child, signal.SIGKILL)
+        deadline = time.monotonic() + END_SECONDS
+        with suppress(ChildProcessError):
+            while time.monotonic() < deadline:
+                if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                    time.sleep(0.01)
         os.close(self._device)
 
 

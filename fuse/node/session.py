@@ -57,10 +57,7 @@ class Session:
         self._nodes: Callable[[], int] = lambda: 0
 
     def wait(self) -> None:
-        """Tell the keeper that everything is loaded, and wait to be told to serve; OSError when the keeper is gone.
-        Blocks."""
-        gc.collect()
-        gc.freeze()
+        """Tell the keeper that we wait, and wait to be told to serve; OSError when the keeper is gone. Blocks."""
         wire.send(self._channel, wire.Warm())
         while True:
             received = wire.receive(self._channel)
@@ -73,7 +70,7 @@ class Session:
                 self._proceed = message
                 (self._journal,) = descriptors
                 break
-        self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, SEND_SECONDS.to_bytes(8, "little") + bytes(8))
+        wire.set_deadline(self._channel, SEND_SECONDS)
 
     @property
     def reason(self) -> Reason:

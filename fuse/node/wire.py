@@ -4,6 +4,7 @@ Owns their form. A message is one packet; descriptors that are in flight live on
 """
 
 import socket
+import struct
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,11 +12,22 @@ import msgspec
 
 DESCRIPTORS_MAX: Final = 250
 """The kernel takes 253 with one packet."""
+_TIMEVAL: Final = struct.Struct("@ll")
 _PACKET_BYTES: Final = 64 << 10
 
 
 class Warm(msgspec.Struct, frozen=True, tag="warm"):
     """Daemon: everything is loaded, I wait."""
+
+
+class Fork(msgspec.Struct, frozen=True, tag="fork"):
+    """Keeper to the nursery, with a socket: make a daemon that has it."""
+
+
+class Forked(msgspec.Struct, frozen=True, tag="forked"):
+    """Nursery: it is made."""
+
+    pid: int
 
 
 class Serving(msgspec.Struct, frozen=True, tag="serving"):
@@ -62,9 +74,15 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
     """Keeper: make room for your successor."""
 
 
-Message = Warm | Serving | Beat | Keep | LetGo | NewJournal | Kept | Proceed | Leave
+Message = Warm | Fork | Forked | Serving | Beat | Keep | LetGo | NewJournal | Kept | Proceed | Leave
 
 _decoder: Final = msgspec.msgpack.Decoder(Message)
+
+
+def set_deadline(channel: socket.socket, seconds: int) -> None:
+    """Make blocking calls fail with BlockingIOError after so long."""
+    for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+        channel.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(seconds, 0))
 
 
 def send(channel: socket.socket, message: Message, descriptors: Sequence[int] = (), flags: int = 0) -> None:
