@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oracle demo test verdicts nightly lint bench generate lock clean
+.PHONY: help setup oracle demo test verdicts fuse-kills nightly lint bench generate lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test: lint oracle ## everything that must hold: lint, then all tests
 
 verdicts: oracle ## CASES=N SEED=S: our scheduler's verdicts against kube-scheduler's own, on generated clusters
 	$(VENV)/python -m tests.oracle --cases $(if $(CASES),$(CASES),20000) $(if $(SEED),--seed $(SEED))
+
+fuse-kills: setup ## KILLS=N SEED=S: daemons of a mount ended under use; what its applications notice (as root)
+	$(VENV)/python -m tests.kills --kills $(if $(KILLS),$(KILLS),100) $(if $(SEED),--seed $(SEED))
 
 nightly: oracle ## the long campaigns: hours, not minutes
 	@$(PYTHON) tools/bootstrap.py --next-apiserver

@@ -49,8 +49,8 @@ class Inherited:
     answers: dict[int, bytes] = field(default_factory=dict)
     """Answers that may not have reached the kernel, by unique."""
     next_backing_id: int = 1
-    refuses_resent: bool = False
-    """What is left over ended several daemons, and is answered with an error."""
+    refused: frozenset[int] = frozenset()
+    """Requests, by unique, that one daemon after the other crashed with; they are answered with an error."""
 
 
 class MountError(Exception):

@@ -58,14 +58,15 @@ class RawBackend:
         self._device, init = raw_device.mounted(self._mount_point, allow_other=self._allow_other)
         self._has_epochs = init.minor >= protocol.MINOR_EPOCH
 
-    def take_over(self, inherited: Inherited, kept_by: Record) -> None:
-        """Serve a mount that is there: from now on every answer goes by `kept_by` before it goes to the kernel.
-        The tables were restored before."""
+    def take_over(self, inherited: Inherited, kept_by: Record, tried_again: Callable[[int], None]) -> None:
+        """Serve a mount that is there: from now on every answer goes by `kept_by` before it goes to the kernel, and
+        every request that is left over by `tried_again`. The tables were restored before."""
+        self._handlers.tried_again = tried_again
         self._device = inherited.device
         self._has_epochs = inherited.minor >= protocol.MINOR_EPOCH
         self._kept_by = kept_by
         self._handlers.answers = inherited.answers
-        self._handlers.refuses_resent = inherited.refuses_resent
+        self._handlers.refused = inherited.refused
         self._handlers.recount()
         if inherited.is_first:
             return

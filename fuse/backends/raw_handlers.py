@@ -9,6 +9,7 @@ without us, at the disk's speed, whether this daemon lives or not. core/open_mod
 
 import os
 import stat
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -55,8 +56,10 @@ class Handlers:
         self.resent = Resent(operations)
         self.answers: dict[int, bytes] = {}
         """What an earlier daemon was answering, by unique."""
-        self.refuses_resent = False
-        """One of the requests left over killed several daemons: none of them is tried again."""
+        self.refused: frozenset[int] = frozenset()
+        """Requests, by unique, that one daemon after the other crashed with."""
+        self.tried_again: Callable[[int], None] = lambda unique: None
+        """Told of each request that is left over before it is carried out."""
         self.device = -1
         self._entries = bytearray(protocol.REQUEST_BYTES_MAX)
         self._names: dict[int, tuple[str, Handler]] = {
@@ -124,8 +127,9 @@ class Handlers:
         answer = self.answers.pop(unique & ~protocol.RESENT, None)
         if answer is not None:
             return answer
-        if self.refuses_resent:
-            raise Unavailable("one of the requests in flight ended several daemons one after the other")
+        if unique & ~protocol.RESENT in self.refused:
+            raise Unavailable("one daemon after the other crashed with this request")
+        self.tried_again(unique)
         self._metrics.resent += 1
         return await handler(inode, unique, body)
 

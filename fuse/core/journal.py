@@ -12,12 +12,14 @@ numbers once used are never given again, also after their records are gone (`Cou
 
 import struct
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from fuse.core.contracts import Bytes, Dataset, Entry
 from fuse.core.open_modes import Choice
+
+T = TypeVar("T")
 
 _LENGTH: Final = struct.Struct("<I")
 ANSWERS_MAX: Final = 1024
@@ -119,6 +121,12 @@ class AnswerRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1
     payload: bytes
 
 
+class AttemptRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=13):
+    """A request that was left over is being tried again."""
+
+    unique: int
+
+
 class Counters(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=11):
     """The next free numbers when a journal was begun."""
 
@@ -148,6 +156,7 @@ Record = (
     | AnswerRecord
     | Counters
     | ToldRecord
+    | AttemptRecord
 )
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -175,6 +184,8 @@ class Image:
     told: dict[str, int] = field(default_factory=dict)
     answers: dict[int, bytes] = field(default_factory=dict)
     """By unique, the last ANSWERS_MAX."""
+    attempts: dict[int, int] = field(default_factory=dict)
+    """How often each was tried again, by unique; the last ANSWERS_MAX."""
     next_inode: int = 2
     next_handle: int = 1
     next_backing_id: int = 1
@@ -197,6 +208,12 @@ def replay(journal: Bytes) -> Image:
             _apply(image, record)
         image.end = start + length
     return image
+
+
+def shorten(by_unique: dict[int, T]) -> None:
+    """Drop the oldest of more requests than can be in flight."""
+    if len(by_unique) > ANSWERS_MAX:
+        del by_unique[next(iter(by_unique))]
 
 
 def _apply(image: Image, record: Record) -> None:
@@ -231,8 +248,10 @@ def _apply(image: Image, record: Record) -> None:
             image.writings.pop(inode, None)
         case AnswerRecord(unique, payload):
             image.answers[unique] = payload
-            if len(image.answers) > ANSWERS_MAX:
-                del image.answers[next(iter(image.answers))]
+            shorten(image.answers)
+        case AttemptRecord(unique):
+            image.attempts[unique] = image.attempts.get(unique, 0) + 1
+            shorten(image.attempts)
         case ToldRecord(dataset, version):
             image.told[dataset] = version
         case Counters():

@@ -14,8 +14,8 @@ from fuse.core.contracts import Bytes, Dataset
 from fuse.core.handles import DirectoryHandle, FileHandle
 from fuse.core.inodes import Node
 from fuse.core.journal import (
-    ANSWERS_MAX,
     AnswerRecord,
+    AttemptRecord,
     ClosedRecord,
     Counters,
     DatasetRecord,
@@ -30,6 +30,7 @@ from fuse.core.journal import (
     WritingRecord,
     WrittenRecord,
     encode,
+    shorten,
 )
 from fuse.core.protocol import INODE_ROOT, RESENT, Opcode
 from fuse.core.state import State
@@ -59,6 +60,7 @@ class Recorder:
         """`image` is what the journal holds already, and `state` was restored from."""
         self._state = state
         self._answers = dict(image.answers)
+        self._attempts = dict(image.attempts)
         self.next_backing_id = image.next_backing_id
         self._next_staging = image.next_staging
         self._datasets: dict[str, Dataset] = dict(image.datasets)
@@ -82,9 +84,15 @@ class Recorder:
             unique &= ~RESENT
             payload = bytes(payload)
             self._answers[unique] = payload
-            if len(self._answers) > ANSWERS_MAX:
-                del self._answers[next(iter(self._answers))]
+            shorten(self._answers)
             self._pending.append(AnswerRecord(unique, payload))
+
+    def tried_again(self, unique: int) -> None:
+        """A request that was left over is about to be carried out."""
+        unique &= ~RESENT
+        self._attempts[unique] = self._attempts.get(unique, 0) + 1
+        shorten(self._attempts)
+        self._pending.append(AttemptRecord(unique))
 
     def news(self) -> bytes:
         """Return what changed since the last call as one frame, b"" when nothing did."""
@@ -121,6 +129,7 @@ class Recorder:
         head += [DatasetRecord(dataset) for dataset in self._datasets.values()]
         head += [ToldRecord(uid, version) for uid, version in state.told.items()]
         head += [AnswerRecord(unique, payload) for unique, payload in self._answers.items()]
+        head += [AttemptRecord(unique) for unique, count in self._attempts.items() for _ in range(count)]
         yield encode(head)
         numbers = state.inodes.numbers()
         for start in range(0, len(numbers), PART_NODES):

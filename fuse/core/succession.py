@@ -22,8 +22,9 @@ STOPPED_SECONDS: Final = 0.2
 DEATHS_MAX: Final = 5
 """So many daemons in a row that die before they serve will not be followed by one that lives."""
 CRASHES_MAX: Final = 3
-"""After so many crashes in a row, each soon after serving began, a request in flight is taken to be the cause."""
-SOON_SECONDS: Final = 5.0
+"""After so many crashes in a row, each soon after serving began, a request that was in work at each is taken to be the
+cause."""
+SOON_SECONDS: Final = 1.0
 SILENT_SECONDS: Final = 0.6
 """After so long without a word it is looked whether a daemon is dead; it speaks four times a second."""
 LEAVE_SECONDS: Final = 3.0
@@ -185,7 +186,7 @@ class Succession:
             self._deaths += 1
         if self._next is Reason.CRASHED and now - (state.serving_since or now) < SOON_SECONDS:
             self._crashes += 1
-        elif self._next is not Reason.KILLED:
+        else:
             self._crashes = 0
         return self._give_up_or(self._succeed(now))
 

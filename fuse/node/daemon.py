@@ -95,7 +95,7 @@ class Daemon:
         """Go on with the connection the keeper holds."""
         raw = RawBackend(self.operations, self._metrics, self._mount_point, allow_other=self._allow_other)
         inherited = session.restore(self.operations, self._metrics)
-        raw.take_over(inherited, session.record)
+        raw.take_over(inherited, session.record, session.tried_again)
         if not inherited.is_first:
             log.info("took_over", reason=session.reason.value, inodes=len(self.operations.state.inodes))
         return raw

@@ -23,7 +23,7 @@ from fuse.core.journal import Image, replay
 from fuse.core.operations import Operations
 from fuse.core.recorder import Recorder
 from fuse.core.restore import restore
-from fuse.core.succession import LEFT_STATUS, Reason
+from fuse.core.succession import CRASHES_MAX, LEFT_STATUS, Reason
 from fuse.metrics import Metrics
 from fuse.node import wire
 
@@ -105,8 +105,14 @@ class Session:
             is_first=self.reason is Reason.FIRST,
             answers=dict(image.answers),
             next_backing_id=image.next_backing_id,
-            refuses_resent=self._proceed.refuses_resent,
+            refused=self._refused(image),
         )
+
+    def _refused(self, image: Image) -> frozenset[int]:
+        """The first try is not written down, so a request that three daemons crashed with was tried again twice."""
+        if not self._proceed.refuses_resent:
+            return frozenset()
+        return frozenset(unique for unique, count in image.attempts.items() if count >= CRASHES_MAX - 1)
 
     def _drop_unclaimed(self) -> None:
         """Staging files nothing leads to any more."""
@@ -148,6 +154,12 @@ class Session:
         if self._dropped:
             dropped, self._dropped = self._dropped, []
             self._tell(wire.LetGo(dropped))
+
+    def tried_again(self, unique: int) -> None:
+        """A request that was left over is about to be carried out."""
+        assert self._recorder is not None
+        self._recorder.tried_again(unique)
+        self.flush()
 
     def flush(self) -> None:
         """Write down what no answer depends on."""

@@ -3,6 +3,7 @@
 Real metadata, workers, mounts and a file:// origin on two nodes, except where only a fake can fail on demand.
 """
 
+import ast
 import ctypes
 import errno
 import mmap
@@ -605,7 +606,7 @@ def test_defect(tmp_path: Path, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["raw", "pyfuse3"])
 def test_stale_mount(tmp_path: Path, backend: str) -> None:
-    """A mount whose daemon was killed is unmounted by the next one."""
+    """A mount whose processes were killed is unmounted by the next one."""
     with _fake_mount(tmp_path, backend=backend) as mount:
         pass
     killed = _FakeMount(tmp_path, backend=backend)
@@ -616,28 +617,6 @@ def test_stale_mount(tmp_path: Path, backend: str) -> None:
     with _fake_mount(tmp_path, backend=backend) as mount:
         assert _names(mount) == ["ml"]
     assert not is_mounted(mount)
-
-
-def test_whole_file_outlives_the_daemon(site: Site, tmp_path: Path) -> None:
-    """On Linux 6.9 and later, as root, a file of at least 1 MiB in a read-only dataset that is whole on this node when
-    it is opened is read by the kernel alone: its readers go on when the daemon is killed."""
-    expected = (site.books_origin / "large.bin").read_bytes()
-    assert (site.books / "large.bin").read_bytes() == expected
-    plane = site.plane
-    mount = tmp_path / "mount"
-    arguments = ["--metadata", plane.metadata_address, "--worker-socket", str(plane.socket("here"))]
-    process = plane.spawn("fuse-killed", ["-m", "fuse", "--node", "here", *arguments, "--mount", str(mount)])
-    try:
-        _ready(process)
-        with (mount / "bench" / "books" / "large.bin").open("rb") as file:
-            process.stop(signal.SIGKILL)
-            assert file.read() == expected
-            # With its length: fstat would ask the daemon.
-            with mmap.mmap(file.fileno(), len(expected), prot=mmap.PROT_READ) as mapped:
-                assert mapped[:] == expected
-    finally:
-        process.stop(signal.SIGKILL)
-        subprocess.run(["umount", "-l", str(mount)], check=False, capture_output=True, timeout=10)
 
 
 class _FakeMount:
@@ -679,7 +658,11 @@ def _ready(process: Process) -> None:
 def test_every_sentence_has_a_test() -> None:
     text = (Path(fuse.__file__).parent / "SEMANTICS.md").read_text()
     sentences = {_flat(each) for each in re.findall(r"^- (.*)$", text, re.MULTILINE)}
-    tested = {_flat(value.__doc__) for value in globals().values() if callable(value) and value.__doc__}
+    tests = [ast.parse(path.read_text()) for path in Path(__file__).parent.glob("test_*.py")]
+    functions = [
+        each for tree in tests for each in ast.walk(tree) if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    tested = {_flat(ast.get_docstring(each) or "") for each in functions}
     assert sentences - tested == set()
     assert len(sentences) > 30
 
