@@ -83,7 +83,7 @@ def run(
                 before = before or _held(keeper, mount)
                 time.sleep(chance.uniform(*PAUSE_SECONDS))
                 way = chance.choices(list(ways or WAYS), list((ways or WAYS).values()))[0]
-                _end_daemon(keeper, way)
+                end_daemon(keeper, way)
                 outcome.kills[way] += 1
                 if (number + 1) % 10 == 0:
                     told(f"{number + 1} of {kills} daemons ended")
@@ -143,7 +143,8 @@ def _await_serving(keeper: Process, count: int) -> None:
         time.sleep(0.01)
 
 
-def _end_daemon(keeper: Process, way: str) -> None:
+def end_daemon(keeper: Process, way: str) -> None:
+    """End the daemon that serves, in one of WAYS."""
     if way == "upgrade":
         keeper.popen.send_signal(signal.SIGHUP)
         return

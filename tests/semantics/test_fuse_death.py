@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.data_plane import DataPlane, Process
 from fuse.node.mounts import is_mounted
-from tests.kills import campaign
+from tests.kills import campaign, modes
 
 pytestmark = pytest.mark.mount
 
@@ -219,6 +219,20 @@ def test_whole_file_outlives_all_processes(site: Site, tmp_path: Path) -> None:
             # With its length: fstat would ask the daemon.
             with mmap.mmap(file.fileno(), len(expected), prot=mmap.PROT_READ) as mapped:
                 assert mapped[:] == expected
+
+
+def test_no_open_is_refused_while_files_come_and_go(tmp_path: Path) -> None:
+    outcome = modes.run(tmp_path, 3000, seed=3, kill_seconds=2.0)
+    assert not outcome.errors
+    assert outcome.steps >= 3000
+    assert outcome.evictions and outcome.passthrough_opens, "what it is about happened"
+
+
+@pytest.mark.nightly
+def test_no_open_is_refused_for_long(tmp_path: Path) -> None:
+    outcome = modes.run(tmp_path, 100_000, seed=int(time.time()), kill_seconds=5.0)
+    assert not outcome.errors
+    assert outcome.steps >= 100_000
 
 
 @pytest.mark.nightly
