@@ -150,9 +150,8 @@ def main() -> int:
         outcome = run(Path(directory), options.steps, options.seed, kill_seconds=options.kill_seconds)
     for error in outcome.errors:
         print(f"    {error}")
-    print(
-        f"{outcome.passthrough_opens} opens by passthrough, {outcome.evictions} evictions; {time.monotonic() - began:.0f} s"
-    )
+    print(f"{outcome.evictions} evictions, {outcome.kills} daemons killed; {time.monotonic() - began:.0f} s")
+    print(f"{outcome.passthrough_opens} opens by passthrough at the last daemon")
     print(outcome.line())
     return 1 if outcome.errors else 0
 
