@@ -16,7 +16,8 @@ Invariants:
 
 from collections.abc import Iterator
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, cast
 
 from fuse.core.contracts import Dataset, Entry
 
@@ -35,6 +36,11 @@ class Kind(Enum):
     DATASET = "dataset"
     DIRECTORY = "directory"
     FILE = "file"
+
+
+_NO_CHILDREN: Final = cast("dict[str, Node]", MappingProxyType({}))
+_NOTHING_MISSING: Final = cast("set[str]", frozenset())
+"""Of files: there are a hundred thousand of them, and each empty table takes as much as the rest of the node."""
 
 
 class Node:
@@ -72,9 +78,9 @@ class Node:
         #: How many times the kernel was told of this node and has not yet forgotten it.
         self.lookups = 0
         #: Known children by name; never the whole directory.
-        self.children: dict[str, Node] = {}
+        self.children: dict[str, Node] = {} if kind is not Kind.FILE else _NO_CHILDREN
         #: Names the kernel was told are not in this directory, to be taken back when a snapshot brings them.
-        self.missing: set[str] = set()
+        self.missing: set[str] = set() if kind is not Kind.FILE else _NOTHING_MISSING
         #: Open file and directory handles.
         self.handles = 0
         self.is_detached = False

@@ -77,8 +77,9 @@ class Operations:
         for each in [node, *state.inodes.below(node)]:
             if each is not node and each.lookups and each.parent is not None:
                 stale.append((each.parent.inode, each.name.encode()))
-            stale += [(each.inode, name.encode()) for name in each.missing]
-            each.missing.clear()
+            if each.missing:
+                stale += [(each.inode, name.encode()) for name in each.missing]
+                each.missing.clear()
         return stale
 
     def kernel_was_told(self, dataset: Dataset) -> None:

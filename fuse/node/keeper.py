@@ -130,8 +130,9 @@ class Keeper:
         if self._nursery_deaths >= DEATHS_MAX and not self._channels:
             self._do([Finish(1, f"{self._nursery_deaths} processes in a row could not load the daemon")])
             return
-        # Not at once: what ends it may end the next one too. Whoever serves goes on serving.
-        time.sleep(NURSERY_PAUSE_SECONDS)
+        if self._nursery_deaths > 1:
+            # What ends it may end the next one too. Whoever serves goes on serving.
+            time.sleep(NURSERY_PAUSE_SECONDS)
         self._start_nursery()
 
     # What is heard
