@@ -117,6 +117,7 @@ def run(directory: Path, steps: int, seed: int, *, kill_seconds: float) -> Outco
                     if line:
                         last[reading[stream]] = json.loads(line)
                     else:
+                        stream.close()
                         del reading[stream]
                 evicted = worker_pb2.EvictRequest(uid="uid-bench-books", paths=[f"{chance.randrange(FILES)}.bin"])
                 evictions += stub.Evict(evicted, timeout=10).freed_bytes > 0
