@@ -108,7 +108,9 @@ class CheckpointSpec(Model):
     path: Path = Field(default="", description="directory inside the dataset that holds one directory a step")
     format: Literal["auto", "TorchDCP", "Orbax", "DeepSpeed", "Megatron", "Marker"] = "auto"
     marker: ShortText = Field(default="COMPLETE", description="file whose presence completes a checkpoint")
-    keep: int | None = Field(default=None, ge=1)
+    keep: int | None = Field(
+        default=None, ge=1, description="complete checkpoints to keep; older ones are removed. Default all"
+    )
     grace_seconds: int | None = Field(default=None, ge=1)
 
 
@@ -260,6 +262,9 @@ class TrainingJobStatus(Model):
     resume_step: int | None = Field(default=None, description="step the current attempt resumed from")
     resume_path: Path | None = Field(default=None, description="that checkpoint's path inside the dataset")
     checkpoints: list[CheckpointStatus] = Field(default_factory=list, max_length=16)
+    retiring_checkpoints: list[Path] = Field(
+        default_factory=list, max_length=16, description="paths being removed by checkpoint.keep; never resumed from"
+    )
     goodput: list[Goodput] = Field(default_factory=list, max_length=64)
     placement: list[PodPlacement] = Field(default_factory=list, max_length=1024)
     start_time: ShortText | None = None
@@ -332,6 +337,7 @@ CREATED = "Created"
 QUEUED = "Queued"
 PODS_SCHEDULED = "PodsScheduled"
 DATA_READY = "DataReady"
+CHECKPOINT_RETENTION = "CheckpointRetention"
 RUNNING = "Running"
 RESTARTING = "Restarting"
 SUSPENDED = "Suspended"

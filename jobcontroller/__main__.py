@@ -26,6 +26,7 @@ from jobcontroller.shell.controller import Controller
 from jobcontroller.shell.executor import Executor
 from jobcontroller.shell.observe import Observer
 from jobcontroller.shell.queues import Queues
+from jobcontroller.shell.retention import Retention
 from kube.client import KubeClient
 from kube.config import load_config
 from kube.errors import ConfigError
@@ -60,6 +61,7 @@ async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
         client,
         observer,
         Executor(client, caches, recorder, creations=settings.creations),
+        Retention(metadata),
         policy=Policy(settle_seconds=settings.settle_seconds),
         resync_seconds=settings.resync_seconds,
         checkpoint_seconds=settings.checkpoint_seconds,

@@ -64,6 +64,13 @@ class ApplyService:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveCheckpoint:
+    """Remove the checkpoint in this directory of the job's checkpoint dataset; it is fine if it is gone."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteJob:
     """Delete the job itself (its time to live is over); what it owns goes with it."""
 
@@ -79,7 +86,17 @@ class EmitEvent:
     kind: Literal["Normal", "Warning"] = "Normal"
 
 
-Action = CreatePod | DeletePod | AnnotatePod | ApplyPodGroup | DeletePodGroup | ApplyService | DeleteJob | EmitEvent
+Action = (
+    CreatePod
+    | DeletePod
+    | AnnotatePod
+    | ApplyPodGroup
+    | DeletePodGroup
+    | ApplyService
+    | RemoveCheckpoint
+    | DeleteJob
+    | EmitEvent
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,12 @@ DATASET_NOT_FOUND: Final = "DatasetNotFound"
 DATASET_NOT_BOUND: Final = "DatasetNotBound"
 DATASET_NOT_CACHED: Final = "DatasetNotCached"
 
+# CheckpointRetention, and events of removals
+KEPT: Final = "Kept"
+CHECKPOINT_REMOVED: Final = "CheckpointRemoved"
+"""An event only."""
+CHECKPOINT_NOT_REMOVED: Final = "CheckpointNotRemoved"
+
 # Running
 ALL_RUNNING: Final = "AllPodsRunning"
 SOME_FINISHED: Final = "SomePodsFinished"

@@ -31,6 +31,7 @@ from jobcontroller.core import (
     progress,
     reasons,
     restart_policy,
+    retention,
     roles,
     startup,
     suspend,
@@ -95,8 +96,15 @@ def _clean_up_finished(turn: Turn) -> Plan | None:
     expires_at = cleanup.expires_at(policy, status)
     if expires_at is not None and turn.now >= expires_at:
         return Plan(None, actions=(DeleteJob(job.metadata.uid),))
-    waits = [seconds for seconds in (again_seconds, expires_at and expires_at - turn.now) if seconds is not None]
-    return Plan(None, actions=tuple(actions), wake_after_seconds=min(waits, default=None))
+    # The last checkpoints were written after the last look.
+    retention.apply(turn)
+    seen = turn.observed.checkpoints
+    if seen is not None and seen.error:
+        turn.wake_at(turn.now + ASK_AGAIN_SECONDS)
+    turn.act(actions)
+    turn.wake_at(expires_at)
+    turn.wake_at(turn.now + again_seconds if again_seconds is not None else None)
+    return turn.plan_of_finished()
 
 
 def _accept(turn: Turn) -> Plan | None:
@@ -251,7 +259,9 @@ def _start_attempt(turn: Turn) -> Plan | None:
     # A first attempt that found checkpoints of another run would not be the run its user asked for.
     if seen is not None and turn.attempt > 0:
         chosen = checkpoints.newest_complete(
-            seen.found, parse_timestamp(job.metadata.creation_timestamp or timestamp(0))
+            seen.found,
+            parse_timestamp(job.metadata.creation_timestamp or timestamp(0)),
+            status.retiring_checkpoints,
         )
         status.checkpoints = checkpoints.statuses(seen.found)
     status.started_attempt = turn.attempt
@@ -312,6 +322,7 @@ def _report(turn: Turn) -> Plan:
     if seen is not None:
         created_at = parse_timestamp(turn.job.metadata.creation_timestamp or timestamp(0))
         turn.act(checkpoints.annotate(pods, seen.found, created_at))
+    retention.apply(turn)
     return turn.plan()
 
 

@@ -1,4 +1,4 @@
-"""Performs a plan's actions.
+"""Performs a plan's actions, but for removals of checkpoints (shell/retention.py).
 
 Owns the writes and what their refusals mean. Decides nothing about the job. Invariants: every write is
 harmless when repeated (deterministic names, uid preconditions); an object of our name that is not ours is

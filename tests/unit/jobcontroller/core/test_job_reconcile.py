@@ -391,9 +391,12 @@ def test_a_job_its_queue_holds_makes_nothing_and_an_admitted_one_keeps_its_gpus_
 
 
 def test_fields_without_effect_are_said_once() -> None:
-    data = [{"name": "d", "mountPath": "/d", "readOnly": False}]
-    plan = reconcile(observed(job(datasets=data, checkpoint={"dataset": "d", "keep": 3})), NOW)
+    roles = workers(1)
+    roles["Worker"]["template"]["spec"]["containers"][0]["volumeMounts"] = [{"name": "v", "mountPath": "/v"}]
+    one = job(replicaSpecs=roles, checkpoint={"volume": "v", "keep": 3})
+    plan = reconcile(observed(one), NOW)
     assert "spec.checkpoint.keep" in events(plan)["FieldsWithoutEffect"]
+    assert "FieldsWithoutEffect" not in events(reconcile(observed(after(one, plan)), NOW))
 
 
 def test_a_pending_pod_that_someone_deletes_restarts_the_attempt() -> None:
