@@ -155,6 +155,10 @@ class MpiOptions(Model):
 
     slots_per_worker: int = Field(default=1, ge=1)
     implementation: Literal["OpenMPI", "Intel", "MPICH"] = "OpenMPI"
+    ssh_auth_mount_path: Path = Field(default="/root/.ssh", description="where the job's ssh keys are in its pods")
+    ssh_port: int | None = Field(
+        default=None, ge=1, le=65535, description="port of the workers' sshd; default what the image's ssh takes"
+    )
 
 
 class TrainingJobSpec(Model):

@@ -64,6 +64,23 @@ class ApplyService:
 
 
 @dataclass(frozen=True, slots=True)
+class ApplyConfigMap:
+    """Make a ConfigMap whose name only this job gives; it is fine if it is there."""
+
+    name: str
+    body: WireObject
+
+
+@dataclass(frozen=True, slots=True)
+class ApplySshKeys:
+    """Make a Secret, whose name only this job gives, with fresh ssh keys; if it is there its keys stay."""
+
+    name: str
+    #: without the keys
+    body: WireObject
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveCheckpoint:
     """Remove the checkpoint in this directory of the job's checkpoint dataset; it is fine if it is gone."""
 
@@ -93,6 +110,8 @@ Action = (
     | ApplyPodGroup
     | DeletePodGroup
     | ApplyService
+    | ApplyConfigMap
+    | ApplySshKeys
     | RemoveCheckpoint
     | DeleteJob
     | EmitEvent

@@ -16,6 +16,7 @@ number in the status is the commit point of a restart."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from api.conditions import parse_timestamp, timestamp
 from api.training_v1alpha1 import CREATED, DATA_READY, FAILED, QUEUED, RESTARTING, SUCCEEDED, SUSPENDED, is_finished
@@ -25,6 +26,7 @@ from jobcontroller.core import (
     cleanup,
     data,
     deadlines,
+    equipment,
     failures,
     fencing,
     gang,
@@ -38,9 +40,10 @@ from jobcontroller.core import (
     validation,
 )
 from jobcontroller.core.actions import ApplyPodGroup, ApplyService, CreatePod, DeleteJob, DeletePodGroup, Plan
+from jobcontroller.core.framework import Equipped
 from jobcontroller.core.observed import Observed, PodView
 from jobcontroller.core.ownership import is_ours
-from jobcontroller.core.pod_builder import build_pod
+from jobcontroller.core.pod_builder import build_pod, rendezvous
 from jobcontroller.core.status import StatusDraft
 from jobcontroller.core.turn import Policy, Turn
 
@@ -54,6 +57,10 @@ Step = Callable[[Turn], Plan | None]
 
 def reconcile(observed: Observed, now: float, policy: Policy | None = None) -> Plan:
     """Return what is to be done about one job at `now` (seconds since 1970)."""
+    framework = observed.framework
+    if isinstance(framework, Equipped):
+        spec = framework.with_defaults(observed.job.spec)
+        observed = replace(observed, job=observed.job.model_copy(update={"spec": spec}))
     turn = Turn(observed, now, policy or Policy(), StatusDraft(observed.job, now))
     steps: tuple[Step, ...] = (
         _leave_alone,
@@ -301,6 +308,9 @@ def _create_missing(turn: Turn) -> Plan | None:
     group = attempts.group_name(job.metadata.name, turn.attempt)
     if group not in turn.observed.groups:
         turn.act([ApplyPodGroup(group, gang.pod_group(job, turn.attempt))])
+    if isinstance(framework, Equipped):
+        files = framework.equipment(rendezvous(job, turn.status, framework))
+        turn.act(equipment.creations(job, turn.attempt, files))
     for role, index in missing:
         body = build_pod(job, turn.status, framework, role, index)
         turn.act([CreatePod(body["metadata"]["name"], body)])

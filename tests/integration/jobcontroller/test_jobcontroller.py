@@ -225,8 +225,8 @@ async def test_a_job_that_cannot_run_says_which_field_is_wrong(cluster: Cluster,
         assert "spec.containers[0].name" in failed["status"]["message"]
         mpi = workers()
         await cluster.submit(job_body("mpi", framework="MPI", replicaSpecs=mpi))
-        failed = await cluster.wait_for_state("mpi", "Failed", "FrameworkNotSupported")
-        assert "supported are Custom, JAX, Paddle, PyTorch, TensorFlow, XGBoost" in failed["status"]["message"]
+        failed = await cluster.wait_for_state("mpi", "Failed", "InvalidSpec")
+        assert "spec.replicaSpecs.Launcher is missing" in failed["status"]["message"]
 
 
 async def test_pods_wait_for_their_data(cluster: Cluster, tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def test_a_kubeflow_job_keeps_its_run_policy_and_says_what_it_loses() -> None:
 
 def test_the_default_of_each_systems_clean_pod_policy_is_written_out() -> None:
     text = JOBS.replace("  cleanPodPolicy: None\n", "")
-    bodies, _ = converted(text)
+    bodies, notes = converted(text)
+    assert any("image needs sshd" in note for note in notes)
     assert bodies["TrainingJob/mnist"]["spec"]["runPolicy"]["cleanPodPolicy"] == "Running"
     assert bodies["TrainingJob/horovod"]["spec"]["runPolicy"]["cleanPodPolicy"] == "None"
     assert bodies["TrainingJob/horovod"]["spec"]["mpi"] == {"slotsPerWorker": 2}
