@@ -32,6 +32,11 @@ def keeps(job: TrainingJob) -> int | None:
     return checkpoint.keep if checkpoint is not None and checkpoint.dataset is not None else None
 
 
+def concerns(job: TrainingJob, status: TrainingJobStatus) -> bool:
+    """Whether there is anything to decide: what was begun is finished also when `keep` is taken back."""
+    return keeps(job) is not None or bool(status.retiring_checkpoints)
+
+
 def surplus(job: TrainingJob, status: TrainingJobStatus, found: Iterable[CheckpointView]) -> list[CheckpointView]:
     """Return the checkpoints that are to go, oldest first; `status` tells what the attempt resumed from."""
     keep = keeps(job)
@@ -56,20 +61,22 @@ def surplus(job: TrainingJob, status: TrainingJobStatus, found: Iterable[Checkpo
 
 def apply(turn: Turn) -> None:
     """Enter what is to go in the status, ask for its removal, and say what is gone."""
-    keep, seen = keeps(turn.job), turn.observed.checkpoints
-    if keep is None or seen is None or seen.error:
+    seen, status = turn.observed.checkpoints, turn.status
+    if seen is None or seen.error or not concerns(turn.job, status):
         return
-    status = turn.status
+    keep = keeps(turn.job)
     listed = {one.path for one in seen.found}
     gone = [path for path in status.retiring_checkpoints if path not in listed]
     retiring = [path for path in status.retiring_checkpoints if path in listed]
     more = [one.path for one in surplus(turn.job, status, seen.found) if one.path not in retiring]
     status.retiring_checkpoints = (retiring + more)[:MAX_RETIRING]
     if gone:
-        turn.event(reasons.CHECKPOINT_REMOVED, f"{', '.join(gone)}: removed, as spec.checkpoint.keep is {keep}")
+        why = f"as spec.checkpoint.keep is {keep}" if keep is not None else "as spec.checkpoint.keep said"
+        turn.event(reasons.CHECKPOINT_REMOVED, f"{', '.join(gone)}: removed, {why}")
     problem = turn.observed.removal_problem
     if not status.retiring_checkpoints or problem is None:
-        text = f"the newest {keep} complete checkpoints are kept, and the one the attempt resumed from"
+        kept = f"the newest {keep} complete" if keep is not None else "all"
+        text = f"{kept} checkpoints are kept, and the one the attempt resumed from"
         turn.draft.set(CHECKPOINT_RETENTION, True, reasons.KEPT, text)
     else:
         if turn.draft.is_true(CHECKPOINT_RETENTION):

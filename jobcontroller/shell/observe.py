@@ -151,7 +151,7 @@ class Observer:
     ) -> Checkpoints | None:
         """Return what a finished job left, until that was looked at once and nothing of it is being removed."""
         is_looked_at = key in self._asked_at_end and not status.retiring_checkpoints
-        if self._checkpoints is None or retention.keeps(job) is None or is_looked_at:
+        if self._checkpoints is None or is_looked_at or not retention.concerns(job, status):
             return None
         answer = await _ask(self._checkpoints, job, spec)
         if not answer.error:

@@ -70,6 +70,20 @@ def test_a_removal_that_was_cut_off_is_finished() -> None:
     assert removals(look(one, saved(20, torn=(10,)))) == ["run/10"], "its marker is gone, the rest is not"
 
 
+def test_what_was_begun_is_finished_when_keep_is_taken_back() -> None:
+    one = keeping(1, retiring_checkpoints=["run/10"])
+    assert one.spec.checkpoint is not None
+    checkpoint = one.spec.checkpoint.model_copy(update={"keep": None})
+    one = one.model_copy(update={"spec": one.spec.model_copy(update={"checkpoint": checkpoint})})
+    plan = look(one, saved(20, 30, torn=(10,)))
+    assert removals(plan) == ["run/10"]
+    plan = look(after(one, plan), saved(20, 30))
+    assert events(plan)["CheckpointRemoved"] == "run/10: removed, as spec.checkpoint.keep said"
+    assert plan.status is not None
+    assert plan.status.retiring_checkpoints == []
+    assert look(after(one, plan), saved(20, 30)).status is None
+
+
 def test_the_checkpoint_an_attempt_resumed_from_stays_while_it_lives() -> None:
     one = keeping(1, attempt=1, started_attempt=1, created_attempt=1, resume_step=10, resume_path="run/10")
     seen = saved(10, 20, 30)
