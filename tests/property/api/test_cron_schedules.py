@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 
 import hypothesis.strategies as st
-from hypothesis import given
+from hypothesis import given, settings
 
 from api.cron import parse
 
@@ -34,6 +34,7 @@ lines = st.tuples(minutes, hours, days, months, weekdays).map(" ".join)
 
 
 @given(lines, st.sampled_from(ZONES), around)
+@settings(deadline=None)
 def test_the_last_time_is_the_next_one_of_a_moment_before_it(line: str, zone: str, at: int) -> None:
     schedule = parse(line, zone)
     due = schedule.next_after(at)
@@ -49,6 +50,7 @@ def test_the_last_time_is_the_next_one_of_a_moment_before_it(line: str, zone: st
 
 
 @given(lines, st.sampled_from(ZONES), around)
+@settings(deadline=None)
 def test_times_go_forward_whole_minutes_apart(line: str, zone: str, at: int) -> None:
     schedule = parse(line, zone)
     times: list[float] = [at]
@@ -72,6 +74,7 @@ def values(field: str, low: int, high: int, names: tuple[str, ...] = ()) -> set[
 
 
 @given(lines, moments)
+@settings(deadline=None)
 def test_in_utc_it_is_due_exactly_when_the_fields_say_so(line: str, at: int) -> None:
     minute, hour, day, month, weekday = line.split()
     at -= at % 60

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import hypothesis.strategies as st
-from hypothesis import given
+from hypothesis import given, settings
 
 from api.cron import parse
 from api.cron_v1alpha1 import CronTrainingJob
@@ -77,6 +77,7 @@ class World:
     # a history of none deletes what tells that a job was made, if the status is lost as well
     st.integers(1, 3),
 )
+@settings(deadline=None)
 def test_no_job_is_made_twice_and_in_the_end_every_time_is_settled(
     history: list[tuple[str, int]], policy: str, late: int | None, schedule: str, keep: int
 ) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
-from hypothesis import given
+from hypothesis import given, settings
 
 from api.conditions import timestamp
 from api.training_v1alpha1 import TrainingJob
@@ -89,6 +89,7 @@ def plan_resume(one: TrainingJob) -> str | None:
 
 
 @given(moves, st.integers(1, 4), st.integers(0, 3))
+@settings(deadline=None)
 def test_the_newest_the_resumed_and_the_foreign_stay_and_in_the_end_no_more(
     history: list[tuple[str, int]], keep: int, foreign: int
 ) -> None:
