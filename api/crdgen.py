@@ -8,12 +8,22 @@ from typing import Any
 
 import yaml
 
+from api.cron_v1alpha1 import CronTrainingJob
 from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, NodeCache
 from api.model import KubeObject, Model
 from api.podgroup import PodGroup
 from api.training_v1alpha1 import Queue, TrainingJob
 
-KINDS: tuple[type[KubeObject], ...] = (Dataset, CacheRuntime, DataLoad, NodeCache, TrainingJob, Queue, PodGroup)
+KINDS: tuple[type[KubeObject], ...] = (
+    Dataset,
+    CacheRuntime,
+    DataLoad,
+    NodeCache,
+    TrainingJob,
+    CronTrainingJob,
+    Queue,
+    PodGroup,
+)
 _DROPPED = ("title", "$defs", "additionalProperties", "propertyNames", "patternProperties", "const")
 
 
@@ -83,7 +93,26 @@ class _Structural:
         model = self._models.get(name)
         if model is not None and model.RULES:
             result["x-kubernetes-validations"] = [*result.get("x-kubernetes-validations", []), *model.RULES]
+        if model is not None and model.IS_TEMPLATE:
+            _drop_transition_rules(result)
         return result
+
+
+def _drop_transition_rules(node: Any) -> None:
+    """Take out, at any depth, the rules that compare with what was there before."""
+    if isinstance(node, list):
+        for one in node:
+            _drop_transition_rules(one)
+        return
+    if not isinstance(node, dict):
+        return
+    for key, value in list(node.items()):
+        if key == "x-kubernetes-validations":
+            node[key] = [rule for rule in value if "oldSelf" not in rule["rule"]]
+            if not node[key]:
+                del node[key]
+        else:
+            _drop_transition_rules(value)
 
 
 def crd(kind: type[KubeObject]) -> dict[str, Any]:

@@ -63,6 +63,8 @@ class Model(BaseModel):
 
     RULES: ClassVar[tuple[dict[str, str], ...]] = ()
     """CEL rules over the whole object of this class."""
+    IS_TEMPLATE: ClassVar[bool] = False
+    """Other objects are made from it: what may not change in those may change here."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return the object as JSON-ready dict, unset optional fields left out."""

@@ -51,6 +51,12 @@ JOB_INDEX_LABEL: Final = "training.headrace.dev/index"
 JOB_ATTEMPT_LABEL: Final = "training.headrace.dev/attempt"
 """On every pod of a TrainingJob; written by the job controller, read by it and by `headrace logs`."""
 
+CRON_NAME_LABEL: Final = "training.headrace.dev/cron-name"
+CRON_UID_LABEL: Final = "training.headrace.dev/cron-uid"
+SCHEDULED_AT_ANNOTATION: Final = "training.headrace.dev/scheduled-at"
+"""On a TrainingJob a CronTrainingJob made: its owner, and the time it was made for (RFC 3339). Written by the job
+controller; it reads the labels."""
+
 START_ANNOTATION: Final = "training.headrace.dev/start"
 """On a pod whose role depends on others: empty while it is held, a word once it may start. Written by the job
 controller, read by the pod's first init container and by the controller."""

@@ -108,7 +108,9 @@ class CheckpointSpec(Model):
     path: Path = Field(default="", description="directory inside the dataset that holds one directory a step")
     format: Literal["auto", "TorchDCP", "Orbax", "DeepSpeed", "Megatron", "Marker"] = "auto"
     marker: ShortText = Field(default="COMPLETE", description="file whose presence completes a checkpoint")
-    keep: int | None = Field(default=None, ge=1)
+    keep: int | None = Field(
+        default=None, ge=1, description="complete checkpoints to keep; older ones are removed. Default all"
+    )
     grace_seconds: int | None = Field(default=None, ge=1)
 
 
@@ -153,6 +155,10 @@ class MpiOptions(Model):
 
     slots_per_worker: int = Field(default=1, ge=1)
     implementation: Literal["OpenMPI", "Intel", "MPICH"] = "OpenMPI"
+    ssh_auth_mount_path: Path = Field(default="/root/.ssh", description="where the job's ssh keys are in its pods")
+    ssh_port: int | None = Field(
+        default=None, ge=1, le=65535, description="port of the workers' sshd; default what the image's ssh takes"
+    )
 
 
 class TrainingJobSpec(Model):
@@ -260,6 +266,9 @@ class TrainingJobStatus(Model):
     resume_step: int | None = Field(default=None, description="step the current attempt resumed from")
     resume_path: Path | None = Field(default=None, description="that checkpoint's path inside the dataset")
     checkpoints: list[CheckpointStatus] = Field(default_factory=list, max_length=16)
+    retiring_checkpoints: list[Path] = Field(
+        default_factory=list, max_length=16, description="paths being removed by checkpoint.keep; never resumed from"
+    )
     goodput: list[Goodput] = Field(default_factory=list, max_length=64)
     placement: list[PodPlacement] = Field(default_factory=list, max_length=1024)
     start_time: ShortText | None = None
@@ -332,6 +341,7 @@ CREATED = "Created"
 QUEUED = "Queued"
 PODS_SCHEDULED = "PodsScheduled"
 DATA_READY = "DataReady"
+CHECKPOINT_RETENTION = "CheckpointRetention"
 RUNNING = "Running"
 RESTARTING = "Restarting"
 SUSPENDED = "Suspended"

@@ -23,9 +23,11 @@ from jobcontroller.shell import handlers, metrics
 from jobcontroller.shell.caches import Caches, Key
 from jobcontroller.shell.checkpoint_client import CheckpointClient
 from jobcontroller.shell.controller import Controller
+from jobcontroller.shell.crons import Crons
 from jobcontroller.shell.executor import Executor
 from jobcontroller.shell.observe import Observer
 from jobcontroller.shell.queues import Queues
+from jobcontroller.shell.retention import Retention
 from kube.client import KubeClient
 from kube.config import load_config
 from kube.errors import ConfigError
@@ -36,12 +38,15 @@ from kube.workqueue import WorkQueue
 
 COMPONENT = "headrace-jobcontroller"
 DRAIN_EVENTS_SECONDS = 2.0
+#: CronTrainingJobs decided at the same time; at midnight many are due at once
+CRON_WORKERS = 8
 _log = structlog.get_logger(__name__)
 
 
 async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
     """Do the controller's work until cancelled."""
     queue: WorkQueue[Key] = WorkQueue("trainingjobs")
+    cron_queue: WorkQueue[Key] = WorkQueue("crontrainingjobs")
     metrics.QUEUE_DEPTH.set_function(lambda: len(queue))
     caches = Caches(client, queue.add, time.monotonic, random.Random())
     queues = Queues(client, queue.add, random.Random())
@@ -60,18 +65,21 @@ async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
         client,
         observer,
         Executor(client, caches, recorder, creations=settings.creations),
+        Retention(metadata),
         policy=Policy(settle_seconds=settings.settle_seconds),
         resync_seconds=settings.resync_seconds,
         checkpoint_seconds=settings.checkpoint_seconds,
     )
     registry = new_registry(client.config)
-    handlers.register(registry, queue.add)
+    handlers.register(registry, queue.add, cron_queue.add)
+    crons = Crons(client, recorder)
     try:
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(work) for work in (recorder.run(), caches.run(), queues.run())]
             await caches.wait_synced()
             await queues.wait_synced()
             background.append(tasks.create_task(queue.run(controller.reconcile, concurrency=settings.workers)))
+            background.append(tasks.create_task(cron_queue.run(crons.reconcile, concurrency=CRON_WORKERS)))
             _log.info("jobcontroller_started", identity=identity, metadata=settings.metadata)
             # kopf returns when a signal asked the process to stop.
             await run_operator(registry, asyncio.Event())

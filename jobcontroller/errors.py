@@ -2,6 +2,7 @@
 
     JobControllerError
     ├── MetadataUnavailable   the metadata service did not answer; comes back, so the job waits
+    ├── RemovalFailed         a checkpoint that is kept no longer could not be removed; tried again
     └── StatusConflict        somebody else wrote the job since it was read; read it again
 
 What is wrong with a user's job is never an exception: it becomes a condition of the job
@@ -16,6 +17,10 @@ class JobControllerError(Exception):
 
 class MetadataUnavailable(JobControllerError):
     """The metadata service did not answer in time, or refused; the text says what and why."""
+
+
+class RemovalFailed(JobControllerError):
+    """No cache worker removed the checkpoint; the text says what the last one that was asked answered."""
 
 
 class StatusConflict(JobControllerError):

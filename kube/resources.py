@@ -93,5 +93,8 @@ DATASETS = Resource(names.DATA_GROUP, names.API_VERSION, "datasets", "Dataset", 
 DATA_LOADS = Resource(names.DATA_GROUP, names.API_VERSION, "dataloads", "DataLoad", namespaced=True)
 CACHE_RUNTIMES = Resource(names.DATA_GROUP, names.API_VERSION, "cacheruntimes", "CacheRuntime", namespaced=True)
 NODE_CACHES = Resource(names.DATA_GROUP, names.API_VERSION, "nodecaches", "NodeCache", namespaced=False)
+CRON_TRAINING_JOBS = Resource(
+    names.TRAINING_GROUP, names.API_VERSION, "crontrainingjobs", "CronTrainingJob", namespaced=True
+)
 QUEUES = Resource(names.TRAINING_GROUP, names.API_VERSION, "queues", "Queue", namespaced=False)
 TRAINING_JOBS = Resource(names.TRAINING_GROUP, names.API_VERSION, "trainingjobs", "TrainingJob", namespaced=True)

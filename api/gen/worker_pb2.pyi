@@ -199,3 +199,55 @@ class EvictResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EvictResponse: _TypeAlias = EvictResponse  # noqa: Y015
+
+@_typing.final
+class RemoveTreeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    """dataset"""
+    path: _builtins.str
+    """never the root"""
+    first: _builtins.str
+    """name in it that goes before everything else: what makes the tree whole"""
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        path: _builtins.str = ...,
+        first: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "path", b"path", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveTreeRequest: _TypeAlias = RemoveTreeRequest  # noqa: Y015
+
+@_typing.final
+class RemoveTreeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_FIELD_NUMBER: _builtins.int
+    REMOVED_FILES_FIELD_NUMBER: _builtins.int
+    done: _builtins.bool
+    """nothing of the tree is left"""
+    removed_files: _builtins.int
+    """by this call"""
+    def __init__(
+        self,
+        *,
+        done: _builtins.bool = ...,
+        removed_files: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "removed_files", b"removed_files"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveTreeResponse: _TypeAlias = RemoveTreeResponse  # noqa: Y015

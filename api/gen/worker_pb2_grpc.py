@@ -54,6 +54,11 @@ class WorkerControlStub:
                 request_serializer=api_dot_gen_dot_worker__pb2.EvictRequest.SerializeToString,
                 response_deserializer=api_dot_gen_dot_worker__pb2.EvictResponse.FromString,
                 _registered_method=True)
+        self.RemoveTree = channel.unary_unary(
+                '/headrace.v1.WorkerControl/RemoveTree',
+                request_serializer=api_dot_gen_dot_worker__pb2.RemoveTreeRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_worker__pb2.RemoveTreeResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerControlServicer:
@@ -85,6 +90,14 @@ class WorkerControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RemoveTree(self, request, context):
+        """Removes a directory and all in it from the under store and the namespace. Idempotent; a call ends after a share
+        of the files, and the next one goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -107,6 +120,11 @@ def add_WorkerControlServicer_to_server(servicer, server):
                     servicer.Evict,
                     request_deserializer=api_dot_gen_dot_worker__pb2.EvictRequest.FromString,
                     response_serializer=api_dot_gen_dot_worker__pb2.EvictResponse.SerializeToString,
+            ),
+            'RemoveTree': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveTree,
+                    request_deserializer=api_dot_gen_dot_worker__pb2.RemoveTreeRequest.FromString,
+                    response_serializer=api_dot_gen_dot_worker__pb2.RemoveTreeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -217,6 +235,33 @@ class WorkerControl:
             '/headrace.v1.WorkerControl/Evict',
             api_dot_gen_dot_worker__pb2.EvictRequest.SerializeToString,
             api_dot_gen_dot_worker__pb2.EvictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveTree(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.WorkerControl/RemoveTree',
+            api_dot_gen_dot_worker__pb2.RemoveTreeRequest.SerializeToString,
+            api_dot_gen_dot_worker__pb2.RemoveTreeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class WorkerControlStub:
     CancelLoad: _grpc.UnaryUnaryMultiCallable[_worker_pb2.LoadRequest, _worker_pb2.LoadProgress]
     Evict: _grpc.UnaryUnaryMultiCallable[_worker_pb2.EvictRequest, _worker_pb2.EvictResponse]
     """Drops blocks of a dataset (below `paths`, if given) from every tier."""
+    RemoveTree: _grpc.UnaryUnaryMultiCallable[_worker_pb2.RemoveTreeRequest, _worker_pb2.RemoveTreeResponse]
+    """Removes a directory and all in it from the under store and the namespace. Idempotent; a call ends after a share
+    of the files, and the next one goes on.
+    """
 
 @_typing.type_check_only
 class WorkerControlAsyncStub(WorkerControlStub):
@@ -47,6 +51,10 @@ class WorkerControlAsyncStub(WorkerControlStub):
     CancelLoad: _aio.UnaryUnaryMultiCallable[_worker_pb2.LoadRequest, _worker_pb2.LoadProgress]  # type: ignore[assignment]
     Evict: _aio.UnaryUnaryMultiCallable[_worker_pb2.EvictRequest, _worker_pb2.EvictResponse]  # type: ignore[assignment]
     """Drops blocks of a dataset (below `paths`, if given) from every tier."""
+    RemoveTree: _aio.UnaryUnaryMultiCallable[_worker_pb2.RemoveTreeRequest, _worker_pb2.RemoveTreeResponse]  # type: ignore[assignment]
+    """Removes a directory and all in it from the under store and the namespace. Idempotent; a call ends after a share
+    of the files, and the next one goes on.
+    """
 
 class WorkerControlServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -78,5 +86,15 @@ class WorkerControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.EvictResponse, _abc.Awaitable[_worker_pb2.EvictResponse]]:
         """Drops blocks of a dataset (below `paths`, if given) from every tier."""
+
+    @_abc_1.abstractmethod
+    def RemoveTree(
+        self,
+        request: _worker_pb2.RemoveTreeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.RemoveTreeResponse, _abc.Awaitable[_worker_pb2.RemoveTreeResponse]]:
+        """Removes a directory and all in it from the under store and the namespace. Idempotent; a call ends after a share
+        of the files, and the next one goes on.
+        """
 
 def add_WorkerControlServicer_to_server(servicer: WorkerControlServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,4 +1,4 @@
-"""gRPC service WorkerControl: loads and eviction. Owns requests, answers and the translation of errors only."""
+"""gRPC service WorkerControl: loads, eviction, removals. Owns requests, answers and the translation of errors only."""
 
 import errno
 from collections.abc import Awaitable
@@ -13,6 +13,7 @@ from cacheruntime.errors import CacheError
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.loads import Loads
 from cacheruntime.worker.metrics import Metrics
+from cacheruntime.worker.trees import Trees
 
 log = structlog.get_logger()
 
@@ -29,8 +30,9 @@ _STATUS: Final = {
 class ControlService(worker_pb2_grpc.WorkerControlServicer):
     """The service of one worker."""
 
-    def __init__(self, loads: Loads, store: BlockStore, metrics: Metrics) -> None:
+    def __init__(self, loads: Loads, store: BlockStore, trees: Trees, metrics: Metrics) -> None:
         self._loads = loads
+        self._trees = trees
         self._store = store
         self._metrics = metrics
 
@@ -53,6 +55,15 @@ class ControlService(worker_pb2_grpc.WorkerControlServicer):
             self._loads.cancel_dataset(request.uid)
         files = [file for file in self._store.files_of(request.uid) if is_below(file.version.path, request.paths)]
         return worker_pb2.EvictResponse(freed_bytes=sum(map(self._store.drop, files)))
+
+    async def RemoveTree(
+        self, request: worker_pb2.RemoveTreeRequest, context: Context
+    ) -> worker_pb2.RemoveTreeResponse:
+        if not request.uid:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "uid is empty; name the dataset")
+        removal = self._trees.remove(request.uid, request.path, first=request.first)
+        removed = await self._answer(removal, context)
+        return worker_pb2.RemoveTreeResponse(done=removed.is_done, removed_files=removed.files)
 
     async def _answer(self, work: Awaitable[A], context: Context) -> A:
         try:

@@ -43,6 +43,7 @@ from cacheruntime.worker.rooms import TierFolder
 from cacheruntime.worker.settings import Address, WorkerSettings, parse
 from cacheruntime.worker.speeds import measure_read
 from cacheruntime.worker.tier_files import CachedFile
+from cacheruntime.worker.trees import Trees
 from cacheruntime.worker.workers import Peer, Workers
 from cacheruntime.worker.writes import Writes
 
@@ -186,7 +187,7 @@ async def _serve(settings: WorkerSettings) -> None:
         )
 
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    add_WorkerControlServicer_to_server(ControlService(loads, store, metrics), server)
+    add_WorkerControlServicer_to_server(ControlService(loads, store, Trees(metadata, writes), metrics), server)
     control = Address(settings.control.host, _bind_control(server, settings.control))
     reporter = Reporter(
         me=me,

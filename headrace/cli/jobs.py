@@ -94,7 +94,7 @@ async def _send(client: KubeClient, one: UserObject) -> None:
 
 
 def get(
-    what: Annotated[str, typer.Argument(help="jobs, queues, datasets, loads or nodes")],
+    what: Annotated[str, typer.Argument(help="jobs, crons, queues, datasets, loads or nodes")],
     name: Annotated[str | None, typer.Argument(help="only this one")] = None,
     *,
     output: Annotated[str, typer.Option("--output", "-o", help="table, json or yaml")] = "table",
@@ -102,7 +102,7 @@ def get(
     namespace: Namespace = "default",
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """List jobs, queues, datasets, loads, or what nodes have cached."""
+    """List jobs, crons, queues, datasets, loads, or what nodes have cached."""
     listing = tables.listing(what)
     place = namespace if listing.resource.namespaced and not all_namespaces else None
 
@@ -191,13 +191,13 @@ def resume(what: What, name: Name, *, namespace: Namespace = "default", kubeconf
 
 
 def delete(
-    what: Annotated[str, typer.Argument(help="job, dataset or load")],
+    what: Annotated[str, typer.Argument(help="job, cron, dataset or load")],
     name: Name,
     *,
     namespace: Namespace = "default",
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Delete a job, dataset or load, and what it owns."""
+    """Delete a job, cron, dataset or load, and what it owns."""
     listing = tables.listing(what)
     if not listing.resource.namespaced:
         raise UsageError(f"{what} cannot be deleted: the cache controller keeps them")

@@ -18,7 +18,7 @@ from rich.table import Table
 from api.conditions import parse_timestamp
 from api.quantities import format_bytes
 from headrace.errors import UsageError
-from kube.resources import DATA_LOADS, DATASETS, NODE_CACHES, QUEUES, TRAINING_JOBS, Resource
+from kube.resources import CRON_TRAINING_JOBS, DATA_LOADS, DATASETS, NODE_CACHES, QUEUES, TRAINING_JOBS, Resource
 
 #: wider than any line
 PIPE_CHARACTERS = 10_000
@@ -131,6 +131,19 @@ LISTINGS: dict[str, Listing] = {
             ("AGE", age),
         ),
     ),
+    "crons": Listing(
+        CRON_TRAINING_JOBS,
+        (
+            ("SCHEDULE", _at("spec", "schedule")),
+            ("ZONE", lambda body: str(body["spec"].get("timeZone", "UTC"))),
+            ("POLICY", _at("spec", "concurrencyPolicy")),
+            ("STATE", lambda body: state_of(body)[1]),
+            ("RUN", lambda body: str(len(body.get("status", {}).get("active", [])))),
+            ("LAST", _at("status", "lastScheduleTime")),
+            ("NEXT", _at("status", "nextScheduleTime")),
+            ("AGE", age),
+        ),
+    ),
     "queues": Listing(
         QUEUES,
         (
@@ -178,6 +191,10 @@ _ALIASES = {
     "tj": "jobs",
     "trainingjob": "jobs",
     "trainingjobs": "jobs",
+    "cron": "crons",
+    "ctj": "crons",
+    "crontrainingjob": "crons",
+    "crontrainingjobs": "crons",
     "queue": "queues",
     "dataset": "datasets",
     "ds": "datasets",

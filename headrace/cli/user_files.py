@@ -16,6 +16,7 @@ from headrace.errors import UsageError
 from kube.resources import (
     CACHE_RUNTIMES,
     CONFIG_MAPS,
+    CRON_TRAINING_JOBS,
     DATA_LOADS,
     DATASETS,
     NAMESPACES,
@@ -35,6 +36,7 @@ _KINDS = {
     (resource.api_version, resource.kind): resource
     for resource in (
         TRAINING_JOBS,
+        CRON_TRAINING_JOBS,
         QUEUES,
         DATASETS,
         DATA_LOADS,

@@ -63,6 +63,7 @@ def convert_job(group: str, kind: str, source: Fields) -> Body:
         if implementation is not None:
             options["implementation"] = implementation
         options.pop("port", None)
+        source.note("mpirun reaches the workers over ssh, not kubectl exec: their image needs sshd")
     if known.options == "tensorflow" and source.take("enableDynamicWorker"):
         options["enableDynamicWorker"] = True
     source.finish()

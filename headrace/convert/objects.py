@@ -11,16 +11,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from api.cron_v1alpha1 import CronTrainingJob
 from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset
 from api.training_v1alpha1 import TrainingJob
+from headrace.convert.crons import KUBEDL_APPS, convert_cron, convert_job_with_policy, has_policy
 from headrace.convert.data import FLUID, RUNTIMES, convert_dataset, convert_load, convert_runtime
 from headrace.convert.fields import Body, Fields
 from headrace.convert.jobs import KINDS, KUBEDL, KUBEFLOW, convert_job
-from kube.resources import CACHE_RUNTIMES, DATA_LOADS, DATASETS, TRAINING_JOBS, Resource
+from kube.resources import CACHE_RUNTIMES, CRON_TRAINING_JOBS, DATA_LOADS, DATASETS, TRAINING_JOBS, Resource
 
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _MODELS: dict[str, Any] = {
     "TrainingJob": TrainingJob,
+    "CronTrainingJob": CronTrainingJob,
     "Dataset": Dataset,
     "DataLoad": DataLoad,
     "CacheRuntime": CacheRuntime,
@@ -57,7 +60,7 @@ def _one(item: Mapping[str, Any], runtimes: set[str], notes: list[str]) -> Body 
     title = f"{kind} {meta.get('name', '')}"
     spec = item.get("spec")
     source = Fields(f"{title} spec", spec if isinstance(spec, Mapping) else {}, notes)
-    found = _converter(group, kind, str(meta.get("name", "")), runtimes)
+    found = _converter(group, kind, str(meta.get("name", "")), runtimes, has_schedule=has_policy(spec))
     if found is None:
         notes.append(f"{title} ({item.get('apiVersion')}) is of no kind that can be converted; it was left out")
         return None
@@ -79,8 +82,12 @@ def _one(item: Mapping[str, Any], runtimes: set[str], notes: list[str]) -> Body 
 
 
 def _converter(
-    group: str, kind: str, name: str, runtimes: set[str]
+    group: str, kind: str, name: str, runtimes: set[str], *, has_schedule: bool
 ) -> tuple[Resource, Callable[[Fields], Body]] | None:
+    if group == KUBEDL_APPS and kind == "Cron":
+        return CRON_TRAINING_JOBS, convert_cron
+    if group == KUBEDL and kind in KINDS and has_schedule:
+        return CRON_TRAINING_JOBS, lambda source: convert_job_with_policy(kind, source)
     if group in (KUBEDL, KUBEFLOW) and kind in KINDS:
         return TRAINING_JOBS, lambda source: convert_job(group, kind, source)
     if group != FLUID:

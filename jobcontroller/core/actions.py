@@ -64,6 +64,30 @@ class ApplyService:
 
 
 @dataclass(frozen=True, slots=True)
+class ApplyConfigMap:
+    """Make a ConfigMap whose name only this job gives; it is fine if it is there."""
+
+    name: str
+    body: WireObject
+
+
+@dataclass(frozen=True, slots=True)
+class ApplySshKeys:
+    """Make a Secret, whose name only this job gives, with fresh ssh keys; if it is there its keys stay."""
+
+    name: str
+    #: without the keys
+    body: WireObject
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveCheckpoint:
+    """Remove the checkpoint in this directory of the job's checkpoint dataset; it is fine if it is gone."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteJob:
     """Delete the job itself (its time to live is over); what it owns goes with it."""
 
@@ -79,7 +103,19 @@ class EmitEvent:
     kind: Literal["Normal", "Warning"] = "Normal"
 
 
-Action = CreatePod | DeletePod | AnnotatePod | ApplyPodGroup | DeletePodGroup | ApplyService | DeleteJob | EmitEvent
+Action = (
+    CreatePod
+    | DeletePod
+    | AnnotatePod
+    | ApplyPodGroup
+    | DeletePodGroup
+    | ApplyService
+    | ApplyConfigMap
+    | ApplySshKeys
+    | RemoveCheckpoint
+    | DeleteJob
+    | EmitEvent
+)
 
 
 @dataclass(frozen=True, slots=True)

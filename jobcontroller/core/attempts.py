@@ -17,12 +17,12 @@ FIRST_PORT, PORT_COUNT = 20_000, 10_000
 
 def pod_name(job_name: str, role: str, index: int, attempt: int) -> str:
     """Name of one pod; at most 63 characters, shortened by a hash of the job's name."""
-    return _shortened(job_name, f"-{role.lower()}-{index}-a{attempt}")
+    return shortened(job_name, f"-{role.lower()}-{index}-a{attempt}")
 
 
 def group_name(job_name: str, attempt: int) -> str:
     """Name of the attempt's PodGroup; at most 63 characters, as it is a label's value too."""
-    return _shortened(job_name, f"-a{attempt}")
+    return shortened(job_name, f"-a{attempt}")
 
 
 def host_name(job_name: str, role: str, index: int, attempt: int) -> str:
@@ -39,7 +39,8 @@ def rendezvous_port(job_uid: str, attempt: int) -> int:
     return FIRST_PORT + int.from_bytes(digest[:4], "big") % PORT_COUNT
 
 
-def _shortened(job_name: str, tail: str) -> str:
+def shortened(job_name: str, tail: str) -> str:
+    """The job's name and a tail; at most 63 characters, the name shortened by a hash of itself."""
     if len(job_name) + len(tail) <= MAX_NAME_CHARACTERS:
         return job_name + tail
     digest = hashlib.sha256(job_name.encode()).hexdigest()[:8]

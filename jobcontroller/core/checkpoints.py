@@ -6,7 +6,7 @@ the choice is made once an attempt, after the last pod of the one before is gone
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from api import names
@@ -21,14 +21,17 @@ MAX_STATUS_CHECKPOINTS = 16
 MAX_STATUS_NODES = 256
 
 
-def newest_complete(found: Iterable[CheckpointView], job_created_at: float) -> CheckpointView | None:
-    """Return the complete checkpoint with the highest step that this job wrote.
+def newest_complete(
+    found: Iterable[CheckpointView], job_created_at: float, retiring: Container[str] = ()
+) -> CheckpointView | None:
+    """Return the complete checkpoint with the highest step that this job wrote; never one whose removal has begun.
 
     One completed before the job existed belongs to another run in the same directory."""
     own = (
         checkpoint
         for checkpoint in found
         if checkpoint.is_complete
+        and checkpoint.path not in retiring
         and (checkpoint.completed_at is None or checkpoint.completed_at >= job_created_at - CLOCK_SKEW_SECONDS)
     )
     return max(own, key=lambda checkpoint: checkpoint.step, default=None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from api.training_v1alpha1 import TrainingJobSpec
 from jobcontroller.core.attempts import host_name
@@ -47,6 +47,18 @@ class RoleCounts:
         return self.succeeded >= self.replicas
 
 
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """Files the pods of an attempt find beside those of their images."""
+
+    #: directory of `config_files` (name → text), in pods of `config_roles`
+    config_directory: str
+    config_files: Mapping[str, str]
+    config_roles: frozenset[str]
+    #: directory of the job's ssh keys, in every pod
+    ssh_directory: str
+
+
 class Framework(Protocol):
     """One way to run a distributed job. Pure; one instance serves all jobs."""
 
@@ -79,4 +91,17 @@ class Framework(Protocol):
 
     def succeeded(self, roles: Mapping[str, RoleCounts]) -> bool:
         """Whether the job is done, by the framework's own rule (successPolicy Default)."""
+        ...
+
+
+@runtime_checkable
+class Equipped(Framework, Protocol):
+    """A framework that needs more than variables."""
+
+    def with_defaults(self, spec: TrainingJobSpec) -> TrainingJobSpec:
+        """The spec with what the user left open; the stored one stays as it is."""
+        ...
+
+    def equipment(self, rendezvous: Rendezvous) -> Equipment:
+        """The files of one attempt."""
         ...

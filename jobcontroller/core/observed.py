@@ -154,5 +154,7 @@ class Observed:
     #: None = not asked for (the job has no checkpoint dataset)
     checkpoints: Checkpoints | None = None
     problem: Problem | None = None
+    #: why the last removal of a checkpoint failed; None = it did not
+    removal_problem: Problem | None = None
     #: None = the job asks nothing of a queue
     admission: Admission | None = None

@@ -12,8 +12,8 @@ from typing import Any
 
 from api import names
 from api.training_v1alpha1 import JobDataset, TrainingJob, TrainingJobSpec, TrainingJobStatus
-from jobcontroller.core import attempts, checkpoints, start_gate
-from jobcontroller.core.framework import Framework, Rendezvous
+from jobcontroller.core import attempts, checkpoints, equipment, start_gate
+from jobcontroller.core.framework import Equipped, Framework, Rendezvous
 from jobcontroller.core.ownership import labels, owner_references
 
 
@@ -44,6 +44,8 @@ def build_pod(
         _apply_spot(metadata, pod_spec, replica.spot_replica_spec.to_wire())
     environment = _environment(job, status, framework, role, index)
     _fill_containers(pod_spec, environment, job.spec)
+    if isinstance(framework, Equipped):
+        equipment.mount(job, status, framework.equipment(rendezvous(job, status, framework)), role, pod_spec)
     if replica.depends_on:
         start_gate.close(metadata, pod_spec)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod_spec}

@@ -43,6 +43,12 @@ DATASET_NOT_FOUND: Final = "DatasetNotFound"
 DATASET_NOT_BOUND: Final = "DatasetNotBound"
 DATASET_NOT_CACHED: Final = "DatasetNotCached"
 
+# CheckpointRetention, and events of removals
+KEPT: Final = "Kept"
+CHECKPOINT_REMOVED: Final = "CheckpointRemoved"
+"""An event only."""
+CHECKPOINT_NOT_REMOVED: Final = "CheckpointNotRemoved"
+
 # Running
 ALL_RUNNING: Final = "AllPodsRunning"
 SOME_FINISHED: Final = "SomePodsFinished"
@@ -64,3 +70,18 @@ FRAMEWORK_NOT_SUPPORTED: Final = "FrameworkNotSupported"
 DEADLINE_EXCEEDED: Final = "DeadlineExceeded"
 BACKOFF_LIMIT_EXCEEDED: Final = "BackoffLimitExceeded"
 RESTARTS_EXHAUSTED: Final = "RestartsExhausted"
+
+# Condition Ready of a CronTrainingJob, and events
+SCHEDULED: Final = "Scheduled"
+CRON_SUSPENDED: Final = "Suspended"
+DEADLINE_PASSED: Final = "DeadlinePassed"
+WAITING_FOR_RUN: Final = "WaitingForJob"
+"""concurrencyPolicy Forbid: a job has not ended."""
+REPLACING: Final = "Replacing"
+"""concurrencyPolicy Replace: a job is being deleted."""
+RUN_REFUSED: Final = "JobRefused"
+"""The API server refused the job."""
+RUN_CREATED: Final = "JobCreated"
+RUN_ENDED: Final = "JobEnded"
+MISSED_SCHEDULE: Final = "MissedSchedule"
+"""Events only."""

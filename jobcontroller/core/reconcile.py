@@ -16,6 +16,7 @@ number in the status is the commit point of a restart."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from api.conditions import parse_timestamp, timestamp
 from api.training_v1alpha1 import CREATED, DATA_READY, FAILED, QUEUED, RESTARTING, SUCCEEDED, SUSPENDED, is_finished
@@ -25,21 +26,24 @@ from jobcontroller.core import (
     cleanup,
     data,
     deadlines,
+    equipment,
     failures,
     fencing,
     gang,
     progress,
     reasons,
     restart_policy,
+    retention,
     roles,
     startup,
     suspend,
     validation,
 )
 from jobcontroller.core.actions import ApplyPodGroup, ApplyService, CreatePod, DeleteJob, DeletePodGroup, Plan
+from jobcontroller.core.framework import Equipped
 from jobcontroller.core.observed import Observed, PodView
 from jobcontroller.core.ownership import is_ours
-from jobcontroller.core.pod_builder import build_pod
+from jobcontroller.core.pod_builder import build_pod, rendezvous
 from jobcontroller.core.status import StatusDraft
 from jobcontroller.core.turn import Policy, Turn
 
@@ -53,6 +57,10 @@ Step = Callable[[Turn], Plan | None]
 
 def reconcile(observed: Observed, now: float, policy: Policy | None = None) -> Plan:
     """Return what is to be done about one job at `now` (seconds since 1970)."""
+    framework = observed.framework
+    if isinstance(framework, Equipped):
+        spec = framework.with_defaults(observed.job.spec)
+        observed = replace(observed, job=observed.job.model_copy(update={"spec": spec}))
     turn = Turn(observed, now, policy or Policy(), StatusDraft(observed.job, now))
     steps: tuple[Step, ...] = (
         _leave_alone,
@@ -95,8 +103,15 @@ def _clean_up_finished(turn: Turn) -> Plan | None:
     expires_at = cleanup.expires_at(policy, status)
     if expires_at is not None and turn.now >= expires_at:
         return Plan(None, actions=(DeleteJob(job.metadata.uid),))
-    waits = [seconds for seconds in (again_seconds, expires_at and expires_at - turn.now) if seconds is not None]
-    return Plan(None, actions=tuple(actions), wake_after_seconds=min(waits, default=None))
+    # The last checkpoints were written after the last look.
+    retention.apply(turn)
+    seen = turn.observed.checkpoints
+    if seen is not None and seen.error:
+        turn.wake_at(turn.now + ASK_AGAIN_SECONDS)
+    turn.act(actions)
+    turn.wake_at(expires_at)
+    turn.wake_at(turn.now + again_seconds if again_seconds is not None else None)
+    return turn.plan_of_finished()
 
 
 def _accept(turn: Turn) -> Plan | None:
@@ -251,7 +266,9 @@ def _start_attempt(turn: Turn) -> Plan | None:
     # A first attempt that found checkpoints of another run would not be the run its user asked for.
     if seen is not None and turn.attempt > 0:
         chosen = checkpoints.newest_complete(
-            seen.found, parse_timestamp(job.metadata.creation_timestamp or timestamp(0))
+            seen.found,
+            parse_timestamp(job.metadata.creation_timestamp or timestamp(0)),
+            status.retiring_checkpoints,
         )
         status.checkpoints = checkpoints.statuses(seen.found)
     status.started_attempt = turn.attempt
@@ -291,6 +308,9 @@ def _create_missing(turn: Turn) -> Plan | None:
     group = attempts.group_name(job.metadata.name, turn.attempt)
     if group not in turn.observed.groups:
         turn.act([ApplyPodGroup(group, gang.pod_group(job, turn.attempt))])
+    if isinstance(framework, Equipped):
+        files = framework.equipment(rendezvous(job, turn.status, framework))
+        turn.act(equipment.creations(job, turn.attempt, files))
     for role, index in missing:
         body = build_pod(job, turn.status, framework, role, index)
         turn.act([CreatePod(body["metadata"]["name"], body)])
@@ -312,6 +332,7 @@ def _report(turn: Turn) -> Plan:
     if seen is not None:
         created_at = parse_timestamp(turn.job.metadata.creation_timestamp or timestamp(0))
         turn.act(checkpoints.annotate(pods, seen.found, created_at))
+    retention.apply(turn)
     return turn.plan()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from api.conditions import Condition, find_condition, set_condition, timestamp
 from api.training_v1alpha1 import (
+    CHECKPOINT_RETENTION,
     CREATED,
     DATA_READY,
     FAILED,
@@ -23,7 +24,7 @@ from api.training_v1alpha1 import (
 )
 
 _STATES = (QUEUED, RUNNING, RESTARTING, SUSPENDED, SUCCEEDED, FAILED)
-_ORDER = (CREATED, DATA_READY, PODS_SCHEDULED, *_STATES)
+_ORDER = (CREATED, DATA_READY, CHECKPOINT_RETENTION, PODS_SCHEDULED, *_STATES)
 MAX_MESSAGE_CHARACTERS = 2048
 
 

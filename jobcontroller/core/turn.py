@@ -88,14 +88,28 @@ class Turn:
         seen = self.observed.checkpoints
         if seen is not None and not seen.error:
             status.checkpoints = checkpoints.statuses(seen.found)
-        built = self.draft.build()
-        is_changed = self.job.status is None or built.to_wire() != self.job.status.to_wire()
         return Plan(
-            status=built if is_changed else None,
+            status=self._changed_status(),
             actions=tuple(self.actions),
             wake_after_seconds=min(self.wakes, default=None),
             outcome=self.outcome,
         )
+
+    def plan_of_finished(self) -> Plan:
+        """End the turn of a finished job: only what steps wrote changes; its pods count as they did at the end."""
+        seen = self.observed.checkpoints
+        if seen is None:
+            # A finished job's status is left alone.
+            return Plan(None, actions=tuple(self.actions), wake_after_seconds=min(self.wakes, default=None))
+        if not seen.error:
+            self.draft.value.checkpoints = checkpoints.statuses(seen.found)
+        status = self._changed_status()
+        return Plan(status, actions=tuple(self.actions), wake_after_seconds=min(self.wakes, default=None))
+
+    def _changed_status(self) -> TrainingJobStatus | None:
+        built = self.draft.build()
+        is_changed = self.job.status is None or built.to_wire() != self.job.status.to_wire()
+        return built if is_changed else None
 
     def record_goodput(self, pods: list[PodView], began_at: float, *, until: float, ended: bool, failed: bool) -> None:
         """Write down the seconds of the attempt `pods` belong to."""

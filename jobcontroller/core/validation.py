@@ -41,7 +41,8 @@ def first_problem(job: TrainingJob, framework: Framework) -> str | None:
 def fields_without_effect(spec: TrainingJobSpec) -> list[str]:
     """Return the fields that are set and that this version does not act on."""
     found = []
-    if spec.checkpoint is not None and spec.checkpoint.keep is not None:
+    if spec.checkpoint is not None and spec.checkpoint.keep is not None and spec.checkpoint.dataset is None:
+        # The files of a volume are not known here.
         found.append("checkpoint.keep")
     return found
 

@@ -1,19 +1,30 @@
-"""Asks the metadata service which checkpoints a job has.
+"""Asks the metadata service which checkpoints a job has, and a cache worker to remove one.
 
-Owns the channel, the deadline and the translation of its answers. Keeps nothing."""
+Owns the channels, the deadlines and the translation of the answers. Keeps nothing."""
 
 from __future__ import annotations
 
 import grpc
 import grpc.aio
 
-from api.gen import metadata_pb2, metadata_pb2_grpc
+from api.gen import metadata_pb2, metadata_pb2_grpc, worker_pb2, worker_pb2_grpc
 from api.training_v1alpha1 import CheckpointSpec
 from jobcontroller.core.observed import CheckpointView
-from jobcontroller.errors import MetadataUnavailable
+from jobcontroller.errors import MetadataUnavailable, RemovalFailed
 
 #: what `format: auto` means as long as the service knows markers only
 DEFAULT_FORMAT = "Marker"
+#: workers that are asked to remove something, one after another, before that counts as failed
+MAX_WORKERS_TRIED = 3
+
+
+#: answers that tell of the worker, not of the checkpoint: another one may do better
+_OF_THE_WORKER = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.CANCELLED,
+)
 
 
 class CheckpointClient:
@@ -23,17 +34,14 @@ class CheckpointClient:
         self._channel = grpc.aio.insecure_channel(address)
         self._namespace = metadata_pb2_grpc.NamespaceStub(self._channel)
         self._checkpoints = metadata_pb2_grpc.CheckpointsStub(self._channel)
+        self._residency = metadata_pb2_grpc.ResidencyStub(self._channel)
         self._deadline_seconds = deadline_seconds
 
     async def newest_first(self, namespace: str, spec: CheckpointSpec) -> tuple[CheckpointView, ...]:
         """Return the checkpoints below the job's directory, newest step first.
 
         A directory that is not there yet has none. Raises MetadataUnavailable."""
-        request = metadata_pb2.DatasetRequest(namespace=namespace, name=spec.dataset or "")
-        try:
-            dataset = await self._namespace.GetDataset(request, timeout=self._deadline_seconds)
-        except grpc.aio.AioRpcError as error:
-            raise MetadataUnavailable(f"Dataset {spec.dataset}: {_text(error)}") from error
+        dataset = await self._dataset(namespace, spec)
         wanted = metadata_pb2.ListCheckpointsRequest(
             uid=dataset.uid,
             path=spec.path.strip("/"),
@@ -47,6 +55,53 @@ class CheckpointClient:
                 return ()
             raise MetadataUnavailable(f"checkpoints in Dataset {spec.dataset}: {_text(error)}") from error
         return tuple(_view(checkpoint) for checkpoint in answer.checkpoints)
+
+    async def remove(self, namespace: str, spec: CheckpointSpec, path: str) -> None:
+        """Have a worker remove a share of a checkpoint, its marker first; it is fine if nothing is left of it.
+
+        Raises MetadataUnavailable and RemovalFailed."""
+        dataset = await self._dataset(namespace, spec)
+        wanted = worker_pb2.RemoveTreeRequest(uid=dataset.uid, path=path, first=spec.marker)
+        refusal: grpc.aio.AioRpcError | None = None
+        for endpoint in await self._workers(dataset):
+            try:
+                await self._remove(endpoint, wanted)
+            except grpc.aio.AioRpcError as error:
+                refusal = error
+                if error.code() not in _OF_THE_WORKER:
+                    break
+            else:
+                return
+        if refusal is None:
+            text = "no live cache worker may remove it; start one on a node the dataset may use"
+        else:
+            text = f"a cache worker answered {refusal.code().name}: {(refusal.details() or 'no details')[:300]}"
+        raise RemovalFailed(f"checkpoint {path} in Dataset {spec.dataset} is not removed: {text}")
+
+    async def _workers(self, dataset: metadata_pb2.DatasetInfo) -> list[str]:
+        """Return control endpoints of live workers that know the dataset's under store, by node name."""
+        try:
+            answer = await self._residency.ListWorkers(
+                metadata_pb2.ListWorkersRequest(), timeout=self._deadline_seconds
+            )
+        except grpc.aio.AioRpcError as error:
+            raise MetadataUnavailable(f"the list of workers: {_text(error)}") from error
+        allowed = set(dataset.eligible_nodes)
+        usable = [worker for worker in answer.workers if worker.alive and (not allowed or worker.node in allowed)]
+        usable.sort(key=lambda worker: worker.node)
+        return [worker.control_endpoint for worker in usable[:MAX_WORKERS_TRIED]]
+
+    async def _remove(self, endpoint: str, wanted: worker_pb2.RemoveTreeRequest) -> None:
+        # A removal in a hundred turns is not worth a channel that is kept.
+        async with grpc.aio.insecure_channel(endpoint) as channel:
+            await worker_pb2_grpc.WorkerControlStub(channel).RemoveTree(wanted, timeout=self._deadline_seconds)
+
+    async def _dataset(self, namespace: str, spec: CheckpointSpec) -> metadata_pb2.DatasetInfo:
+        request = metadata_pb2.DatasetRequest(namespace=namespace, name=spec.dataset or "")
+        try:
+            return await self._namespace.GetDataset(request, timeout=self._deadline_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise MetadataUnavailable(f"Dataset {spec.dataset}: {_text(error)}") from error
 
     async def close(self) -> None:
         """Close the channel."""

@@ -23,6 +23,7 @@ from jobcontroller.shell import metrics
 from jobcontroller.shell.caches import Key
 from jobcontroller.shell.executor import Executor
 from jobcontroller.shell.observe import Observer, Seen, Unreadable
+from jobcontroller.shell.retention import Retention
 from kube.client import KubeClient
 from kube.errors import Conflict, KubeError, NotFound
 from kube.resources import TRAINING_JOBS
@@ -41,6 +42,7 @@ class Controller:
         client: KubeClient,
         observer: Observer,
         executor: Executor,
+        retention: Retention,
         *,
         policy: Policy,
         resync_seconds: float,
@@ -50,6 +52,7 @@ class Controller:
         self._client = client
         self._observer = observer
         self._executor = executor
+        self._retention = retention
         self._policy = policy
         self._resync_seconds = resync_seconds
         self._checkpoint_seconds = checkpoint_seconds
@@ -73,8 +76,9 @@ class Controller:
         return again_seconds
 
     async def _handle(self, key: Key) -> float | None:
-        seen = await self._observer.observe(key, self._problems.get(key))
+        seen = await self._observer.observe(key, self._problems.get(key), self._retention.problem(key))
         if seen is None:
+            self._retention.forget(key)
             self._problems.pop(key, None)
             return None
         if isinstance(seen, Unreadable):
@@ -86,6 +90,8 @@ class Controller:
             await self._store_status(seen, plan.status)
             self._tell(key, job, plan)
         problem = await self._executor.perform(job, plan.actions)
+        if await self._retention.perform(key, job, plan.actions):
+            self._observer.forget_checkpoints(key)
         self._remember(key, problem, plan)
         return self._next_look_seconds(job, plan, problem)
 

@@ -1,4 +1,4 @@
-"""Performs a plan's actions.
+"""Performs a plan's actions, but for removals of checkpoints (shell/retention.py).
 
 Owns the writes and what their refusals mean. Decides nothing about the job. Invariants: every write is
 harmless when repeated (deterministic names, uid preconditions); an object of our name that is not ours is
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -19,8 +20,10 @@ from jobcontroller.core import reasons
 from jobcontroller.core.actions import (
     Action,
     AnnotatePod,
+    ApplyConfigMap,
     ApplyPodGroup,
     ApplyService,
+    ApplySshKeys,
     CreatePod,
     DeleteJob,
     DeletePod,
@@ -28,13 +31,13 @@ from jobcontroller.core.actions import (
     EmitEvent,
 )
 from jobcontroller.core.observed import Problem
-from jobcontroller.shell import metrics
+from jobcontroller.shell import metrics, ssh_keys
 from jobcontroller.shell.caches import Caches
 from kube.client import KubeClient
 from kube.errors import AlreadyExists, Conflict, Forbidden, Invalid, KubeError, NotFound
 from kube.events import EventRecorder
 from kube.objects import ObjectRef
-from kube.resources import POD_GROUPS, PODS, SERVICES, TRAINING_JOBS, Resource
+from kube.resources import CONFIG_MAPS, POD_GROUPS, PODS, SECRETS, SERVICES, TRAINING_JOBS, Resource
 
 _log = structlog.get_logger(__name__)
 
@@ -75,6 +78,11 @@ class Executor:
                 problem = await self._create(job, SERVICES, action.name, action.body)
             elif problem is None and isinstance(action, ApplyPodGroup):
                 problem = await self._create(job, POD_GROUPS, action.name, action.body)
+            elif problem is None and isinstance(action, ApplyConfigMap):
+                problem = await self._create_own(job, CONFIG_MAPS, action.name, action.body)
+            elif problem is None and isinstance(action, ApplySshKeys):
+                body = {**action.body, "stringData": ssh_keys.new_files()}
+                problem = await self._create_own(job, SECRETS, action.name, body)
         if problem is not None:
             return problem
         return await self._create_pods(job, [action for action in actions if isinstance(action, CreatePod)])
@@ -151,13 +159,32 @@ class Executor:
 
     async def _create(self, job: TrainingJob, resource: Resource, name: str, body: Any) -> Problem | None:
         namespace = job.metadata.namespace
-        try:
+
+        async def create() -> Problem | None:
             try:
                 stored = await self._client.create(resource, body, namespace, field_manager=FIELD_MANAGER)
             except AlreadyExists:
                 stored = await self._client.get(resource, name, namespace)
                 if _owner_uid(stored) != job.metadata.uid:
                     return self._refused(resource, reasons.NAME_TAKEN, _taken_text(resource, name, stored), False)
+            self._show(job.metadata.uid, resource, name, stored)
+            return None
+
+        return await self._judged(resource, name, create())
+
+    async def _create_own(self, job: TrainingJob, resource: Resource, name: str, body: Any) -> Problem | None:
+        """Create an object whose name has the job's uid in it: one that is there is the job's, and is not read."""
+
+        async def create() -> None:
+            with suppress(AlreadyExists):
+                await self._client.create(resource, body, job.metadata.namespace, field_manager=FIELD_MANAGER)
+
+        return await self._judged(resource, name, create())
+
+    async def _judged(self, resource: Resource, name: str, creation: Awaitable[Problem | None]) -> Problem | None:
+        """Await a creation; what the API server's refusal of it means."""
+        try:
+            problem = await creation
         except Invalid as error:
             text = f"{resource.kind} {name} was refused by the API server: {error.message}"
             return self._refused(resource, reasons.INVALID_SPEC, text, True)
@@ -170,9 +197,9 @@ class Executor:
         except KubeError:
             metrics.ACTIONS.labels(f"Create{resource.kind}", "failed").inc()
             raise
-        metrics.ACTIONS.labels(f"Create{resource.kind}", "done").inc()
-        self._show(job.metadata.uid, resource, name, stored)
-        return None
+        if problem is None:
+            metrics.ACTIONS.labels(f"Create{resource.kind}", "done").inc()
+        return problem
 
     def _show(self, job_uid: str, resource: Resource, name: str, stored: dict[str, Any]) -> None:
         if resource is PODS:
@@ -189,7 +216,7 @@ class Executor:
 
 
 def _is_creation(action: Action) -> bool:
-    return isinstance(action, CreatePod | ApplyPodGroup | ApplyService | EmitEvent)
+    return isinstance(action, CreatePod | ApplyPodGroup | ApplyService | ApplyConfigMap | ApplySshKeys | EmitEvent)
 
 
 def _owner_uid(stored: dict[str, Any]) -> str:

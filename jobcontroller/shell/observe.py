@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 
-from api.training_v1alpha1 import TrainingJob, TrainingJobStatus, is_finished
-from jobcontroller.core import attempts
+from api.training_v1alpha1 import CheckpointSpec, TrainingJob, TrainingJobStatus, is_finished
+from jobcontroller.core import attempts, retention
 from jobcontroller.core.framework import Framework
 from jobcontroller.core.observed import Checkpoints, Observed, PodView, Problem
 from jobcontroller.errors import MetadataUnavailable
@@ -66,14 +66,22 @@ class Observer:
         self._checkpoint_seconds = checkpoint_seconds
         self._clock = clock
         self._known: dict[Key, tuple[float, Checkpoints]] = {}
+        self._asked_at_end: set[Key] = set()  # finished jobs whose last checkpoints were looked at
 
-    async def observe(self, key: Key, problem: Problem | None) -> Seen | Unreadable | None:
+    def forget_checkpoints(self, key: Key) -> None:
+        """The next look asks anew: some were just removed."""
+        self._known.pop(key, None)
+
+    async def observe(
+        self, key: Key, problem: Problem | None, removal_problem: Problem | None = None
+    ) -> Seen | Unreadable | None:
         """Return what is known of the job; None when there is no such job. Raises KubeError."""
         namespace, name = key
         try:
             raw = await self._client.get(TRAINING_JOBS, name, namespace)
         except NotFound:
             self._known.pop(key, None)
+            self._asked_at_end.discard(key)
             return None
         try:
             job = TrainingJob.model_validate(raw)
@@ -94,6 +102,7 @@ class Observer:
             datasets=self._datasets(job, key),
             checkpoints=await self._checkpoints_of(job, key, pods),
             problem=problem,
+            removal_problem=removal_problem,
             admission=self._queues.admission(job),
         )
         return Seen(raw, observed)
@@ -123,23 +132,38 @@ class Observer:
 
     async def _checkpoints_of(self, job: TrainingJob, key: Key, pods: Mapping[str, PodView]) -> Checkpoints | None:
         spec, status = job.spec.checkpoint, job.status
-        if spec is None or spec.dataset is None or status is None or is_finished(status):
+        if spec is None or spec.dataset is None or status is None or status.started_attempt is None:
             return None
-        if status.started_attempt is None:
-            return None
+        if is_finished(status):
+            return await self._last_checkpoints_of(job, spec, status, key)
         if self._checkpoints is None:
             return Checkpoints(error="no metadata service is configured; start the controller with --metadata")
         is_about_to_start = _is_about_to_start(status, pods)
         known = self._known.get(key)
         if known is not None and not is_about_to_start and self._clock() - known[0] < self._checkpoint_seconds:
             return known[1]
-        try:
-            found = await self._checkpoints.newest_first(job.metadata.namespace, spec)
-            answer = Checkpoints(found=found)
-        except MetadataUnavailable as error:
-            answer = Checkpoints(error=str(error))
+        answer = await _ask(self._checkpoints, job, spec)
         self._known[key] = (self._clock(), answer)
         return answer
+
+    async def _last_checkpoints_of(
+        self, job: TrainingJob, spec: CheckpointSpec, status: TrainingJobStatus, key: Key
+    ) -> Checkpoints | None:
+        """Return what a finished job left, until that was looked at once and nothing of it is being removed."""
+        is_looked_at = key in self._asked_at_end and not status.retiring_checkpoints
+        if self._checkpoints is None or is_looked_at or not retention.concerns(job, status):
+            return None
+        answer = await _ask(self._checkpoints, job, spec)
+        if not answer.error:
+            self._asked_at_end.add(key)
+        return answer
+
+
+async def _ask(client: CheckpointClient, job: TrainingJob, spec: CheckpointSpec) -> Checkpoints:
+    try:
+        return Checkpoints(found=await client.newest_first(job.metadata.namespace, spec))
+    except MetadataUnavailable as error:
+        return Checkpoints(error=str(error))
 
 
 def _is_about_to_start(status: TrainingJobStatus, pods: Mapping[str, PodView]) -> bool:

@@ -90,3 +90,37 @@ spec:
   loadMetadata: true
   target: [{path: /train, replicas: 2}]
 """
+
+CRONS = """\
+apiVersion: apps.kubedl.io/v1alpha1
+kind: Cron
+metadata: {name: nightly}
+spec:
+  schedule: "30 2 * * *"
+  concurrencyPolicy: Replace
+  deadline: "2030-12-31T00:00:00Z"
+  historyLimit: 5
+  template:
+    apiVersion: training.kubedl.io/v1alpha1
+    kind: TFJob
+    workload:
+      metadata: {labels: {team: vision}}
+      spec:
+        tfReplicaSpecs:
+          Worker: {replicas: 2, template: {spec: {containers: [{name: tensorflow, image: mnist}]}}}
+---
+apiVersion: training.kubedl.io/v1alpha1
+kind: PyTorchJob
+metadata: {name: weekly}
+spec:
+  cronPolicy: {schedule: "@weekly", concurrencyPolicy: Forbid}
+  pytorchReplicaSpecs:
+    Master: {replicas: 1, template: {spec: {containers: [{name: pytorch, image: bert}]}}}
+---
+apiVersion: apps.kubedl.io/v1alpha1
+kind: Cron
+metadata: {name: serve}
+spec:
+  schedule: "0 * * * *"
+  template: {apiVersion: serving.kubedl.io/v1alpha1, kind: Inference, workload: {spec: {}}}
+"""

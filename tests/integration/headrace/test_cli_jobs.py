@@ -24,6 +24,8 @@ from tests.builders.training_jobs import job_body
 
 pytestmark = pytest.mark.cluster
 
+ROOT = Path(__file__).resolve().parents[3]
+
 
 class Cli:
     """The commands, with this cluster and a namespace of its own."""
@@ -115,3 +117,12 @@ def test_what_the_server_refuses_is_one_sentence_a_field(cli: Cli, tmp_path: Pat
 def test_what_is_not_there_is_named(cli: Cli) -> None:
     assert 'trainingjobs.training.headrace.dev "none" not found' in cli("describe", "job", "none", succeeds=False)
     assert 'pods "none" not found' in cli("explain", "pod", "none", succeeds=False)
+
+
+def test_a_schedule_is_submitted_and_listed(cli: Cli) -> None:
+    assert "nightly" in cli("submit", "-f", str(ROOT / "manifests" / "examples" / "crontrainingjob.yaml"))
+    header, row = cli("get", "crons").splitlines()
+    assert header.split()[:5] == ["NAME", "SCHEDULE", "ZONE", "POLICY", "STATE"]
+    assert row.split()[:8] == ["nightly", "0", "2", "*", "*", "*", "Europe/Berlin", "Forbid"]
+    assert '"kind": "CronTrainingJob"' in cli("get", "cron", "nightly", "-o", "json")
+    cli("delete", "cron", "nightly")

@@ -4,17 +4,12 @@ The controller runs with the rights of manifests/base/jobcontroller/rbac.yaml an
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
 import signal
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
-from uuid import uuid4
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -23,32 +18,19 @@ import yaml
 
 from api import names
 from api.gen import metadata_pb2, metadata_pb2_grpc
-from headrace.cluster import manifests
-from headrace.cluster.control_plane import ControlPlane
-from kube.client import KubeClient, PatchKind
-from kube.config import load_config
-from kube.errors import AlreadyExists, Conflict, Invalid, NotFound
+from kube.errors import Invalid, NotFound
 from kube.resources import (
     DATA_LOADS,
     DATASETS,
-    EVENTS,
-    NAMESPACES,
     POD_GROUPS,
-    PODS,
     QUEUES,
-    SERVICE_ACCOUNTS,
     SERVICES,
     TRAINING_JOBS,
-    Resource,
 )
+from tests.builders.job_cluster import ROOT, Cluster, controller
 from tests.builders.training_jobs import job_body, workers
 
 pytestmark = pytest.mark.cluster
-
-ROOT = Path(__file__).resolve().parents[3]
-PATIENCE_SECONDS = 60.0
-T = TypeVar("T")
-Body = dict[str, Any]
 
 
 class MetadataService(metadata_pb2_grpc.NamespaceServicer, metadata_pb2_grpc.CheckpointsServicer):
@@ -66,164 +48,6 @@ class MetadataService(metadata_pb2_grpc.NamespaceServicer, metadata_pb2_grpc.Che
         return metadata_pb2.ListCheckpointsResponse(checkpoints=self.checkpoints)
 
 
-class Cluster:
-    """The API server with a namespace of its own; the hands of a user and of a kubelet."""
-
-    def __init__(self, client: KubeClient, namespace: str, kubeconfig: Path) -> None:
-        self.client = client
-        self.namespace = namespace
-        self.kubeconfig = kubeconfig
-
-    async def until(self, what: str, probe: Callable[[], Awaitable[T | None]]) -> T:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            found = await probe()
-            if found:
-                return found
-            if time.monotonic() > deadline:
-                jobs = await self.client.list(TRAINING_JOBS, self.namespace)
-                pytest.fail(f"{what} did not come to pass; jobs: {yaml.safe_dump(jobs.items)}")
-            await asyncio.sleep(0.1)
-
-    async def submit(self, body: Body) -> Body:
-        return await self.client.create(TRAINING_JOBS, body, self.namespace)
-
-    async def job(self, name: str) -> Body:
-        return await self.client.get(TRAINING_JOBS, name, self.namespace)
-
-    async def pods(self, job: str, attempt: int) -> list[Body]:
-        selector = f"{names.JOB_NAME_LABEL}={job},{names.JOB_ATTEMPT_LABEL}={attempt}"
-        return (await self.client.list(PODS, self.namespace, label_selector=selector)).items
-
-    async def wait_for_pods(self, job: str, attempt: int, count: int) -> list[Body]:
-        async def probe() -> list[Body] | None:
-            found = await self.pods(job, attempt)
-            return found if len(found) == count else None
-
-        return await self.until(f"{count} pods of {job} attempt {attempt}", probe)
-
-    async def wait_for_state(self, job: str, state: str, reason: str | None = None) -> Body:
-        async def probe() -> Body | None:
-            body = await self.job(job)
-            conditions = body.get("status", {}).get("conditions") or [{}]
-            last = conditions[-1]
-            is_it = last.get("type") == state and last.get("status") == "True"
-            return body if is_it and (reason is None or last["reason"] == reason) else None
-
-        return await self.until(f"{job} {state} {reason or ''}", probe)
-
-    async def place_pod(self, pod: Body, node: str = "node-1") -> None:
-        """As the scheduler does."""
-        name = pod["metadata"]["name"]
-        binding = {"metadata": {"name": name}, "target": {"kind": "Node", "name": node}}
-        path = PODS.path(self.namespace, name, "binding")
-        body = {"apiVersion": "v1", "kind": "Binding", **binding}
-        await self.client.request("POST", path, body=json.dumps(body).encode())
-        placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp()}
-        await self._patch_status(name, {"conditions": [placed]})
-
-    async def run_pod(self, pod: Body, node: str = "node-1") -> None:
-        """As scheduler and kubelet do."""
-        name = pod["metadata"]["name"]
-        if not (await self.client.get(PODS, name, self.namespace))["spec"].get("nodeName"):
-            await self.place_pod(pod, node)
-        now = stamp()
-        await self._patch_status(
-            name,
-            {
-                "phase": "Running",
-                "conditions": [
-                    {"type": "PodScheduled", "status": "True", "lastTransitionTime": now},
-                    {"type": "Ready", "status": "True", "lastTransitionTime": now},
-                ],
-                "containerStatuses": [container({"running": {"startedAt": now}})],
-            },
-        )
-
-    async def end_pod(self, pod: Body, exit_code: int, reason: str = "") -> None:
-        ended = {"exitCode": exit_code, "reason": reason or ("Completed" if exit_code == 0 else "Error")}
-        state = {"terminated": ended | {"startedAt": stamp(), "finishedAt": stamp()}}
-        phase = "Succeeded" if exit_code == 0 else "Failed"
-        status = {"phase": phase, "containerStatuses": [container(state)]}
-        await self._patch_status(pod["metadata"]["name"], status)
-
-    async def _patch_status(self, name: str, status: Body) -> None:
-        body = {"status": status}
-        await self.client.patch(PODS, name, body, self.namespace, kind=PatchKind.STRATEGIC, subresource="status")
-
-    async def reap(self) -> None:
-        """As a kubelet: end for good what is being deleted."""
-        for pod in (await self.client.list(PODS, self.namespace)).items:
-            if pod["metadata"].get("deletionTimestamp"):
-                try:
-                    await self.client.delete(
-                        PODS,
-                        pod["metadata"]["name"],
-                        self.namespace,
-                        uid=pod["metadata"]["uid"],
-                        grace_period_seconds=0,
-                    )
-                except (NotFound, Conflict):
-                    continue
-
-    @asynccontextmanager
-    async def kubelet(self) -> AsyncIterator[None]:
-        async def reap_for_ever() -> None:
-            while True:
-                await self.reap()
-                await asyncio.sleep(0.2)
-
-        task = asyncio.create_task(reap_for_ever())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.wait({task})
-
-    async def gone(self, resource: Resource, name: str) -> bool | None:
-        try:
-            await self.client.get(resource, name, self.namespace)
-        except NotFound:
-            return True
-        return None
-
-    async def events(self, job: str) -> dict[str, str]:
-        found = (await self.client.list(EVENTS, self.namespace)).items
-        return {item["reason"]: item["note"] for item in found if item["regarding"]["name"] == job}
-
-    async def bound_dataset(self, name: str, *, cached: str = "0%") -> None:
-        mount = {"name": name, "mountPoint": f"file:///srv/{name}", "path": "/"}
-        spec = {"mounts": [mount], "accessModes": ["ReadWriteMany"]}
-        body = {"apiVersion": DATASETS.api_version, "kind": "Dataset", "metadata": {"name": name}, "spec": spec}
-        await self.client.create(DATASETS, body, self.namespace)
-        await self.set_dataset(name, {"phase": "Bound", "cacheStates": {"cachedPercentage": cached}})
-
-    async def set_dataset(self, name: str, status: Body) -> None:
-        await self.client.patch(DATASETS, name, {"status": status}, self.namespace, subresource="status")
-
-
-def container(state: Body) -> Body:
-    return {"name": "main", "image": "x", "imageID": "", "ready": "running" in state, "restartCount": 0, "state": state}
-
-
-def stamp() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-@pytest.fixture(scope="module")
-def jobcontroller_kubeconfig(api_server: Any) -> Path:
-    plane: ControlPlane = api_server.control_plane
-
-    async def prepare() -> None:
-        async with KubeClient(load_config(api_server.kubeconfig), user_agent="tests") as client:
-            with suppress(AlreadyExists):
-                await client.create(NAMESPACES, {"metadata": {"name": "headrace-system"}})
-
-    asyncio.run(prepare())
-    manifests.apply(plane.kubeconfig, [manifests.rbac_file("jobcontroller")])
-    return plane.kubeconfig_for("jobcontroller")
-
-
 @pytest.fixture
 async def metadata_service() -> AsyncIterator[tuple[MetadataService, str]]:
     server = grpc.aio.server()
@@ -234,43 +58,6 @@ async def metadata_service() -> AsyncIterator[tuple[MetadataService, str]]:
     await server.start()
     yield service, f"127.0.0.1:{port}"
     await server.stop(0)
-
-
-@pytest.fixture
-async def cluster(api_server: Any, jobcontroller_kubeconfig: Path) -> AsyncIterator[Cluster]:
-    namespace = f"jobs-{uuid4().hex[:8]}"
-    async with KubeClient(load_config(api_server.kubeconfig), user_agent="tests") as client:
-        await client.create(NAMESPACES, {"metadata": {"name": namespace}})
-        await client.create(SERVICE_ACCOUNTS, {"metadata": {"name": "default"}}, namespace)
-        yield Cluster(client, namespace, jobcontroller_kubeconfig)
-        jobs = (await client.list(TRAINING_JOBS, namespace)).items
-        for job in jobs:
-            await client.delete(TRAINING_JOBS, job["metadata"]["name"], namespace)
-
-
-@asynccontextmanager
-async def controller(cluster: Cluster, log: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The controller as a process; its log is shown when it died by itself."""
-    with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "jobcontroller", "--kubeconfig", str(cluster.kubeconfig), *arguments),
-            cwd=ROOT,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "HEADRACE_JOBCONTROLLER_CHECKPOINT_SECONDS": "1"},
-        )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(20):
-                await process.wait()
-        text = log.read_text()
-        print(text[-8000:])
-        assert "Traceback" not in text
-        assert process.returncode in (0, -signal.SIGKILL)
 
 
 async def test_a_gang_with_its_service_and_pods_is_created_and_succeeds(cluster: Cluster, tmp_path: Path) -> None:
@@ -438,8 +225,8 @@ async def test_a_job_that_cannot_run_says_which_field_is_wrong(cluster: Cluster,
         assert "spec.containers[0].name" in failed["status"]["message"]
         mpi = workers()
         await cluster.submit(job_body("mpi", framework="MPI", replicaSpecs=mpi))
-        failed = await cluster.wait_for_state("mpi", "Failed", "FrameworkNotSupported")
-        assert "supported are Custom, JAX, Paddle, PyTorch, TensorFlow, XGBoost" in failed["status"]["message"]
+        failed = await cluster.wait_for_state("mpi", "Failed", "InvalidSpec")
+        assert "spec.replicaSpecs.Launcher is missing" in failed["status"]["message"]
 
 
 async def test_pods_wait_for_their_data(cluster: Cluster, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_json_is_a_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_not_known_is_said_with_what_is() -> None:
-    with pytest.raises(UsageError, match="choose jobs, queues, datasets, loads, nodes"):
+    with pytest.raises(UsageError, match="choose jobs, crons, queues, datasets, loads, nodes"):
         tables.listing("pods")
     with pytest.raises(UsageError, match="choose table, json or yaml"):
         tables.print_objects(tables.listing("jobs"), [], "xml", with_namespace=False)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from headrace.convert.fields import Fields
 from headrace.convert.objects import Converted, convert
-from tests.builders.foreign_objects import DATA, JOBS
+from tests.builders.foreign_objects import CRONS, DATA, JOBS
 
 
 def converted(text: str) -> tuple[dict[str, Any], list[str]]:
@@ -57,7 +57,8 @@ def test_a_kubeflow_job_keeps_its_run_policy_and_says_what_it_loses() -> None:
 
 def test_the_default_of_each_systems_clean_pod_policy_is_written_out() -> None:
     text = JOBS.replace("  cleanPodPolicy: None\n", "")
-    bodies, _ = converted(text)
+    bodies, notes = converted(text)
+    assert any("image needs sshd" in note for note in notes)
     assert bodies["TrainingJob/mnist"]["spec"]["runPolicy"]["cleanPodPolicy"] == "Running"
     assert bodies["TrainingJob/horovod"]["spec"]["runPolicy"]["cleanPodPolicy"] == "None"
     assert bodies["TrainingJob/horovod"]["spec"]["mpi"] == {"slotsPerWorker": 2}
@@ -141,3 +142,33 @@ def test_every_field_is_carried_over_or_told_of(source: dict[str, Any], known: l
     told = {note.removeprefix("x.").removesuffix(" has no counterpart and was left out") for note in notes}
     assert set(target) | told == set(source)
     assert not set(target) & told
+
+
+def test_crons_and_jobs_with_a_cron_policy_become_cron_training_jobs() -> None:
+    bodies, notes = converted(CRONS)
+    assert set(bodies) == {"CronTrainingJob/nightly", "CronTrainingJob/weekly"}
+    nightly = bodies["CronTrainingJob/nightly"]["spec"]
+    template = nightly.pop("template")
+    assert nightly == {
+        "schedule": "30 2 * * *",
+        "concurrencyPolicy": "Replace",
+        "deadline": "2030-12-31T00:00:00Z",
+        "historyLimit": 5,
+    }
+    assert template["metadata"] == {"labels": {"team": "vision"}}
+    assert template["spec"]["framework"] == "TensorFlow"
+    assert template["spec"]["replicaSpecs"]["Worker"]["replicas"] == 2
+    weekly = bodies["CronTrainingJob/weekly"]["spec"]
+    assert (weekly["schedule"], weekly["concurrencyPolicy"]) == ("@weekly", "Forbid")
+    assert weekly["historyLimit"] == 100, "KubeDL keeps all unless told"
+    assert weekly["template"]["spec"]["replicaSpecs"]["Master"]["replicas"] == 1
+    assert any(note.startswith("Cron serve spec: template.kind Inference is no training job") for note in notes)
+    assert any("Cron serve: spec.template: Field required; the object was left out" in note for note in notes)
+    assert any("schedule is in UTC here" in note for note in notes)
+    assert not any("cronPolicy" in note and "no counterpart" in note for note in notes)
+
+
+def test_a_cron_whose_workload_has_one_name_forbids_a_second_run() -> None:
+    text = CRONS.replace("metadata: {labels: {team: vision}}", "metadata: {name: fixed}")
+    bodies, _ = converted(text)
+    assert bodies["CronTrainingJob/nightly"]["spec"]["concurrencyPolicy"] == "Forbid"

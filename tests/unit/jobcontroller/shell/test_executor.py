@@ -7,9 +7,20 @@ from random import Random
 from typing import Any, cast
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
 from api import names
-from jobcontroller.core.actions import AnnotatePod, CreatePod, DeletePod, DeletePodGroup, EmitEvent
+from jobcontroller.core.actions import (
+    Action,
+    AnnotatePod,
+    ApplyConfigMap,
+    ApplySshKeys,
+    CreatePod,
+    DeletePod,
+    DeletePodGroup,
+    EmitEvent,
+)
 from jobcontroller.shell.caches import Caches
 from jobcontroller.shell.executor import Executor
 from kube.client import KubeClient
@@ -27,6 +38,7 @@ class FakeClient:
     def __init__(self, *, create: KubeError | None = None, stored: Any = OURS, delete: KubeError | None = None) -> None:
         self._create, self._stored, self._delete = create, stored, delete
         self.created: list[str] = []
+        self.bodies: list[Any] = []
         self.patched: list[Any] = []
         self.in_flight = self.most_in_flight = 0
 
@@ -35,7 +47,8 @@ class FakeClient:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         await asyncio.sleep(0)
         self.in_flight -= 1
-        self.created.append(body["metadata"]["name"])
+        self.created.append(body["metadata"].get("name", ""))
+        self.bodies.append(body)
         if self._create is not None:
             raise self._create
         return body
@@ -138,3 +151,40 @@ async def test_annotations_are_written_on_the_pod_that_was_meant(error: KubeErro
     told = {names.CHECKPOINTED_AT_ANNOTATION: "2026-01-01T00:00:00Z"}
     assert await one.perform(job(), [AnnotatePod("p", "u", told)]) is None
     assert client.patched == [{"metadata": {"uid": "u", "annotations": told}}]
+
+
+async def test_ssh_keys_are_fresh_in_the_secret_and_nowhere_else() -> None:
+    client = FakeClient()
+    one, _ = executor(client)
+    bodies = [{"kind": "Secret", "metadata": {"name": "keys"}} for _ in range(2)]
+    for body in bodies:
+        assert await one.perform(job(), [ApplySshKeys("keys", body)]) is None
+    first, second = (body["stringData"] for body in client.bodies)
+    assert set(first) == {"id_rsa", "id_rsa.pub", "authorized_keys", "config"}
+    assert first["authorized_keys"] == first["id_rsa.pub"] != second["id_rsa.pub"]
+    private = load_ssh_private_key(first["id_rsa"].encode(), None)
+    assert isinstance(private, EllipticCurvePrivateKey)
+    assert private.curve.name == "secp521r1"
+    assert load_ssh_public_key(first["id_rsa.pub"].encode()) == private.public_key()
+    assert all("stringData" not in body for body in bodies)
+
+
+async def test_what_is_named_by_the_jobs_uid_is_not_read_when_it_is_there() -> None:
+    client = FakeClient(create=AlreadyExists(409, "AlreadyExists", "exists"), stored=THEIRS)
+    one, _ = executor(client)
+    actions: list[Action] = [
+        ApplyConfigMap("hosts", {"metadata": {"name": "hosts"}}),
+        ApplySshKeys("keys", {"metadata": {}}),
+    ]
+    assert await one.perform(job(), actions) is None
+    problem = await one.perform(job(), pods())
+    assert problem is not None and problem.reason == "NameTaken", "a pod of that name is looked at"
+
+
+async def test_refused_keys_keep_the_pods_back_and_are_not_told() -> None:
+    client = FakeClient(create=Forbidden(403, "Forbidden", "exceeded quota"))
+    one, _ = executor(client)
+    problem = await one.perform(job(), [ApplySshKeys("keys", {"metadata": {"name": "keys"}}), *pods()])
+    assert problem is not None
+    assert problem.message == "Secret keys was refused by the API server: exceeded quota"
+    assert client.created == ["keys"]
