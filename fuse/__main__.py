@@ -45,7 +45,7 @@ def _keeper(settings: Settings) -> Keeper | None:
     try:
         keeper.mount()
     except MountError as error:
-        if settings.backend == "raw":
+        if settings.backend == "raw" or not settings.open:
             raise
         log.warning("raw_backend_not_possible", error=str(error), instead="pyfuse3")
         return None

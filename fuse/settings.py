@@ -27,6 +27,10 @@ class Settings(BaseSettings):
     keeper: bool = Field(
         default=True, description="with the raw backend: outlive the daemon's death, so that open files go on"
     )
+    open: bool = Field(
+        default=True,
+        description="be told of opens; without it the mount is read-only and small files open fastest (raw backend)",
+    )
     standby: bool = Field(
         default=True, description="keep a second daemon ready (about 70 MB); without it a take-over takes a second more"
     )
@@ -47,7 +51,9 @@ class Settings(BaseSettings):
         return host or "127.0.0.1", int(port)
 
     @model_validator(mode="after")
-    def _absolute(self) -> Self:
+    def _checked(self) -> Self:
+        if not self.open and self.backend == "pyfuse3":
+            raise ValueError("--no-open needs the raw backend, --backend is pyfuse3")
         self.mount = self.mount.absolute()
         self.worker_socket = self.worker_socket.absolute()
         return self

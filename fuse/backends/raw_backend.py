@@ -47,6 +47,7 @@ class RawBackend:
         self._handlers = Handlers(operations, metrics)
         self._mount_point = mount_point
         self._allow_other = allow_other
+        self._read_only = not operations.state.has_opens
         self._device = -1
         self._requests: RequestLoop | None = None
         self._undoing: set[asyncio.Task[None]] = set()
@@ -55,7 +56,9 @@ class RawBackend:
 
     def mount(self) -> None:
         """Mount; MountError, also when the kernel is too old."""
-        self._device, init = raw_device.mounted(self._mount_point, allow_other=self._allow_other)
+        self._device, init = raw_device.mounted(
+            self._mount_point, allow_other=self._allow_other, read_only=self._read_only
+        )
         self._has_epochs = init.minor >= protocol.MINOR_EPOCH
 
     def take_over(self, inherited: Inherited, kept_by: Record, tried_again: Callable[[int], None]) -> None:

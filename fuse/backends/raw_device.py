@@ -28,13 +28,14 @@ _BACKING_OPEN: Final = 0x4010E501
 _BACKING_CLOSE: Final = 0x4004E502
 _BACKING_MAP: Final = struct.Struct("<iIQ")
 _BACKING_ID: Final = struct.Struct("<I")
+_MS_RDONLY: Final = 1
 _MS_NOSUID: Final = 2
 _MS_NODEV: Final = 4
 _MNT_DETACH: Final = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def mount(mount_point: Path, *, allow_other: bool) -> int:
+def mount(mount_point: Path, *, allow_other: bool, read_only: bool = False) -> int:
     """Mount at `mount_point`; return the connection's descriptor. MountError."""
     try:
         descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -45,16 +46,17 @@ def mount(mount_point: Path, *, allow_other: bool) -> int:
     if allow_other:
         options += ",allow_other"
     source, kind = FILE_SYSTEM_NAME.encode(), f"fuse.{FILE_SYSTEM_NAME}".encode()
-    if _libc.mount(source, os.fsencode(mount_point), kind, _MS_NOSUID | _MS_NODEV, options.encode()) != 0:
+    flags = _MS_NOSUID | _MS_NODEV | (_MS_RDONLY if read_only else 0)
+    if _libc.mount(source, os.fsencode(mount_point), kind, flags, options.encode()) != 0:
         number = ctypes.get_errno()
         os.close(descriptor)
         raise MountError(f"cannot mount at {mount_point}: {os.strerror(number)} (mount(2) needs CAP_SYS_ADMIN)")
     return descriptor
 
 
-def mounted(mount_point: Path, *, allow_other: bool) -> tuple[int, Init]:
+def mounted(mount_point: Path, *, allow_other: bool, read_only: bool = False) -> tuple[int, Init]:
     """Mount and shake hands; return the connection's descriptor and the kernel's offer. MountError."""
-    descriptor = mount(mount_point, allow_other=allow_other)
+    descriptor = mount(mount_point, allow_other=allow_other, read_only=read_only)
     try:
         return descriptor, handshake(descriptor)
     except (MountError, OSError):

@@ -38,10 +38,15 @@ _NANO: Final = 1_000_000_000
 _KIND_SHIFT: Final = 12
 _DIRENT_BYTES: Final = protocol.DIRENT_PLUS.size
 _ERANGE: Final = 34
+_ENOSYS: Final = 38
 
 
 class AttributeTooLong(Exception):
     """The asker's buffer is too small for an extended attribute."""
+
+
+class NotTold(Exception):
+    """The kernel shall not ask this any more (ENOSYS): it does the same for every file without us."""
 
 
 class Handlers:
@@ -138,6 +143,8 @@ class Handlers:
         name = self._names[opcode][0]
         if isinstance(error, AttributeTooLong):
             return _ERANGE
+        if isinstance(error, NotTold):
+            return _ENOSYS
         return self.failures.number_of(name, error)
 
     # Names
@@ -166,16 +173,22 @@ class Handlers:
 
     async def forget(self, inode: int, unique: int, body: memoryview) -> Bytes:
         (lookups,) = protocol.unpack(protocol.FORGET_IN, body)
-        self._operations.names.forget(inode, lookups)
+        self._forget(inode, lookups)
         self._metrics.inodes = len(self._state.inodes)
         return b""
 
     async def batch_forget(self, inode: int, unique: int, body: memoryview) -> Bytes:
-        forget = self._operations.names.forget
         for each, lookups in protocol.decode_forgets(body):
-            forget(each, lookups)
+            self._forget(each, lookups)
         self._metrics.inodes = len(self._state.inodes)
         return b""
+
+    def _forget(self, inode: int, lookups: int) -> None:
+        self._operations.names.forget(inode, lookups)
+        if not self._state.has_opens:
+            node = self._state.inodes.find(inode)
+            if node is not None and not node.lookups:
+                self._operations.reads.forgotten(inode)
 
     async def getattr(self, inode: int, unique: int, body: memoryview) -> Bytes:
         return self._attributes(await self._operations.names.getattr(inode))
@@ -234,6 +247,8 @@ class Handlers:
     # Files
 
     async def open(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        if not self._state.has_opens:
+            raise NotTold("open")
         flags, _ = protocol.unpack(protocol.OPEN_IN, body)
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         number, keeps_cache = await self._operations.open(inode, flags, writes=writes)
@@ -315,7 +330,10 @@ class Handlers:
 
     async def read(self, inode: int, unique: int, body: memoryview) -> Bytes:
         number, offset, size, *_ = protocol.READ_IN.unpack_from(body)
-        data = await self._operations.reads.read(number, offset, size)
+        if self._state.has_opens:
+            data = await self._operations.reads.read(number, offset, size)
+        else:
+            data = await self._operations.reads.read_unopened(inode, offset, size)
         self._metrics.read_bytes += len(data)
         return data
 
@@ -327,6 +345,8 @@ class Handlers:
         return protocol.WRITE_OUT.pack(written, 0)
 
     async def flush(self, inode: int, unique: int, body: memoryview) -> Bytes:
+        if not self._state.has_opens:
+            raise NotTold("flush")
         number, *_ = protocol.unpack(protocol.FLUSH_IN, body)
         await self._operations.changes.flush(number)
         return b""

@@ -117,7 +117,9 @@ DIRECTORY_ENTRY: Final = Entry(is_directory=True)
 class InodeTable:
     """All nodes of one mount."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, one_version: bool = False) -> None:
+        """With `one_version` a file's inode never stands for another version, whether it is open or not."""
+        self._one_version = one_version
         self.root = Node(ROOT_INODE, Kind.ROOT, None, "", dataset=None, entry=DIRECTORY_ENTRY)
         self.root.lookups = 1
         self._nodes: dict[int, Node] = {ROOT_INODE: self.root}
@@ -167,11 +169,10 @@ class InodeTable:
         parent.children[name] = node
         return node
 
-    @staticmethod
-    def _is_same(known: Node, kind: Kind, dataset: Dataset | None, entry: Entry) -> bool:
+    def _is_same(self, known: Node, kind: Kind, dataset: Dataset | None, entry: Entry) -> bool:
         if known.kind is not kind or _uid(known.dataset) != _uid(dataset):
             return False
-        if known.writing is not None or not known.handles or known.is_directory:
+        if known.writing is not None or known.is_directory or not (known.handles or self._one_version):
             return True
         return known.entry.etag == entry.etag
 

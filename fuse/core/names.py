@@ -16,7 +16,7 @@ from fuse.core.directories import Listing
 from fuse.core.handles import DirectoryHandle
 from fuse.core.inodes import DIRECTORY_ENTRY, Kind, Node
 from fuse.core.state import State
-from fuse.errors import BadName, NameTooLong, NotADirectory, NotFound, Unavailable
+from fuse.errors import BadName, NameTooLong, NotADirectory, NotFound, Stale, Unavailable
 
 NAME_BYTES_MAX: Final = 255
 PAGE_ENTRIES: Final = 10_000
@@ -85,6 +85,8 @@ class Names:
         entry = await self.entry(node.dataset, node.path)
         if entry.is_directory != node.is_directory:
             raise NotFound(f"{node.path} is of another kind now")
+        if not self._state.has_opens and entry.etag != node.entry.etag:
+            raise Stale(f"{node.path} was replaced")
         self._state.inodes.renew(node, entry)
 
     def forget(self, inode: int, lookups: int) -> None:

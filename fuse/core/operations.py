@@ -15,7 +15,7 @@ from fuse.core.attrs import Timeouts
 from fuse.core.catalogue import Catalogue
 from fuse.core.changes import Changes
 from fuse.core.contracts import Dataset, Namespace, Worker
-from fuse.core.inodes import Kind
+from fuse.core.inodes import InodeTable, Kind
 from fuse.core.moves import Moves
 from fuse.core.names import Names
 from fuse.core.reads import Reads
@@ -37,6 +37,7 @@ class Operations:
         wall_ns: Callable[[], int],
         timeouts: Timeouts | None = None,
         owner: tuple[int, int] = (0, 0),
+        has_opens: bool = True,
     ) -> None:
         timeouts = timeouts or Timeouts()
         self.state = State(
@@ -47,6 +48,8 @@ class Operations:
             monotonic=monotonic,
             wall_ns=wall_ns,
             owner=owner,
+            has_opens=has_opens,
+            inodes=InodeTable(one_version=not has_opens),
         )
         self.names = Names(self.state)
         self.reads = Reads(self.state, self.names)

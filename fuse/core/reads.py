@@ -8,6 +8,7 @@ resident, and if the worker was lost meanwhile they are asked for again before a
 """
 
 import os
+from collections import OrderedDict
 from typing import Final
 
 from fuse.core.contracts import Bytes, PinnedFile
@@ -21,6 +22,8 @@ from fuse.errors import BadHandle, IsADirectory, NoAttribute, NotFound, Stale, U
 ETAG_ATTRIBUTE: Final = b"user.headrace.etag"
 RESIDENT_ATTRIBUTE: Final = b"user.headrace.resident"
 SNAPSHOT_ATTRIBUTE: Final = b"user.headrace.snapshot"
+UNOPENED_MAX: Final = 4096
+"""Files read without an open that stay pinned for the next read."""
 READ_TRIES: Final = 8
 """A read survives the loss of the worker this often; each try waits for the worker with a deadline."""
 
@@ -31,6 +34,8 @@ class Reads:
     def __init__(self, state: State, names: Names) -> None:
         self._state = state
         self._names = names
+        self._unopened: OrderedDict[int, int] = OrderedDict()
+        """Handles of ours by inode, of files whose opens we are not told of."""
 
     async def open(self, inode: int) -> tuple[int, bool]:
         """Return a handle for reading, and whether the kernel may keep the file's cached pages. Stale when the
@@ -90,6 +95,27 @@ class Reads:
             if pin.is_resident(offset_bytes, length_bytes):
                 return data
         raise Unavailable(f"the worker was lost {READ_TRIES} times during one read")
+
+    async def read_unopened(self, inode: int, offset_bytes: int, length_bytes: int) -> Bytes:
+        """Like `read`, of a file whose open we were not told of."""
+        number = self._unopened.get(inode)
+        if number is None:
+            node = self._state.inodes.get(inode)
+            if node.is_directory:
+                raise IsADirectory(f"{node.name} is a directory")
+            number, _ = self.opened(FileHandle(node, may_read=True, may_write=False, appends=False))
+            self._unopened[inode] = number
+            if len(self._unopened) > UNOPENED_MAX:
+                self.forgotten(next(iter(self._unopened)))
+        else:
+            self._unopened.move_to_end(inode)
+        return await self.read(number, offset_bytes, length_bytes)
+
+    def forgotten(self, inode: int) -> None:
+        """Nobody has the file any more, or others are read more: let the version go."""
+        number = self._unopened.pop(inode, None)
+        if number is not None:
+            self.release(self._state.handles.pop_file(number))
 
     def _pin(self, node: Node) -> PinnedFile:
         if node.dataset is None:

@@ -35,6 +35,8 @@ class State:
     """Snapshot version by dataset's uid of which the kernel was told everything: it remembers nothing older."""
     told_news: set[str] = field(default_factory=set)
     """Datasets of which that is to be written down again."""
+    has_opens: bool = True
+    """The kernel tells us of opens. If not, a file's version is chosen by its lookup."""
     is_heir: bool = False
     """Another daemon served before, and what names it said are missing is not known."""
     is_watching: bool = False

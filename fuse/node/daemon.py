@@ -46,6 +46,7 @@ class Daemon:
         *,
         allow_other: bool,
         backend: str = "auto",
+        has_opens: bool = True,
         session: Session | None = None,
     ) -> None:
         """With a `session` the mount is there already, and the next daemon goes on where this one ends."""
@@ -55,6 +56,7 @@ class Daemon:
             monotonic=time.monotonic,
             wall_ns=time.time_ns,
             owner=(os.geteuid(), os.getegid()),
+            has_opens=has_opens,
         )
         self._mount_point = mount_point
         self._metrics = metrics
@@ -192,7 +194,8 @@ async def run(settings: Settings, session: Session | None = None) -> None:
         metrics,
         settings.mount,
         allow_other=settings.allow_other,
-        backend=settings.backend,
+        backend=settings.backend if settings.open else "raw",
+        has_opens=settings.open,
         session=session,
     )
     watching = asyncio.ensure_future(namespace.watch(daemon.dataset_changed, daemon.dataset_removed, daemon.watching))

@@ -72,7 +72,10 @@ class Keeper:
     def mount(self) -> None:
         """Make the mount; MountError, OSError."""
         mounts.prepare(self._settings.mount)
-        self._device, init = raw_device.mounted(self._settings.mount, allow_other=self._settings.allow_other)
+        settings = self._settings
+        self._device, init = raw_device.mounted(
+            settings.mount, allow_other=settings.allow_other, read_only=not settings.open
+        )
         self._minor = init.minor
         self._nursery = Nursery(self._device, _OOM_SCORE.read_text().strip(), self._arguments)
         mounts.tune(self._settings.mount)

@@ -111,16 +111,26 @@ class Mortal(RuleBasedStateMachine):
         if inode is None or source == new_name:
             return
         content = next((bytes(data) for at, data, writes in self.open.values() if at == inode and writes), None)
+        self._removed(self._inode(new_name))
         self.run(self.mount.rename(source, new_name))
         self.files[new_name] = content if content is not None else self.files[source]
         self.files.pop(source, None)
 
     @rule(path=NAMES)
     def unlink(self, path: str) -> None:
-        if self._inode(path) is None:
+        inode = self._inode(path)
+        if inode is None:
             return
+        self._removed(inode)
         self.run(self.mount.unlink(path))
         self.files.pop(path, None)
+
+    def _removed(self, inode: int | None) -> None:
+        """The store will not have the file's bytes any more: only what is staged is sure to be read on."""
+        node = self.mount.operations.state.inodes.find(inode) if inode is not None else None
+        if node is None or (node.writing is not None and node.writing.has_staged_bytes):
+            return
+        self.open = {number: each for number, each in self.open.items() if each[0] != inode}
 
     @rule(path=NAMES)
     def forget(self, path: str) -> None:
