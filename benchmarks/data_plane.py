@@ -175,9 +175,10 @@ class DataPlane:
         self.workers[node] = process
         return process
 
-    def start_mount(self, node: str, *more: str) -> Path:
-        """Mount on a node with further arguments; returns the mount point once it serves."""
-        mount = (self.directory / f"{node}-mount").absolute()
+    def start_mount(self, node: str, *more: str, name: str = "") -> Path:
+        """Mount on a node with further arguments; returns the mount point once it serves. `name` tells further mounts of
+        a node apart."""
+        mount = (self.directory / f"{node}-{name or 'mount'}").absolute()
         process = self.spawn(
             f"fuse-{node}-{len(self.processes)}",
             [
@@ -186,8 +187,8 @@ class DataPlane:
             ],
         )
         self._await(process, "mount", lambda: any(each["event"] == "ready" for each in process.events()))
-        self.mounts[node] = mount
-        self.daemons[node] = process
+        self.mounts[name or node] = mount
+        self.daemons[name or node] = process
         return mount
 
     def live(self) -> dict[str, pb.Worker]:

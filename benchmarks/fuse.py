@@ -86,6 +86,8 @@ def _cases(sizes: Sizes, pairs: int, places: Sequence[Place]) -> Iterator[Case]:
             mount = plane.start_mount(NODE) / "bench"
             yield _first_pass(mount / "data", origin, pairs)
             yield from _against(mount / "data", Place("ext4", origin), sizes, pairs)
+            unopened = plane.start_mount(NODE, "--no-open", name="no-open") / "bench"
+            yield _without_opens(unopened / "data", origin, pairs)
             for place in places:
                 with TemporaryDirectory(prefix="headrace-bench-", dir=place.directory) as copy:
                     shutil.copytree(origin, copy, dirs_exist_ok=True)
@@ -146,6 +148,15 @@ def _against(ours: Path, place: Place, sizes: Sizes, pairs: int) -> Iterator[Cas
     runs = interleave(pairs, lambda: open_read_close(own_small, 4096), lambda: open_read_close(other_small, 4096))
     yield _absolute(Case("small-open-read-close", "files/s", runs, name, note=warm), 20_000)
     yield from _metadata(ours / "listed", other / "listed", name, pairs)
+
+
+def _without_opens(ours: Path, origin: Path, pairs: int) -> Case:
+    own, other = _paths(ours / "small"), _paths(origin / "small")
+    for paths in (own, other):
+        open_read_close(paths, 4096)
+    runs = interleave(pairs, lambda: open_read_close(own, 4096), lambda: open_read_close(other, 4096))
+    note = "a mount with --no-open; pages warm on both sides"
+    return _absolute(Case("small-no-open", "files/s", runs, "ext4", note=note), 100_000)
 
 
 def _metadata(ours: Path, other: Path, name: str, pairs: int) -> Iterator[Case]:
