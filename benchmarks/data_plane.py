@@ -176,8 +176,8 @@ class DataPlane:
         return process
 
     def start_mount(self, node: str, *more: str, name: str = "") -> Path:
-        """Mount on a node with further arguments; returns the mount point once it serves. `name` tells further mounts of
-        a node apart."""
+        """Mount on a node with further arguments; returns the mount point once it serves. `name` tells further
+        mounts of a node apart."""
         mount = (self.directory / f"{node}-{name or 'mount'}").absolute()
         process = self.spawn(
             f"fuse-{node}-{len(self.processes)}",

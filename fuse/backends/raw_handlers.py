@@ -185,7 +185,7 @@ class Handlers:
 
     def _forget(self, inode: int, lookups: int) -> None:
         self._operations.names.forget(inode, lookups)
-        if not self._state.has_opens:
+        if self._state.is_heir or not self._state.has_opens:
             node = self._state.inodes.find(inode)
             if node is not None and not node.lookups:
                 self._operations.reads.forgotten(inode)
@@ -307,13 +307,20 @@ class Handlers:
             if keeps_cache:
                 flags |= OpenFlag.KEEP_CACHE
         handle.choice = choice
-        self._state.handles.note(number)
+        handle.is_light = not writes and not self._may_be_whole(node)
+        if not handle.is_light:
+            self._state.handles.note(number)
         return protocol.OPEN_OUT.pack(number, flags, backing_id if choice is Choice.PASSTHROUGH else 0)
+
+    @staticmethod
+    def _may_be_whole(node: Node) -> bool:
+        """Whether opens of the file may go by passthrough, now or later."""
+        dataset = node.dataset
+        return dataset is not None and not dataset.writable and node.entry.size_bytes >= PASSTHROUGH_BYTES_MIN
 
     async def _whole_file(self, node: Node) -> int | None:
         """Return a descriptor of the worker's whole file; None when it is not whole, or not worth it."""
-        dataset = node.dataset
-        if dataset is None or dataset.writable or node.entry.size_bytes < PASSTHROUGH_BYTES_MIN:
+        if not self._may_be_whole(node):
             return None
         try:
             return await self._operations.reads.whole_file(node)
@@ -330,7 +337,7 @@ class Handlers:
 
     async def read(self, inode: int, unique: int, body: memoryview) -> Bytes:
         number, offset, size, *_ = protocol.READ_IN.unpack_from(body)
-        if self._state.has_opens:
+        if self._state.has_opens and (not self._state.is_heir or self._state.handles.find(number) is not None):
             data = await self._operations.reads.read(number, offset, size)
         else:
             data = await self._operations.reads.read_unopened(inode, offset, size)
@@ -353,8 +360,8 @@ class Handlers:
 
     async def release(self, inode: int, unique: int, body: memoryview) -> Bytes:
         number, *_ = protocol.unpack(protocol.RELEASE_IN, body)
-        if unique & protocol.RESENT and self._state.handles.find(number) is None:
-            return b""  # an earlier daemon released it
+        if self._state.is_heir and self._state.handles.find(number) is None:
+            return b""  # an earlier daemon released it, or gave it and did not write it down
         await self._release(inode, number)
         return b""
 

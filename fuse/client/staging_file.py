@@ -180,9 +180,11 @@ class StagedWorkerFile:
         async with self._committing:
             return
 
-    def moved(self, path: str) -> None:
+    def moved(self, path: str, etag: str) -> None:
         """The worker renamed the file, and its staging file with it; the next worker is told the new path."""
         self.path = path
+        if self._descriptor is None and self.base_etag:
+            self.base_etag = etag
 
     def close(self) -> None:
         """Drop the staging file."""

@@ -103,6 +103,7 @@ class Changes:
         truncates = bool(flags & os.O_TRUNC)
         if node.writing is None:
             node.writing = self._begin(node, dataset, empty=truncates)
+            state.inodes.note(node)
         elif truncates:
             await node.writing.staging.truncate(0)
             node.writing.truncated(0, state.wall_ns())

@@ -146,8 +146,8 @@ class StagingFile(Protocol):
         """Return when no commit is under way."""
         ...
 
-    def moved(self, path: str) -> None:
-        """The committed file has another path now; later commits go there."""
+    def moved(self, path: str, etag: str) -> None:
+        """The committed file has another path now, and perhaps another etag; later commits go there."""
         ...
 
     def close(self) -> None:

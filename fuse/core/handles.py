@@ -20,7 +20,17 @@ EMPTY_ENTRY: Final = Entry(is_directory=False)
 class FileHandle:
     """An open file."""
 
-    __slots__ = ("appends", "backing_id", "backing_key", "choice", "may_read", "may_write", "node", "window")
+    __slots__ = (
+        "appends",
+        "backing_id",
+        "backing_key",
+        "choice",
+        "is_light",
+        "may_read",
+        "may_write",
+        "node",
+        "window",
+    )
 
     def __init__(self, node: Node, *, may_read: bool, may_write: bool, appends: bool) -> None:
         self.node = node
@@ -30,6 +40,8 @@ class FileHandle:
         self.window = ReadWindow()
         #: How the open was answered; None until it was, and with a backend that has no choice.
         self.choice: Choice | None = None
+        #: Nothing of it need be known to another daemon but its node: it reads, and never by passthrough.
+        self.is_light = False
         #: The kernel's id of the file behind, and that file, of passthrough opens.
         self.backing_id = 0
         self.backing_key: BackingKey | None = None
@@ -120,6 +132,7 @@ class HandleTable:
         """Return the new handle's number."""
         number = self._number()
         self._directories[number] = handle
+        self.note(number)
         return number
 
     def file(self, number: int) -> FileHandle:
@@ -140,7 +153,8 @@ class HandleTable:
         """Close; BadHandle."""
         handle = self.file(number)
         del self._files[number]
-        self.note(number)
+        if not handle.is_light:
+            self.note(number)
         return handle
 
     def pop_directory(self, number: int) -> DirectoryHandle:
@@ -153,5 +167,4 @@ class HandleTable:
     def _number(self) -> int:
         number = self._next
         self._next += 1
-        self.note(number)
         return number

@@ -58,6 +58,7 @@ class Node:
         "kind",
         "last_path",
         "lookups",
+        "may_be_open",
         "missing",
         "name",
         "parent",
@@ -84,6 +85,8 @@ class Node:
         #: Open file and directory handles.
         self.handles = 0
         self.is_detached = False
+        #: Handles that an earlier daemon gave, and we know nothing of, may read this version.
+        self.may_be_open = False
         #: The version the open handles read; None while nothing is open.
         self.pin: PinnedFile | None = None
         #: State of the file while somebody on this node writes it.
@@ -172,7 +175,9 @@ class InodeTable:
     def _is_same(self, known: Node, kind: Kind, dataset: Dataset | None, entry: Entry) -> bool:
         if known.kind is not kind or _uid(known.dataset) != _uid(dataset):
             return False
-        if known.writing is not None or known.is_directory or not (known.handles or self._one_version):
+        if known.writing is not None or known.is_directory:
+            return True
+        if not (known.handles or known.may_be_open or self._one_version):
             return True
         return known.entry.etag == entry.etag
 
@@ -234,7 +239,6 @@ class InodeTable:
     def opened(self, node: Node) -> None:
         """One more handle."""
         node.handles += 1
-        self.note(node)
 
     def released(self, node: Node) -> None:
         """One handle less."""

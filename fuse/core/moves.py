@@ -204,7 +204,7 @@ class Moves:
             node.pin.close()
             node.pin = None
         if node.writing is not None:
-            node.writing.staging.moved(node.path)
+            node.writing.staging.moved(node.path, entry.etag)
         self._state.inodes.note(node)
 
     async def _find(self, parent: Node, name: str) -> Node | None:

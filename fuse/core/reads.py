@@ -50,7 +50,11 @@ class Reads:
         """Count the handle in; return its number and whether cached pages are of this version."""
         node = handle.node
         keeps_cache = node.writing is not None or node.cached_etag == node.entry.etag
-        node.cached_etag = node.entry.etag
+        if node.cached_etag != node.entry.etag:
+            if node.cached_etag:
+                # Of what another daemon does not know to be cached it has the pages dropped, once.
+                self._state.inodes.note(node)
+            node.cached_etag = node.entry.etag
         self._state.inodes.opened(node)
         return self._state.handles.add_file(handle), keeps_cache
 
@@ -71,7 +75,7 @@ class Reads:
             raise Stale(f"{node.path} was removed") from None
         if entry.is_directory or (pinned_etag is not None and entry.etag != pinned_etag):
             raise Stale(f"{node.path} was replaced")
-        node.entry = entry
+        self._state.inodes.renew(node, entry)
 
     async def read(self, number: int, offset_bytes: int, length_bytes: int) -> Bytes:
         """Return up to `length_bytes` from `offset_bytes`; short at the end of the file. BadHandle, Stale,

@@ -32,7 +32,7 @@ from fuse.core.journal import (
     encode,
     shorten,
 )
-from fuse.core.protocol import INODE_ROOT, RESENT, Opcode
+from fuse.core.protocol import INODE_ROOT, OPEN_OUT, RESENT, Opcode
 from fuse.core.state import State
 
 ONCE: Final = frozenset(
@@ -80,12 +80,17 @@ class Recorder:
 
     def answered(self, opcode: int, unique: int, payload: Bytes) -> None:
         """A success is about to be answered."""
-        if opcode in ONCE:
+        if opcode in ONCE and not (opcode == Opcode.OPEN and self._is_light(payload)):
             unique &= ~RESENT
             payload = bytes(payload)
             self._answers[unique] = payload
             shorten(self._answers)
             self._pending.append(AnswerRecord(unique, payload))
+
+    def _is_light(self, payload: Bytes) -> bool:
+        """A second open gives another handle, and of the first nothing is left that would have to be closed."""
+        handle = self._state.handles.find(OPEN_OUT.unpack_from(payload)[0])
+        return isinstance(handle, FileHandle) and handle.is_light
 
     def tried_again(self, unique: int) -> None:
         """A request that was left over is about to be carried out."""
@@ -208,7 +213,7 @@ class Recorder:
             records.append(ClosedRecord(number))
         elif isinstance(handle, DirectoryHandle):
             self._directory(number, handle, records)
-        elif handle.choice is not None:
+        elif handle.choice is not None and not handle.is_light:
             self._file(number, handle, records)
         # A file without a choice was not answered yet: whoever opens it will ask again.
 

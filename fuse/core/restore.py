@@ -72,6 +72,7 @@ def _node(record: NodeRecord, image: Image) -> Node:
     node.lookups = image.lookups.get(record.inode, record.lookups)
     node.cached_etag = record.cached_etag
     node.last_path = record.last_path
+    node.may_be_open = node.kind is Kind.FILE
     return node
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator
 
 from fuse.core.attrs import Attributes
+from fuse.core.handles import FileHandle
 from fuse.core.inodes import ROOT_INODE
 from fuse.core.journal import Image, replay
 from fuse.core.open_modes import Choice
@@ -129,9 +130,12 @@ class MortalMount(KernelLessMount):
 
     def record(self) -> None:
         """An answer leaves."""
-        for handle in self.operations.state.handles.files():
-            if handle.choice is None:
+        handles = self.operations.state.handles
+        for number in handles.numbers():
+            handle = handles.find(number)
+            if isinstance(handle, FileHandle) and handle.choice is None:
                 handle.choice = Choice.CACHED
+                handles.note(number)
         self.journal += self.recorder.news()
 
     def die(self, *, lost_bytes: int = 0) -> None:

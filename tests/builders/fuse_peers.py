@@ -296,8 +296,10 @@ class FakeStaging:
     async def settle(self) -> None:
         return
 
-    def moved(self, path: str) -> None:
+    def moved(self, path: str, etag: str) -> None:
         self.path = path
+        if self._data is None and self.base_etag:
+            self.base_etag = etag
 
     def close(self) -> None:
         if self._data is not None:

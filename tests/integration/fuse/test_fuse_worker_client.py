@@ -165,7 +165,7 @@ async def test_after_a_rename_commits_go_to_the_new_path(client: WorkerClient, w
     await staging.write(0, b"one")
     await staging.commit(0o644, 1)
     await client.rename("u", "old", "new")
-    staging.moved("new")
+    staging.moved("new", "another-etag")
     await staging.write(3, b" two")
     await staging.commit(0o644, 1)
     assert worker.files == {("u", "a"): DATA, ("u", "new"): b"one two"}
