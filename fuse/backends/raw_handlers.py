@@ -307,10 +307,16 @@ class Handlers:
             if keeps_cache:
                 flags |= OpenFlag.KEEP_CACHE
         handle.choice = choice
-        handle.is_light = not writes and not self._may_be_whole(node)
+        handle.is_light = self._is_light(node)
         if not handle.is_light:
             self._state.handles.note(number)
         return protocol.OPEN_OUT.pack(number, flags, backing_id if choice is Choice.PASSTHROUGH else 0)
+
+    @staticmethod
+    def _is_light(node: Node) -> bool:
+        """Whether opens of the file are never by passthrough, and none of them writes."""
+        dataset = node.dataset
+        return dataset is not None and not dataset.writable and node.entry.size_bytes < PASSTHROUGH_BYTES_MIN
 
     @staticmethod
     def _may_be_whole(node: Node) -> bool:

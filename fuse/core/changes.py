@@ -182,9 +182,11 @@ class Changes:
         finally:
             # Not before: whoever follows a daemon that dies in between must find the file open still.
             self._state.handles.pop_file(number)
-            if handle.may_write and writing is not None:
-                writing.writers -= 1
-                if not writing.writers and node.writing is writing:
+            if writing is not None:
+                writing.writers -= handle.may_write
+                # Of a removed file the staging file has the only bytes, and readers may have it open still.
+                is_needed = writing.writers or (node.is_detached and node.handles > 1)
+                if not is_needed and node.writing is writing:
                     self._end(node, writing)
             self._reads.release(handle)
 

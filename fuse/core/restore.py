@@ -83,10 +83,12 @@ def _writings(state: State, image: Image, nodes: dict[int, Node], files: dict[in
             writers[handle.node.inode] = writers.get(handle.node.inode, 0) + 1
     for record in image.writings.values():
         node = nodes.get(record.inode)
-        if node is None or node.dataset is None or not writers.get(record.inode):
+        if node is None or node.dataset is None:
             continue
-        node.writing = _writing(state, node.dataset, record)
-        node.writing.writers = writers[record.inode]
+        count = writers.get(record.inode, 0)
+        if count or (record.is_orphaned and node.handles):
+            node.writing = _writing(state, node.dataset, record)
+            node.writing.writers = count
 
 
 def _writing(state: State, dataset: Dataset, record: WritingRecord) -> Writing:
