@@ -101,12 +101,7 @@ def parse_volume(volume_id: str, context: Mapping[str, str]) -> VolumeRequest:
     """Return what an id and its context ask for. BadRequest names the field that is wrong; Forbidden when an
     inline volume names another namespace's dataset."""
     from_id = check_volume_id(volume_id)
-    for key in context:
-        if key not in _OWN_KEYS and not key.startswith(_FOREIGN_PREFIXES):
-            raise BadRequest(
-                f"volumeAttributes has {shown(key)}, which this driver does not know; it knows "
-                f"{', '.join(sorted(_OWN_KEYS))}"
-            )
+    check_keys("volumeAttributes", context)
     is_inline = context.get(CONTEXT_EPHEMERAL) == "true"
     sub_path = check_sub_path(context.get(names.CSI_ATTRIBUTE_SUB_PATH, ""))
     if from_id is not None and names.CSI_ATTRIBUTE_DATASET not in context:
@@ -121,6 +116,15 @@ def parse_volume(volume_id: str, context: Mapping[str, str]) -> VolumeRequest:
     if is_inline:
         _check_namespace(dataset, context.get(CONTEXT_POD_NAMESPACE, ""))
     return VolumeRequest(volume_id, dataset, sub_path, is_inline)
+
+
+def check_keys(field: str, given: Mapping[str, str]) -> None:
+    """BadRequest for a key that nobody would read, which is a misspelt one."""
+    for key in given:
+        if key not in _OWN_KEYS and not key.startswith(_FOREIGN_PREFIXES):
+            raise BadRequest(
+                f"{field} has {shown(key)}, which this driver does not know; it knows {', '.join(sorted(_OWN_KEYS))}"
+            )
 
 
 def _from_context(volume_id: str, context: Mapping[str, str]) -> DatasetRef:
@@ -139,8 +143,8 @@ def dataset_ref(namespace: str, name: str) -> DatasetRef:
     """Return the dataset of these two attributes; BadRequest when one is no name of a Kubernetes object."""
     if _LABEL.fullmatch(namespace) is None:
         raise BadRequest(
-            f"{names.CSI_ATTRIBUTE_NAMESPACE} {shown(namespace)} is not the name of a namespace; it must be lower case "
-            "letters, digits and -, at most 63"
+            f"{names.CSI_ATTRIBUTE_NAMESPACE} {shown(namespace)} is not the name of a namespace; it must be lower "
+            "case letters, digits and -, at most 63"
         )
     if len(name) > NAME_CHARACTERS_MAX or _NAME.fullmatch(name) is None:
         raise BadRequest(
@@ -177,8 +181,8 @@ def check_sub_path(value: str) -> str:
         or any(ord(character) < 0x20 or ord(character) == 0x7F for character in path)
     ):
         raise BadRequest(
-            f"{names.CSI_ATTRIBUTE_SUB_PATH} {shown(value)} is not a directory inside the dataset; it must be relative, "
-            f"without . and .., at most {SUB_PATH_CHARACTERS_MAX} characters"
+            f"{names.CSI_ATTRIBUTE_SUB_PATH} {shown(value)} is not a directory inside the dataset; it must be "
+            f"relative, without . and .., at most {SUB_PATH_CHARACTERS_MAX} characters"
         )
     return path
 
