@@ -158,5 +158,5 @@ def refusal(call: Any) -> tuple[str, str]:
     try:
         call()
     except grpc.RpcError as error:
-        return error.code().name, error.details()  # type: ignore[attr-defined]
+        return error.code().name, error.details() or ""
     raise AssertionError("the call was not refused")
