@@ -32,7 +32,7 @@ END_SECONDS: Final = 15.0
 KILL_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.02
 LOG_TAIL_CHARACTERS: Final = 2000
-ANSWER_SECONDS: Final = 10.0
+ANSWER_SECONDS: Final = 5.0
 """Within which a live daemon answers statfs."""
 
 
