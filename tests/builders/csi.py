@@ -52,12 +52,16 @@ class CsiNode:
     ) -> None:
         self.close()
 
-    def _command(self) -> list[str]:
+    def daemon_settings(self) -> list[str]:
+        """The arguments plugin and launcher share."""
         return [
-            *["-m", "fuse.csi", "--node", "n1", "--metadata", self.plane.metadata_address],
+            *["--node", "n1", "--metadata", self.plane.metadata_address],
             *["--worker-socket", str(self.plane.socket("n1")), "--state", str(self.state)],
-            *["--kubelet", str(self.kubelet), "--socket", str(self.socket), *self._arguments],
         ]
+
+    def _command(self) -> list[str]:
+        own = ["--kubelet", str(self.kubelet), "--socket", str(self.socket)]
+        return ["-m", "fuse.csi", *self.daemon_settings(), *own, *self._arguments]
 
     def start(self) -> Process:
         """Start the plugin; returns once it serves."""

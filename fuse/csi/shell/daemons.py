@@ -116,8 +116,14 @@ class LocalDaemons:
             # Perhaps being replaced behind its back: killing it would turn a pause into errors.
             raise NotNow(f"the FUSE daemon at {self._folders.mount(key)} does not answer; trying again is safe")
         await self._clear(key)
-        self._folders.mount(key).mkdir(parents=True, exist_ok=True, mode=0o700)
-        pid = self._spawn(key)
+        try:
+            self._folders.mount(key).mkdir(parents=True, exist_ok=True, mode=0o700)
+            pid = self._spawn(key)
+        except OSError as error:
+            raise NotNow(
+                f"the FUSE daemon cannot be started in {self._folders.folder(key)}: {error.strerror}; trying again is "
+                "safe"
+            ) from error
         try:
             async with asyncio.timeout(START_SECONDS):
                 while await self._folders.life(key) is not Life.ALIVE:
@@ -125,9 +131,9 @@ class LocalDaemons:
                         raise self._failed(key, "ended before its mount was there")
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
-            error = self._failed(key, f"made no mount in {START_SECONDS:g} s")
+            failure = self._failed(key, f"made no mount in {START_SECONDS:g} s")
             await self._clear(key)
-            raise error from None
+            raise failure from None
         except NotNow:
             await self._clear(key)
             raise
@@ -195,6 +201,7 @@ class LocalDaemons:
             for pid in pids:
                 try:
                     os.kill(pid, number)
+                    os.kill(pid, signal.SIGCONT)  # a stopped process would not see it
                 except ProcessLookupError:
                     continue
             if await _ended(pids, seconds):

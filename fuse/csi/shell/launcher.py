@@ -4,6 +4,7 @@ In a cluster the plugin is replaced with every release, and whatever runs in its
 the launcher's pod, which is only replaced when its node is drained. It keeps no state: see daemons.py.
 """
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,8 @@ from fuse.csi.shell.edge import Context, unary
 from fuse.csi.shell.locks import NamedLocks
 
 LOCK_SECONDS: Final = 60.0
+CONNECT_SECONDS: Final = 3.0
+"""For a launcher that is just starting."""
 START_CALL_SECONDS: Final = START_SECONDS + END_SECONDS + KILL_SECONDS + 20.0
 STOP_CALL_SECONDS: Final = END_SECONDS + KILL_SECONDS + 20.0
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_CHARACTERS}}}")
@@ -63,6 +66,7 @@ class LauncherClient:
 
     async def start(self, key: str) -> None:
         """Have the dataset's daemon and its mount; NotNow, TooSlow."""
+        await self._connected()
         try:
             await self._stub.Start(pb.StartDaemonRequest(key=key), timeout=START_CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
@@ -70,10 +74,20 @@ class LauncherClient:
 
     async def stop(self, key: str) -> None:
         """End both, if they are there; NotNow, TooSlow."""
+        await self._connected()
         try:
             await self._stub.Stop(pb.StopDaemonRequest(key=key), timeout=STOP_CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise self._refusal(error) from None
+
+    async def _connected(self) -> None:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._channel.channel_ready()
+        except TimeoutError:
+            raise NotNow(
+                f"no launcher answers at {self._socket}; its pod must run on this node, trying again is safe"
+            ) from None
 
     def _refusal(self, error: grpc.aio.AioRpcError) -> NotNow | TooSlow:
         kind = TooSlow if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else NotNow

@@ -69,9 +69,7 @@ def test_mounts_take_no_devices_and_no_set_uid_files(node: CsiNode) -> None:
 def test_an_inline_volume_of_the_pods_own_namespace(node: CsiNode) -> None:
     inline = {"csi.storage.k8s.io/ephemeral": "true", "dataset": "train"}
     writer = csi.VolumeCapability.AccessMode.SINGLE_NODE_WRITER  # what kubelet says of every inline volume
-    target = node.publish(
-        "i", "csi-0123", mode=writer, context={**inline, "csi.storage.k8s.io/pod.namespace": "bench"}
-    )
+    target = node.publish("i", "csi-0123", mode=writer, context={**inline, "csi.storage.k8s.io/pod.namespace": "bench"})
     assert (target / "a.bin").exists()
     node.unpublish("i", "csi-0123")
     foreign = {**inline, "namespace": "bench", "csi.storage.k8s.io/pod.namespace": "team-b"}
