@@ -33,7 +33,7 @@ KILL_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.02
 LOG_TAIL_CHARACTERS: Final = 2000
 ANSWER_SECONDS: Final = 5.0
-"""Within which a live daemon answers statfs."""
+"""Within which a live daemon answers."""
 
 
 class Life(Enum):
@@ -63,6 +63,8 @@ class DatasetFolders:
     def __init__(self, state: Path) -> None:
         self._root = state / "datasets"
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # As the mount table and command lines of daemons have it.
+        self._root = self._root.resolve()
 
     def folder(self, key: str) -> Path:
         """Return a dataset's folder."""
@@ -89,9 +91,9 @@ class DatasetFolders:
         """Tell whether a dataset's mount is there and answers."""
         if self.mounted(key) is None:
             return Life.ABSENT
-        mount = self.mount(key)
+        mount = str(self.mount(key))
         try:
-            await in_thread(lambda: os.statvfs(mount), what=f"statfs of {mount}", seconds=seconds)
+            await in_thread(lambda: kernel.ask(mount), what=f"stat of {mount}", seconds=seconds)
         except TooSlow:
             return Life.SILENT
         except OSError as error:

@@ -28,6 +28,10 @@ _MOVE_MOUNT_EMPTY_PATHS: Final = 0x04 | 0x40
 _MOUNT_ATTR_RDONLY: Final = 0x1
 _MOUNT_ATTR_NOSUID: Final = 0x2
 _MOUNT_ATTR_NODEV: Final = 0x4
+_AT_FDCWD: Final = -100
+_AT_STATX_FORCE_SYNC: Final = 0x2000
+_STATX_BASIC: Final = 0x7FF
+_STATX_BYTES: Final = 256
 _MS_PRIVATE: Final = 1 << 18
 _MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
@@ -120,6 +124,15 @@ def attach(tree: int, folder: int, relative: str) -> None:
         _call(relative, _MOVE_MOUNT, tree, b"", target, b"", _MOVE_MOUNT_EMPTY_PATHS)
     finally:
         os.close(target)
+
+
+def ask(path: str) -> None:
+    """Have the file system at a path answer for its root, whatever the kernel remembers of it. For our daemon the
+    root is no question to anybody else, unlike statfs. OSError: ENOTCONN, ECONNABORTED when it is dead."""
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
+    if _libc.statx(_AT_FDCWD, os.fsencode(path), _AT_STATX_FORCE_SYNC, _STATX_BASIC, buffer) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
 
 
 def make_target(folder: int, relative: str) -> None:
