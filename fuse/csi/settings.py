@@ -18,9 +18,10 @@ class Settings(BaseSettings):
         env_prefix="HEADRACE_CSI_", cli_kebab_case=True, cli_implicit_flags=True, cli_prog_name="python -m fuse.csi"
     )
 
-    role: Literal["plugin", "launcher"] = Field(
+    role: Literal["plugin", "launcher", "probe"] = Field(
         default="plugin",
-        description="plugin = CSI and registration; launcher = starts FUSE daemons for a plugin that may be replaced",
+        description="plugin = CSI and registration; launcher = starts FUSE daemons for a plugin that may be replaced; "
+        "probe = exits with 0 when whoever serves at --socket answers",
     )
     node: str = Field(min_length=1, max_length=253, description="name of the Kubernetes node this process is on")
     metadata: str = Field(pattern=r"^.+:\d+$", description="HOST:PORT of the metadata service")

@@ -16,7 +16,7 @@ import structlog
 from api import names
 from api.gen import csi_pb2_grpc, launcher_pb2_grpc, plugin_registration_pb2_grpc
 from api.gen import plugin_registration_pb2 as registration
-from fuse.csi.errors import NotPossible
+from fuse.csi.errors import NotNow, NotPossible
 from fuse.csi.settings import Settings
 from fuse.csi.shell import daemons
 from fuse.csi.shell.catalogue import Catalogue
@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 GRACE_SECONDS: Final = 20.0
 """For calls in work at the end."""
+PROBE_SECONDS: Final = 5.0
 SOCKET_BYTES_MAX: Final = 107
 """What the kernel takes as the path of a unix socket."""
 CSI_VERSION: Final = "1.0.0"
@@ -68,7 +69,10 @@ class Registration(plugin_registration_pb2_grpc.RegistrationServicer):
 
 
 async def run(settings: Settings, stopping: asyncio.Event) -> None:
-    """Run one process until `stopping`. NotPossible, OSError when it cannot start."""
+    """Run one process until `stopping`. NotPossible, OSError when it cannot start; NotNow when a probe fails."""
+    if settings.role == "probe":
+        await _probe(settings.socket)
+        return
     daemons.check_machine()
     async with AsyncExitStack() as stack:
         if settings.role == "launcher":
@@ -77,6 +81,16 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
             await _plugin(settings, stack)
         await stopping.wait()
         log.info("stopping")
+
+
+async def _probe(socket: Path) -> None:
+    """NotNow unless a gRPC server answers at the socket."""
+    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                await channel.channel_ready()
+        except TimeoutError:
+            raise NotNow(f"nobody answers at {socket} within {PROBE_SECONDS:g} s") from None
 
 
 async def _launcher(settings: Settings, stack: AsyncExitStack) -> None:

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -484,3 +485,29 @@ def test_kubelet_finds_the_plugin(csi_plane: DataPlane, tmp_path: Path) -> None:
         _eventually(lambda: any(event["event"] == "registered" for event in node.process.events()))  # type: ignore[union-attr]
         node.stop()
         assert list(folder.iterdir()) == [], "a plugin that has gone is not found"
+
+
+def test_a_probe_tells_whether_the_plugin_answers(node: CsiNode) -> None:
+    command = [sys.executable, "-m", "fuse.csi", "--role", "probe", "--socket", str(node.socket)]
+    command += node.daemon_settings()
+
+    def probe() -> int:
+        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode
+
+    assert probe() == 0
+    node.stop()
+    assert probe() == 1
+    node.start()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--node", "n", "--worker-socket", "/x", "--metadata", "nowhere"], "--metadata"),
+        (["--node", "n", "--worker-socket", "/x", "--metadata", "h:1", "--role", "launcher"], "--launcher-socket"),
+    ],
+)
+def test_bad_settings_are_named(arguments: list[str], named: str) -> None:
+    command = [sys.executable, "-m", "fuse.csi", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and named in done.stderr
