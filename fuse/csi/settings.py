@@ -46,6 +46,14 @@ class Settings(BaseSettings):
         default=5.0, gt=0, le=3600, description="how often dead mounts are looked for, besides kubelet's calls"
     )
 
+    metrics: str | None = Field(default=None, pattern=r"^.*:\d+$", description="HOST:PORT to serve /metrics at")
+
+    @property
+    def metrics_address(self) -> tuple[str, int]:
+        """Host ("" = loopback) and port of --metrics."""
+        host, _, port = (self.metrics or ":0").rpartition(":")
+        return host or "127.0.0.1", int(port)
+
     @model_validator(mode="after")
     def _absolute(self) -> Self:
         for name in ("worker_socket", "state", "kubelet", "socket", "registration", "launcher_socket"):

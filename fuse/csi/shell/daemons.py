@@ -18,9 +18,9 @@ from typing import Final, Protocol
 
 import structlog
 
-from fuse.csi.core.mount_table import Mount
+from fuse.csi.core.mount_table import Mount, MountTable
 from fuse.csi.errors import NotNow, NotPossible, TooSlow
-from fuse.csi.shell import kernel
+from fuse.csi.shell import kernel, metrics
 from fuse.csi.shell.blocking import in_thread
 
 log = structlog.get_logger()
@@ -82,9 +82,9 @@ class DatasetFolders:
         """Return the datasets that have a folder."""
         return sorted(entry.name for entry in self._root.iterdir() if entry.is_dir())
 
-    def mounted(self, key: str) -> Mount | None:
-        """Return the mount of a dataset's daemon, dead or alive."""
-        stack = kernel.read_mount_table().at(str(self.mount(key)))
+    def mounted(self, key: str, table: MountTable | None = None) -> Mount | None:
+        """Return the mount of a dataset's daemon, dead or alive; by a table that was just read, if there is one."""
+        stack = (table or kernel.read_mount_table()).at(str(self.mount(key)))
         return stack[-1] if stack else None
 
     async def life(self, key: str, seconds: float = ANSWER_SECONDS) -> Life:
@@ -139,11 +139,13 @@ class LocalDaemons:
         except NotNow:
             await self._clear(key)
             raise
+        metrics.DAEMONS.labels("started").inc()
         log.info("daemon_started", key=key, pid=pid)
 
     def _failed(self, key: str, what: str) -> NotNow:
         # The folder, and the log in it, goes with the last use of the dataset.
         tail = self._folders.log(key).read_text(encoding="utf-8", errors="replace")[-LOG_TAIL_CHARACTERS:]
+        metrics.DAEMONS.labels("failed").inc()
         log.warning("daemon_failed", key=key, what=what, tail=tail)
         return NotNow(f"the FUSE daemon {what}; our log has the end of its own, trying again is safe")
 
@@ -166,6 +168,7 @@ class LocalDaemons:
             await self._end(pids)
             # A daemon that was only just starting may have mounted meanwhile.
             self._unmount(mount)
+            metrics.DAEMONS.labels("ended").inc()
             log.info("daemon_ended", key=key, pids=pids)
 
     def _unmount(self, mount: Path) -> None:

@@ -1,10 +1,12 @@
 """The edge to gRPC: refusals become statuses here and nowhere else, protobuf's capabilities become ours.
 
-Owns the table below and the one log line of a defect. A call goes on when its caller gives up: kubelet repeats it,
-and finds it done or in work, not half undone. Requests are never logged as a whole: they may carry secrets.
+Owns the table below, what calls count, and the one log line of a defect. A call goes on when its caller gives up:
+kubelet repeats it, and finds it done or in work, not half undone. Requests are never logged as a whole: they may
+carry secrets.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, Final, TypeVar
@@ -15,6 +17,7 @@ import structlog
 from api.gen import csi_pb2 as csi
 from fuse.csi import errors
 from fuse.csi.core.capabilities import AccessMode, Capability
+from fuse.csi.shell import metrics
 
 log = structlog.get_logger()
 
@@ -49,12 +52,16 @@ def unary(
 
     @wraps(method)
     async def answer(self: Service, request: Request, context: Context) -> Answer:
+        started = time.monotonic()
         work = asyncio.ensure_future(method(self, request, context))
         _working.add(work)
         work.add_done_callback(_working.discard)
         try:
             async with asyncio.timeout(CALL_SECONDS):
-                return await asyncio.shield(work)
+                result = await asyncio.shield(work)
+            metrics.REQUESTS.labels(method.__name__, "OK").inc()
+            metrics.REQUEST_SECONDS.labels(method.__name__).observe(time.monotonic() - started)
+            return result
         except asyncio.CancelledError:
             work.add_done_callback(lambda done: _tell_late(method.__name__, done))
             raise
@@ -74,8 +81,12 @@ def unary(
 def status_of(method: str, error: Exception) -> tuple[grpc.StatusCode, str]:
     """Return the answer to an exception; logs what is a defect of ours."""
     if isinstance(error, errors.Refusal):
-        log.info("refused", method=method, code=STATUS[type(error)].name, error=str(error))
-        return STATUS[type(error)], str(error)
+        code = STATUS[type(error)]
+        metrics.REQUESTS.labels(method, code.name).inc()
+        log.info("refused", method=method, code=code.name, error=str(error))
+        return code, str(error)
+    metrics.REQUESTS.labels(method, grpc.StatusCode.INTERNAL.name).inc()
+    metrics.DEFECTS.labels(method).inc()
     log.error("defect", method=method, error=repr(error), exc_info=error)
     return grpc.StatusCode.INTERNAL, f"an internal error in {method}; the plugin's log has the details"
 

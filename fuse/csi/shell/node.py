@@ -17,9 +17,10 @@ import structlog
 from fuse.csi.core import capabilities, volumes
 from fuse.csi.core.capabilities import Capability
 from fuse.csi.core.decisions import Wanted
+from fuse.csi.core.mount_table import MountTable
 from fuse.csi.core.volumes import DatasetRef, VolumeRequest, shown
-from fuse.csi.errors import Conflict, NoSuchVolume, NotNow, NotPossible, Refusal
-from fuse.csi.shell import kernel
+from fuse.csi.errors import BadRequest, Conflict, NoSuchVolume, NotNow, NotPossible, Refusal
+from fuse.csi.shell import kernel, metrics
 from fuse.csi.shell.blocking import in_thread
 from fuse.csi.shell.catalogue import Catalogue
 from fuse.csi.shell.daemons import ANSWER_SECONDS, Daemons, DatasetFolders, Life
@@ -133,7 +134,7 @@ class NodeVolumes:
     async def recover(self) -> None:
         """After a start: forget what a crash left half done, end daemons nobody uses. Live mounts are not touched."""
         for use in self._records.all():
-            if not use.is_staging and not self._targets.stack(self._targets.relative(use.path, "target_path")):
+            if not use.is_staging and not self._is_mounted(use):
                 log.info("use_forgotten", target=use.path, reason="nothing is mounted there")
                 self._records.drop(use.path)
         used = {use.ref.key for use in self._records.all()}
@@ -144,25 +145,33 @@ class NodeVolumes:
                 except Refusal as error:
                     log.warning("unused_daemon_not_ended", key=key, error=str(error))
 
+    def _is_mounted(self, use: Use) -> bool:
+        try:
+            return bool(self._targets.stack(self._targets.relative(use.path, "target_path")))
+        except BadRequest:
+            return False  # of a kubelet folder we are not told of any more
+
     async def heal(self) -> None:
         """Start the daemons that died, and mount anew where they were. Failures are logged; the next round tries
         again."""
         lives = {key: await self._folders.life(key) for key in {use.ref.key for use in self._records.all()}}
+        table = kernel.read_mount_table()
         for use in self._records.all():
             life = lives.get(use.ref.key)
-            if life in {None, Life.SILENT} or (life is Life.ALIVE and not self._is_stale(use)):
+            if life in {None, Life.SILENT} or (life is Life.ALIVE and not self._is_stale(use, table)):
                 continue
             try:
                 await self._heal(use.path)
             except (Refusal, OSError) as error:
+                metrics.NOT_HEALED.inc()
                 log.warning("not_healed", target=use.path, error=str(error))
 
-    def _is_stale(self, use: Use) -> bool:
+    def _is_stale(self, use: Use, table: MountTable) -> bool:
         """Whether a target still has the mount of a daemon that died."""
         if use.is_staging:
             return False
-        stack = self._targets.stack(self._targets.relative(use.path, "target_path"))
-        mounted = self._folders.mounted(use.ref.key)
+        stack = self._targets.stack(self._targets.relative(use.path, "target_path"), table)
+        mounted = self._folders.mounted(use.ref.key, table)
         return bool(stack) and mounted is not None and stack[-1].device != mounted.device
 
     async def _heal(self, path: str) -> None:
@@ -170,10 +179,14 @@ class NodeVolumes:
             use = self._records.get(path)
             if use is None:
                 return  # unpublished while we waited
+            is_alive = await self._folders.life(use.ref.key) is Life.ALIVE
+            if is_alive and not self._is_stale(use, kernel.read_mount_table()):
+                return  # it was just being published, or published again
             async with self._dataset_locks.hold(str(use.ref), LOCK_SECONDS):
                 await self._daemons.start(use.ref.key)
             if not use.is_staging:
                 await self._mount(use, self._targets.relative(path, "target_path"))
+            metrics.HEALED.inc()
             log.info("healed", target=path)
 
     # ---- steps ----------------------------------------------------------------------------------------------
@@ -274,4 +287,5 @@ async def watch(node: NodeVolumes, seconds: float) -> None:
         try:
             await node.heal()
         except Exception as error:  # a defect must not be the end of all healing
+            metrics.DEFECTS.labels("heal").inc()
             log.error("defect", method="heal", error=repr(error), exc_info=error)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+import prometheus_client
 import structlog
 
 from api import names
@@ -75,6 +76,10 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
         return
     daemons.check_machine()
     async with AsyncExitStack() as stack:
+        if settings.metrics is not None:
+            host, port = settings.metrics_address
+            server, _ = prometheus_client.start_http_server(port, host)
+            stack.callback(server.shutdown)
         if settings.role == "launcher":
             await _launcher(settings, stack)
         else:

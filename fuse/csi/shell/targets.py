@@ -12,7 +12,7 @@ import structlog
 
 from fuse.csi.core import decisions, paths
 from fuse.csi.core.decisions import Step, Wanted
-from fuse.csi.core.mount_table import Mount
+from fuse.csi.core.mount_table import Mount, MountTable
 from fuse.csi.core.volumes import shown
 from fuse.csi.errors import BadRequest, NoSuchVolume, NotNow, NotPossible, Refusal
 from fuse.csi.shell import kernel
@@ -42,9 +42,9 @@ class Targets:
         """Return a path relative to the folder; BadRequest naming the field."""
         return paths.below(self._folder, path, field)
 
-    def stack(self, relative: str) -> list[Mount]:
-        """Return what is mounted at a target, the top last."""
-        return kernel.read_mount_table().at(f"{self._real}/{relative}")
+    def stack(self, relative: str, table: MountTable | None = None) -> list[Mount]:
+        """Return what is mounted at a target, the top last; by a table that was just read, if there is one."""
+        return (table or kernel.read_mount_table()).at(f"{self._real}/{relative}")
 
     async def publish(self, relative: str, source: str, wanted: Wanted) -> None:
         """Have `wanted` at a target; `source` is where its file system is mounted whole. A Refusal, OSError."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,15 +139,23 @@ def test_a_running_pod_sees_the_healed_mount(unwatched: CsiNode, tmp_path: Path)
     subprocess.run(["umount", str(node.kubelet)], check=True, timeout=60)
 
 
-def test_the_watchdog_heals_without_being_called(csi_plane: DataPlane, tmp_path: Path) -> None:
-    with CsiNode(csi_plane, tmp_path / "n", arguments=["--heal-seconds", "0.2"]) as node:
+def test_the_watchdog_heals_without_being_called(csi_plane: DataPlane, tmp_path: Path, unused_tcp_port: int) -> None:
+    metrics = f"127.0.0.1:{unused_tcp_port}"
+    with CsiNode(csi_plane, tmp_path / "n", arguments=["--heal-seconds", "0.2", "--metrics", metrics]) as node:
         targets = [node.publish(pod, "bench/train") for pod in ("a", "b")]
         _kill_daemons_once(node)
-        _eventually(lambda: all(_reads(target / "a.bin") for target in targets))
+        process = node.process
+        assert process is not None
+        _eventually(lambda: [event["event"] for event in process.events()].count("healed") == 2)
+        assert all(_reads(target / "a.bin") for target in targets)
         assert len(node.daemons()) == 1
         for pod in ("a", "b"):
             node.unpublish(pod, "bench/train")
         assert node.mounts() == [] and node.daemons() == []
+        counted = urllib.request.urlopen(f"http://{metrics}/metrics", timeout=30).read().decode()
+        assert "headrace_csi_healed_total 2.0" in counted
+        assert 'headrace_csi_requests_total{code="OK",method="NodePublishVolume"} 2.0' in counted
+        assert 'headrace_csi_daemons_total{event="started"} 2.0' in counted
 
 
 def _kill_daemons_once(node: CsiNode) -> None:
