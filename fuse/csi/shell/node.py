@@ -59,7 +59,7 @@ class NodeVolumes:
         self._daemons = daemons
         self._catalogue = catalogue
         self._target_locks = NamedLocks("path")
-        self._dataset_locks = NamedLocks("dataset")
+        self._dataset_locks = NamedLocks("the dataset of hash")
 
     # ---- calls --------------------------------------------------------------------------------------------
 
@@ -137,13 +137,20 @@ class NodeVolumes:
             if not use.is_staging and not self._is_mounted(use):
                 log.info("use_forgotten", target=use.path, reason="nothing is mounted there")
                 self._records.drop(use.path)
-        used = {use.ref.key for use in self._records.all()}
+        await self.end_unused()
+
+    async def end_unused(self) -> None:
+        """End daemons nobody uses: those a crash left, and those that would not end when they should have."""
         for key in self._folders.known():
-            if key not in used and not self._has_binds(key):
-                try:
-                    await self._daemons.stop(key)
-                except Refusal as error:
-                    log.warning("unused_daemon_not_ended", key=key, error=str(error))
+            try:
+                async with self._dataset_locks.hold(key, LOCK_SECONDS):
+                    await self._stop_if_unused(key)
+            except (Refusal, OSError) as error:
+                log.warning("unused_daemon_not_ended", key=key, error=str(error))
+
+    async def _stop_if_unused(self, key: str) -> None:
+        if not any(use.ref.key == key for use in self._records.all()) and not self._has_binds(key):
+            await self._daemons.stop(key)
 
     def _is_mounted(self, use: Use) -> bool:
         try:
@@ -182,7 +189,7 @@ class NodeVolumes:
             is_alive = await self._folders.life(use.ref.key) is Life.ALIVE
             if is_alive and not self._is_stale(use, kernel.read_mount_table()):
                 return  # it was just being published, or published again
-            async with self._dataset_locks.hold(str(use.ref), LOCK_SECONDS):
+            async with self._dataset_locks.hold(use.ref.key, LOCK_SECONDS):
                 await self._daemons.start(use.ref.key)
             if not use.is_staging:
                 await self._mount(use, self._targets.relative(path, "target_path"))
@@ -227,7 +234,7 @@ class NodeVolumes:
         """Have the daemon for a use; when the use does not come about, it leaves nothing behind."""
         is_new = self._records.get(use.path) is None
         try:
-            async with self._dataset_locks.hold(str(use.ref), LOCK_SECONDS):
+            async with self._dataset_locks.hold(use.ref.key, LOCK_SECONDS):
                 if is_new:
                     self._records.put(use)
                 await self._daemons.start(use.ref.key)
@@ -261,10 +268,9 @@ class NodeVolumes:
 
     async def _release(self, ref: DatasetRef, path: str) -> None:
         """Forget a use, and end the daemon of a dataset nobody uses any more."""
-        async with self._dataset_locks.hold(str(ref), LOCK_SECONDS):
+        async with self._dataset_locks.hold(ref.key, LOCK_SECONDS):
             self._records.drop(path)
-            if not self._records.of(ref) and not self._has_binds(ref.key):
-                await self._daemons.stop(ref.key)
+            await self._stop_if_unused(ref.key)
 
     def _has_binds(self, key: str) -> bool:
         """Whether a dataset's file system is mounted anywhere but at its daemon's own place."""
@@ -281,11 +287,12 @@ def _ref_of_root(root: str) -> DatasetRef | None:
 
 
 async def watch(node: NodeVolumes, seconds: float) -> None:
-    """Heal every so many seconds, for ever."""
+    """Heal and clear up every so many seconds, for ever."""
     while True:
         await asyncio.sleep(seconds)
         try:
             await node.heal()
+            await node.end_unused()
         except Exception as error:  # a defect must not be the end of all healing
             metrics.DEFECTS.labels("heal").inc()
             log.error("defect", method="heal", error=repr(error), exc_info=error)

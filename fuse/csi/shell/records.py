@@ -67,10 +67,6 @@ class Records:
         """Return every use."""
         return list(self._uses.values())
 
-    def of(self, ref: DatasetRef) -> list[Use]:
-        """Return the uses of one dataset."""
-        return [use for use in self._uses.values() if use.ref == ref]
-
     def put(self, use: Use) -> None:
         """Remember a use; when this returns it outlives the process. OSError."""
         file = self._file(use.path)

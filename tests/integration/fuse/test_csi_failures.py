@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -156,6 +156,18 @@ def test_the_watchdog_heals_without_being_called(csi_plane: DataPlane, tmp_path:
         assert "headrace_csi_healed_total 2.0" in counted
         assert 'headrace_csi_requests_total{code="OK",method="NodePublishVolume"} 2.0' in counted
         assert 'headrace_csi_daemons_total{event="started"} 2.0' in counted
+
+
+async def test_a_daemon_nobody_uses_is_ended_in_time(csi_plane: DataPlane, tmp_path: Path) -> None:
+    with CsiNode(csi_plane, tmp_path / "n", arguments=["--heal-seconds", "0.2"]) as node:
+        process = node.process
+        assert process is not None
+        arguments = node.daemon_settings()
+        stranded = LocalDaemons(DatasetFolders(node.state), arguments[: arguments.index("--state")])
+        with suppress(NotNow):  # it may be ended before it is whole
+            await stranded.start(DatasetRef("bench", "train").key)
+        _eventually(lambda: any(event["event"] == "daemon_ended" for event in process.events()))
+        assert node.mounts() == [] and node.daemons() == []
 
 
 def _kill_daemons_once(node: CsiNode) -> None:
