@@ -9,7 +9,6 @@ import errno
 import os
 import subprocess
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import structlog
@@ -24,6 +23,13 @@ STALE_MOUNTS_MAX: Final = 16
 """Mounts stack; more than a few dead ones on top of each other are not ours."""
 UNMOUNT_SECONDS: Final = 10.0
 _MNT_DETACH: Final = 2
+# The same numbers on every architecture.
+_FSOPEN: Final = 430
+_FSCONFIG: Final = 431
+_FSMOUNT: Final = 432
+_FSOPEN_CLOEXEC: Final = 1
+_FSMOUNT_CLOEXEC: Final = 1
+_FSCONFIG_CMD_CREATE: Final = 6
 
 
 def prepare(mount_point: Path) -> None:
@@ -78,23 +84,46 @@ def tune(mount_point: Path) -> None:
         log.warning("readahead_not_raised", wanted_kib=READ_AHEAD_KIB, error=error.strerror)
     try:
         _raise_max_background(minor)
-    except (OSError, subprocess.SubprocessError) as error:
+    except OSError as error:
         log.warning("max_background_not_raised", wanted=MAX_BACKGROUND, error=str(error))
 
 
 def _raise_max_background(connection: int) -> None:
+    name = f"{connection}/max_background"
     connections = Path("/sys/fs/fuse/connections")
     if (connections / str(connection)).is_dir():
-        (connections / str(connection) / "max_background").write_text(f"{MAX_BACKGROUND}\n")
+        (connections / name).write_text(f"{MAX_BACKGROUND}\n")
         return
-    # Where fusectl is not mounted, for as long as the write takes, out of everyone's way.
-    with TemporaryDirectory(prefix="headrace-fusectl-") as directory:
-        mount = ["mount", "-t", "fusectl", "none", directory]
-        subprocess.run(mount, check=True, timeout=UNMOUNT_SECONDS, capture_output=True)
+    # Where fusectl is not mounted, a mount that is attached nowhere: it ends with its descriptor, so also when we are
+    # killed here. A mount in a temporary directory would stay.
+    root = _fusectl()
+    try:
+        file = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=root)
         try:
-            (Path(directory) / str(connection) / "max_background").write_text(f"{MAX_BACKGROUND}\n")
+            os.write(file, f"{MAX_BACKGROUND}\n".encode())
         finally:
-            subprocess.run(["umount", directory], check=True, timeout=UNMOUNT_SECONDS, capture_output=True)
+            os.close(file)
+    finally:
+        os.close(root)
+
+
+def _fusectl() -> int:
+    """Return the root of the kernel's fusectl file system. OSError; it needs Linux 5.2."""
+    context = _syscall(_FSOPEN, b"fusectl", _FSOPEN_CLOEXEC)
+    try:
+        _syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return _syscall(_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
+    finally:
+        os.close(context)
+
+
+def _syscall(number: int, *arguments: object) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = int(libc.syscall(number, *arguments))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
 
 
 def _unescape(field: str) -> str:

@@ -227,9 +227,16 @@ def test_records_that_are_damaged_cost_no_mount(node: CsiNode) -> None:
     node.unpublish("a", "bench/train")
 
 
+def _control_mounts() -> set[str]:
+    """Where fusectl is mounted: a daemon that is killed while it tunes its mount must not leave one."""
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    return {line.split(" ")[4] for line in lines if " - fusectl " in line}
+
+
 def _churn(node: CsiNode, rounds: int, seed: int) -> None:
     """Publish and unpublish with daemons and plugin killed at any moment; every call is repeated, as kubelet does."""
     dice = random.Random(seed)
+    elsewhere = _control_mounts()
 
     def repeated(call: Callable[[], object]) -> None:
         for _ in range(20):
@@ -270,6 +277,7 @@ def _churn(node: CsiNode, rounds: int, seed: int) -> None:
         else:
             assert _reads(node.target(pod) / "a.bin")
         repeated(lambda pod=pod, dataset=dataset: node.unpublish(pod, dataset))  # type: ignore[misc]
+        assert not _control_mounts() - elsewhere, f"in round {number} of seed {seed}"
         if number % 10 == 9:
             assert node.mounts() == [] and node.daemons() == [], f"after round {number} of seed {seed}"
 
