@@ -41,6 +41,7 @@ class CsiNode:
         self._arguments = list(arguments)
         self.process: Process | None = None
         self._channel: grpc.Channel | None = None
+        self._logs: list[Process] = []
 
     def __enter__(self) -> Self:
         self.kubelet.mkdir(parents=True)
@@ -68,6 +69,7 @@ class CsiNode:
         process = self.plane.spawn(f"csi-{len(self.plane.processes)}", self._command())
         self.plane._await(process, "ready event", lambda: any(e["event"] == "ready" for e in process.events()))
         self.process = process
+        self._logs.append(process)
         self._channel = grpc.insecure_channel(f"unix:{self.socket}")
         return process
 
@@ -134,6 +136,11 @@ class CsiNode:
         """NodeUnpublishVolume for a pod."""
         request = csi.NodeUnpublishVolumeRequest(volume_id=volume_id, target_path=str(self.target(pod)))
         self.node.NodeUnpublishVolume(request, timeout=CALL_SECONDS)
+
+    def defects(self) -> list[str]:
+        """What the plugin, in all its lives, logged as exceptions nobody expected."""
+        events = [event for process in self._logs for event in process.events()]
+        return [event["error"] for event in events if event["event"] == "defect"]
 
     # ---- what the machine says ----
 

@@ -29,5 +29,5 @@ def csi_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataPlane]:
 def node(csi_plane: DataPlane, tmp_path: Path) -> Iterator[CsiNode]:
     with CsiNode(csi_plane, tmp_path / "n") as node:
         yield node
-        left = [mount.point for mount in node.mounts()], node.daemons()
-    assert left == ([], []), "a test leaves no mount and no daemon"
+        left = [mount.point for mount in node.mounts()], node.daemons(), node.defects()
+    assert left == ([], [], []), "a test leaves no mount, no daemon, and nothing in the log that nobody expected"

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import queue
 import random
 import signal
 import subprocess
@@ -9,7 +10,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -57,8 +60,8 @@ def unwatched(csi_plane: DataPlane, tmp_path: Path) -> Iterator[CsiNode]:
     """A node whose watchdog looks so seldom that a test never sees it."""
     with CsiNode(csi_plane, tmp_path / "n", arguments=["--heal-seconds", "3600"]) as node:
         yield node
-        left = [mount.point for mount in node.mounts()], node.daemons()
-    assert left == ([], [])
+        left = [mount.point for mount in node.mounts()], node.daemons(), node.defects()
+    assert left == ([], [], [])
 
 
 def test_unpublish_of_a_dead_mount(unwatched: CsiNode) -> None:
@@ -233,37 +236,42 @@ def _control_mounts() -> set[str]:
     return {line.split(" ")[4] for line in lines if " - fusectl " in line}
 
 
+def _repeated(node: CsiNode, call: Callable[[], object], *, restart: bool) -> None:
+    """As kubelet does: the same call until it is answered; `restart`: start the plugin when it is gone."""
+    for _ in range(400):
+        try:
+            call()
+            return
+        except grpc.RpcError as error:
+            assert error.code() in {
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.ABORTED,
+                grpc.StatusCode.CANCELLED,
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+            }, error.details()
+        except ValueError:
+            pass  # the plugin was killed just now, and our channel with it
+        if restart and node.process is not None and node.process.popen.poll() is not None:
+            node.start()
+        time.sleep(0.05)
+    raise AssertionError("it never succeeded")
+
+
 def _churn(node: CsiNode, rounds: int, seed: int) -> None:
-    """Publish and unpublish with daemons and plugin killed at any moment; every call is repeated, as kubelet does."""
+    """Publish and unpublish with daemons and plugin killed at any moment."""
     dice = random.Random(seed)
     elsewhere = _control_mounts()
 
-    def repeated(call: Callable[[], object]) -> None:
-        for _ in range(20):
-            try:
-                call()
-                return
-            except grpc.RpcError as error:
-                assert error.code() in {
-                    grpc.StatusCode.UNAVAILABLE,
-                    grpc.StatusCode.ABORTED,
-                    grpc.StatusCode.CANCELLED,
-                    grpc.StatusCode.DEADLINE_EXCEEDED,
-                }, error.details()
-                if node.process is not None and node.process.popen.poll() is not None:
-                    node.start()
-        raise AssertionError("it never succeeded")
-
     for number in range(rounds):
         pod, dataset = f"p{number % 7}", dice.choice(["bench/train", "bench/other"])
-        repeated(lambda pod=pod, dataset=dataset: node.publish(pod, dataset))  # type: ignore[misc]
+        _repeated(node, partial(node.publish, pod, dataset), restart=True)
         what = dice.random()
         if what < 0.3:
             _kill_daemons_once(node)
         elif what < 0.45:
             node.stop(signal.SIGKILL)
             node.start()
-        elif what < 0.6 and node.process is not None:
+        elif what < 0.6:
             # In the middle of a call.
             request = csi.NodePublishVolumeRequest(
                 volume_id=dataset, target_path=str(node.target("mid")), volume_capability=capability()
@@ -273,17 +281,64 @@ def _churn(node: CsiNode, rounds: int, seed: int) -> None:
             node.stop(signal.SIGKILL)
             future.cancel()
             node.start()
-            repeated(lambda dataset=dataset: node.unpublish("mid", dataset))  # type: ignore[misc]
+            _repeated(node, partial(node.unpublish, "mid", dataset), restart=True)
         else:
             assert _reads(node.target(pod) / "a.bin")
-        repeated(lambda pod=pod, dataset=dataset: node.unpublish(pod, dataset))  # type: ignore[misc]
+        _repeated(node, partial(node.unpublish, pod, dataset), restart=True)
         assert not _control_mounts() - elsewhere, f"in round {number} of seed {seed}"
         if number % 10 == 9:
             assert node.mounts() == [] and node.daemons() == [], f"after round {number} of seed {seed}"
 
 
+def _churn_at_once(node: CsiNode, lives: int, seed: int) -> None:
+    """Many pods at the same time, while daemons and the plugin are killed again and again."""
+    datasets = ["bench/train", "bench/other", "bench/work"]
+    dice = random.Random(seed)
+    finished: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def kill() -> None:
+        # Paced by pods that made it, so that a slow machine is not killed to a standstill.
+        while finished.get():
+            if dice.random() > 0.1:
+                continue
+            if dice.random() < 0.7:
+                _kill_daemons_once(node)
+            else:
+                node.stop(signal.SIGKILL)
+                node.start()
+
+    def live(number: int) -> None:
+        # Several at a time have the same pod: the same call twice at once, and one that undoes the other.
+        pod, dataset = f"p{number % 24}", datasets[number % 3]
+        _repeated(node, partial(node.publish, pod, dataset), restart=False)
+        _repeated(node, partial(node.unpublish, pod, dataset), restart=False)
+        finished.put(True)
+
+    with ThreadPoolExecutor(13) as pool:
+        killer = pool.submit(kill)
+        try:
+            for done in [pool.submit(live, number) for number in range(lives)]:
+                done.result()
+        finally:
+            finished.put(False)
+        killer.result()
+    # A call whose caller was killed away goes on in the plugin: the last word is ours.
+    for number in range(24):
+        _repeated(node, partial(node.unpublish, f"p{number}", datasets[number % 3]), restart=False)
+    _eventually(lambda: node.mounts() == [] and node.daemons() == [])
+
+
 def test_nothing_is_left_of_30_pods_with_kills(node: CsiNode) -> None:
     _churn(node, 30, seed=1)
+
+
+def test_nothing_is_left_of_60_pods_at_once_with_kills(node: CsiNode) -> None:
+    _churn_at_once(node, 60, seed=1)
+
+
+@pytest.mark.nightly
+def test_nothing_is_left_of_5000_pods_at_once_with_kills(node: CsiNode) -> None:
+    _churn_at_once(node, 5000, seed=int(os.environ.get("SEED", "2")))
 
 
 @pytest.mark.nightly
