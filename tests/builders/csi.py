@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -18,6 +19,7 @@ from fuse.csi.core import mount_table
 
 CALL_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 30.0
+DEADLINE_SECONDS: Final = 60.0
 READERS: Final = csi.VolumeCapability.AccessMode.MULTI_NODE_READER_ONLY
 WRITERS: Final = csi.VolumeCapability.AccessMode.MULTI_NODE_MULTI_WRITER
 
@@ -162,6 +164,14 @@ class CsiNode:
                 if b"--mount" in words and any(word.startswith(os.fsencode(self.state)) for word in words):
                     found.append(int(entry.name))
         return sorted(found)
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until something holds; AssertionError when it does not in a minute."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
 
 
 def refusal(call: Any) -> tuple[str, str]:
