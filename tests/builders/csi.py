@@ -153,17 +153,25 @@ class CsiNode:
         return [mount for mount in table.mounts if mount.point.startswith(f"{self.folder}/")]
 
     def daemons(self) -> list[int]:
-        """Every process of a FUSE daemon whose mount is below our folder."""
-        found = []
+        """Every process of a FUSE client whose mount is below our folder."""
+        return sorted(self._processes())
+
+    def clients(self) -> int:
+        """How many FUSE clients that is: one mount each, by one process or several."""
+        return len(set(self._processes().values()))
+
+    def _processes(self) -> dict[int, bytes]:
+        found = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
                     words = (entry / "cmdline").read_bytes().split(b"\0")
                 except OSError:
                     continue
-                if b"--mount" in words and any(word.startswith(os.fsencode(self.state)) for word in words):
-                    found.append(int(entry.name))
-        return sorted(found)
+                mount = words[words.index(b"--mount") + 1] if b"--mount" in words else b""
+                if mount.startswith(os.fsencode(self.state)):
+                    found[int(entry.name)] = mount
+        return found
 
 
 def eventually(condition: Callable[[], bool]) -> None:

@@ -30,6 +30,7 @@ START_SECONDS: Final = 40.0
 END_SECONDS: Final = 15.0
 """The daemon gives requests in work 10 s."""
 KILL_SECONDS: Final = 5.0
+ROUNDS_MAX: Final = 5
 POLL_SECONDS: Final = 0.02
 LOG_TAIL_CHARACTERS: Final = 2000
 ANSWER_SECONDS: Final = 5.0
@@ -163,13 +164,16 @@ class LocalDaemons:
     async def _clear(self, key: str) -> None:
         mount = self._folders.mount(key)
         self._unmount(mount)
-        pids = _find(mount)
-        if pids:
+        # Again, because one that was only just starting may have mounted meanwhile, or have started another.
+        for _ in range(ROUNDS_MAX):
+            pids = _find(mount)
+            if not pids:
+                return
             await self._end(pids)
-            # A daemon that was only just starting may have mounted meanwhile.
             self._unmount(mount)
             metrics.DAEMONS.labels("ended").inc()
             log.info("daemon_ended", key=key, pids=pids)
+        raise TooSlow(f"FUSE daemons of {mount} come back however often they are ended; trying again is safe")
 
     def _unmount(self, mount: Path) -> None:
         for _ in kernel.read_mount_table().at(str(mount)):
@@ -249,7 +253,7 @@ def _is_running(pid: int) -> bool:
 
 
 def _find(mount: Path) -> list[int]:
-    """Return the processes of `python -m fuse … --mount MOUNT`: daemons, and keepers with the same arguments."""
+    """Return the processes of `python -m fuse… … --mount MOUNT`: the one we started, and all it started for that."""
     wanted = os.fsencode(mount)
     found = []
     for entry in Path("/proc").iterdir():
@@ -259,7 +263,8 @@ def _find(mount: Path) -> list[int]:
             words = (entry / "cmdline").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        if b"fuse" in words and wanted in words and words[words.index(wanted) - 1] == b"--mount":
+        is_ours = any(word == b"fuse" or word.startswith(b"fuse.") for word in words)
+        if is_ours and wanted in words and words[words.index(wanted) - 1] == b"--mount":
             found.append(int(entry.name))
     return found
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.mount
 def test_a_pod_reads_a_dataset_and_leaves_nothing(node: CsiNode) -> None:
     target = node.publish("p1", "bench/train")
     assert (target / "a.bin").read_bytes() == b"train" * 1000
-    assert len(node.daemons()) == 1
+    assert node.clients() == 1
     with pytest.raises(OSError, match="Read-only"):
         (target / "new").write_bytes(b"x")
     node.unpublish("p1", "bench/train")
@@ -30,12 +30,12 @@ def test_a_pod_reads_a_dataset_and_leaves_nothing(node: CsiNode) -> None:
 def test_pods_of_a_node_share_one_daemon_a_dataset(node: CsiNode) -> None:
     targets = [node.publish(f"p{number}", "bench/train") for number in range(5)]
     other = node.publish("q", "bench/other")
-    assert len(node.daemons()) == 2
+    assert node.clients() == 2
     assert {(target / "a.bin").read_bytes()[:5] for target in targets} == {b"train"}
     assert (other / "a.bin").read_bytes()[:5] == b"other"
     for number in range(5):
         node.unpublish(f"p{number}", "bench/train")
-        assert len(node.daemons()) == (2 if number < 4 else 1)
+        assert node.clients() == (2 if number < 4 else 1)
     node.unpublish("q", "bench/other")
 
 
@@ -139,5 +139,5 @@ def test_pods_that_stay_do_not_notice_those_that_come_and_go(node: CsiNode) -> N
             return data
 
         assert set(pool.map(come_and_go, range(40))) == {b"train" * 2000}
-    assert len(node.daemons()) == 1 and len(node.mounts()) == 2  # the daemon's own and the target
+    assert node.clients() == 1 and len(node.mounts()) == 2  # the daemon's own and the target
     node.unpublish("stays", "bench/train")
