@@ -13,6 +13,8 @@ from typing import Final
 
 import structlog
 
+from fuse.node import fusectl
+
 log = structlog.get_logger()
 
 READ_AHEAD_KIB: Final = 4096
@@ -23,13 +25,6 @@ STALE_MOUNTS_MAX: Final = 16
 """Mounts stack; more than a few dead ones on top of each other are not ours."""
 UNMOUNT_SECONDS: Final = 10.0
 _MNT_DETACH: Final = 2
-# The same numbers on every architecture.
-_FSOPEN: Final = 430
-_FSCONFIG: Final = 431
-_FSMOUNT: Final = 432
-_FSOPEN_CLOEXEC: Final = 1
-_FSMOUNT_CLOEXEC: Final = 1
-_FSCONFIG_CMD_CREATE: Final = 6
 
 
 def prepare(mount_point: Path) -> None:
@@ -56,9 +51,7 @@ def is_stale(mount_point: Path) -> bool:
 
 def is_mounted(mount_point: Path) -> bool:
     """Whether anything is mounted exactly there."""
-    wanted = str(mount_point.absolute())
-    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as lines:
-        return any(_unescape(line.split(" ")[4]) == wanted for line in lines)
+    return device_of(mount_point) is not None
 
 
 def detach(mount_point: Path) -> None:
@@ -75,55 +68,36 @@ def detach(mount_point: Path) -> None:
 
 
 def tune(mount_point: Path) -> None:
-    """Raise readahead and max_background of a fresh mount; logs what was not permitted."""
-    device = mount_point.stat().st_dev
-    major, minor = os.major(device), os.minor(device)
+    """Raise readahead and max_background of a fresh mount; logs what was not permitted. Asks nothing of the mount: who
+    serves it may do this, and be killed in the middle of it."""
+    device = device_of(mount_point)
+    if device is None:
+        log.warning("not_tuned", mount=str(mount_point), error="nothing is mounted there")
+        return
+    major, minor = device
     try:
         Path(f"/sys/class/bdi/{major}:{minor}/read_ahead_kb").write_text(f"{READ_AHEAD_KIB}\n")
     except OSError as error:
         log.warning("readahead_not_raised", wanted_kib=READ_AHEAD_KIB, error=error.strerror)
     try:
-        _raise_max_background(minor)
+        fusectl.write(minor, "max_background", f"{MAX_BACKGROUND}\n")
     except OSError as error:
-        log.warning("max_background_not_raised", wanted=MAX_BACKGROUND, error=str(error))
+        log.warning("max_background_not_raised", wanted=MAX_BACKGROUND, error=error.strerror)
 
 
-def _raise_max_background(connection: int) -> None:
-    name = f"{connection}/max_background"
-    connections = Path("/sys/fs/fuse/connections")
-    if (connections / str(connection)).is_dir():
-        (connections / name).write_text(f"{MAX_BACKGROUND}\n")
-        return
-    # Where fusectl is not mounted, a mount that is attached nowhere: it ends with its descriptor, so also when we are
-    # killed here. A mount in a temporary directory would stay.
-    root = _fusectl()
-    try:
-        file = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=root)
-        try:
-            os.write(file, f"{MAX_BACKGROUND}\n".encode())
-        finally:
-            os.close(file)
-    finally:
-        os.close(root)
+def device_of(mount_point: Path) -> tuple[int, int] | None:
+    """Return the device number (major, minor) of what is mounted exactly there, the topmost if there are several."""
+    found: tuple[int, int] | None = None
+    for fields in _mounts():
+        if _unescape(fields[4]) == str(mount_point.absolute()):
+            major, _, minor = fields[2].partition(":")
+            found = int(major), int(minor)
+    return found
 
 
-def _fusectl() -> int:
-    """Return the root of the kernel's fusectl file system. OSError; it needs Linux 5.2."""
-    context = _syscall(_FSOPEN, b"fusectl", _FSOPEN_CLOEXEC)
-    try:
-        _syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
-        return _syscall(_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
-    finally:
-        os.close(context)
-
-
-def _syscall(number: int, *arguments: object) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    result = int(libc.syscall(number, *arguments))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
+def _mounts() -> list[list[str]]:
+    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as lines:
+        return [line.split(" ") for line in lines]
 
 
 def _unescape(field: str) -> str:

@@ -1,0 +1,52 @@
+"""The kernel's controls of one FUSE connection (its fusectl file system), without mounting it anywhere.
+
+A mounted fusectl would stay behind when its user is killed. Needs CAP_SYS_ADMIN and Linux 5.2 (fsopen, fsmount).
+"""
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+_FSOPEN: Final = 430
+_FSCONFIG: Final = 431
+_FSMOUNT: Final = 432
+"""System call numbers, the same on every architecture (include/uapi/asm-generic/unistd.h)."""
+_FSOPEN_CLOEXEC: Final = 1
+_FSMOUNT_CLOEXEC: Final = 1
+_CREATE: Final = 6
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def write(connection: int, name: str, text: str) -> None:
+    """Write a control of a connection, which is named by the minor number of its mount's device. OSError."""
+    with _file_system() as root:
+        descriptor = os.open(f"{connection}/{name}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=root)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _file_system() -> Iterator[int]:
+    """Yield a descriptor of the file system's root."""
+    context = _called(_FSOPEN, b"fusectl", _FSOPEN_CLOEXEC)
+    try:
+        _called(_FSCONFIG, context, _CREATE, None, None, 0)
+        root = _called(_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
+    finally:
+        os.close(context)
+    try:
+        yield root
+    finally:
+        os.close(root)
+
+
+def _called(number: int, *arguments: int | bytes | None) -> int:
+    result: int = _libc.syscall(number, *arguments)
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result
