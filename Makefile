@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oracle sanity-tool demo test csi-sanity verdicts nightly lint bench generate lock clean
+.PHONY: help setup oracle demo test verdicts nightly lint bench generate lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -23,6 +23,7 @@ lint: setup ## ruff, mypy --strict, import contracts
 oracle: setup
 	@$(PYTHON) tools/bootstrap.py --oracle
 
+.PHONY: sanity-tool csi-sanity
 # Of the tests only one needs it, and says so when it is not there: a failed build of it fails nothing else.
 sanity-tool: setup
 	-@$(PYTHON) tools/bootstrap.py --csi-sanity
