@@ -9,11 +9,10 @@ import errno
 import os
 import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import structlog
-
-from fuse.node import fusectl
 
 log = structlog.get_logger()
 
@@ -51,7 +50,9 @@ def is_stale(mount_point: Path) -> bool:
 
 def is_mounted(mount_point: Path) -> bool:
     """Whether anything is mounted exactly there."""
-    return device_of(mount_point) is not None
+    wanted = str(mount_point.absolute())
+    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as lines:
+        return any(_unescape(line.split(" ")[4]) == wanted for line in lines)
 
 
 def detach(mount_point: Path) -> None:
@@ -68,36 +69,32 @@ def detach(mount_point: Path) -> None:
 
 
 def tune(mount_point: Path) -> None:
-    """Raise readahead and max_background of a fresh mount; logs what was not permitted. Asks nothing of the mount: who
-    serves it may do this, and be killed in the middle of it."""
-    device = device_of(mount_point)
-    if device is None:
-        log.warning("not_tuned", mount=str(mount_point), error="nothing is mounted there")
-        return
-    major, minor = device
+    """Raise readahead and max_background of a fresh mount; logs what was not permitted."""
+    device = mount_point.stat().st_dev
+    major, minor = os.major(device), os.minor(device)
     try:
         Path(f"/sys/class/bdi/{major}:{minor}/read_ahead_kb").write_text(f"{READ_AHEAD_KIB}\n")
     except OSError as error:
         log.warning("readahead_not_raised", wanted_kib=READ_AHEAD_KIB, error=error.strerror)
     try:
-        fusectl.write(minor, "max_background", f"{MAX_BACKGROUND}\n")
-    except OSError as error:
-        log.warning("max_background_not_raised", wanted=MAX_BACKGROUND, error=error.strerror)
+        _raise_max_background(minor)
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("max_background_not_raised", wanted=MAX_BACKGROUND, error=str(error))
 
 
-def device_of(mount_point: Path) -> tuple[int, int] | None:
-    """Return the device number (major, minor) of what is mounted exactly there, the topmost if there are several."""
-    found: tuple[int, int] | None = None
-    for fields in _mounts():
-        if _unescape(fields[4]) == str(mount_point.absolute()):
-            major, _, minor = fields[2].partition(":")
-            found = int(major), int(minor)
-    return found
-
-
-def _mounts() -> list[list[str]]:
-    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as lines:
-        return [line.split(" ") for line in lines]
+def _raise_max_background(connection: int) -> None:
+    connections = Path("/sys/fs/fuse/connections")
+    if (connections / str(connection)).is_dir():
+        (connections / str(connection) / "max_background").write_text(f"{MAX_BACKGROUND}\n")
+        return
+    # Where fusectl is not mounted, for as long as the write takes, out of everyone's way.
+    with TemporaryDirectory(prefix="headrace-fusectl-") as directory:
+        mount = ["mount", "-t", "fusectl", "none", directory]
+        subprocess.run(mount, check=True, timeout=UNMOUNT_SECONDS, capture_output=True)
+        try:
+            (Path(directory) / str(connection) / "max_background").write_text(f"{MAX_BACKGROUND}\n")
+        finally:
+            subprocess.run(["umount", directory], check=True, timeout=UNMOUNT_SECONDS, capture_output=True)
 
 
 def _unescape(field: str) -> str:
