@@ -23,8 +23,17 @@ lint: setup ## ruff, mypy --strict, import contracts
 oracle: setup
 	@$(PYTHON) tools/bootstrap.py --oracle
 
-test: lint oracle ## everything that must hold: lint, then all tests
+.PHONY: sanity-tool csi-sanity
+# Of the tests only one needs it, and says so when it is not there: a failed build of it fails nothing else.
+sanity-tool: setup
+	-@$(PYTHON) tools/bootstrap.py --csi-sanity
+
+test: lint oracle sanity-tool ## everything that must hold: lint, then all tests
 	$(VENV)/python -m pytest
+
+csi-sanity: setup ## the ecosystem's tests of CSI drivers against ours, with what they skip and why
+	@$(PYTHON) tools/bootstrap.py --csi-sanity
+	$(VENV)/python -m pytest tests/integration/fuse/test_csi_sanity.py -s $(ARGS)
 
 verdicts: oracle ## CASES=N SEED=S: our scheduler's verdicts against kube-scheduler's own, on generated clusters
 	$(VENV)/python -m tests.oracle --cases $(if $(CASES),$(CASES),20000) $(if $(SEED),--seed $(SEED))

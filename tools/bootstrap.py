@@ -37,6 +37,7 @@ GO_OLDEST = (1, 26)
 PROGRESS_SECONDS = 15.0
 # By the folder that pins it.
 KUBERNETES_VERSIONS = {"tools/kubernetes": "1.36.3", "tools/kubernetes-next": "1.37.2"}
+CSI_SANITY_VERSION = "5.6.0"
 BUILD_DATE = "2026-06-01T00:00:00Z"
 
 
@@ -150,7 +151,9 @@ def go_command() -> str:
 
 
 def linker_flags(folder: str) -> str:
-    """Return -ldflags; Kubernetes' binaries are stamped with their version, or clients cannot parse it."""
+    """Return -ldflags; binaries that would not know their version are stamped with it, or clients cannot parse it."""
+    if folder == binaries.CSI_SANITY.folder:
+        return f"-s -w -X main.VERSION={CSI_SANITY_VERSION}"
     version = KUBERNETES_VERSIONS.get(folder)
     if version is None:
         return "-s -w"
@@ -266,6 +269,7 @@ def main() -> None:
     parser.add_argument(
         "--next-apiserver", action="store_true", help="build the next release's kube-apiserver, for nightly tests"
     )
+    parser.add_argument("--csi-sanity", action="store_true", help="build the ecosystem's tests of a CSI driver")
     options = parser.parse_args()
     with one_at_a_time():
         ensure_packages()
@@ -276,6 +280,8 @@ def main() -> None:
             ensure_binaries((binaries.ORACLE.name,), "the verdict oracle")
         if options.next_apiserver:
             ensure_binaries((binaries.NEXT_APISERVER.name,), "the next release's API server")
+        if options.csi_sanity:
+            ensure_binaries((binaries.CSI_SANITY.name,), "csi-sanity")
 
 
 if __name__ == "__main__":

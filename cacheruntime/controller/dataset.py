@@ -176,13 +176,15 @@ def volumes(dataset: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
     )
     labels = {names.DATASET_LABEL: meta.name} if len(meta.name) <= 63 else {}
     capacity, pv_name = {"storage": str(size)}, volume_name(meta.namespace, meta.name)
+    # Kubelet mounts a volume in the first of its modes, so one for reading only must not stand before one for writing.
+    access_modes = sorted(spec.access_modes, key=lambda mode: mode == "ReadOnlyMany")
     pv = {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
         "metadata": {"name": pv_name, "labels": labels},
         "spec": {
             "capacity": capacity,
-            "accessModes": list(spec.access_modes),
+            "accessModes": access_modes,
             "persistentVolumeReclaimPolicy": "Retain",
             "storageClassName": names.STORAGE_CLASS,
             "claimRef": {
@@ -219,7 +221,7 @@ def volumes(dataset: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
             ],
         },
         "spec": {
-            "accessModes": list(spec.access_modes),
+            "accessModes": access_modes,
             "resources": {"requests": capacity},
             "storageClassName": names.STORAGE_CLASS,
             "volumeName": pv_name,

@@ -98,7 +98,17 @@ NEXT_APISERVER = Binary(
     "k8s.io/kubernetes/cmd/kube-apiserver",
     300,
 )
-BY_NAME: Mapping[str, Binary] = {binary.name: binary for binary in (*BINARIES, ORACLE, NEXT_APISERVER)}
+#: The ecosystem's tests of a CSI driver; only tests and `make csi-sanity` need it.
+CSI_SANITY = Binary(
+    "csi-sanity",
+    "HEADRACE_CSI_SANITY",
+    (5, 4),
+    ("--version",),
+    "tools/csi-sanity",
+    "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity",
+    30,
+)
+BY_NAME: Mapping[str, Binary] = {binary.name: binary for binary in (*BINARIES, ORACLE, NEXT_APISERVER, CSI_SANITY)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,7 @@ class VolumeSetup:
             if volume.csi is not None:
                 source = volume.csi
                 attributes = source.volume_attributes
+                self._check_inline(volume.name, attributes)
                 return await self._csi(
                     volume.name, source.driver, attributes, self._pod.metadata.namespace, source.read_only
                 )
@@ -165,6 +166,16 @@ class VolumeSetup:
             volume.name, csi.get("driver") or "", csi.get("volumeAttributes") or {}, namespace, read_only
         )
 
+    def _check_inline(self, name: str, attributes: Mapping[str, str]) -> None:
+        """As the CSI plugin: who may make pods may not read other namespaces' datasets by it."""
+        own, asked = self._pod.metadata.namespace, attributes.get(names.CSI_ATTRIBUTE_NAMESPACE)
+        if asked and asked != own:
+            raise VolumeError(
+                name,
+                f"a pod of namespace {own} may not have a dataset of {asked} as an inline volume; use a "
+                "PersistentVolume made by the cluster's administrator",
+            )
+
     async def _csi(
         self, name: str, driver: str, attributes: Mapping[str, str], namespace: str, read_only: bool
     ) -> VolumePath:
@@ -173,6 +184,10 @@ class VolumeSetup:
         dataset = attributes.get(names.CSI_ATTRIBUTE_DATASET)
         if not dataset:
             raise VolumeError(name, f"volumeAttributes.{names.CSI_ATTRIBUTE_DATASET} must name a Dataset")
+        if attributes.get(names.CSI_ATTRIBUTE_SUB_PATH):
+            raise VolumeError(
+                name, f"volumeAttributes.{names.CSI_ATTRIBUTE_SUB_PATH} is not on process nodes; leave it out"
+            )
         namespace = attributes.get(names.CSI_ATTRIBUTE_NAMESPACE) or namespace
         return await self._dataset(name, namespace, dataset, read_only)
 

@@ -5,6 +5,7 @@ import pytest
 from api.data_v1alpha1 import DataLoad, Dataset, NodeCacheStatus
 from api.gen import metadata_pb2, worker_pb2
 from cacheruntime.controller import dataload, dataset, nodecache
+from fuse.csi.core.volumes import parse_volume
 
 NOW = 1_800_000_000.0
 
@@ -93,6 +94,16 @@ class TestDataset:
         assert pvc["spec"]["volumeName"] == pv["metadata"]["name"] == "ns-d"
         assert pv["spec"]["claimRef"]["name"] == pvc["metadata"]["name"] == "d"
         assert pvc["metadata"]["ownerReferences"][0]["uid"] == "u1"
+
+    def test_kubelet_mounts_a_dataset_for_writing_if_it_takes_writes_at_all(self) -> None:
+        both = a_dataset(accessModes=["ReadOnlyMany", "ReadWriteMany"])
+        assert [each["spec"]["accessModes"][0] for each in dataset.volumes(both)] == ["ReadWriteMany"] * 2
+        assert dataset.volumes(a_dataset())[0]["spec"]["accessModes"] == ["ReadOnlyMany"]
+
+    def test_the_csi_plugin_understands_the_volume(self) -> None:
+        source = dataset.volumes(a_dataset())[0]["spec"]["csi"]
+        volume = parse_volume(source["volumeHandle"], source["volumeAttributes"])
+        assert (str(volume.dataset), volume.sub_path, volume.is_inline) == ("ns/d", "", False)
 
 
 class TestDataLoad:
