@@ -6,7 +6,7 @@ Invariants: a page is never empty; keys are as stored, without the mount's prefi
 (the prefix itself) is left out.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import unquote_plus
@@ -24,6 +24,8 @@ from understores.sigv4 import EMPTY_SHA256, canonical_query, signed_headers
 PAGE_TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=5, sock_read=30)
 # 1,000 keys of at most 1,024 bytes, each byte as three, and their tags: no honest page is larger.
 PAGE_BYTES_MAX: Final = 8 << 20
+LEVELS_MAX: Final = 16
+"""Directory levels looked at for one place to cut a listing."""
 
 
 class S3Lister:
@@ -33,16 +35,31 @@ class S3Lister:
         self._mount = mount
         self._session: aiohttp.ClientSession | None = None
 
-    async def pages(self, keys: S3Keys | None, prefix: str, start_after: str) -> AsyncIterator[list[ObjectInfo]]:
+    async def pages(self, keys: S3Keys | None, prefix: str, start_after: str) -> AsyncGenerator[list[ObjectInfo], None]:
         """Yield pages of keys that start with `prefix` and sort after `start_after`, both without the mount's."""
         token = ""
         while True:
-            body = await self._page(keys, prefix, start_after, token)
+            body = await self._page(keys, prefix, start_after, token=token)
             infos, token = parse_page(body, self._mount)
             if infos:
                 yield infos
             if not token:
                 return
+
+    async def split_points(self, keys: S3Keys | None, after: str, until: str) -> list[str]:
+        """Directories between the two keys, of the highest level that has some below `after`'s own; one page of them.
+
+        Asks for at most LEVELS_MAX levels.
+        """
+        levels = ["", *(after[: index + 1] for index, letter in enumerate(after) if letter == "/")]
+        # Above the directory that both are in there is nothing between them.
+        first = max(index for index, level in enumerate(levels) if until.startswith(level)) if until else 0
+        for level in levels[first : first + LEVELS_MAX]:
+            body = await self._page(keys, level, after, delimiter="/")
+            found = [one for one in parse_directories(body, self._mount) if after < one and (not until or one < until)]
+            if found:
+                return found
+        return []
 
     async def close(self) -> None:
         """Close the connections; may be called twice."""
@@ -50,11 +67,15 @@ class S3Lister:
             await self._session.close()
             self._session = None
 
-    async def _page(self, keys: S3Keys | None, prefix: str, start_after: str, token: str) -> bytes:
+    async def _page(
+        self, keys: S3Keys | None, prefix: str, start_after: str, *, token: str = "", delimiter: str = ""
+    ) -> bytes:
         mount = self._mount
         parameters = [("list-type", "2"), ("encoding-type", "url"), ("max-keys", "1000")]
         if full_prefix := mount.prefix + prefix:
             parameters.append(("prefix", full_prefix))
+        if delimiter:
+            parameters.append(("delimiter", delimiter))
         if token:
             parameters.append(("continuation-token", token))
         elif start_after:
@@ -87,11 +108,7 @@ class S3Lister:
 def parse_page(body: bytes, mount: S3Mount) -> tuple[list[ObjectInfo], str]:
     """Objects of one answer and the token of the next page ("" at the end); StoreFailed when it is no listing."""
     try:
-        root = ElementTree.fromstring(body)
-        namespace = root.tag[: root.tag.index("}") + 1] if root.tag.startswith("{") else ""
-        if root.tag != f"{namespace}ListBucketResult":
-            raise ValueError(root.tag)
-        is_encoded = root.findtext(f"{namespace}EncodingType") == "url"
+        root, namespace, is_encoded = _result(body)
         infos = [
             info
             for item in root.iter(f"{namespace}Contents")
@@ -104,6 +121,31 @@ def parse_page(body: bytes, mount: S3Mount) -> tuple[list[ObjectInfo], str]:
     if more and not token:
         raise StoreFailed(f"the listing of bucket {mount.bucket!r} stops without saying how to go on.")
     return infos, token if more else ""
+
+
+def parse_directories(body: bytes, mount: S3Mount) -> list[str]:
+    """Directories (CommonPrefixes) of one answer, without the mount's prefix; StoreFailed when it is no listing."""
+    try:
+        root, namespace, is_encoded = _result(body)
+        found = []
+        for item in root.iter(f"{namespace}CommonPrefixes"):
+            text = item.findtext(f"{namespace}Prefix") or ""
+            key = unquote_plus(text) if is_encoded else text
+            if not key.startswith(mount.prefix):
+                raise ValueError(key)
+            found.append(key[len(mount.prefix) :])
+    except (ElementTree.ParseError, ValueError):
+        raise StoreFailed(f"the listing of bucket {mount.bucket!r} is not S3 XML.", retryable=True) from None
+    return found
+
+
+def _result(body: bytes) -> tuple[ElementTree.Element, str, bool]:
+    """Root of an answer, its XML namespace, and whether keys are URL-encoded."""
+    root = ElementTree.fromstring(body)
+    namespace = root.tag[: root.tag.index("}") + 1] if root.tag.startswith("{") else ""
+    if root.tag != f"{namespace}ListBucketResult":
+        raise ValueError(root.tag)
+    return root, namespace, root.findtext(f"{namespace}EncodingType") == "url"
 
 
 def _object(item: ElementTree.Element, namespace: str, is_encoded: bool, prefix: str) -> ObjectInfo:
