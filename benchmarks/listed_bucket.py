@@ -93,8 +93,9 @@ def _answer(content: str, token: str) -> web.Response:
 
 
 def _item(number: int, key: str) -> str:
+    modified = f"2026-01-02T03:04:{number % 60:02}.{number % 997:03}Z"
     return (
-        f"<Contents><Key>{quote(key)}</Key><LastModified>2026-01-02T03:04:05.000Z</LastModified>"
+        f"<Contents><Key>{quote(key)}</Key><LastModified>{modified}</LastModified>"
         f"<ETag>&quot;{number:032x}&quot;</ETag><Size>{number}</Size><StorageClass>STANDARD</StorageClass></Contents>"
     )
 

@@ -6,6 +6,7 @@ Invariants: a page is never empty; keys are as stored, without the mount's prefi
 (the prefix itself) is left out.
 """
 
+import re
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Final
@@ -26,6 +27,13 @@ PAGE_TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=5, sock_read=
 PAGE_BYTES_MAX: Final = 8 << 20
 LEVELS_MAX: Final = 16
 """Directory levels looked at for one place to cut a listing."""
+
+_URL_ENCODED: Final = b"<EncodingType>url</EncodingType>"
+_OTHER: Final = "".join(f"(?:<{tag}>[^<]*</{tag}>)?" for tag in ("ChecksumAlgorithm", "ChecksumType"))
+_PLAIN_ITEM: Final = re.compile(
+    r"(<Contents><Key>([^<]*)</Key><LastModified>([^<]*)</LastModified><ETag>([^<]*)</ETag>"
+    rf"{_OTHER}<Size>([0-9]+)</Size>(?:<StorageClass>[A-Z_]*</StorageClass>)?</Contents>)"
+)
 
 
 class S3Lister:
@@ -108,8 +116,11 @@ class S3Lister:
 def parse_page(body: bytes, mount: S3Mount) -> tuple[list[ObjectInfo], str]:
     """Objects of one answer and the token of the next page ("" at the end); StoreFailed when it is no listing."""
     try:
-        root, namespace, is_encoded = _result(body)
-        infos = [
+        plain, rest = _plain_objects(body, mount.prefix)
+        root, namespace, is_encoded = _result(rest)
+        if plain and not is_encoded:
+            raise ValueError(root.tag)
+        infos = plain or [
             info
             for item in root.iter(f"{namespace}Contents")
             if (info := _object(item, namespace, is_encoded, mount.prefix)).key
@@ -148,6 +159,32 @@ def _result(body: bytes) -> tuple[ElementTree.Element, str, bool]:
     return root, namespace, root.findtext(f"{namespace}EncodingType") == "url"
 
 
+def _plain_objects(body: bytes, prefix: str) -> tuple[list[ObjectInfo], bytes]:
+    """Objects of a page that is written as nearly all are, and the page without them; or none and the page as it is.
+
+    Three times as fast as making a tree of them. Only elements that follow each other without a gap, of known order
+    and without entities but quotes are taken, all of them or none.
+    """
+    start, end = body.find(b"<Contents>"), body.rfind(b"</Contents>") + len(b"</Contents>")
+    part = body[start:end]
+    # A comment or CDATA could hold what looks like an element.
+    if start < 0 or not part.isascii() or b"<!" in body or _URL_ENCODED not in body:
+        return [], body
+    text = part.decode("ascii").replace("&quot;", '"').replace("&#34;", '"')
+    found = _PLAIN_ITEM.findall(text)
+    if "&" in text or sum(len(item[0]) for item in found) != len(text):
+        return [], body
+    infos = []
+    lead = len(prefix)
+    for _, written, modified, etag, size in found:
+        key = unquote_plus(written) if "%" in written or "+" in written else written
+        if not key.startswith(prefix):
+            raise ValueError(key)
+        if len(key) > lead:
+            infos.append(ObjectInfo(key[lead:], int(size), etag, _nanoseconds(modified)))
+    return infos, body[:start] + body[end:]
+
+
 def _object(item: ElementTree.Element, namespace: str, is_encoded: bool, prefix: str) -> ObjectInfo:
     fields = {child.tag: child.text or "" for child in item}
     key = fields[f"{namespace}Key"]
@@ -155,10 +192,13 @@ def _object(item: ElementTree.Element, namespace: str, is_encoded: bool, prefix:
         key = unquote_plus(key)
     if not key.startswith(prefix):
         raise ValueError(key)
-    modified = datetime.fromisoformat(fields[f"{namespace}LastModified"])
-    # Through whole microseconds: a float of seconds since 1970 cannot hold them all.
-    mtime_ns = round(modified.timestamp() * 1_000_000) * 1000
+    mtime_ns = _nanoseconds(fields[f"{namespace}LastModified"])
     return ObjectInfo(key[len(prefix) :], int(fields[f"{namespace}Size"]), fields.get(f"{namespace}ETag", ""), mtime_ns)
+
+
+def _nanoseconds(modified: str) -> int:
+    # Through whole microseconds: a float of seconds since 1970 cannot hold them all.
+    return round(datetime.fromisoformat(modified).timestamp() * 1_000_000) * 1000
 
 
 def _exact(url: str, query: str) -> URL:

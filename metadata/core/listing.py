@@ -70,14 +70,15 @@ class ListingBuilder:
     def _add(self, info: ObjectInfo, entries: list[Entry]) -> None:
         is_marker = info.key.endswith("/")
         key = info.key[:-1] if is_marker else info.key
-        path = paths.join(self._mount_path, key)
+        path = f"{self._mount_path}/{key}" if self._mount_path else key
         if not key or paths.problem(key) or (self._mount_path and paths.problem(path)):
             self.counts.unusable_keys += 1
             return
         if self._covered and any(paths.is_at_or_below(path, covered) for covered in self._covered):
             self.counts.hidden += 1
             return
-        self._release(info.key, entries)
+        if self._pending:
+            self._release(info.key, entries)
         parent = path if is_marker else paths.split(path)[0]
         self._enter(parent, info.mtime_ns, entries)
         if not is_marker:

@@ -281,9 +281,13 @@ class CacheCluster:
             uid=uid,
             namespace="default",
             name=uid,
-            mounts=[metadata_pb2.Mount(mount_point=f"file://{self.origin}", name="data", path="")],
             replicas=1,
-            **{"local_copies": True, "force": True, **fields},  # type: ignore[arg-type]
+            **{  # type: ignore[arg-type]
+                "mounts": [metadata_pb2.Mount(mount_point=f"file://{self.origin}", name="data", path="")],
+                "local_copies": True,
+                "force": True,
+                **fields,
+            },
         )
         before = self.namespace.Sync(request, timeout=10, wait_for_ready=True)
 

@@ -13,6 +13,7 @@ import pytest
 from api import byteplane as bp
 from api.byteplane import Op
 from api.gen import metadata_pb2, worker_pb2
+from benchmarks.origin_process import MOUNT, OriginProcess
 from cacheruntime.core.homes import rank
 from tests.builders.cache_cluster import CacheCluster, WorkerRefused, wait_for
 
@@ -104,6 +105,28 @@ def test_cold_readers_on_all_nodes_read_the_origin_once(cluster: CacheCluster) -
         os.close(descriptor)
         client.close()
     assert cluster.metric("origin_read_bytes_total") == len(BIG)
+
+
+def test_after_the_snapshot_epochs_ask_the_store_for_bytes_only(cluster: CacheCluster, tmp_path: Path) -> None:
+    cluster.add_workers("a", "b")
+    with OriginProcess(tmp_path / "s3", 1e9) as origin:
+        for path, data in FILES.items():
+            (origin.files / path).parent.mkdir(parents=True, exist_ok=True)
+            (origin.files / path).write_bytes(data)
+        cluster.sync(mounts=[metadata_pb2.Mount(mount_point=MOUNT, options=origin.options)], force=False)
+        listed = origin.counters()
+        assert listed["lists"] >= 1
+        for epoch in range(2):
+            for node in ("a", "b"):
+                client = cluster.workers[node].client()
+                # As a mount does: names and sizes come from metadata, bytes from the worker.
+                for path, entry in cluster.entries().items():
+                    got, _ = client.read(UID, entry)
+                    assert got == FILES[path], (epoch, path)
+                client.close()
+        after = origin.counters()
+    assert (after["lists"], after["heads"]) == (listed["lists"], 0)
+    assert after["bytes"] == sum(map(len, FILES.values()))
 
 
 def test_without_local_copies_only_homes_keep_blocks(cluster: CacheCluster) -> None:
