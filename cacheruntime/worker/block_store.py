@@ -131,10 +131,23 @@ class BlockStore:
         assert file.references > 0, "only a held file can be held once more"
         file.references += 1
 
+    def peek(self, file: CachedFile) -> None:
+        """Hold an indexed file, open and perhaps unverified, until `leave`; it does not count as a use. CacheError."""
+        file.references += 1
+        try:
+            self._open(file)
+        except CacheError:
+            self.leave(file)
+            raise
+
     def release(self, file: CachedFile) -> None:
         """Let a held file go."""
-        file.references -= 1
         file.last_used_seconds = self._clock()
+        self.leave(file)
+
+    def leave(self, file: CachedFile) -> None:
+        """Let a file go that was only looked at."""
+        file.references -= 1
         if file.references:
             return
         tier = self.tiers[file.tier]
@@ -307,6 +320,10 @@ class BlockStore:
         finally:
             self.release(file)
         return file.map.is_complete
+
+    def failed(self, file: CachedFile, error: OSError) -> CacheError:
+        """Note that a file's medium failed; return what that means to who wanted it."""
+        return self._rooms.failed(file.tier, error)
 
     # Inside
 

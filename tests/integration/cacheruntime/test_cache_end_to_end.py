@@ -203,6 +203,49 @@ def test_damage_that_leaves_no_trace_on_the_file_does_not_pass_to_a_peer(tmp_pat
         cluster.stop()
 
 
+def test_a_bit_that_flips_in_the_cache_is_found_in_the_background(tmp_path: Path) -> None:
+    cluster = CacheCluster(
+        tmp_path,
+        environment={
+            "HEADRACE_WORKER_BLOCK_SIZE_BYTES": str(BLOCK),
+            "HEADRACE_WORKER_SCRUB_BYTES_PER_SECOND": str(100 << 20),
+            "HEADRACE_WORKER_SCRUB_PASS_SECONDS": "0.1",
+        },
+    )
+    try:
+        cluster.put_origin({"big.bin": BIG})
+        (worker,) = cluster.add_workers("a")
+        cluster.sync()
+        cluster.load("l1")
+        (cached,) = worker.data_files()
+        entry, status = cluster.entries()["big.bin"], cached.stat()
+
+        def damage() -> None:
+            flip_a_bit(cached, 3 * BLOCK + 7)
+            os.utime(cached, ns=(status.st_atime_ns, status.st_mtime_ns))  # a bad cell leaves no trace
+
+        def found() -> float:
+            return worker.metric("corrupt_blocks_total", found="scrub")
+
+        damage()
+        wait_for("the scrubber", lambda: found() == 1 or None)
+        client = worker.client()
+        got, ensured = client.read(UID, entry)
+        assert (got == BIG, ensured.origin_bytes) == (True, BLOCK)
+
+        # A reader who has the file open asks nobody: the block is put right under it.
+        with client.opened(UID, entry) as (opened, descriptor):
+            assert opened.is_resident
+            status = cached.stat()
+            damage()
+            wait_for("the scrubber", lambda: found() == 2 or None)
+            wait_for("the repair", lambda: os.pread(descriptor, len(BIG), 0) == BIG or None)
+        client.close()
+        assert cluster.metric("bugs_total") == 0
+    finally:
+        cluster.stop()
+
+
 def test_a_killed_worker_costs_its_blocks_and_nothing_else(cluster: CacheCluster) -> None:
     cluster.add_workers("a", "b", "c")
     cluster.sync()
