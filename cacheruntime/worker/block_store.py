@@ -5,6 +5,7 @@ disk, core decides.
 All state changes on the event loop; disk work of any size runs in threads.
 
     (none) --acquire--> open --release--> kept on disk, or gone when nothing of it is resident
+    kept: its descriptor stays open for a while (idle_files.py); whatever makes it gone closes it
     kept --evict, superseded--> gone          open --evict, superseded--> unlinked --last release--> gone
 
 Invariants:
@@ -28,6 +29,7 @@ from cacheruntime.core.eviction import Candidate, victims
 from cacheruntime.errors import CacheError, NoRoom
 from cacheruntime.worker import tier_files
 from cacheruntime.worker.file_index import FileIndex
+from cacheruntime.worker.idle_files import IdleFiles
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.rooms import FULL_ERRNOS, Rooms, TierFolder
 from cacheruntime.worker.tier_files import CachedFile
@@ -50,7 +52,9 @@ class BlockStore:
         clock: Callable[[], float],
         metrics: Metrics,
         changed: Callable[[str], None],
+        idle_files_max: int = 64,
     ) -> None:
+        """`idle_files_max`: files nobody holds that stay open."""
         self.block_size_bytes = block_size_bytes
         self._rooms = Rooms(folders, clock, metrics)
         self.tiers = self._rooms.tiers
@@ -59,6 +63,7 @@ class BlockStore:
         self._clock = clock
         self._metrics = metrics
         self.index = FileIndex(changed)
+        self._idle = IdleFiles(idle_files_max)
         self._storing: dict[tuple[str, int], asyncio.Future[bool]] = {}
         self._checking: dict[str, asyncio.Lock] = {}
 
@@ -101,6 +106,8 @@ class BlockStore:
         `wanted_bytes` are expected to be kept: room for them is set aside, in the tier that has it. NoRoom when
         no medium takes even an empty file.
         """
+        if (ready := self.acquire_now(version)) is not None:
+            return ready
         for tries_left in reversed(range(len(self.tiers))):
             file = self.find(version) or self._create(version, wanted_bytes, as_home=as_home)
             file.references += 1
@@ -120,8 +127,30 @@ class BlockStore:
                 return file
         raise AssertionError("the last try returns or raises")
 
-    def _open(self, file: CachedFile) -> None:
+    def acquire_now(self, version: Version) -> CachedFile | None:
+        """Hold the version's file as `acquire` does, if it is there and needs no check; a few system calls."""
+        file = self.find(version)
+        if file is None or not file.is_verified:
+            return None
+        file.references += 1
         try:
+            self._open(file)
+        except CacheError:
+            self.release(file)
+            raise
+        if tier_files.is_touched(file):
+            self.release(file)
+            return None
+        file.last_used_seconds = self._clock()
+        return file
+
+    def _open(self, file: CachedFile) -> None:
+        """Of a file whose references were just counted."""
+        try:
+            if file.references == 1:
+                self._idle.take(file)
+                if not file.is_unlinked and tier_files.is_lost(file):
+                    tier_files.close_file(file)
             tier_files.open_file(file)
         except OSError as error:
             raise self._rooms.failed(file.tier, error) from error
@@ -157,7 +186,7 @@ class BlockStore:
         if file.is_unlinked or file.map.resident_bytes == 0:
             self._forget(file)
         else:
-            tier_files.close_file(file)
+            self._idle.keep(file)
 
     async def check(self, file: CachedFile) -> None:
         """Verify every resident block against its checksum and drop those that fail. The file is held."""
@@ -325,6 +354,10 @@ class BlockStore:
         """Note that a file's medium failed; return what that means to who wanted it."""
         return self._rooms.failed(file.tier, error)
 
+    def close(self) -> None:
+        """Close the files that nobody holds."""
+        self._idle.close()
+
     # Inside
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -405,6 +438,7 @@ class BlockStore:
         self.tiers[file.tier].return_temporary(length)
 
     def _forget(self, file: CachedFile) -> None:
+        self._idle.take(file)
         tier_files.close_file(file)
         if not file.is_unlinked:
             tier_files.unlink_file(file)

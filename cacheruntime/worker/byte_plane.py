@@ -4,7 +4,8 @@ Owns HELLO and READ. A resident block goes out by sendfile with the checksum of 
 the disk gave; small ones are read, checked here and sent at once.
 
 Invariant: nothing unchecked goes to a peer. A piece of a block has no checksum of its own in the map, so the whole
-block is read and checked for it; the last few such blocks are kept, because the next piece is mostly of the same block.
+block is read and checked for the first one, and the checksums of all its pieces are remembered for the next ones
+(core/piece_checksums.py): what goes out was checked after it was read, each time.
 """
 
 from collections import OrderedDict
@@ -14,6 +15,7 @@ from typing import Final
 from api.byteplane import Flag, FrameError, Header, Hello, HelloReply, Op, Read, ReadReply, decode_meta, encode
 from cacheruntime.core.blocks import Version, block_count, block_length
 from cacheruntime.core.checksums import crc32c
+from cacheruntime.core.piece_checksums import PieceChecksums, pieces_of
 from cacheruntime.errors import BadRequest, NotResident
 from cacheruntime.worker import tier_files
 from cacheruntime.worker.block_store import BlockStore
@@ -27,8 +29,8 @@ from cacheruntime.worker.workers import Peer
 
 SENDFILE_BYTES_MIN: Final = 256 << 10
 """Below this a read and one send cost less than a thread and sendfile."""
-CHECKED_BLOCKS_MAX: Final = 16
-"""Blocks kept in memory for the next pieces of them: 64 MiB of 4 MiB blocks."""
+BYPASSED_BLOCKS_MAX: Final = 16
+"""Blocks the cache has no room for, kept in memory for the next pieces of them: 64 MiB of 4 MiB blocks."""
 
 
 async def answer_hello(link: FrameSocket, header: Header, meta: bytes, me: Peer, block_size_bytes: int) -> None:
@@ -46,14 +48,16 @@ class ReadAnswerer:
         self._reader = reader
         self._metrics = metrics
         self._senders = senders
-        #: Checked bytes. A version never changes, so they stay right whatever happens on the disk.
-        self._checked_blocks: OrderedDict[tuple[Version, int], memoryview] = OrderedDict()
+        self._pieces = PieceChecksums()
+        #: Checked bytes of blocks that could not stay. A version never changes, so they stay right.
+        self._bypassed_blocks: OrderedDict[tuple[Version, int], memoryview] = OrderedDict()
 
     async def answer(self, link: FrameSocket, header: Header, meta: bytes, *, for_peer: bool) -> None:
         """Send the range; NotResident, or what the way to the under store raised."""
         read = decode_meta(meta, Read)
         version, index = self._checked(read)
-        send = self._send_resident if read.length_bytes >= SENDFILE_BYTES_MIN else self._send_small
+        is_whole = read.length_bytes == block_length(index, version.size_bytes, self._store.block_size_bytes)
+        send = self._send_whole if is_whole else self._send_piece
         is_sent = not read.verify and await send(link, header, read, version, index)
         if not is_sent:
             await self._send_fetched(link, header, read, version, index, for_peer=for_peer)
@@ -71,59 +75,83 @@ class ReadAnswerer:
             raise BadRequest(f"length_bytes {read.length_bytes} at {read.offset_bytes} leaves block {index}")
         return Version(read.uid, read.path, read.etag, read.size_bytes), index
 
-    async def _send_resident(self, link: FrameSocket, header: Header, read: Read, version: Version, index: int) -> bool:
-        known = self._store.find(version)
-        is_whole = read.length_bytes == block_length(index, version.size_bytes, self._store.block_size_bytes)
-        if known is None or not known.map.has(index) or not is_whole:
-            return False
-        file = await self._store.acquire(version, wanted_bytes=0, as_home=False)
-        try:
-            if not file.map.has(index):
-                return False
-            await self._send_file(link, header, read, file, index)
-            return True
-        finally:
-            self._store.release(file)
-
-    async def _send_small(self, link: FrameSocket, header: Header, read: Read, version: Version, index: int) -> bool:
+    async def _hold(self, version: Version, index: int) -> CachedFile | None:
+        """The version's file, held, if the block is in it."""
         known = self._store.find(version)
         if known is None or not known.map.has(index):
+            return None
+        file = self._store.acquire_now(version)
+        if file is None:
+            file = await self._store.acquire(version, wanted_bytes=0, as_home=False)
+        if file.map.has(index):
+            return file
+        self._store.release(file)
+        return None
+
+    async def _send_whole(self, link: FrameSocket, header: Header, read: Read, version: Version, index: int) -> bool:
+        file = await self._hold(version, index)
+        if file is None:
             return False
-        if read.length_bytes != known.map.length(index):
-            return await self._send_piece(link, header, read, version, index)
-        file = await self._store.acquire(version, wanted_bytes=0, as_home=False)
         try:
-            data = tier_files.read_now(file, read.offset_bytes, read.length_bytes) if file.map.has(index) else None
+            if read.length_bytes >= SENDFILE_BYTES_MIN:
+                await self._send_file(link, header, read, file, index)
+                return True
+            data = tier_files.read_now(file, read.offset_bytes, read.length_bytes)
             if data is None:
                 return False
             checksum = crc32c(data)
             if checksum != file.map.checksum(index):
                 return False  # the long way finds it too, drops it and fetches it again
-            reply = ReadReply(crc32c=checksum)
-            head = encode(Op.READ, header.request_id, reply, data_bytes=len(data), flags=Flag.REPLY)
-            # Held until it is sent: requests that came together open the file once.
-            await link.send(head, memoryview(data))
+            await self._send_data(link, header, ReadReply(crc32c=checksum), memoryview(data))
             return True
         finally:
             self._store.release(file)
 
     async def _send_piece(self, link: FrameSocket, header: Header, read: Read, version: Version, index: int) -> bool:
-        block = self._checked_blocks.get((version, index))
-        if block is None:
+        block_start = index * self._store.block_size_bytes
+        inside = read.offset_bytes - block_start
+        if (block := self._bypassed_blocks.get((version, index))) is not None and not read.resident_only:
+            self._bypassed_blocks.move_to_end((version, index))
+            data = block[inside : inside + read.length_bytes]
+            await self._send_data(link, header, ReadReply(crc32c=crc32c(data)), data)
+            return True
+        if not self._pieces.knows(version, index):
             return False
-        self._checked_blocks.move_to_end((version, index))
-        start = read.offset_bytes - index * self._store.block_size_bytes
-        data = block[start : start + read.length_bytes]
-        head = encode(
-            Op.READ, header.request_id, ReadReply(crc32c=crc32c(data)), data_bytes=len(data), flags=Flag.REPLY
-        )
-        await link.send(head, data)
-        return True
+        file = await self._hold(version, index)
+        if file is None:
+            return False
+        try:
+            start, end = pieces_of(inside, read.length_bytes, file.map.length(index))
+            found = None
+            if end - start < SENDFILE_BYTES_MIN:
+                found = tier_files.read_now(file, block_start + start, end - start)
+            if found is None:
+                found = await self._store.run(tier_files.read_range, file, block_start + start, end - start)
+            around = memoryview(found or b"")
+            if len(around) < end - start or not self._pieces.are_right(version, index, start, around):
+                return False  # as above
+            data = around[inside - start : inside - start + read.length_bytes]
+            await self._send_data(link, header, ReadReply(crc32c=crc32c(data)), data)
+            return True
+        except OSError as error:
+            raise self._store.failed(file, error) from error
+        finally:
+            self._store.release(file)
 
-    def _keep_checked(self, version: Version, index: int, data: memoryview) -> None:
-        self._checked_blocks[version, index] = data
-        if len(self._checked_blocks) > CHECKED_BLOCKS_MAX:
-            self._checked_blocks.popitem(last=False)
+    @staticmethod
+    async def _send_data(link: FrameSocket, header: Header, reply: ReadReply, data: memoryview) -> None:
+        head = encode(Op.READ, header.request_id, reply, data_bytes=len(data), flags=Flag.REPLY)
+        await link.send(head, data)
+
+    def _remember(self, version: Version, index: int, data: memoryview) -> None:
+        """The next piece is mostly of the same block: make it cheap, by what may be kept."""
+        known = self._store.find(version)
+        if known is not None and known.map.has(index):
+            self._pieces.learn(version, index, data)
+            return
+        self._bypassed_blocks[version, index] = data
+        if len(self._bypassed_blocks) > BYPASSED_BLOCKS_MAX:
+            self._bypassed_blocks.popitem(last=False)
 
     async def _send_file(self, link: FrameSocket, header: Header, read: Read, file: CachedFile, index: int) -> None:
         head = encode(
@@ -148,10 +176,9 @@ class ReadAnswerer:
         checksum = fetched.checksum
         if len(data) < len(fetched.data):
             checksum = crc32c(data)
-            self._keep_checked(version, index, fetched.data)
+            self._remember(version, index, fetched.data)
         reply = ReadReply(crc32c=checksum, from_origin=fetched.source is Source.ORIGIN)
-        head = encode(Op.READ, header.request_id, reply, data_bytes=len(data), flags=Flag.REPLY)
-        await link.send(head, data)
+        await self._send_data(link, header, reply, data)
 
 
 class PeerSession:

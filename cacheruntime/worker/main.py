@@ -109,6 +109,7 @@ async def _serve(settings: WorkerSettings) -> None:
         clock=time.monotonic,
         metrics=metrics,
         changed=state.changed,
+        idle_files_max=min(tunables.idle_descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4),
     )
     locks = [await store.run(_lock, tier.directory) for tier in settings.tiers]
     found = await store.recover()
@@ -229,6 +230,7 @@ async def _serve(settings: WorkerSettings) -> None:
         await peers.close()
         await datasets.close()
         await metadata.close()
+        store.close()
         for pool in (threads, senders):
             pool.shutdown(wait=False, cancel_futures=True)
         for lock in locks:
