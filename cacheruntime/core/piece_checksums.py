@@ -10,7 +10,6 @@ from array import array
 from collections import OrderedDict
 from typing import Final
 
-from cacheruntime.core.blocks import Version
 from cacheruntime.core.checksums import crc32c
 
 PIECE_BYTES: Final = 16 << 10
@@ -24,11 +23,11 @@ class PieceChecksums:
 
     def __init__(self, blocks_max: int = BLOCKS_MAX) -> None:
         self._blocks_max = blocks_max
-        self._blocks: OrderedDict[tuple[Version, int], array[int]] = OrderedDict()
+        self._blocks: OrderedDict[tuple[str, int], array[int]] = OrderedDict()
 
-    def learn(self, version: Version, index: int, block: memoryview) -> None:
-        """Remember the pieces of a whole block whose bytes were checked a moment ago."""
-        key = (version, index)
+    def learn(self, name: str, index: int, block: memoryview) -> None:
+        """Remember the pieces of a whole block whose bytes were checked a moment ago; `name` is the version's."""
+        key = (name, index)
         if key not in self._blocks:
             self._blocks[key] = array(
                 "I", (crc32c(block[start : start + PIECE_BYTES]) for start in range(0, len(block), PIECE_BYTES))
@@ -36,25 +35,25 @@ class PieceChecksums:
         if len(self._blocks) > self._blocks_max:
             self._blocks.popitem(last=False)
 
-    def knows(self, version: Version, index: int) -> bool:
+    def knows(self, name: str, index: int) -> bool:
         """Whether pieces of that block can be checked; counts as a use."""
-        key = (version, index)
+        key = (name, index)
         if key not in self._blocks:
             return False
         self._blocks.move_to_end(key)
         return True
 
-    def are_right(self, version: Version, index: int, start: int, data: memoryview) -> bool:
+    def are_right(self, name: str, index: int, start: int, data: memoryview) -> bool:
         """Whether these bytes of a known block have their checksums; `start` and the end as `pieces_of` gave them."""
-        known = self._blocks.get((version, index))
+        known = self._blocks.get((name, index))
         if known is None:
             return False
-        first = start // PIECE_BYTES
-        count = -(-len(data) // PIECE_BYTES)
-        return all(
-            crc32c(data[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]) == known[first + number]
-            for number in range(count)
-        )
+        number = start // PIECE_BYTES
+        for at in range(0, len(data), PIECE_BYTES):
+            if crc32c(data[at : at + PIECE_BYTES]) != known[number]:
+                return False
+            number += 1
+        return True
 
 
 def pieces_of(start: int, length: int, block_length: int) -> tuple[int, int]:

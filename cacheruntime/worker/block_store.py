@@ -106,12 +106,15 @@ class BlockStore:
         `wanted_bytes` are expected to be kept: room for them is set aside, in the tier that has it. NoRoom when
         no medium takes even an empty file.
         """
-        if (ready := self.acquire_now(version)) is not None:
+        if (ready := self.acquire_now(version_name(version))) is not None:
             return ready
         for tries_left in reversed(range(len(self.tiers))):
             file = self.find(version) or self._create(version, wanted_bytes, as_home=as_home)
             file.references += 1
             try:
+                if file.references == 1 and tier_files.is_lost(file):
+                    self._idle.take(file)
+                    tier_files.close_file(file)
                 self._open(file)
                 if not file.is_verified or tier_files.is_touched(file):
                     await self.check(file)
@@ -127,9 +130,9 @@ class BlockStore:
                 return file
         raise AssertionError("the last try returns or raises")
 
-    def acquire_now(self, version: Version) -> CachedFile | None:
-        """Hold the version's file as `acquire` does, if it is there and needs no check; a few system calls."""
-        file = self.find(version)
+    def acquire_now(self, name: str) -> CachedFile | None:
+        """Hold the file of that name as `acquire` does, if it is there and needs no check; a few system calls."""
+        file = self.index.get(name)
         if file is None or not file.is_verified:
             return None
         file.references += 1
@@ -138,8 +141,8 @@ class BlockStore:
         except CacheError:
             self.release(file)
             raise
-        if tier_files.is_touched(file):
-            self.release(file)
+        if not tier_files.is_as_left(file):
+            self.leave(file)
             return None
         file.last_used_seconds = self._clock()
         return file
@@ -149,8 +152,6 @@ class BlockStore:
         try:
             if file.references == 1:
                 self._idle.take(file)
-                if not file.is_unlinked and tier_files.is_lost(file):
-                    tier_files.close_file(file)
             tier_files.open_file(file)
         except OSError as error:
             raise self._rooms.failed(file.tier, error) from error

@@ -13,10 +13,10 @@ from concurrent.futures import Executor
 from typing import Final
 
 from api.byteplane import Flag, FrameError, Header, Hello, HelloReply, Op, Read, ReadReply, decode_meta, encode
-from cacheruntime.core.blocks import Version, block_count, block_length
+from cacheruntime.core.blocks import Version, block_count, block_length, version_name
 from cacheruntime.core.checksums import crc32c
 from cacheruntime.core.piece_checksums import PieceChecksums, pieces_of
-from cacheruntime.errors import BadRequest, NotResident
+from cacheruntime.errors import BadRequest, CacheError, NotResident
 from cacheruntime.worker import tier_files
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import check_path
@@ -29,6 +29,8 @@ from cacheruntime.worker.workers import Peer
 
 SENDFILE_BYTES_MIN: Final = 256 << 10
 """Below this a read and one send cost less than a thread and sendfile."""
+NOW_BYTES_MAX: Final = 32 << 10
+"""So few bytes are answered in the loop that receives requests, if they need no waiting."""
 BYPASSED_BLOCKS_MAX: Final = 16
 """Blocks the cache has no room for, kept in memory for the next pieces of them: 64 MiB of 4 MiB blocks."""
 
@@ -50,15 +52,30 @@ class ReadAnswerer:
         self._senders = senders
         self._pieces = PieceChecksums()
         #: Checked bytes of blocks that could not stay. A version never changes, so they stay right.
-        self._bypassed_blocks: OrderedDict[tuple[Version, int], memoryview] = OrderedDict()
+        self._bypassed_blocks: OrderedDict[tuple[str, int], memoryview] = OrderedDict()
+
+    def answer_now(self, header: Header, meta: bytes, *, for_peer: bool) -> tuple[bytes, memoryview] | None:
+        """Return the reply to a READ of a few bytes that are here and in memory; None = `answer` it."""
+        try:
+            read = decode_meta(meta, Read)
+            if read.length_bytes > NOW_BYTES_MAX or read.verify:
+                return None
+            version, index = self._checked(read)
+            ready = self._ready(read, version, index)
+        except (CacheError, FrameError):
+            return None  # `answer` meets it too, and can say so
+        if ready is None:
+            return None
+        if for_peer:
+            self._metrics.peer_served_bytes.inc(read.length_bytes)
+        data, checksum = ready
+        return _reply(header, ReadReply(crc32c=checksum), data), data
 
     async def answer(self, link: FrameSocket, header: Header, meta: bytes, *, for_peer: bool) -> None:
         """Send the range; NotResident, or what the way to the under store raised."""
         read = decode_meta(meta, Read)
         version, index = self._checked(read)
-        is_whole = read.length_bytes == block_length(index, version.size_bytes, self._store.block_size_bytes)
-        send = self._send_whole if is_whole else self._send_piece
-        is_sent = not read.verify and await send(link, header, read, version, index)
+        is_sent = not read.verify and await self._send_kept(link, header, read, version, index)
         if not is_sent:
             await self._send_fetched(link, header, read, version, index, for_peer=for_peer)
         if for_peer:
@@ -75,81 +92,87 @@ class ReadAnswerer:
             raise BadRequest(f"length_bytes {read.length_bytes} at {read.offset_bytes} leaves block {index}")
         return Version(read.uid, read.path, read.etag, read.size_bytes), index
 
-    async def _hold(self, version: Version, index: int) -> CachedFile | None:
-        """The version's file, held, if the block is in it."""
+    def _ready(self, read: Read, version: Version, index: int) -> tuple[memoryview, int] | None:
+        """The range, checked, and its checksum, if that needs no waiting."""
+        name, block_size = version_name(version), self._store.block_size_bytes
+        inside = read.offset_bytes - index * block_size
+        if (block := self._bypassed_blocks.get((name, index))) is not None and not read.resident_only:
+            self._bypassed_blocks.move_to_end((name, index))
+            data = block[inside : inside + read.length_bytes]
+            return data, crc32c(data)
+        length = block_length(index, version.size_bytes, block_size)
+        is_whole = read.length_bytes == length
+        if not is_whole and not self._pieces.knows(name, index):
+            return None
+        file = self._store.acquire_now(name)
+        if file is None:
+            return None
+        try:
+            if not file.map.has(index):
+                return None
+            start, end = (0, length) if is_whole else pieces_of(inside, read.length_bytes, length)
+            found = tier_files.read_now(file, index * block_size + start, end - start)
+            if found is None:
+                return None
+            around = memoryview(found)
+            # What is not right the long way finds too, drops it and fetches it again.
+            if is_whole:
+                checksum = crc32c(around)
+                return (around, checksum) if checksum == file.map.checksum(index) else None
+            if not self._pieces.are_right(name, index, start, around):
+                return None
+            data = around[inside - start : inside - start + read.length_bytes]
+            return data, crc32c(data)
+        finally:
+            self._store.release(file)
+
+    async def _send_kept(self, link: FrameSocket, header: Header, read: Read, version: Version, index: int) -> bool:
+        if read.length_bytes < SENDFILE_BYTES_MIN and (ready := self._ready(read, version, index)) is not None:
+            data, checksum = ready
+            await link.send(_reply(header, ReadReply(crc32c=checksum), data), data)
+            return True
+        is_whole = read.length_bytes == block_length(index, version.size_bytes, self._store.block_size_bytes)
+        if is_whole and read.length_bytes < SENDFILE_BYTES_MIN:
+            return False
+        if not is_whole and not self._pieces.knows(version_name(version), index):
+            return False
         known = self._store.find(version)
         if known is None or not known.map.has(index):
-            return None
-        file = self._store.acquire_now(version)
-        if file is None:
-            file = await self._store.acquire(version, wanted_bytes=0, as_home=False)
-        if file.map.has(index):
-            return file
-        self._store.release(file)
-        return None
-
-    async def _send_whole(self, link: FrameSocket, header: Header, read: Read, version: Version, index: int) -> bool:
-        file = await self._hold(version, index)
-        if file is None:
             return False
+        file = await self._store.acquire(version, wanted_bytes=0, as_home=False)
         try:
-            if read.length_bytes >= SENDFILE_BYTES_MIN:
+            if not file.map.has(index):
+                return False
+            if is_whole:
                 await self._send_file(link, header, read, file, index)
                 return True
-            data = tier_files.read_now(file, read.offset_bytes, read.length_bytes)
-            if data is None:
-                return False
-            checksum = crc32c(data)
-            if checksum != file.map.checksum(index):
-                return False  # the long way finds it too, drops it and fetches it again
-            await self._send_data(link, header, ReadReply(crc32c=checksum), memoryview(data))
-            return True
+            return await self._send_piece(link, header, read, file, index)
         finally:
             self._store.release(file)
 
-    async def _send_piece(self, link: FrameSocket, header: Header, read: Read, version: Version, index: int) -> bool:
+    async def _send_piece(self, link: FrameSocket, header: Header, read: Read, file: CachedFile, index: int) -> bool:
+        """A piece that is large, or that the disk has to be waited for."""
         block_start = index * self._store.block_size_bytes
         inside = read.offset_bytes - block_start
-        if (block := self._bypassed_blocks.get((version, index))) is not None and not read.resident_only:
-            self._bypassed_blocks.move_to_end((version, index))
-            data = block[inside : inside + read.length_bytes]
-            await self._send_data(link, header, ReadReply(crc32c=crc32c(data)), data)
-            return True
-        if not self._pieces.knows(version, index):
-            return False
-        file = await self._hold(version, index)
-        if file is None:
-            return False
+        start, end = pieces_of(inside, read.length_bytes, file.map.length(index))
         try:
-            start, end = pieces_of(inside, read.length_bytes, file.map.length(index))
-            found = None
-            if end - start < SENDFILE_BYTES_MIN:
-                found = tier_files.read_now(file, block_start + start, end - start)
-            if found is None:
-                found = await self._store.run(tier_files.read_range, file, block_start + start, end - start)
-            around = memoryview(found or b"")
-            if len(around) < end - start or not self._pieces.are_right(version, index, start, around):
-                return False  # as above
-            data = around[inside - start : inside - start + read.length_bytes]
-            await self._send_data(link, header, ReadReply(crc32c=crc32c(data)), data)
-            return True
+            found = await self._store.run(tier_files.read_range, file, block_start + start, end - start)
         except OSError as error:
             raise self._store.failed(file, error) from error
-        finally:
-            self._store.release(file)
-
-    @staticmethod
-    async def _send_data(link: FrameSocket, header: Header, reply: ReadReply, data: memoryview) -> None:
-        head = encode(Op.READ, header.request_id, reply, data_bytes=len(data), flags=Flag.REPLY)
-        await link.send(head, data)
+        around = memoryview(found or b"")
+        if found is None or not self._pieces.are_right(file.name, index, start, around):
+            return False
+        data = around[inside - start : inside - start + read.length_bytes]
+        await link.send(_reply(header, ReadReply(crc32c=crc32c(data)), data), data)
+        return True
 
     def _remember(self, version: Version, index: int, data: memoryview) -> None:
         """The next piece is mostly of the same block: make it cheap, by what may be kept."""
-        known = self._store.find(version)
+        name, known = version_name(version), self._store.find(version)
         if known is not None and known.map.has(index):
-            self._pieces.learn(version, index, data)
+            self._pieces.learn(name, index, data)
             return
-        self._bypassed_blocks[version, index] = data
+        self._bypassed_blocks[name, index] = data
         if len(self._bypassed_blocks) > BYPASSED_BLOCKS_MAX:
             self._bypassed_blocks.popitem(last=False)
 
@@ -178,7 +201,11 @@ class ReadAnswerer:
             checksum = crc32c(data)
             self._remember(version, index, fetched.data)
         reply = ReadReply(crc32c=checksum, from_origin=fetched.source is Source.ORIGIN)
-        await self._send_data(link, header, reply, data)
+        await link.send(_reply(header, reply, data), data)
+
+
+def _reply(header: Header, reply: ReadReply, data: memoryview) -> bytes:
+    return encode(Op.READ, header.request_id, reply, data_bytes=len(data), flags=Flag.REPLY)
 
 
 class PeerSession:
@@ -189,6 +216,10 @@ class PeerSession:
         self._me = me
         self._answerer = answerer
         self._block_size_bytes = block_size_bytes
+
+    def answer_now(self, header: Header, meta: bytes) -> tuple[bytes, memoryview] | None:
+        """Return a reply that needs no waiting."""
+        return self._answerer.answer_now(header, meta, for_peer=True) if header.op is Op.READ else None
 
     async def handle(self, header: Header, meta: bytes) -> None:
         """Answer one request."""

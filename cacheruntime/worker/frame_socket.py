@@ -39,7 +39,7 @@ class FrameSocket:
         self._buffer = bytearray(_BUFFER_BYTES)
         self._start = self._end = 0
         self._sending = asyncio.Lock()
-        self._together: list[tuple[list[memoryview], asyncio.Future[None]]] = []
+        self._together: list[tuple[list[memoryview], asyncio.Future[None] | None]] = []
         self._flushing: asyncio.Task[None] | None = None
         self.is_closed = False
 
@@ -101,15 +101,30 @@ class FrameSocket:
             async with self._sending, self._unbroken():
                 await self._send(parts)
             return
+        await self._gone(parts)
+
+    def send_soon(self, head: bytes, data: memoryview) -> int:
+        """Have a small frame go out with the next ones; return how many wait: with many, await `sent` first."""
+        self._queue([memoryview(head), data], None)
+        return len(self._together)
+
+    async def sent(self) -> None:
+        """Wait until all that was to go out soon has."""
+        await self._gone([])
+
+    async def _gone(self, parts: list[memoryview]) -> None:
         gone: asyncio.Future[None] = self._loop.create_future()
+        self._queue(parts, gone)
+        await gone
+
+    def _queue(self, parts: list[memoryview], gone: asyncio.Future[None] | None) -> None:
         self._together.append((parts, gone))
         if len(self._together) == 1:
             self._flushing = self._loop.create_task(self._flush())
-        await gone
 
     async def _flush(self) -> None:
         # Starts after the tasks that were ready before it: what they have to say is here by then.
-        together: list[tuple[list[memoryview], asyncio.Future[None]]] = []
+        together: list[tuple[list[memoryview], asyncio.Future[None] | None]] = []
         failure: ConnectionError | None = ConnectionResetError("the connection was closed before a frame was sent")
         try:
             async with self._sending, self._unbroken():
@@ -122,8 +137,8 @@ class FrameSocket:
             if not together:
                 together, self._together = self._together, []
             for _, gone in together:
-                if gone.done():
-                    continue
+                if gone is None or gone.done():
+                    continue  # whoever does not wait learns of it by the end of the connection
                 if failure is None:
                     gone.set_result(None)
                 else:

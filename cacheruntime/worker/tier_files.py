@@ -261,6 +261,13 @@ def is_touched(file: CachedFile) -> bool:
     return file.writes == 0 and os.fstat(file.descriptor).st_mtime_ns != file.written_ns
 
 
+def is_as_left(file: CachedFile) -> bool:
+    """Whether nobody else wrote to the open file, or removed it; one system call."""
+    status = os.fstat(file.descriptor)
+    is_there = status.st_nlink > 0 or file.is_unlinked
+    return is_there and (file.writes > 0 or status.st_mtime_ns == file.written_ns)
+
+
 def punch(file: CachedFile, blocks: set[int]) -> None:
     """Give the room of these blocks back; OSError where the file system cannot punch holes."""
     for offset, length in extents_of(blocks, file.version.size_bytes, file.map.block_size_bytes):

@@ -3,10 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheruntime.core.blocks import Version
 from cacheruntime.core.piece_checksums import PIECE_BYTES, PieceChecksums, pieces_of
 
-VERSION = Version("u", "p", "e", 10 * PIECE_BYTES)
+NAME = "f00"
 LENGTHS = st.integers(1, 5 * PIECE_BYTES)
 
 
@@ -23,20 +22,20 @@ def test_a_range_is_right_with_all_its_bytes_and_wrong_without_one(length: int, 
     assert 0 <= first <= start < start + size <= end <= length
     assert first % PIECE_BYTES == 0 and (end % PIECE_BYTES == 0 or end == length)
     pieces = PieceChecksums()
-    assert not pieces.are_right(VERSION, 3, first, memoryview(block[first:end]))  # of an unknown block nothing is
-    pieces.learn(VERSION, 3, memoryview(block))
-    assert pieces.knows(VERSION, 3)
-    assert pieces.are_right(VERSION, 3, first, memoryview(block[first:end]))
+    assert not pieces.are_right(NAME, 3, first, memoryview(block[first:end]))  # of an unknown block nothing is
+    pieces.learn(NAME, 3, memoryview(block))
+    assert pieces.knows(NAME, 3)
+    assert pieces.are_right(NAME, 3, first, memoryview(block[first:end]))
     damaged = bytearray(block[first:end])
     damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    assert not pieces.are_right(VERSION, 3, first, memoryview(damaged))
+    assert not pieces.are_right(NAME, 3, first, memoryview(damaged))
 
 
 @given(st.lists(st.integers(0, 6), max_size=40), st.integers(1, 4))
 def test_the_blocks_asked_for_last_are_remembered(asked: list[int], most: int) -> None:
     pieces, order = PieceChecksums(most), list[int]()
     for index in asked:
-        assert pieces.knows(VERSION, index) == (index in order)
-        pieces.learn(VERSION, index, memoryview(b"x"))
+        assert pieces.knows(NAME, index) == (index in order)
+        pieces.learn(NAME, index, memoryview(b"x"))
         order = [one for one in order if one != index][-(most - 1) :] if most > 1 else []
         order.append(index)

@@ -167,6 +167,38 @@ async def test_pieces_of_many_blocks_are_read_without_reading_the_blocks_again(p
     assert len(plane.blocks.asked) == 40
 
 
+async def test_only_what_needs_no_waiting_is_answered_at_once(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_once(offset: int, length: int, **fields: bool) -> bytes | None:
+        read = Read(
+            uid=VERSION.uid, path=VERSION.path, etag=VERSION.etag, size_bytes=VERSION.size_bytes,
+            offset_bytes=offset, length_bytes=length, **fields,
+        )  # fmt: skip
+        raw = encode(Op.READ, 7, read)
+        ready = plane.answerer.answer_now(decode_header(raw), raw[HEADER.size :], for_peer=True)
+        if ready is None:
+            return None
+        head, data = ready
+        assert decode_meta(head[HEADER.size :], ReadReply) == ReadReply(crc32c=crc32c(data))
+        assert decode_header(head).data_bytes == len(data)
+        return bytes(data)
+
+    assert at_once(BLOCK, 5000) == DATA[BLOCK:]
+    assert at_once(7, 4096) is None  # its block was not checked yet
+    await plane.read(0, 1)
+    assert at_once(7, 4096) == DATA[7:4103]
+    assert at_once(7, 4096, verify=True) is None
+    assert at_once(0, byte_plane.NOW_BYTES_MAX + 1) is None
+    assert at_once(BLOCK - 10, 20) is None  # leaves its block: `answer` refuses it in words
+    with monkeypatch.context() as patch:
+        patch.setattr(tier_files, "read_now", lambda *_: None)
+        assert at_once(7, 4096) is None
+    plane.file.is_verified = False
+    assert at_once(7, 4096) is None
+    plane.file.is_verified = True
+    plane.store.drop_corrupt(plane.file, 0, found="test")
+    assert at_once(7, 4096) is None
+
+
 async def test_pieces_that_are_not_in_memory_are_waited_for(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
     await plane.read(0, 4096)
     monkeypatch.setattr(tier_files, "read_now", lambda *_: None)
