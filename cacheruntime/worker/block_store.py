@@ -63,7 +63,7 @@ class BlockStore:
         self._clock = clock
         self._metrics = metrics
         self.index = FileIndex(changed)
-        self._idle = IdleFiles(idle_files_max)
+        self._idle = IdleFiles(max(1, idle_files_max))
         self._storing: dict[tuple[str, int], asyncio.Future[bool]] = {}
         self._checking: dict[str, asyncio.Lock] = {}
 
@@ -106,8 +106,6 @@ class BlockStore:
         `wanted_bytes` are expected to be kept: room for them is set aside, in the tier that has it. NoRoom when
         no medium takes even an empty file.
         """
-        if (ready := self.acquire_now(version_name(version))) is not None:
-            return ready
         for tries_left in reversed(range(len(self.tiers))):
             file = self.find(version) or self._create(version, wanted_bytes, as_home=as_home)
             file.references += 1
@@ -130,20 +128,17 @@ class BlockStore:
                 return file
         raise AssertionError("the last try returns or raises")
 
-    def acquire_now(self, name: str) -> CachedFile | None:
-        """Hold the file of that name as `acquire` does, if it is there and needs no check; a few system calls."""
+    def glance(self, name: str) -> CachedFile | None:
+        """The file of that name, open, if it needs no check; nobody holds it: use it before anything is awaited."""
         file = self.index.get(name)
         if file is None or not file.is_verified:
             return None
-        file.references += 1
-        try:
-            self._open(file)
-        except CacheError:
-            self.release(file)
-            raise
+        if not tier_files.is_open(file):
+            self.peek(file)
+            self.leave(file)  # stays open, as the last one used
         if not tier_files.is_as_left(file):
-            self.leave(file)
             return None
+        self._idle.use(file)
         file.last_used_seconds = self._clock()
         return file
 

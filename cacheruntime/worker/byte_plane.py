@@ -10,10 +10,11 @@ block is read and checked for the first one, and the checksums of all its pieces
 
 from collections import OrderedDict
 from concurrent.futures import Executor
+from functools import lru_cache
 from typing import Final
 
 from api.byteplane import Flag, FrameError, Header, Hello, HelloReply, Op, Read, ReadReply, decode_meta, encode
-from cacheruntime.core.blocks import Version, block_count, block_length, version_name
+from cacheruntime.core.blocks import Version, block_length, version_name
 from cacheruntime.core.checksums import crc32c
 from cacheruntime.core.piece_checksums import PieceChecksums, pieces_of
 from cacheruntime.errors import BadRequest, CacheError, NotResident
@@ -29,6 +30,8 @@ from cacheruntime.worker.workers import Peer
 
 SENDFILE_BYTES_MIN: Final = 256 << 10
 """Below this a read and one send cost less than a thread and sendfile."""
+NAMES_MAX: Final = 32_768
+"""Names of versions that need not be hashed again; some 10 MiB."""
 NOW_BYTES_MAX: Final = 32 << 10
 """So few bytes are answered in the loop that receives requests, if they need no waiting."""
 BYPASSED_BLOCKS_MAX: Final = 16
@@ -60,8 +63,8 @@ class ReadAnswerer:
             read = decode_meta(meta, Read)
             if read.length_bytes > NOW_BYTES_MAX or read.verify:
                 return None
-            version, index = self._checked(read)
-            ready = self._ready(read, version, index)
+            _, name, index = self._checked(read)
+            ready = self._ready(read, name, index)
         except (CacheError, FrameError):
             return None  # `answer` meets it too, and can say so
         if ready is None:
@@ -74,67 +77,64 @@ class ReadAnswerer:
     async def answer(self, link: FrameSocket, header: Header, meta: bytes, *, for_peer: bool) -> None:
         """Send the range; NotResident, or what the way to the under store raised."""
         read = decode_meta(meta, Read)
-        version, index = self._checked(read)
+        version, _, index = self._checked(read)
         is_sent = not read.verify and await self._send_kept(link, header, read, version, index)
         if not is_sent:
             await self._send_fetched(link, header, read, version, index, for_peer=for_peer)
         if for_peer:
             self._metrics.peer_served_bytes.inc(read.length_bytes)
 
-    def _checked(self, read: Read) -> tuple[Version, int]:
-        check_path(read.path)
+    def _checked(self, read: Read) -> tuple[Version, str, int]:
+        """The version, its name and the block; BadRequest."""
+        version, name = _named(read.uid, read.path, read.etag, read.size_bytes)
         block_size = self._store.block_size_bytes
         index = read.offset_bytes // block_size
-        if read.offset_bytes < 0 or not 0 <= index < block_count(read.size_bytes, block_size):
+        if not 0 <= read.offset_bytes < read.size_bytes:
             raise BadRequest(f"offset_bytes {read.offset_bytes} is outside an object of {read.size_bytes} bytes")
-        end = index * block_size + block_length(index, read.size_bytes, block_size)
+        end = min((index + 1) * block_size, read.size_bytes)
         if read.length_bytes < 1 or read.offset_bytes + read.length_bytes > end:
             raise BadRequest(f"length_bytes {read.length_bytes} at {read.offset_bytes} leaves block {index}")
-        return Version(read.uid, read.path, read.etag, read.size_bytes), index
+        return version, name, index
 
-    def _ready(self, read: Read, version: Version, index: int) -> tuple[memoryview, int] | None:
+    def _ready(self, read: Read, name: str, index: int) -> tuple[memoryview, int] | None:
         """The range, checked, and its checksum, if that needs no waiting."""
-        name, block_size = version_name(version), self._store.block_size_bytes
+        block_size = self._store.block_size_bytes
         inside = read.offset_bytes - index * block_size
         if (block := self._bypassed_blocks.get((name, index))) is not None and not read.resident_only:
             self._bypassed_blocks.move_to_end((name, index))
             data = block[inside : inside + read.length_bytes]
             return data, crc32c(data)
-        length = block_length(index, version.size_bytes, block_size)
+        length = block_length(index, read.size_bytes, block_size)
         is_whole = read.length_bytes == length
         if not is_whole and not self._pieces.knows(name, index):
             return None
-        file = self._store.acquire_now(name)
-        if file is None:
+        file = self._store.glance(name)
+        if file is None or not file.map.has(index):
             return None
-        try:
-            if not file.map.has(index):
-                return None
-            start, end = (0, length) if is_whole else pieces_of(inside, read.length_bytes, length)
-            found = tier_files.read_now(file, index * block_size + start, end - start)
-            if found is None:
-                return None
-            around = memoryview(found)
-            # What is not right the long way finds too, drops it and fetches it again.
-            if is_whole:
-                checksum = crc32c(around)
-                return (around, checksum) if checksum == file.map.checksum(index) else None
-            if not self._pieces.are_right(name, index, start, around):
-                return None
-            data = around[inside - start : inside - start + read.length_bytes]
-            return data, crc32c(data)
-        finally:
-            self._store.release(file)
+        start, end = (0, length) if is_whole else pieces_of(inside, read.length_bytes, length)
+        found = tier_files.read_now(file, index * block_size + start, end - start)
+        if found is None:
+            return None
+        around = memoryview(found)
+        # What is not right the long way finds too, drops it and fetches it again.
+        if is_whole:
+            checksum = crc32c(around)
+            return (around, checksum) if checksum == file.map.checksum(index) else None
+        if not self._pieces.are_right(name, index, start, around):
+            return None
+        data = around[inside - start : inside - start + read.length_bytes]
+        return data, crc32c(data)
 
     async def _send_kept(self, link: FrameSocket, header: Header, read: Read, version: Version, index: int) -> bool:
-        if read.length_bytes < SENDFILE_BYTES_MIN and (ready := self._ready(read, version, index)) is not None:
+        name = version_name(version)
+        if read.length_bytes < SENDFILE_BYTES_MIN and (ready := self._ready(read, name, index)) is not None:
             data, checksum = ready
             await link.send(_reply(header, ReadReply(crc32c=checksum), data), data)
             return True
         is_whole = read.length_bytes == block_length(index, version.size_bytes, self._store.block_size_bytes)
         if is_whole and read.length_bytes < SENDFILE_BYTES_MIN:
             return False
-        if not is_whole and not self._pieces.knows(version_name(version), index):
+        if not is_whole and not self._pieces.knows(name, index):
             return False
         known = self._store.find(version)
         if known is None or not known.map.has(index):
@@ -202,6 +202,14 @@ class ReadAnswerer:
             self._remember(version, index, fetched.data)
         reply = ReadReply(crc32c=checksum, from_origin=fetched.source is Source.ORIGIN)
         await link.send(_reply(header, reply, data), data)
+
+
+@lru_cache(maxsize=NAMES_MAX)
+def _named(uid: str, path: str, etag: str, size_bytes: int) -> tuple[Version, str]:
+    """The version and its name; BadRequest."""
+    check_path(path)
+    version = Version(uid, path, etag, size_bytes)
+    return version, version_name(version)
 
 
 def _reply(header: Header, reply: ReadReply, data: memoryview) -> bytes:

@@ -8,7 +8,6 @@ opened once for equal mounts and lives as long as the worker.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import structlog
@@ -138,7 +137,6 @@ class Datasets:
             await store.close()
 
 
-@lru_cache(maxsize=8192)
 def check_path(path: str) -> None:
     """BadRequest unless the path is relative, with '/' between real names."""
     if not path or any(name in ("", ".", "..") or "\0" in name for name in path.split("/")):

@@ -86,9 +86,9 @@ class FrameServer:
         session = self._open_session(link)
         requests: set[asyncio.Task[None]] = set()
         try:
-            while (header := await link.receive_header()) is not None:
-                meta = bytes(await link.receive(header.meta_bytes))
-                if header.flags & Flag.REPLY or header.data_bytes:
+            while (request := link.received() or await link.receive_request()) is not None:
+                header, meta = request
+                if header.data_bytes or (header.flags and header.flags & Flag.REPLY):
                     raise FrameError(f"{header.op.name} request came as a reply or with data")
                 if (ready := self._answer_now(session, header, meta)) is not None:
                     # A task for each would cost more than the answers. Nothing is read on before they are out.

@@ -14,7 +14,7 @@ class IdleFiles:
     """The least lately used are closed first."""
 
     def __init__(self, files_max: int) -> None:
-        """`files_max` 0 = close at once."""
+        """`files_max` is at least 1."""
         self._files_max = files_max
         self._files: OrderedDict[CachedFile, None] = OrderedDict()
 
@@ -28,6 +28,11 @@ class IdleFiles:
         if len(self._files) > self._files_max:
             oldest, _ = self._files.popitem(last=False)
             tier_files.close_file(oldest)
+
+    def use(self, file: CachedFile) -> None:
+        """The file was used without being held; no error when it is not here."""
+        if file in self._files:
+            self._files.move_to_end(file)
 
     def take(self, file: CachedFile) -> None:
         """Somebody holds the file, or it leaves; what is open of it is now the caller's to close."""

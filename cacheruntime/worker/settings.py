@@ -63,7 +63,7 @@ class Tunables(BaseSettings):
     prune_seconds: float = Field(default=10.0, gt=0, description="interval of dropping what no snapshot has")
     idle_descriptors: int = Field(
         default=16_384,
-        ge=0,
+        ge=1,
         description="files kept open that nobody reads; never more than a quarter of what the process may open",
     )
     scrub_bytes_per_second: int = Field(

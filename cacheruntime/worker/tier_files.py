@@ -143,6 +143,11 @@ def close_map(file: CachedFile) -> None:
         file.map_descriptor = _NO_DESCRIPTOR
 
 
+def is_open(file: CachedFile) -> bool:
+    """Whether the file has a descriptor."""
+    return file.descriptor != _NO_DESCRIPTOR
+
+
 def is_lost(file: CachedFile) -> bool:
     """Whether somebody else removed the open file: what is written to it no restart would find."""
     return file.descriptor != _NO_DESCRIPTOR and os.fstat(file.descriptor).st_nlink == 0
