@@ -136,7 +136,7 @@ class BlockStore:
         if not tier_files.is_open(file):
             self.peek(file)
             self.leave(file)  # stays open, as the last one used
-        if not tier_files.is_as_left(file):
+        if not tier_files.is_open(file) or not tier_files.is_as_left(file):
             return None
         self._idle.use(file)
         file.last_used_seconds = self._clock()
