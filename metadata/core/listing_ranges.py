@@ -14,7 +14,9 @@ from understores.base import ObjectInfo
 from understores.errors import StoreFailed
 
 PAGES_BEFORE_CUTTING: Final = 2
-"""A range that ends sooner is not worth the request that looks for places to cut."""
+"""A store that ends sooner is not worth the request that looks for places to cut."""
+PAGES_BEFORE_CUTTING_AGAIN: Final = 4
+"""Of a part: towards the end all parts are small, and idle requests would do nothing but look."""
 
 
 @dataclass(slots=True, eq=False)
@@ -111,9 +113,12 @@ class ListingRanges:
         if not chosen:
             return 0
         ends = [*chosen[1:], keys.until]
-        self._waiting.extend(KeyRange(after, until) for after, until in zip(chosen, ends, strict=True))
+        self._waiting.extend(
+            KeyRange(after, until, cut_at_pages=PAGES_BEFORE_CUTTING_AGAIN)
+            for after, until in zip(chosen, ends, strict=True)
+        )
         keys.until = chosen[0]
-        keys.pages, keys.cut_at_pages = 0, PAGES_BEFORE_CUTTING
+        keys.pages, keys.cut_at_pages = 0, PAGES_BEFORE_CUTTING_AGAIN
         return len(chosen)
 
 
