@@ -12,7 +12,6 @@ Invariants: a frame never exceeds the limits below; a reader refuses one that do
 """
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Final, TypeVar
 
@@ -265,8 +264,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(msgspec.Struct, frozen=True):
     """A frame's first 24 bytes, decoded and checked."""
 
     op: Op
@@ -277,6 +275,9 @@ class Header:
     data_bytes: int
 
 
+# Looked up for every frame: calling an enum's class costs more than the rest of the header.
+_OPS: Final = {op.value: op for op in Op}
+_FLAGS: Final = {bits: Flag(bits) for bits in range(2 ** len(Flag))}
 _encoder = msgspec.msgpack.Encoder()
 M = TypeVar("M", bound=Struct)
 
@@ -298,10 +299,10 @@ def decode_header(raw: bytes | bytearray | memoryview) -> Header:
         raise FrameError(f"frame version {version}, expected {VERSION}: upgrade the older side")
     if meta_bytes > META_BYTES_MAX or data_bytes > DATA_BYTES_MAX:
         raise FrameError(f"frame of {meta_bytes}+{data_bytes} bytes exceeds {META_BYTES_MAX}+{DATA_BYTES_MAX}")
-    try:
-        return Header(Op(op), status, Flag(flags), request_id, meta_bytes, data_bytes)
-    except ValueError as error:
-        raise FrameError(f"frame with unknown op {op} or flags {flags:#x}") from error
+    known_op, known_flags = _OPS.get(op), _FLAGS.get(flags)
+    if known_op is None or known_flags is None:
+        raise FrameError(f"frame with unknown op {op} or flags {flags:#x}")
+    return Header(known_op, status, known_flags, request_id, meta_bytes, data_bytes)
 
 
 def decode_meta(raw: bytes | bytearray | memoryview, kind: type[M]) -> M:

@@ -2,6 +2,7 @@
 
 Owns a database file in a temporary directory for as long as it runs. The page cache is warm: what is read was just
 written. Goal: 100,000 objects/s into the store, from entries in memory: an under store's own speed is not in it.
+`bucket-listing` is the whole way instead: a bucket that answers at once, the metadata process, a snapshot in SQLite.
 Lookups and opening have no goal here, since the figures asked for (1 ms, 5 s) are the service's, with gRPC and a new
 process.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import frame
+from benchmarks.bucket_listing import DIRECTORY_FILES, BucketProcess, listed_by_boto3, listed_by_us
 from metadata.core.datasets import Dataset, Specification
 from metadata.core.entries import Entry, Kind
 from metadata.errors import MetadataError
@@ -42,6 +44,7 @@ def main(arguments: list[str]) -> int:
     listing: list[frame.Run] = []
     lookups: list[frame.Run] = []
     opening: list[frame.Run] = []
+    bucket: list[frame.Run] = []
     for number in range(options.runs):
         frame.progress(f"run {number + 1} of {options.runs}: {files} files")
         with tempfile.TemporaryDirectory(prefix="headrace-metadata-") as folder:
@@ -49,8 +52,20 @@ def main(arguments: list[str]) -> int:
         listing.append((rate,))
         lookups.append((p99 * UNIT_MILLISECONDS,))
         opening.append((opened,))
+        in_bucket = files - files % DIRECTORY_FILES
+        with BucketProcess(in_bucket) as endpoint:
+            bucket.append((listed_by_us(endpoint, in_bucket), listed_by_boto3(endpoint, in_bucket)))
     note = f"SQLite, {files} files, page cache warm, same process, no gRPC"
+    process = f"metadata process with SQLite, {files} objects in directories of {DIRECTORY_FILES}, bucket beside it"
     cases = [
+        frame.Case("bucket-listing", "objects/s", [run[:1] for run in bucket], goal=100_000, note=process),
+        frame.Case(
+            "bucket-listing-and-plain-list",
+            "objects/s",
+            bucket,
+            yardstick="boto3's paginator, which keeps nothing",
+            note=process,
+        ),
         frame.Case("store-listing", "objects/s", listing, goal=100_000, note=note),
         frame.Case("store-lookup-p99", "ms", lookups, higher_is_better=False, note=note),
         frame.Case("store-open-to-first-answer", "s", opening, higher_is_better=False, note=note),

@@ -1,8 +1,8 @@
 """An object store with a counter and a cap: as much of S3 as a read-only mount asks for, over a directory.
 
 `python -m benchmarks.origin DIRECTORY BYTES_PER_SECOND` serves `DIRECTORY/BUCKET/KEY` on a loopback port that it
-prints. All answers' bodies share one line of so many bytes a second; `/-/counters` tells what was sent,
-listings left out. The bytes are read from files, so their pages are warm; the cap is what is slow.
+prints. All answers' bodies share one line of so many bytes a second; `/-/counters` tells what was asked for and how
+many bytes of objects were sent. The bytes are read from files, so their pages are warm; the cap is what is slow.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class Origin:
     def __init__(self, directory: Path, bytes_per_second: float) -> None:
         self._directory = directory
         self._line = Line(bytes_per_second, CATCH_UP_SECONDS)
-        self._counters = {"requests": 0, "bytes": 0}
+        self._counters = {"requests": 0, "bytes": 0, "lists": 0, "heads": 0}
 
     def application(self) -> web.Application:
         """Return the server."""
@@ -47,6 +47,7 @@ class Origin:
         return web.Response(text=json.dumps(self._counters))
 
     async def _list(self, request: web.Request) -> web.Response:
+        self._counters["lists"] += 1
         bucket = self._directory / request.match_info["bucket"]
         prefix = request.query.get("prefix", "")
         after = request.query.get("continuation-token") or request.query.get("start-after", "")
@@ -70,6 +71,7 @@ class Origin:
         )
 
     async def _object(self, request: web.Request) -> web.StreamResponse:
+        self._counters["heads"] += request.method == "HEAD"
         path = self._directory / request.match_info["bucket"] / request.match_info["key"]
         if not path.is_file():
             return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>")

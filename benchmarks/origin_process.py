@@ -39,6 +39,7 @@ class OriginProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._connection().close()  # the other threads' end with them
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -55,7 +56,12 @@ class OriginProcess:
 
     def sent_bytes(self) -> int:
         """Bytes of objects sent so far."""
-        return int(json.loads(self._get("/-/counters", {}))["bytes"])
+        return self.counters()["bytes"]
+
+    def counters(self) -> dict[str, int]:
+        """What was asked for so far: requests for objects, heads, lists, and bytes of objects sent."""
+        found: dict[str, int] = json.loads(self._get("/-/counters", {}))
+        return found
 
     def read(self, key: str, offset: int, length: int) -> bytes:
         """Read a range directly, on a connection of the calling thread's own."""

@@ -35,6 +35,8 @@ class MetadataSettings(BaseSettings):
     lease_seconds: Annotated[float, Field(gt=0, le=300)] = 3.0
     """A worker that does not report for so long is dead: short, so that no pod is sent to bytes that are gone;
     three times the workers' reporting interval, so that one lost report does no harm."""
+    listing_requests: Annotated[int, Field(ge=1, le=64)] = 8
+    """List requests to one mount at a time: enough to hide a store's 50-100 ms a page behind the parsing."""
     kept_versions: Annotated[int, Field(ge=1)] = 1_000
     """Snapshot versions whose removed entries are kept."""
     shutdown_seconds: Annotated[float, Field(ge=0, le=300)] = 5.0

@@ -5,7 +5,7 @@ Keys are relative to the mount point, with `/` between names. A key that ends in
 of that name exists, with nothing in it that the listing would show otherwise.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, TypeAlias
 
@@ -30,8 +30,16 @@ class UnderStore(Protocol):
     Safe for many tasks of one event loop at once. Every method may be called again after a failure.
     """
 
-    def list(self, prefix: str = "", *, start_after: str = "") -> AsyncIterator[list[ObjectInfo]]:
+    def list(self, prefix: str = "", *, start_after: str = "") -> AsyncGenerator[list[ObjectInfo], None]:
         """Yield pages of objects whose key starts with `prefix` and sorts after `start_after`, in key order."""
+        ...
+
+    async def split_points(self, after: str, until: str) -> Sequence[str]:
+        """Return directories, each with its slash, at which the keys between the two could be listed in parts.
+
+        "" as `until` is the end of the store. Empty when none was found with a few requests, or when lists side by
+        side would gain nothing. In no order; a point says nothing about which keys exist.
+        """
         ...
 
     async def head(self, key: str) -> ObjectInfo:

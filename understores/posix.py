@@ -13,7 +13,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from enum import Enum, auto
@@ -85,10 +85,13 @@ class PosixStore:
     def __repr__(self) -> str:
         return f"PosixStore({str(self._root)!r})"
 
-    async def list(self, prefix: str = "", *, start_after: str = "") -> AsyncIterator[builtins.list[ObjectInfo]]:
+    async def list(self, prefix: str = "", *, start_after: str = "") -> AsyncGenerator[builtins.list[ObjectInfo], None]:
         found = self._walk(prefix, start_after)
         while page := await self._run(lambda: list(islice(found, PAGE_ENTRIES))):
             yield page
+
+    async def split_points(self, after: str, until: str) -> builtins.list[str]:
+        return []  # each part would read the directories above its beginning again
 
     async def head(self, key: str) -> ObjectInfo:
         return await self._run(self._head, key)

@@ -7,7 +7,7 @@ retries are at most a tenth of the requests plus a small reserve, so that a stor
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
@@ -80,7 +80,7 @@ class RetryingStore:
     def __repr__(self) -> str:
         return f"RetryingStore({self._store!r})"
 
-    async def list(self, prefix: str = "", *, start_after: str = "") -> AsyncIterator[builtins.list[ObjectInfo]]:
+    async def list(self, prefix: str = "", *, start_after: str = "") -> AsyncGenerator[builtins.list[ObjectInfo], None]:
         """Pages as the store has them; after a failure the listing goes on behind the last key that came."""
         failures = 0
         while True:
@@ -94,6 +94,9 @@ class RetryingStore:
             except UnderStoreError as error:
                 failures += 1
                 await self._pause(error, failures)
+
+    async def split_points(self, after: str, until: str) -> Sequence[str]:
+        return await self._repeat(lambda: self._store.split_points(after, until))
 
     async def head(self, key: str) -> ObjectInfo:
         return await self._repeat(lambda: self._store.head(key))
@@ -127,7 +130,7 @@ class RetryingStore:
     async def close(self) -> None:
         await self._store.close()
 
-    async def _pages(self, prefix: str, start_after: str) -> AsyncIterator[builtins.list[ObjectInfo]]:
+    async def _pages(self, prefix: str, start_after: str) -> AsyncGenerator[builtins.list[ObjectInfo], None]:
         pages = aiter(self._store.list(prefix, start_after=start_after))
         while True:
             try:

@@ -7,7 +7,7 @@ own retries are off; changed credential files are used by the next request.
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -57,9 +57,12 @@ class S3UnderStore:
     def __repr__(self) -> str:
         return f"S3UnderStore({self._mount!r})"
 
-    async def list(self, prefix: str = "", *, start_after: str = "") -> AsyncIterator[builtins.list[ObjectInfo]]:
+    async def list(self, prefix: str = "", *, start_after: str = "") -> AsyncGenerator[builtins.list[ObjectInfo], None]:
         async for page in self._lister.pages(self._current_keys(), prefix, start_after):
             yield page
+
+    async def split_points(self, after: str, until: str) -> builtins.list[str]:
+        return await self._lister.split_points(self._current_keys(), after, until)
 
     async def head(self, key: str) -> ObjectInfo:
         with self._translated(key):

@@ -6,7 +6,8 @@ Invariants: a page is never empty; keys are as stored, without the mount's prefi
 (the prefix itself) is left out.
 """
 
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import unquote_plus
@@ -24,6 +25,15 @@ from understores.sigv4 import EMPTY_SHA256, canonical_query, signed_headers
 PAGE_TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=5, sock_read=30)
 # 1,000 keys of at most 1,024 bytes, each byte as three, and their tags: no honest page is larger.
 PAGE_BYTES_MAX: Final = 8 << 20
+LEVELS_MAX: Final = 16
+"""Directory levels looked at for one place to cut a listing."""
+
+_URL_ENCODED: Final = b"<EncodingType>url</EncodingType>"
+_OTHER: Final = "".join(f"(?:<{tag}>[^<]*</{tag}>)?" for tag in ("ChecksumAlgorithm", "ChecksumType"))
+_PLAIN_ITEM: Final = re.compile(
+    r"(<Contents><Key>([^<]*)</Key><LastModified>([^<]*)</LastModified><ETag>([^<]*)</ETag>"
+    rf"{_OTHER}<Size>([0-9]+)</Size>(?:<StorageClass>[A-Z_]*</StorageClass>)?</Contents>)"
+)
 
 
 class S3Lister:
@@ -33,16 +43,31 @@ class S3Lister:
         self._mount = mount
         self._session: aiohttp.ClientSession | None = None
 
-    async def pages(self, keys: S3Keys | None, prefix: str, start_after: str) -> AsyncIterator[list[ObjectInfo]]:
+    async def pages(self, keys: S3Keys | None, prefix: str, start_after: str) -> AsyncGenerator[list[ObjectInfo], None]:
         """Yield pages of keys that start with `prefix` and sort after `start_after`, both without the mount's."""
         token = ""
         while True:
-            body = await self._page(keys, prefix, start_after, token)
+            body = await self._page(keys, prefix, start_after, token=token)
             infos, token = parse_page(body, self._mount)
             if infos:
                 yield infos
             if not token:
                 return
+
+    async def split_points(self, keys: S3Keys | None, after: str, until: str) -> list[str]:
+        """Directories between the two keys, of the highest level that has some below `after`'s own; one page of them.
+
+        Asks for at most LEVELS_MAX levels.
+        """
+        levels = ["", *(after[: index + 1] for index, letter in enumerate(after) if letter == "/")]
+        # Above the directory that both are in there is nothing between them.
+        first = max(index for index, level in enumerate(levels) if until.startswith(level)) if until else 0
+        for level in levels[first : first + LEVELS_MAX]:
+            body = await self._page(keys, level, after, delimiter="/")
+            found = [one for one in parse_directories(body, self._mount) if after < one and (not until or one < until)]
+            if found:
+                return found
+        return []
 
     async def close(self) -> None:
         """Close the connections; may be called twice."""
@@ -50,11 +75,15 @@ class S3Lister:
             await self._session.close()
             self._session = None
 
-    async def _page(self, keys: S3Keys | None, prefix: str, start_after: str, token: str) -> bytes:
+    async def _page(
+        self, keys: S3Keys | None, prefix: str, start_after: str, *, token: str = "", delimiter: str = ""
+    ) -> bytes:
         mount = self._mount
         parameters = [("list-type", "2"), ("encoding-type", "url"), ("max-keys", "1000")]
         if full_prefix := mount.prefix + prefix:
             parameters.append(("prefix", full_prefix))
+        if delimiter:
+            parameters.append(("delimiter", delimiter))
         if token:
             parameters.append(("continuation-token", token))
         elif start_after:
@@ -87,12 +116,11 @@ class S3Lister:
 def parse_page(body: bytes, mount: S3Mount) -> tuple[list[ObjectInfo], str]:
     """Objects of one answer and the token of the next page ("" at the end); StoreFailed when it is no listing."""
     try:
-        root = ElementTree.fromstring(body)
-        namespace = root.tag[: root.tag.index("}") + 1] if root.tag.startswith("{") else ""
-        if root.tag != f"{namespace}ListBucketResult":
+        plain, rest = _plain_objects(body, mount.prefix)
+        root, namespace, is_encoded = _result(rest)
+        if plain and not is_encoded:
             raise ValueError(root.tag)
-        is_encoded = root.findtext(f"{namespace}EncodingType") == "url"
-        infos = [
+        infos = plain or [
             info
             for item in root.iter(f"{namespace}Contents")
             if (info := _object(item, namespace, is_encoded, mount.prefix)).key
@@ -106,6 +134,57 @@ def parse_page(body: bytes, mount: S3Mount) -> tuple[list[ObjectInfo], str]:
     return infos, token if more else ""
 
 
+def parse_directories(body: bytes, mount: S3Mount) -> list[str]:
+    """Directories (CommonPrefixes) of one answer, without the mount's prefix; StoreFailed when it is no listing."""
+    try:
+        root, namespace, is_encoded = _result(body)
+        found = []
+        for item in root.iter(f"{namespace}CommonPrefixes"):
+            text = item.findtext(f"{namespace}Prefix") or ""
+            key = unquote_plus(text) if is_encoded else text
+            if not key.startswith(mount.prefix):
+                raise ValueError(key)
+            found.append(key[len(mount.prefix) :])
+    except (ElementTree.ParseError, ValueError):
+        raise StoreFailed(f"the listing of bucket {mount.bucket!r} is not S3 XML.", retryable=True) from None
+    return found
+
+
+def _result(body: bytes) -> tuple[ElementTree.Element, str, bool]:
+    """Root of an answer, its XML namespace, and whether keys are URL-encoded."""
+    root = ElementTree.fromstring(body)
+    namespace = root.tag[: root.tag.index("}") + 1] if root.tag.startswith("{") else ""
+    if root.tag != f"{namespace}ListBucketResult":
+        raise ValueError(root.tag)
+    return root, namespace, root.findtext(f"{namespace}EncodingType") == "url"
+
+
+def _plain_objects(body: bytes, prefix: str) -> tuple[list[ObjectInfo], bytes]:
+    """Objects of a page that is written as nearly all are, and the page without them; or none and the page as it is.
+
+    Three times as fast as making a tree of them. Only elements that follow each other without a gap, of known order
+    and without entities but quotes are taken, all of them or none.
+    """
+    start, end = body.find(b"<Contents>"), body.rfind(b"</Contents>") + len(b"</Contents>")
+    part = body[start:end]
+    # A comment or CDATA could hold what looks like an element.
+    if start < 0 or not part.isascii() or b"<!" in body or _URL_ENCODED not in body:
+        return [], body
+    text = part.decode("ascii").replace("&quot;", '"').replace("&#34;", '"')
+    found = _PLAIN_ITEM.findall(text)
+    if "&" in text or sum(len(item[0]) for item in found) != len(text):
+        return [], body
+    infos = []
+    lead = len(prefix)
+    for _, written, modified, etag, size in found:
+        key = unquote_plus(written) if "%" in written or "+" in written else written
+        if not key.startswith(prefix):
+            raise ValueError(key)
+        if len(key) > lead:
+            infos.append(ObjectInfo(key[lead:], int(size), etag, _nanoseconds(modified)))
+    return infos, body[:start] + body[end:]
+
+
 def _object(item: ElementTree.Element, namespace: str, is_encoded: bool, prefix: str) -> ObjectInfo:
     fields = {child.tag: child.text or "" for child in item}
     key = fields[f"{namespace}Key"]
@@ -113,10 +192,13 @@ def _object(item: ElementTree.Element, namespace: str, is_encoded: bool, prefix:
         key = unquote_plus(key)
     if not key.startswith(prefix):
         raise ValueError(key)
-    modified = datetime.fromisoformat(fields[f"{namespace}LastModified"])
-    # Through whole microseconds: a float of seconds since 1970 cannot hold them all.
-    mtime_ns = round(modified.timestamp() * 1_000_000) * 1000
+    mtime_ns = _nanoseconds(fields[f"{namespace}LastModified"])
     return ObjectInfo(key[len(prefix) :], int(fields[f"{namespace}Size"]), fields.get(f"{namespace}ETag", ""), mtime_ns)
+
+
+def _nanoseconds(modified: str) -> int:
+    # Through whole microseconds: a float of seconds since 1970 cannot hold them all.
+    return round(datetime.fromisoformat(modified).timestamp() * 1_000_000) * 1000
 
 
 def _exact(url: str, query: str) -> URL:

@@ -5,6 +5,7 @@ disk, core decides.
 All state changes on the event loop; disk work of any size runs in threads.
 
     (none) --acquire--> open --release--> kept on disk, or gone when nothing of it is resident
+    kept: its descriptor stays open for a while (idle_files.py); whatever makes it gone closes it
     kept --evict, superseded--> gone          open --evict, superseded--> unlinked --last release--> gone
 
 Invariants:
@@ -28,6 +29,7 @@ from cacheruntime.core.eviction import Candidate, victims
 from cacheruntime.errors import CacheError, NoRoom
 from cacheruntime.worker import tier_files
 from cacheruntime.worker.file_index import FileIndex
+from cacheruntime.worker.idle_files import IdleFiles
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.rooms import FULL_ERRNOS, Rooms, TierFolder
 from cacheruntime.worker.tier_files import CachedFile
@@ -50,7 +52,9 @@ class BlockStore:
         clock: Callable[[], float],
         metrics: Metrics,
         changed: Callable[[str], None],
+        idle_files_max: int = 64,
     ) -> None:
+        """`idle_files_max`: files nobody holds that stay open."""
         self.block_size_bytes = block_size_bytes
         self._rooms = Rooms(folders, clock, metrics)
         self.tiers = self._rooms.tiers
@@ -59,6 +63,7 @@ class BlockStore:
         self._clock = clock
         self._metrics = metrics
         self.index = FileIndex(changed)
+        self._idle = IdleFiles(max(1, idle_files_max))
         self._storing: dict[tuple[str, int], asyncio.Future[bool]] = {}
         self._checking: dict[str, asyncio.Lock] = {}
 
@@ -105,6 +110,9 @@ class BlockStore:
             file = self.find(version) or self._create(version, wanted_bytes, as_home=as_home)
             file.references += 1
             try:
+                if file.references == 1 and tier_files.is_lost(file):
+                    self._idle.take(file)
+                    tier_files.close_file(file)
                 self._open(file)
                 if not file.is_verified or tier_files.is_touched(file):
                     await self.check(file)
@@ -120,8 +128,25 @@ class BlockStore:
                 return file
         raise AssertionError("the last try returns or raises")
 
+    def glance(self, name: str) -> CachedFile | None:
+        """The file of that name, open, if it needs no check; nobody holds it: use it before anything is awaited."""
+        file = self.index.get(name)
+        if file is None or not file.is_verified:
+            return None
+        if not tier_files.is_open(file):
+            self.peek(file)
+            self.leave(file)  # stays open, as the last one used
+        if not tier_files.is_open(file) or not tier_files.is_as_left(file):
+            return None
+        self._idle.use(file)
+        file.last_used_seconds = self._clock()
+        return file
+
     def _open(self, file: CachedFile) -> None:
+        """Of a file whose references were just counted."""
         try:
+            if file.references == 1:
+                self._idle.take(file)
             tier_files.open_file(file)
         except OSError as error:
             raise self._rooms.failed(file.tier, error) from error
@@ -131,10 +156,23 @@ class BlockStore:
         assert file.references > 0, "only a held file can be held once more"
         file.references += 1
 
+    def peek(self, file: CachedFile) -> None:
+        """Hold an indexed file, open and perhaps unverified, until `leave`; it does not count as a use. CacheError."""
+        file.references += 1
+        try:
+            self._open(file)
+        except CacheError:
+            self.leave(file)
+            raise
+
     def release(self, file: CachedFile) -> None:
         """Let a held file go."""
-        file.references -= 1
         file.last_used_seconds = self._clock()
+        self.leave(file)
+
+    def leave(self, file: CachedFile) -> None:
+        """Let a file go that was only looked at."""
+        file.references -= 1
         if file.references:
             return
         tier = self.tiers[file.tier]
@@ -144,7 +182,7 @@ class BlockStore:
         if file.is_unlinked or file.map.resident_bytes == 0:
             self._forget(file)
         else:
-            tier_files.close_file(file)
+            self._idle.keep(file)
 
     async def check(self, file: CachedFile) -> None:
         """Verify every resident block against its checksum and drop those that fail. The file is held."""
@@ -308,6 +346,14 @@ class BlockStore:
             self.release(file)
         return file.map.is_complete
 
+    def failed(self, file: CachedFile, error: OSError) -> CacheError:
+        """Note that a file's medium failed; return what that means to who wanted it."""
+        return self._rooms.failed(file.tier, error)
+
+    def close(self) -> None:
+        """Close the files that nobody holds."""
+        self._idle.close()
+
     # Inside
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -388,6 +434,7 @@ class BlockStore:
         self.tiers[file.tier].return_temporary(length)
 
     def _forget(self, file: CachedFile) -> None:
+        self._idle.take(file)
         tier_files.close_file(file)
         if not file.is_unlinked:
             tier_files.unlink_file(file)

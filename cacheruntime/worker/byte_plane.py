@@ -4,17 +4,20 @@ Owns HELLO and READ. A resident block goes out by sendfile with the checksum of 
 the disk gave; small ones are read, checked here and sent at once.
 
 Invariant: nothing unchecked goes to a peer. A piece of a block has no checksum of its own in the map, so the whole
-block is read and checked for it; the last few such blocks are kept, because the next piece is mostly of the same block.
+block is read and checked for the first one, and the checksums of all its pieces are remembered for the next ones
+(core/piece_checksums.py): what goes out was checked after it was read, each time.
 """
 
 from collections import OrderedDict
 from concurrent.futures import Executor
+from functools import lru_cache
 from typing import Final
 
 from api.byteplane import Flag, FrameError, Header, Hello, HelloReply, Op, Read, ReadReply, decode_meta, encode
-from cacheruntime.core.blocks import Version, block_count, block_length
+from cacheruntime.core.blocks import Version, block_length, version_name
 from cacheruntime.core.checksums import crc32c
-from cacheruntime.errors import BadRequest, NotResident
+from cacheruntime.core.piece_checksums import PieceChecksums, pieces_of
+from cacheruntime.errors import BadRequest, CacheError, NotResident
 from cacheruntime.worker import tier_files
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import check_path
@@ -27,8 +30,12 @@ from cacheruntime.worker.workers import Peer
 
 SENDFILE_BYTES_MIN: Final = 256 << 10
 """Below this a read and one send cost less than a thread and sendfile."""
-CHECKED_BLOCKS_MAX: Final = 16
-"""Blocks kept in memory for the next pieces of them: 64 MiB of 4 MiB blocks."""
+NAMES_MAX: Final = 32_768
+"""Names of versions that need not be hashed again; some 10 MiB."""
+NOW_BYTES_MAX: Final = 32 << 10
+"""So few bytes are answered in the loop that receives requests, if they need no waiting."""
+BYPASSED_BLOCKS_MAX: Final = 16
+"""Blocks the cache has no room for, kept in memory for the next pieces of them: 64 MiB of 4 MiB blocks."""
 
 
 async def answer_hello(link: FrameSocket, header: Header, meta: bytes, me: Peer, block_size_bytes: int) -> None:
@@ -46,84 +53,128 @@ class ReadAnswerer:
         self._reader = reader
         self._metrics = metrics
         self._senders = senders
-        #: Checked bytes. A version never changes, so they stay right whatever happens on the disk.
-        self._checked_blocks: OrderedDict[tuple[Version, int], memoryview] = OrderedDict()
+        self._pieces = PieceChecksums()
+        #: Checked bytes of blocks that could not stay. A version never changes, so they stay right.
+        self._bypassed_blocks: OrderedDict[tuple[str, int], memoryview] = OrderedDict()
+
+    def answer_now(self, header: Header, meta: bytes, *, for_peer: bool) -> tuple[bytes, memoryview] | None:
+        """Return the reply to a READ of a few bytes that are here and in memory; None = `answer` it."""
+        try:
+            read = decode_meta(meta, Read)
+            if read.length_bytes > NOW_BYTES_MAX or read.verify:
+                return None
+            _, name, index = self._checked(read)
+            ready = self._ready(read, name, index)
+        except (CacheError, FrameError):
+            return None  # `answer` meets it too, and can say so
+        if ready is None:
+            return None
+        if for_peer:
+            self._metrics.peer_served_bytes.inc(read.length_bytes)
+        data, checksum = ready
+        return _reply(header, ReadReply(crc32c=checksum), data), data
 
     async def answer(self, link: FrameSocket, header: Header, meta: bytes, *, for_peer: bool) -> None:
         """Send the range; NotResident, or what the way to the under store raised."""
         read = decode_meta(meta, Read)
-        version, index = self._checked(read)
-        send = self._send_resident if read.length_bytes >= SENDFILE_BYTES_MIN else self._send_small
-        is_sent = not read.verify and await send(link, header, read, version, index)
+        version, _, index = self._checked(read)
+        is_sent = not read.verify and await self._send_kept(link, header, read, version, index)
         if not is_sent:
             await self._send_fetched(link, header, read, version, index, for_peer=for_peer)
         if for_peer:
             self._metrics.peer_served_bytes.inc(read.length_bytes)
 
-    def _checked(self, read: Read) -> tuple[Version, int]:
-        check_path(read.path)
+    def _checked(self, read: Read) -> tuple[Version, str, int]:
+        """The version, its name and the block; BadRequest."""
+        version, name = _named(read.uid, read.path, read.etag, read.size_bytes)
         block_size = self._store.block_size_bytes
         index = read.offset_bytes // block_size
-        if read.offset_bytes < 0 or not 0 <= index < block_count(read.size_bytes, block_size):
+        if not 0 <= read.offset_bytes < read.size_bytes:
             raise BadRequest(f"offset_bytes {read.offset_bytes} is outside an object of {read.size_bytes} bytes")
-        end = index * block_size + block_length(index, read.size_bytes, block_size)
+        end = min((index + 1) * block_size, read.size_bytes)
         if read.length_bytes < 1 or read.offset_bytes + read.length_bytes > end:
             raise BadRequest(f"length_bytes {read.length_bytes} at {read.offset_bytes} leaves block {index}")
-        return Version(read.uid, read.path, read.etag, read.size_bytes), index
+        return version, name, index
 
-    async def _send_resident(self, link: FrameSocket, header: Header, read: Read, version: Version, index: int) -> bool:
-        known = self._store.find(version)
+    def _ready(self, read: Read, name: str, index: int) -> tuple[memoryview, int] | None:
+        """The range, checked, and its checksum, if that needs no waiting."""
+        block_size = self._store.block_size_bytes
+        inside = read.offset_bytes - index * block_size
+        if (block := self._bypassed_blocks.get((name, index))) is not None and not read.resident_only:
+            self._bypassed_blocks.move_to_end((name, index))
+            data = block[inside : inside + read.length_bytes]
+            return data, crc32c(data)
+        length = block_length(index, read.size_bytes, block_size)
+        is_whole = read.length_bytes == length
+        if not is_whole and not self._pieces.knows(name, index):
+            return None
+        file = self._store.glance(name)
+        if file is None or not file.map.has(index):
+            return None
+        start, end = (0, length) if is_whole else pieces_of(inside, read.length_bytes, length)
+        found = tier_files.read_now(file, index * block_size + start, end - start)
+        if found is None:
+            return None
+        around = memoryview(found)
+        # What is not right the long way finds too, drops it and fetches it again.
+        if is_whole:
+            checksum = crc32c(around)
+            return (around, checksum) if checksum == file.map.checksum(index) else None
+        if not self._pieces.are_right(name, index, start, around):
+            return None
+        data = around[inside - start : inside - start + read.length_bytes]
+        return data, crc32c(data)
+
+    async def _send_kept(self, link: FrameSocket, header: Header, read: Read, version: Version, index: int) -> bool:
+        name = version_name(version)
+        if read.length_bytes < SENDFILE_BYTES_MIN and (ready := self._ready(read, name, index)) is not None:
+            data, checksum = ready
+            await link.send(_reply(header, ReadReply(crc32c=checksum), data), data)
+            return True
         is_whole = read.length_bytes == block_length(index, version.size_bytes, self._store.block_size_bytes)
-        if known is None or not known.map.has(index) or not is_whole:
+        if is_whole and read.length_bytes < SENDFILE_BYTES_MIN:
+            return False
+        if not is_whole and not self._pieces.knows(name, index):
+            return False
+        known = self._store.find(version)
+        if known is None or not known.map.has(index):
             return False
         file = await self._store.acquire(version, wanted_bytes=0, as_home=False)
         try:
             if not file.map.has(index):
                 return False
-            await self._send_file(link, header, read, file, index)
-            return True
+            if is_whole:
+                await self._send_file(link, header, read, file, index)
+                return True
+            return await self._send_piece(link, header, read, file, index)
         finally:
             self._store.release(file)
 
-    async def _send_small(self, link: FrameSocket, header: Header, read: Read, version: Version, index: int) -> bool:
-        known = self._store.find(version)
-        if known is None or not known.map.has(index):
-            return False
-        if read.length_bytes != known.map.length(index):
-            return await self._send_piece(link, header, read, version, index)
-        file = await self._store.acquire(version, wanted_bytes=0, as_home=False)
+    async def _send_piece(self, link: FrameSocket, header: Header, read: Read, file: CachedFile, index: int) -> bool:
+        """A piece that is large, or that the disk has to be waited for."""
+        block_start = index * self._store.block_size_bytes
+        inside = read.offset_bytes - block_start
+        start, end = pieces_of(inside, read.length_bytes, file.map.length(index))
         try:
-            data = tier_files.read_now(file, read.offset_bytes, read.length_bytes) if file.map.has(index) else None
-            if data is None:
-                return False
-            checksum = crc32c(data)
-            if checksum != file.map.checksum(index):
-                return False  # the long way finds it too, drops it and fetches it again
-            reply = ReadReply(crc32c=checksum)
-            head = encode(Op.READ, header.request_id, reply, data_bytes=len(data), flags=Flag.REPLY)
-            # Held until it is sent: requests that came together open the file once.
-            await link.send(head, memoryview(data))
-            return True
-        finally:
-            self._store.release(file)
-
-    async def _send_piece(self, link: FrameSocket, header: Header, read: Read, version: Version, index: int) -> bool:
-        block = self._checked_blocks.get((version, index))
-        if block is None:
+            found = await self._store.run(tier_files.read_range, file, block_start + start, end - start)
+        except OSError as error:
+            raise self._store.failed(file, error) from error
+        around = memoryview(found or b"")
+        if found is None or not self._pieces.are_right(file.name, index, start, around):
             return False
-        self._checked_blocks.move_to_end((version, index))
-        start = read.offset_bytes - index * self._store.block_size_bytes
-        data = block[start : start + read.length_bytes]
-        head = encode(
-            Op.READ, header.request_id, ReadReply(crc32c=crc32c(data)), data_bytes=len(data), flags=Flag.REPLY
-        )
-        await link.send(head, data)
+        data = around[inside - start : inside - start + read.length_bytes]
+        await link.send(_reply(header, ReadReply(crc32c=crc32c(data)), data), data)
         return True
 
-    def _keep_checked(self, version: Version, index: int, data: memoryview) -> None:
-        self._checked_blocks[version, index] = data
-        if len(self._checked_blocks) > CHECKED_BLOCKS_MAX:
-            self._checked_blocks.popitem(last=False)
+    def _remember(self, version: Version, index: int, data: memoryview) -> None:
+        """The next piece is mostly of the same block: make it cheap, by what may be kept."""
+        name, known = version_name(version), self._store.find(version)
+        if known is not None and known.map.has(index):
+            self._pieces.learn(name, index, data)
+            return
+        self._bypassed_blocks[name, index] = data
+        if len(self._bypassed_blocks) > BYPASSED_BLOCKS_MAX:
+            self._bypassed_blocks.popitem(last=False)
 
     async def _send_file(self, link: FrameSocket, header: Header, read: Read, file: CachedFile, index: int) -> None:
         head = encode(
@@ -148,10 +199,21 @@ class ReadAnswerer:
         checksum = fetched.checksum
         if len(data) < len(fetched.data):
             checksum = crc32c(data)
-            self._keep_checked(version, index, fetched.data)
+            self._remember(version, index, fetched.data)
         reply = ReadReply(crc32c=checksum, from_origin=fetched.source is Source.ORIGIN)
-        head = encode(Op.READ, header.request_id, reply, data_bytes=len(data), flags=Flag.REPLY)
-        await link.send(head, data)
+        await link.send(_reply(header, reply, data), data)
+
+
+@lru_cache(maxsize=NAMES_MAX)
+def _named(uid: str, path: str, etag: str, size_bytes: int) -> tuple[Version, str]:
+    """The version and its name; BadRequest."""
+    check_path(path)
+    version = Version(uid, path, etag, size_bytes)
+    return version, version_name(version)
+
+
+def _reply(header: Header, reply: ReadReply, data: memoryview) -> bytes:
+    return encode(Op.READ, header.request_id, reply, data_bytes=len(data), flags=Flag.REPLY)
 
 
 class PeerSession:
@@ -162,6 +224,10 @@ class PeerSession:
         self._me = me
         self._answerer = answerer
         self._block_size_bytes = block_size_bytes
+
+    def answer_now(self, header: Header, meta: bytes) -> tuple[bytes, memoryview] | None:
+        """Return a reply that needs no waiting."""
+        return self._answerer.answer_now(header, meta, for_peer=True) if header.op is Op.READ else None
 
     async def handle(self, header: Header, meta: bytes) -> None:
         """Answer one request."""

@@ -22,12 +22,18 @@ log = structlog.get_logger()
 
 REQUESTS_MAX: Final = 128
 """In flight a connection; then the connection is not read any further, and TCP slows the peer."""
+REPLIES_MAX: Final = 64
+"""That are ready and not sent yet, a connection; they go out in one system call."""
 CONNECTIONS_MAX: Final = 4096
 ABORT_SECONDS: Final = 5.0
 
 
 class Session(Protocol):
     """What one connection can ask."""
+
+    def answer_now(self, header: Header, meta: bytes) -> tuple[bytes, memoryview] | None:
+        """Return the reply to a request that needs no waiting and little data; None = `handle` it."""
+        ...
 
     async def handle(self, header: Header, meta: bytes) -> None:
         """Do one request and send its reply; CacheError becomes a Failure."""
@@ -80,10 +86,15 @@ class FrameServer:
         session = self._open_session(link)
         requests: set[asyncio.Task[None]] = set()
         try:
-            while (header := await link.receive_header()) is not None:
-                meta = bytes(await link.receive(header.meta_bytes))
-                if header.flags & Flag.REPLY or header.data_bytes:
+            while (request := link.received() or await link.receive_request()) is not None:
+                header, meta = request
+                if header.data_bytes or (header.flags and header.flags & Flag.REPLY):
                     raise FrameError(f"{header.op.name} request came as a reply or with data")
+                if (ready := self._answer_now(session, header, meta)) is not None:
+                    # A task for each would cost more than the answers. Nothing is read on before they are out.
+                    if link.send_soon(*ready) >= REPLIES_MAX:
+                        await link.sent()
+                    continue
                 task = asyncio.create_task(self._answer(session, link, header, meta))
                 requests.add(task)
                 task.add_done_callback(requests.discard)
@@ -101,6 +112,14 @@ class FrameServer:
                 await asyncio.wait(requests)
             await session.close()
             await link.close()
+
+    def _answer_now(self, session: Session, header: Header, meta: bytes) -> tuple[bytes, memoryview] | None:
+        try:
+            return session.answer_now(header, meta)
+        except Exception:
+            self._metrics.bugs.labels(header.op.name).inc()
+            log.exception("bug", op=header.op.name)
+            return None  # `handle` may know what to say of it
 
     async def _answer(self, session: Session, link: FrameSocket, header: Header, meta: bytes) -> None:
         try:

@@ -37,9 +37,10 @@ class FrameSocket:
         self._socket = sock
         self._loop = loop
         self._buffer = bytearray(_BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._sending = asyncio.Lock()
-        self._together: list[tuple[list[memoryview], asyncio.Future[None]]] = []
+        self._together: list[tuple[list[memoryview], asyncio.Future[None] | None]] = []
         self._flushing: asyncio.Task[None] | None = None
         self.is_closed = False
 
@@ -50,9 +51,26 @@ class FrameSocket:
                 if self._end == self._start:
                     return None
                 raise ConnectionResetError("the connection ended inside a frame's header")
-        header = decode_header(memoryview(self._buffer)[self._start : self._end])
+        header = decode_header(self._view[self._start : self._end])
         self._start += HEADER.size
         return header
+
+    def received(self) -> tuple[Header, bytes] | None:
+        """Return the next frame's header and meta if both are here already. FrameError."""
+        after = self._start + HEADER.size
+        if after > self._end:
+            return None
+        header = decode_header(self._view[self._start : after])
+        end = after + header.meta_bytes
+        if end > self._end:
+            return None
+        self._start = end
+        return header, bytes(self._view[after:end])
+
+    async def receive_request(self) -> tuple[Header, bytes] | None:
+        """Return the next frame's header and meta; None when the other side hung up between frames. FrameError."""
+        header = await self.receive_header()
+        return None if header is None else (header, bytes(await self.receive(header.meta_bytes)))
 
     async def receive(self, size_bytes: int) -> bytearray:
         """Return exactly that many bytes."""
@@ -66,7 +84,7 @@ class FrameSocket:
     async def receive_into(self, view: memoryview) -> None:
         """Fill `view`."""
         ready = min(len(view), self._end - self._start)
-        view[:ready] = memoryview(self._buffer)[self._start : self._start + ready]
+        view[:ready] = self._view[self._start : self._start + ready]
         self._start += ready
         view = view[ready:]
         while view:
@@ -74,7 +92,7 @@ class FrameSocket:
                 if not await self._fill():
                     raise ConnectionResetError("the connection ended inside a frame")
                 ready = min(len(view), self._end - self._start)
-                view[:ready] = memoryview(self._buffer)[self._start : self._start + ready]
+                view[:ready] = self._view[self._start : self._start + ready]
                 self._start += ready
                 view = view[ready:]
                 continue
@@ -90,7 +108,7 @@ class FrameSocket:
             rest = self._end - self._start
             self._buffer[:rest] = self._buffer[self._start : self._end]
             self._start, self._end = 0, rest
-        count = await self._loop.sock_recv_into(self._socket, memoryview(self._buffer)[self._end :])
+        count = await self._loop.sock_recv_into(self._socket, self._view[self._end :])
         self._end += count
         return count > 0
 
@@ -101,15 +119,30 @@ class FrameSocket:
             async with self._sending, self._unbroken():
                 await self._send(parts)
             return
+        await self._gone(parts)
+
+    def send_soon(self, head: bytes, data: memoryview) -> int:
+        """Have a small frame go out with the next ones; return how many wait: with many, await `sent` first."""
+        self._queue([memoryview(head), data], None)
+        return len(self._together)
+
+    async def sent(self) -> None:
+        """Wait until all that was to go out soon has."""
+        await self._gone([])
+
+    async def _gone(self, parts: list[memoryview]) -> None:
         gone: asyncio.Future[None] = self._loop.create_future()
+        self._queue(parts, gone)
+        await gone
+
+    def _queue(self, parts: list[memoryview], gone: asyncio.Future[None] | None) -> None:
         self._together.append((parts, gone))
         if len(self._together) == 1:
             self._flushing = self._loop.create_task(self._flush())
-        await gone
 
     async def _flush(self) -> None:
         # Starts after the tasks that were ready before it: what they have to say is here by then.
-        together: list[tuple[list[memoryview], asyncio.Future[None]]] = []
+        together: list[tuple[list[memoryview], asyncio.Future[None] | None]] = []
         failure: ConnectionError | None = ConnectionResetError("the connection was closed before a frame was sent")
         try:
             async with self._sending, self._unbroken():
@@ -122,8 +155,8 @@ class FrameSocket:
             if not together:
                 together, self._together = self._together, []
             for _, gone in together:
-                if gone.done():
-                    continue
+                if gone is None or gone.done():
+                    continue  # whoever does not wait learns of it by the end of the connection
                 if failure is None:
                     gone.set_result(None)
                 else:

@@ -110,6 +110,10 @@ class LocalSession:
             Op.LIST: self._list,
         }
 
+    def answer_now(self, header: Header, meta: bytes) -> tuple[bytes, memoryview] | None:
+        """Return a reply that needs no waiting."""
+        return self._answerer.answer_now(header, meta, for_peer=False) if header.op is Op.READ else None
+
     async def handle(self, header: Header, meta: bytes) -> None:
         """Answer one request."""
         await self._operations[header.op](header, meta)

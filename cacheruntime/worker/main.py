@@ -17,6 +17,7 @@ from prometheus_client import start_http_server
 
 from api.gen.worker_pb2_grpc import add_WorkerControlServicer_to_server
 from cacheruntime.core.reports import ReportState
+from cacheruntime.core.scrub import ScrubSchedule
 from cacheruntime.core.tiers import Tier
 from cacheruntime.errors import CacheError
 from cacheruntime.worker import local_socket
@@ -40,6 +41,7 @@ from cacheruntime.worker.reader import Reader, in_parallel
 from cacheruntime.worker.renames import Renames
 from cacheruntime.worker.reporter import Reporter
 from cacheruntime.worker.rooms import TierFolder
+from cacheruntime.worker.scrubber import Scrubber
 from cacheruntime.worker.settings import Address, WorkerSettings, parse
 from cacheruntime.worker.speeds import measure_read
 from cacheruntime.worker.tier_files import CachedFile
@@ -109,6 +111,7 @@ async def _serve(settings: WorkerSettings) -> None:
         clock=time.monotonic,
         metrics=metrics,
         changed=state.changed,
+        idle_files_max=min(tunables.idle_descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4),
     )
     locks = [await store.run(_lock, tier.directory) for tier in settings.tiers]
     found = await store.recover()
@@ -167,6 +170,14 @@ async def _serve(settings: WorkerSettings) -> None:
     )
     pruner = Pruner(store, datasets, metadata, interval_seconds=tunables.prune_seconds)
 
+    scrubber = Scrubber(
+        store,
+        ScrubSchedule(tunables.scrub_bytes_per_second, tunables.scrub_pass_seconds),
+        metrics,
+        repair=lambda file, index: reader.load_block(file, index, as_home=file.map.is_home),
+        clock=time.monotonic,
+    )
+
     def peer_session(link: FrameSocket) -> PeerSession:
         return PeerSession(link, me, answerer, tunables.block_size_bytes)
 
@@ -214,6 +225,8 @@ async def _serve(settings: WorkerSettings) -> None:
             tasks.create_task(workers.run())
             tasks.create_task(pruner.run())
             tasks.create_task(_recheck(store, found))
+            if tunables.scrub_bytes_per_second:
+                tasks.create_task(scrubber.run())
             log.info("worker_ready", node=me.node, listen=me.endpoint, control=str(control))
     finally:
         settings.socket.unlink(missing_ok=True)
@@ -222,6 +235,7 @@ async def _serve(settings: WorkerSettings) -> None:
         await peers.close()
         await datasets.close()
         await metadata.close()
+        store.close()
         for pool in (threads, senders):
             pool.shutdown(wait=False, cancel_futures=True)
         for lock in locks:

@@ -23,6 +23,8 @@ class Metrics:
         self.peer_served_bytes = counter("peer_served_bytes", "bytes sent to peers")
         self.reader_bytes = counter("reader_bytes", "bytes made readable for local readers", "source")
         self.corrupt_blocks = counter("corrupt_blocks", "blocks whose bytes did not have their checksum", "found")
+        self.scrubbed_bytes = counter("scrubbed_bytes", "bytes read again to see whether they are still right")
+        self.scrub_passes = counter("scrub_passes", "times all that was cached has been read again")
         self.evicted_bytes = counter("evicted_bytes", "bytes that made room for others", "medium")
         self.bypassed_bytes = counter("bypassed_bytes", "bytes served and not kept", "medium")
         self.failed_requests = counter("failed_requests", "requests answered with an errno", "op", "errno")

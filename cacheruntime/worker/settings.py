@@ -61,6 +61,17 @@ class Tunables(BaseSettings):
     metadata_seconds: float = Field(default=5.0, gt=0, description="deadline of one call to metadata")
     mutation_seconds: float = Field(default=30.0, gt=0, description="how long mutations wait for metadata")
     prune_seconds: float = Field(default=10.0, gt=0, description="interval of dropping what no snapshot has")
+    idle_descriptors: int = Field(
+        default=16_384,
+        ge=1,
+        description="files kept open that nobody reads; never more than a quarter of what the process may open",
+    )
+    scrub_bytes_per_second: int = Field(
+        default=8 << 20, ge=0, description="at which cached bytes are read again to find damage; 0 = never"
+    )
+    scrub_pass_seconds: float = Field(
+        default=6 * 3600, gt=0, description="least time from one such pass to the next: a small cache needs no more"
+    )
     probe_bytes: int = Field(default=16 << 20, ge=0, description="size of the read that measures each tier at start")
 
 

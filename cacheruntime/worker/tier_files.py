@@ -130,10 +130,27 @@ def open_for_reader(file: CachedFile) -> int:
 
 def close_file(file: CachedFile) -> None:
     """Close what is open of it."""
-    for descriptor in (file.descriptor, file.map_descriptor):
-        if descriptor != _NO_DESCRIPTOR:
-            os.close(descriptor)
-    file.descriptor = file.map_descriptor = _NO_DESCRIPTOR
+    close_map(file)
+    if file.descriptor != _NO_DESCRIPTOR:
+        os.close(file.descriptor)
+        file.descriptor = _NO_DESCRIPTOR
+
+
+def close_map(file: CachedFile) -> None:
+    """Close the map, which only writes need."""
+    if file.map_descriptor != _NO_DESCRIPTOR:
+        os.close(file.map_descriptor)
+        file.map_descriptor = _NO_DESCRIPTOR
+
+
+def is_open(file: CachedFile) -> bool:
+    """Whether the file has a descriptor."""
+    return file.descriptor != _NO_DESCRIPTOR
+
+
+def is_lost(file: CachedFile) -> bool:
+    """Whether somebody else removed the open file: what is written to it no restart would find."""
+    return file.descriptor != _NO_DESCRIPTOR and os.fstat(file.descriptor).st_nlink == 0
 
 
 def unlink_file(file: CachedFile) -> None:
@@ -185,6 +202,12 @@ def read_now(file: CachedFile, offset: int, size_bytes: int) -> bytearray | None
     except OSError:
         return None  # not in memory, or a file system that cannot say: a read that may wait will tell
     return data if count == size_bytes else None
+
+
+def read_range(file: CachedFile, offset: int, size_bytes: int) -> bytearray | None:
+    """Return bytes, unchecked; None when the file is shorter. Blocks; OSError."""
+    data = bytearray(size_bytes)
+    return data if _read_at(file.descriptor, memoryview(data), offset) else None
 
 
 def drop_block(file: CachedFile, index: int) -> bool:
@@ -241,6 +264,13 @@ def verify(file: CachedFile) -> list[int]:
 def is_touched(file: CachedFile) -> bool:
     """Whether somebody else wrote to the file since our last write; one system call."""
     return file.writes == 0 and os.fstat(file.descriptor).st_mtime_ns != file.written_ns
+
+
+def is_as_left(file: CachedFile) -> bool:
+    """Whether nobody else wrote to the open file, or removed it; one system call."""
+    status = os.fstat(file.descriptor)
+    is_there = status.st_nlink > 0 or file.is_unlinked
+    return is_there and (file.writes > 0 or status.st_mtime_ns == file.written_ns)
 
 
 def punch(file: CachedFile, blocks: set[int]) -> None:

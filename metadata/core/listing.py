@@ -3,7 +3,9 @@
 Owns what becomes of keys: implied directories, markers, keys that are no paths, a key that is both a file and
 a directory. Needs keys in key order and remembers only the current branch, so it costs the same for a thousand
 and for a hundred million. Invariants: each directory comes out once and before what is in it; of `a` and `a/b`
-the directory wins; what is left out is counted, never lost silently.
+the directory wins; what is left out is counted, never lost silently. After `finish` more may be added: only then
+`a` may have come out before `a/b`, and a directory twice from two builders; the staging, where a directory wins,
+makes one of them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,14 +32,19 @@ class ListingCounts:
 class ListingBuilder:
     """Turns one mount's pages into entries; feed pages in key order, then call `finish`."""
 
-    def __init__(self, mount_path: str = "", other_mounts: Sequence[str] = ()) -> None:
-        """`mount_path` is where the mount shows; `other_mounts` those of the dataset's further mounts."""
+    def __init__(
+        self, mount_path: str = "", other_mounts: Sequence[str] = (), counts: ListingCounts | None = None
+    ) -> None:
+        """`mount_path` is where the mount shows; `other_mounts` those of the dataset's further mounts.
+
+        `counts` go on from there, and may be shared by builders of parts of one listing.
+        """
         self._mount_path = mount_path
         self._covered = [path for path in other_mounts if path != mount_path and paths.is_at_or_below(path, mount_path)]
         self._directory = ""
         self._branch: list[str] = []  # its names
         self._pending: list[Entry] = []
-        self.counts = ListingCounts()
+        self.counts = counts if counts is not None else ListingCounts()
 
     def start(self, mtime_ns: int) -> list[Entry]:
         """Directories that lead to the mount, so that an empty mount can be seen."""
@@ -55,7 +62,7 @@ class ListingBuilder:
         return entries
 
     def finish(self) -> list[Entry]:
-        """The files that were still waiting."""
+        """The files that were still waiting; those of a part of a listing, whose rest another call or builder adds."""
         entries: list[Entry] = []
         self._release("", entries)
         return entries
@@ -63,14 +70,15 @@ class ListingBuilder:
     def _add(self, info: ObjectInfo, entries: list[Entry]) -> None:
         is_marker = info.key.endswith("/")
         key = info.key[:-1] if is_marker else info.key
-        path = paths.join(self._mount_path, key)
+        path = f"{self._mount_path}/{key}" if self._mount_path else key
         if not key or paths.problem(key) or (self._mount_path and paths.problem(path)):
             self.counts.unusable_keys += 1
             return
         if self._covered and any(paths.is_at_or_below(path, covered) for covered in self._covered):
             self.counts.hidden += 1
             return
-        self._release(info.key, entries)
+        if self._pending:
+            self._release(info.key, entries)
         parent = path if is_marker else paths.split(path)[0]
         self._enter(parent, info.mtime_ns, entries)
         if not is_marker:

@@ -21,6 +21,8 @@ class SyncPlan:
     added: int = 0
     changed: int = 0
     removed: int = 0
+    listed: int = 0
+    """Files in the listing, whatever becomes of them."""
 
 
 def plan_sync(
@@ -41,6 +43,7 @@ def plan_sync(
     replaced: set[str] = set()
     for before, now in _merge(old, listed):
         path = (before or now).path  # type: ignore[union-attr]  # one of the two is there
+        plan.listed += now is not None and not now.is_directory
         if before is not None and before.version > base_version:
             _protect(path, protected)
             if before.is_directory:

@@ -34,6 +34,13 @@ LISTING_SECONDS = Histogram(
     "Seconds of a listing that went well, from its start to the new snapshot (stable).",
     buckets=(0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 7200),
 )
+LISTINGS_RESUMED = Counter(
+    "headrace_metadata_listings_resumed", "Listings that a restart interrupted and that went on (stable)."
+)
+LISTINGS_NOT_PARALLEL = Counter(
+    "headrace_metadata_listings_not_parallel",
+    "Mounts listed by one request after another, as the store refused to tell its directories (stable).",
+)
 LEFT_OUT_OBJECTS = Counter(
     "headrace_metadata_left_out_objects",
     "Objects of listings that are in no snapshot (stable).",

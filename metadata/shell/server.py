@@ -1,7 +1,7 @@
 """The process: wiring, start, stop.
 
 Owns the order. Start: database, workers known from before, gRPC, then the log says where. Stop: no new calls,
-calls under way get their time, listings are cancelled, the last commit is awaited, the database is closed.
+calls under way get their time, listings are interrupted, the last commit is awaited, the database is closed.
 """
 
 import asyncio
@@ -50,6 +50,7 @@ class MetadataServer:
             open_store=open_store,
             credentials_dir=settings.credentials_dir,
             kept_versions=settings.kept_versions,
+            requests_max=settings.listing_requests,
         )
         self._group_sizes = GroupSizes(self._database, watchers)
         catalog = Catalog(
@@ -71,6 +72,7 @@ class MetadataServer:
         ]
         try:
             await self._residency.restore()
+            await self._listings.resume()  # before the first Sync, which joins them
             server, address = await self._serve()
             await self._namespace.resume_purges()
             log.info("metadata.ready", address=address)

@@ -7,7 +7,7 @@ one dataset share a listing; nothing that was changed through us while the listi
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,9 +20,12 @@ from metadata.core.datasets import Dataset, Mount
 from metadata.core.entries import Entry
 from metadata.core.listing import ListingBuilder, ListingCounts
 from metadata.core.listing_diff import SyncPlan, plan_sync
+from metadata.core.listing_progress import ListingOrigin, ListingProgress, UnfinishedListing, advanced, may_go_on
+from metadata.core.listing_ranges import ListingRanges
 from metadata.errors import MetadataError
 from metadata.shell import metrics
 from metadata.shell.database import Database
+from metadata.shell.mount_listing import MountListing
 from metadata.shell.residency_state import ResidencyState
 from metadata.shell.watchers import Watchers
 from metadata.stores.base import Reader, Transaction
@@ -30,8 +33,6 @@ from understores.base import UnderStore
 from understores.credentials import SecretOptions
 from understores.errors import UnderStoreError
 
-STAGE_ENTRIES: Final = 5_000
-"""Entries a write; larger groups gain nothing, smaller ones cost commits."""
 PLANS_BEFORE_BLOCKING: Final = 3
 """A plan is made beside the writer and used if nothing changed meanwhile; after so many tries, inside it."""
 
@@ -41,22 +42,23 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Progress:
-    """A listing under way; counts of mounts already done are in `done`."""
+    """A listing under way."""
 
     mounts: tuple[Mount, ...]
-    done: ListingCounts = field(default_factory=ListingCounts)
-    current: ListingCounts = field(default_factory=ListingCounts)
+    counts: ListingCounts = field(default_factory=ListingCounts)
     task: "asyncio.Task[None] | None" = None
+    is_wanted: bool = True
+    """False once what is staged is of no use to anybody: it is thrown away when the listing ends."""
 
     @property
     def files(self) -> int:
         """Files listed so far."""
-        return self.done.files + self.current.files
+        return self.counts.files
 
     @property
     def bytes(self) -> int:
         """Bytes of the files listed so far."""
-        return self.done.bytes + self.current.bytes
+        return self.counts.bytes
 
 
 class Listings:
@@ -71,13 +73,16 @@ class Listings:
         open_store: OpenStore,
         credentials_dir: Path | None,
         kept_versions: int,
+        requests_max: int,
     ) -> None:
+        """`requests_max`: list requests to one mount at a time."""
         self._database = database
         self._residency = residency
         self._watchers = watchers
         self._open_store = open_store
         self._credentials_dir = credentials_dir
         self._kept_versions = kept_versions
+        self._requests_max = requests_max
         self._running: dict[str, Progress] = {}
         self.ended = 0
         """How many listings have ended: a record read before one ended may be older than its outcome."""
@@ -93,28 +98,52 @@ class Listings:
             if running.mounts == dataset.specification.mounts:
                 return
             await self.cancel(dataset.uid)
-        progress = Progress(dataset.specification.mounts)
-        self._running[dataset.uid] = progress
-        progress.task = asyncio.create_task(self._run(dataset, progress), name=f"listing-{dataset.uid}")
+        self._launch(dataset, None)
+
+    async def resume(self) -> None:
+        """Go on with the listings that the end of an earlier process interrupted."""
+        found = await self._database.read(
+            lambda reader: [(one, reader.dataset(one.origin.uid)) for one in reader.unfinished_listings()]
+        )
+        for listing, dataset in found:
+            is_first = listing.origin.uid not in self._running
+            if is_first and dataset is not None and may_go_on(listing, dataset, time.time_ns(), self._kept_versions):
+                log.info("metadata.listing_resumed", dataset=dataset.label, files=listing.progress.counts.files)
+                metrics.LISTINGS_RESUMED.inc()
+                self._launch(dataset, listing)
+            else:
+                await self._database.write(partial(_drop, listing.id))
 
     async def cancel(self, uid: str) -> None:
-        """Stop the dataset's listing, if any, and wait for its end."""
+        """Stop the dataset's listing, if any, throw away what it staged, and wait for its end."""
         progress = self._running.get(uid)
-        if progress is not None and progress.task is not None:
+        if progress is not None:
+            progress.is_wanted = False
+            await self._interrupt(progress)
+
+    async def close(self) -> None:
+        """Stop all listings; the next start goes on with them."""
+        for progress in list(self._running.values()):
+            await self._interrupt(progress)
+
+    def _launch(self, dataset: Dataset, unfinished: UnfinishedListing | None) -> None:
+        progress = Progress(dataset.specification.mounts)
+        self._running[dataset.uid] = progress
+        task = asyncio.create_task(self._run(dataset, progress, unfinished), name=f"listing-{dataset.uid}")
+        progress.task = task
+
+    @staticmethod
+    async def _interrupt(progress: Progress) -> None:
+        if progress.task is not None:
             progress.task.cancel()
             with suppress(asyncio.CancelledError):
                 await progress.task
 
-    async def close(self) -> None:
-        """Stop all listings; each is done again by the next Sync."""
-        for uid in list(self._running):
-            await self.cancel(uid)
-
-    async def _run(self, dataset: Dataset, progress: Progress) -> None:
+    async def _run(self, dataset: Dataset, progress: Progress, unfinished: UnfinishedListing | None) -> None:
         started = time.monotonic()
         outcome = "cancelled"
         try:
-            version, plan = await self._list(dataset, progress)
+            version, plan = await self._list(dataset, progress, unfinished)
             outcome = "done"
             metrics.LISTING_SECONDS.observe(time.monotonic() - started)
             log.info(
@@ -126,7 +155,7 @@ class Listings:
                 added=plan.added,
                 changed=plan.changed,
                 removed=plan.removed,
-                left_out=progress.done.unusable_keys + progress.done.shadowed,
+                left_out=progress.counts.unusable_keys + progress.counts.shadowed,
                 seconds=round(time.monotonic() - started, 3),
             )
         except UnderStoreError as error:
@@ -147,41 +176,57 @@ class Listings:
             self.ended += 1
             self._watchers.changed(dataset.uid)
 
-    async def _list(self, dataset: Dataset, progress: Progress) -> tuple[int, SyncPlan]:
-        listing_id = await self._database.write(lambda transaction: transaction.begin_listing())
+    async def _list(
+        self, dataset: Dataset, progress: Progress, unfinished: UnfinishedListing | None
+    ) -> tuple[int, SyncPlan]:
+        if unfinished is None:
+            origin = ListingOrigin(dataset.uid, dataset.id, dataset.version, progress.mounts, time.time_ns())
+            listing_id = await self._database.write(lambda transaction: transaction.begin_listing(origin))
+            unfinished = UnfinishedListing(listing_id, origin, ListingProgress())
+        progress.counts = replace(unfinished.progress.counts)
         try:
-            for mount in progress.mounts:
-                await self._stage_mount(listing_id, mount, progress)
-            version, plan = await self._publish(dataset, listing_id)
-        finally:
-            await self._database.write(lambda transaction: transaction.drop_listing(listing_id))
+            for index in range(unfinished.progress.mount, len(progress.mounts)):
+                await self._stage_mount(unfinished, index, progress)
+            version, plan = await self._publish(dataset, unfinished)
+        except asyncio.CancelledError:
+            if not progress.is_wanted:
+                await self._database.write(partial(_drop, unfinished.id))
+            raise
+        except BaseException:
+            await self._database.write(partial(_drop, unfinished.id))
+            raise
+        await self._database.write(partial(_drop, unfinished.id))
+        _count_left_out(progress.counts, plan.listed)
         await self._residency.refresh(dataset.uid, version)
         return version, plan
 
-    async def _stage_mount(self, listing_id: int, mount: Mount, progress: Progress) -> None:
+    async def _stage_mount(self, unfinished: UnfinishedListing, index: int, progress: Progress) -> None:
+        mount, begun = progress.mounts[index], unfinished.progress
+        left = begun.left if begun.mount == index else None
+        others = [other.path for other in progress.mounts]
+        counts = progress.counts
+
+        async def stage(entries: list[Entry], left: Sequence[tuple[str, str]]) -> None:
+            reached = advanced(begun, index, left, counts)
+            await self._database.write(lambda transaction: transaction.stage(unfinished.id, entries, reached))
+
         secrets = SecretOptions(self._credentials_dir, mount.secret_options)
-        builder = ListingBuilder(mount.path, [other.path for other in progress.mounts])
-        progress.current = builder.counts
         store = self._open_store(mount.mount_point, mount.options, secrets)
         try:
-            waiting = builder.start(time.time_ns())
-            async for page in store.list():
-                metrics.LISTED_OBJECTS.inc(len(page))
-                waiting += builder.add(page)
-                if len(waiting) >= STAGE_ENTRIES:
-                    await self._stage(listing_id, waiting)
-                    waiting = []
-            await self._stage(listing_id, waiting + builder.finish())
+            listing = MountListing(
+                store,
+                ListingRanges() if left is None else ListingRanges(left),
+                new_builder=lambda: ListingBuilder(mount.path, others, counts),
+                stage=stage,
+                requests_max=self._requests_max,
+            )
+            await listing.run(ListingBuilder(mount.path, others, counts).start(time.time_ns()))
         finally:
             await store.close()
-        _add_up(progress)
 
-    async def _stage(self, listing_id: int, entries: list[Entry]) -> None:
-        await self._database.write(lambda transaction: transaction.stage(listing_id, entries))
-
-    async def _publish(self, dataset: Dataset, listing_id: int) -> tuple[int, SyncPlan]:
+    async def _publish(self, dataset: Dataset, listing: UnfinishedListing) -> tuple[int, SyncPlan]:
         """Make the staged listing the dataset's content; returns the version and what changed."""
-        plan_from = _Planner(dataset, listing_id)
+        plan_from = _Planner(dataset, listing.id, listing.origin.base_version)
         for _ in range(PLANS_BEFORE_BLOCKING):
             planned = await self._database.read(plan_from.plan)
             published = await self._database.write(partial(self._commit, plan_from, planned))
@@ -206,7 +251,7 @@ class Listings:
         if current.version == 0:
             version = 1
             files, size = transaction.adopt_listing(current.id, planner.listing_id, version)
-            plan = SyncPlan(added=files)
+            plan = SyncPlan(added=files, listed=files)
         elif plan.changes:
             version += 1
             files, size = transaction.apply(current.id, plan.changes, version)
@@ -246,10 +291,11 @@ class _Planned:
 
 @dataclass(frozen=True, slots=True)
 class _Planner:
-    """Compares the staged listing with the namespace; `dataset` is the record from before the listing."""
+    """Compares the staged listing, which began at snapshot `base_version`, with the namespace."""
 
     dataset: Dataset
     listing_id: int
+    base_version: int
 
     def plan(self, reader: Reader) -> _Planned:
         """The plan on the reader's state. Blocks for as long as both sides take to read."""
@@ -260,24 +306,24 @@ class _Planner:
         plan = plan_sync(
             reader.below(current.id, ""),
             reader.listed(self.listing_id),
-            base_version=self.dataset.version,
-            removed_since=reader.replaced_since(current.id, self.dataset.version),
+            base_version=self.base_version,
+            removed_since=reader.replaced_since(current.id, self.base_version),
             keeps_made_directories=not all(mount.mount_point.startswith("file:") for mount in mounts),
         )
         return _Planned(current.version, plan)
 
 
-def _add_up(progress: Progress) -> None:
-    done, current = progress.done, progress.current
-    progress.done = ListingCounts(
-        done.files + current.files,
-        done.bytes + current.bytes,
-        done.directories + current.directories,
-        done.unusable_keys + current.unusable_keys,
-        done.shadowed + current.shadowed,
-        done.hidden + current.hidden,
-    )
-    progress.current = ListingCounts()
-    metrics.LEFT_OUT_OBJECTS.labels("unusable_key").inc(current.unusable_keys)
-    metrics.LEFT_OUT_OBJECTS.labels("shadowed").inc(current.shadowed)
-    metrics.LEFT_OUT_OBJECTS.labels("hidden").inc(current.hidden)
+def _drop(listing_id: int, transaction: Transaction) -> None:
+    transaction.drop_listing(listing_id)
+
+
+def _count_left_out(counts: ListingCounts, listed_files: int) -> None:
+    """Correct and report the counts; `listed_files` are those that became entries.
+
+    A file and the directory of its name may come from two parts of the listing: only the staging knows of it.
+    """
+    counts.shadowed += counts.files - listed_files
+    counts.files = listed_files
+    metrics.LEFT_OUT_OBJECTS.labels("unusable_key").inc(counts.unusable_keys)
+    metrics.LEFT_OUT_OBJECTS.labels("shadowed").inc(counts.shadowed)
+    metrics.LEFT_OUT_OBJECTS.labels("hidden").inc(counts.hidden)

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Changes, Entry
+from metadata.core.listing_progress import ListingOrigin, ListingProgress, UnfinishedListing
 from metadata.core.workers import Registration
 from metadata.errors import MetadataError
 
@@ -61,6 +62,10 @@ class Reader(Protocol):
         """The entries staged by a listing, by (parent, name)."""
         ...
 
+    def unfinished_listings(self) -> list[UnfinishedListing]:
+        """Listings that can go on after a restart, by id."""
+        ...
+
     def request_version(self, request_id: str) -> int | None:
         """The version a mutation of that request id made, if it was applied lately."""
         ...
@@ -105,12 +110,15 @@ class Transaction(Reader, Protocol):
         """Delete removed rows of versions up to that one."""
         ...
 
-    def begin_listing(self) -> int:
-        """Make room to stage a listing; returns its id."""
+    def begin_listing(self, origin: ListingOrigin | None = None) -> int:
+        """Make room to stage a listing; returns its id. One without an origin is gone after a restart."""
         ...
 
-    def stage(self, listing_id: int, entries: Sequence[Entry]) -> None:
-        """Add entries to a listing; of two with one path a directory wins."""
+    def stage(self, listing_id: int, entries: Sequence[Entry], progress: ListingProgress | None = None) -> None:
+        """Add entries to a listing, and keep its progress with them; of two with one path a directory wins.
+
+        A restart, also after a power loss, finds progress no further than the entries.
+        """
         ...
 
     def drop_listing(self, listing_id: int) -> None:

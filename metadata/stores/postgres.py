@@ -276,10 +276,12 @@ def _migrate(connection: Connection) -> None:
 
 
 def _take_over(connection: Connection, token: str) -> None:
-    """From now on writes of older processes are refused, and what they staged is thrown away."""
+    """From now on writes of older processes are refused, and what they staged is thrown away, but for
+    listings that can go on."""
     connection.execute("BEGIN")
     connection.execute("DELETE FROM owner")
     connection.execute("INSERT INTO owner (one, token) VALUES (1, %s)", (token,))
-    connection.execute("DELETE FROM listing_entries")
-    connection.execute("DELETE FROM listings")
+    kept = [listing.id for listing in PostgresReader(connection).unfinished_listings()]
+    connection.execute("DELETE FROM listing_entries WHERE NOT listing_id = ANY(%s)", (kept,))
+    connection.execute("DELETE FROM listings WHERE NOT id = ANY(%s)", (kept,))
     connection.execute("COMMIT")

@@ -50,4 +50,9 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE TABLE workers (node TEXT PRIMARY KEY, registration BYTEA NOT NULL)",
         "CREATE TABLE owner (one BIGINT PRIMARY KEY, token TEXT NOT NULL)",
     ),
+    (
+        # JSON of core.listing_progress; a listing without them is gone after a restart.
+        "ALTER TABLE listings ADD COLUMN origin BYTEA",
+        "ALTER TABLE listings ADD COLUMN progress BYTEA",
+    ),
 )

@@ -8,6 +8,7 @@ from psycopg import Connection
 from metadata.core import paths
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Entry, Kind
+from metadata.core.listing_progress import UnfinishedListing
 from metadata.core.workers import Registration
 from metadata.stores import rows
 
@@ -94,6 +95,11 @@ class PostgresReader:
 
     def listed(self, listing_id: int) -> Iterator[Entry]:
         yield from self._streamed(LISTED, (listing_id,))
+
+    def unfinished_listings(self) -> list[UnfinishedListing]:
+        found = self._all("SELECT id, origin, progress FROM listings WHERE origin IS NOT NULL ORDER BY id")
+        decoded = (rows.unfinished_listing(*row) for row in found)
+        return [listing for listing in decoded if listing is not None]
 
     def request_version(self, request_id: str) -> int | None:
         row = self._one("SELECT version FROM requests WHERE request_id = %s", (request_id,))

@@ -7,6 +7,7 @@ from typing import Any
 from metadata.core import paths
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Changes, Entry, Kind
+from metadata.core.listing_progress import ListingOrigin, ListingProgress
 from metadata.core.workers import Registration
 from metadata.stores import rows
 from metadata.stores.postgres_reader import LISTED, PostgresReader
@@ -103,11 +104,15 @@ class PostgresTransaction(PostgresReader):
             (dataset_id, up_to_version),
         )
 
-    def begin_listing(self) -> int:
-        return int(self._one("INSERT INTO listings (is_open) VALUES (true) RETURNING id")[0])
+    def begin_listing(self, origin: ListingOrigin | None = None) -> int:
+        records = (None, None) if origin is None else (rows.encode(origin), rows.encode(ListingProgress()))
+        row = self._one("INSERT INTO listings (is_open, origin, progress) VALUES (true, %s, %s) RETURNING id", records)
+        return int(row[0])
 
-    def stage(self, listing_id: int, entries: Sequence[Entry]) -> None:
+    def stage(self, listing_id: int, entries: Sequence[Entry], progress: ListingProgress | None = None) -> None:
         self._copy("listing_entries", "listing_id", listing_id, entries, 0)
+        if progress is not None:
+            self._do("UPDATE listings SET progress = %s WHERE id = %s", (rows.encode(progress), listing_id))
 
     def drop_listing(self, listing_id: int) -> None:
         self._do("DELETE FROM listing_entries WHERE listing_id = %s", (listing_id,))

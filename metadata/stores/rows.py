@@ -10,6 +10,7 @@ import msgspec
 from metadata.core import paths
 from metadata.core.datasets import Dataset, Mount, Specification
 from metadata.core.entries import Entry, Kind
+from metadata.core.listing_progress import ListingOrigin, ListingProgress, UnfinishedListing
 from metadata.core.workers import Registration
 
 ENTRY_COLUMNS = "parent, name, kind, size_bytes, etag, mtime_ns, mode, added_version"
@@ -19,6 +20,8 @@ EntryRow: TypeAlias = tuple[str, str, int, int, str, int, int, int]
 _KINDS = (Kind.FILE, Kind.IMPLIED, Kind.MADE)
 _specification = msgspec.json.Decoder(Specification)
 _mounts = msgspec.json.Decoder(tuple[Mount, ...])
+_origin = msgspec.json.Decoder(ListingOrigin)
+_progress = msgspec.json.Decoder(ListingProgress)
 _registration = msgspec.json.Decoder(Registration)
 encode = msgspec.json.Encoder(order="deterministic").encode
 
@@ -55,3 +58,11 @@ def dataset(row: Any) -> Dataset:
 def registration(blob: bytes) -> Registration:
     """The registration of a row's blob."""
     return _registration.decode(blob)
+
+
+def unfinished_listing(listing_id: int, origin: bytes, progress: bytes) -> UnfinishedListing | None:
+    """The listing of a row's blobs; None when another version of this program wrote them: it begins anew."""
+    try:
+        return UnfinishedListing(listing_id, _origin.decode(origin), _progress.decode(progress))
+    except msgspec.DecodeError:
+        return None

@@ -1,7 +1,8 @@
 """SQLite through apsw: the embedded store.
 
 Owns connections, the commit protocol and where files lie: PATH (WAL, synchronous=FULL), PATH.listing for staged
-listings (synchronous=OFF, thrown away at each start) and PATH.lock (one process only). SQL of the two roles is
+listings (synchronous=NORMAL: a power loss costs the newest commits and damages nothing; thrown away at a start that
+finds none that can go on) and PATH.lock (one process only). SQL of the two roles is
 in `sqlite_reader.py` and `sqlite_transaction.py`.
 Invariants: one thread writes; a commit is on the disk before `write` returns; SQLite before 3.51.3 is refused,
 since its WAL-reset bug loses commits with two connections.
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import apsw
+import structlog
 
 from metadata.errors import MetadataError, SettingsError, Unavailable
 from metadata.stores.base import Reader, StoreBroken, Transaction
@@ -26,6 +28,8 @@ OLDEST_SQLITE: Final = (3, 51, 3)
 CACHE_KIB: Final = 32 << 10
 """Page cache of one connection: the upper levels of the tree of tens of millions of entries."""
 BUSY_MILLISECONDS: Final = 10_000
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -50,10 +54,13 @@ class SqliteStore:
         self._own = threading.local()
         self._lock_file = _take_lock(path)
         try:
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{self._listing_path}{suffix}").unlink(missing_ok=True)
+            # Before it is attached: a file that is in use cannot be taken away.
+            if not _has_unfinished(self._listing_path):
+                for suffix in ("", "-wal", "-shm"):
+                    Path(f"{self._listing_path}{suffix}").unlink(missing_ok=True)
             self._writer = self._connect()
             _migrate(self._writer)
+            _clear_staging(self._writer)
         except (apsw.Error, OSError) as error:
             self.close()
             raise SettingsError(f"the database {path} cannot be opened: {error}.") from error
@@ -136,7 +143,7 @@ class SqliteStore:
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         connection.execute("ATTACH ? AS staging", (str(self._listing_path),))
         connection.execute("PRAGMA staging.journal_mode = WAL")
-        connection.execute("PRAGMA staging.synchronous = OFF")
+        connection.execute("PRAGMA staging.synchronous = NORMAL")
         return connection
 
 
@@ -203,3 +210,34 @@ def _migrate(connection: apsw.Connection) -> None:
         connection.execute(script)
         connection.execute("INSERT INTO migrations VALUES (?)", (number,))
         connection.execute("COMMIT")
+
+
+def _has_unfinished(path: Path) -> bool:
+    """Whether the staging file holds a listing that may go on. Damaged files hold none: the listing begins anew."""
+    if not path.is_file():
+        return False
+    try:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+        try:
+            if not connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'unfinished'").get:
+                return False  # of an older version of this program
+            return bool(connection.execute("SELECT count(*) FROM unfinished").get)
+        finally:
+            connection.close()
+    except apsw.Error as error:
+        log.warning("metadata.staging_unreadable", path=str(path), message=str(error))
+        return False
+
+
+def _clear_staging(connection: apsw.Connection) -> None:
+    """Keep the listings that may go on, and nothing else."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS staging.unfinished"
+        " (listing_id INTEGER PRIMARY KEY, origin BLOB NOT NULL, progress BLOB NOT NULL) STRICT"
+    )
+    kept = {listing.id for listing in SqliteReader(connection).unfinished_listings()}
+    names = connection.execute("SELECT name FROM staging.sqlite_schema WHERE name GLOB 'listing_*'").fetchall()
+    for listing_id in {int(str(name).removeprefix("listing_")) for (name,) in names} - kept:
+        SqliteTransaction(connection).drop_listing(listing_id)
+    connection.execute("COMMIT")

@@ -7,6 +7,7 @@ import apsw
 from metadata.core import paths
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Entry, Kind
+from metadata.core.listing_progress import UnfinishedListing
 from metadata.core.workers import Registration
 from metadata.stores import rows
 
@@ -92,6 +93,13 @@ class SqliteReader:
         )
         for row in cursor:
             yield rows.entry(row)
+
+    def unfinished_listings(self) -> list[UnfinishedListing]:
+        cursor = self._connection.execute(
+            "SELECT listing_id, origin, progress FROM staging.unfinished ORDER BY listing_id"
+        )
+        found = (rows.unfinished_listing(*row) for row in cursor)
+        return [listing for listing in found if listing is not None]
 
     def request_version(self, request_id: str) -> int | None:
         row = self._connection.execute("SELECT version FROM requests WHERE request_id = ?", (request_id,)).fetchone()

@@ -2,16 +2,21 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from metadata.core import paths
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Changes, Entry, Kind
+from metadata.core.listing_progress import ListingOrigin, ListingProgress
 from metadata.core.workers import Registration
 from metadata.stores import rows
 from metadata.stores.sqlite_reader import SqliteReader
 
 REQUESTS_KEPT = 100_000
 """A worker retries within minutes; at 1,000 mutations a second this is more than one and a half."""
+
+STAGE_ROWS = 250
+"""Rows a statement: each one gives the interpreter's lock away and waits for whoever parses the next page."""
 
 
 class SqliteTransaction(SqliteReader):
@@ -104,7 +109,7 @@ class SqliteTransaction(SqliteReader):
             (dataset_id, up_to_version),
         )
 
-    def begin_listing(self) -> int:
+    def begin_listing(self, origin: ListingOrigin | None = None) -> int:
         listing_id: int = self._connection.execute(
             "SELECT coalesce(max(CAST(substr(name, 9) AS INTEGER)), 0) + 1 FROM staging.sqlite_schema"
             " WHERE name LIKE 'listing\\_%' ESCAPE '\\'"
@@ -115,18 +120,32 @@ class SqliteTransaction(SqliteReader):
             " mode INTEGER NOT NULL, added_version INTEGER NOT NULL, PRIMARY KEY (parent, name))"
             " STRICT, WITHOUT ROWID"
         )
+        if origin is not None:
+            self._connection.execute(
+                "INSERT INTO staging.unfinished VALUES (?, ?, ?)",
+                (listing_id, rows.encode(origin), rows.encode(ListingProgress())),
+            )
         return listing_id
 
-    def stage(self, listing_id: int, entries: Sequence[Entry]) -> None:
-        self._connection.executemany(
-            f"INSERT INTO staging.listing_{int(listing_id)} VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET kind = excluded.kind, size_bytes = 0, etag = '',"
-            " mtime_ns = excluded.mtime_ns, mode = excluded.mode WHERE excluded.kind > listing_"
-            f"{int(listing_id)}.kind",
-            (rows.entry_row(entry, 0) for entry in entries),
-        )
+    def stage(self, listing_id: int, entries: Sequence[Entry], progress: ListingProgress | None = None) -> None:
+        table = f"listing_{int(listing_id)}"
+        for start in range(0, len(entries), STAGE_ROWS):
+            portion = entries[start : start + STAGE_ROWS]
+            marks = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * len(portion))
+            self._connection.execute(
+                f"INSERT INTO staging.{table} VALUES {marks}"
+                " ON CONFLICT DO UPDATE SET kind = excluded.kind, size_bytes = 0, etag = '',"
+                f" mtime_ns = excluded.mtime_ns, mode = excluded.mode WHERE excluded.kind > {table}.kind",
+                list(chain.from_iterable(rows.entry_row(entry, 0) for entry in portion)),
+            )
+        if progress is not None:
+            # In the same file as the entries: two files of one transaction may end differently when we are killed.
+            self._connection.execute(
+                "UPDATE staging.unfinished SET progress = ? WHERE listing_id = ?", (rows.encode(progress), listing_id)
+            )
 
     def drop_listing(self, listing_id: int) -> None:
+        self._connection.execute("DELETE FROM staging.unfinished WHERE listing_id = ?", (listing_id,))
         self._connection.execute(f"DROP TABLE IF EXISTS staging.listing_{int(listing_id)}")
 
     def remember_request(self, request_id: str, version: int) -> None:

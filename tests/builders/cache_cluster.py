@@ -279,9 +279,15 @@ class CacheCluster:
         """Sync the dataset over the origin directory and wait for its snapshot."""
         request = metadata_pb2.SyncRequest(
             uid=uid,
-            mounts=[metadata_pb2.Mount(mount_point=f"file://{self.origin}", name="data", path="")],
             replicas=1,
-            **{"namespace": "default", "name": uid, "local_copies": True, "force": True, **fields},  # type: ignore[arg-type]
+            **{  # type: ignore[arg-type]
+                "namespace": "default",
+                "name": uid,
+                "mounts": [metadata_pb2.Mount(mount_point=f"file://{self.origin}", name="data", path="")],
+                "local_copies": True,
+                "force": True,
+                **fields,
+            },
         )
         before = self.namespace.Sync(request, timeout=10, wait_for_ready=True)
 

@@ -5,10 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from metadata.core.datasets import Dataset, Mount, Specification
 from metadata.core.entries import Changes, Entry, Kind
+from metadata.core.listing import ListingCounts
+from metadata.core.listing_progress import ListingOrigin, ListingProgress, UnfinishedListing
 from metadata.core.workers import Registration, Tier
 from metadata.errors import NotFound, SettingsError, Unavailable
 from metadata.stores.base import Store, Transaction
@@ -164,6 +167,53 @@ def test_staged_listings_do_not_outlive_a_restart(reopen: Reopen) -> None:
     store = reopen()
     again = do(store, lambda tx: tx.begin_listing())
     assert store.read(lambda reader: list(reader.listed(again))) == []
+
+
+def test_a_listing_that_can_go_on_outlives_a_restart_with_its_progress(reopen: Reopen) -> None:
+    store = reopen()
+    origin = ListingOrigin("u1", 7, 3, (MOUNT,), 12)
+    listing = do(store, lambda tx: tx.begin_listing(origin))
+    lost = do(store, lambda tx: tx.begin_listing())
+    do(store, lambda tx: tx.stage(lost, [file("lost")]))
+    assert store.read(lambda reader: reader.unfinished_listings()) == [
+        UnfinishedListing(listing, origin, ListingProgress())
+    ]
+    progress = ListingProgress(1, (("a", "b/"), ("b/", "")), ListingCounts(5, 6, 7, 8, 9, 10))
+    do(store, lambda tx: tx.stage(listing, [file("x"), directory("d")], progress))
+
+    def staged_and_lost(tx: Transaction) -> None:
+        tx.stage(listing, [file("y")], ListingProgress(2))
+        raise NotFound("no.")
+
+    with pytest.raises(NotFound):
+        do(store, staged_and_lost)
+    store = reopen()
+    assert store.read(lambda reader: reader.unfinished_listings()) == [UnfinishedListing(listing, origin, progress)]
+    assert [one.path for one in store.read(lambda reader: list(reader.listed(listing)))] == ["d", "x"]
+    again = do(store, lambda tx: tx.begin_listing(origin))
+    assert again != listing
+    do(store, lambda tx: tx.drop_listing(listing))
+    do(store, lambda tx: tx.drop_listing(again))
+    store = reopen()
+    assert store.read(lambda reader: reader.unfinished_listings()) == []
+
+
+def test_a_staging_file_that_is_damaged_or_of_another_version_begins_anew(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "meta.db")
+    listing = do(store, lambda tx: tx.begin_listing(ListingOrigin("u1", 7, 3, (MOUNT,), 12)))
+    store.close()
+    connection = apsw.Connection(str(tmp_path / "meta.db.listing"))
+    connection.execute("UPDATE unfinished SET origin = x'7b7d'")
+    connection.close()
+    store = SqliteStore(tmp_path / "meta.db")
+    assert store.read(lambda reader: reader.unfinished_listings()) == []
+    assert do(store, lambda tx: tx.begin_listing()) == listing
+    store.close()
+    (tmp_path / "meta.db.listing").write_bytes(b"no database" * 1000)
+    store = SqliteStore(tmp_path / "meta.db")
+    assert store.read(lambda reader: reader.unfinished_listings()) == []
+    assert do(store, lambda tx: tx.begin_listing()) == 1
+    store.close()
 
 
 def test_a_work_that_fails_leaves_nothing_and_does_not_harm_the_others(store: Store) -> None:

@@ -1,6 +1,7 @@
 """Every rule of `understores/base.py`, on every store."""
 
 import io
+import itertools
 import os
 import tempfile
 from collections.abc import Callable
@@ -67,6 +68,25 @@ async def test_listing_spans_pages_and_resumes_behind_a_key(mounted: Any) -> Non
         n for n in expected if n.startswith("d1/") and n > "d1/f0500"
     ]
     assert await keys(mounted.store, "nothing/here") == []
+
+
+async def test_parts_between_split_points_make_the_whole_listing(mounted: Any) -> None:
+    for name in [*(f"top/d{i % 7}/e{i % 3}/f{i:03}" for i in range(200)), "a", "top/x", "zzz/1"]:
+        mounted.write(name, b"")
+    expected = await keys(mounted.store)
+    for after, until in [("", ""), ("top/", ""), ("top/d0/e1/f001", ""), ("top/d1/", "top/d5/"), ("zzz/1", "")]:
+        points = await mounted.store.split_points(after, until)
+        assert all(after < point and (not until or point < until) and point.endswith("/") for point in points)
+        bounds = [after, *sorted(points), until or "\U0010ffff"]
+        parts = [
+            [key for key in await keys(mounted.store, start_after=low) if key <= high]
+            for low, high in itertools.pairwise(bounds)
+        ]
+        assert [key for part in parts for key in part] == [key for key in expected if after < key <= bounds[-1]]
+    if mounted.scheme == "s3":
+        assert sorted(await mounted.store.split_points("", "")) == ["top/", "zzz/"]
+        assert sorted(await mounted.store.split_points("top/d1/", "top/d5/")) == ["top/d2/", "top/d3/", "top/d4/"]
+        assert sorted(await mounted.store.split_points("top/d1/e0/f", "top/d2/")) == ["top/d1/e1/", "top/d1/e2/"]
 
 
 async def test_put_reads_back_from_a_file_and_from_a_descriptor(mounted: Any) -> None:

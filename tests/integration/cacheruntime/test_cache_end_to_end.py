@@ -13,6 +13,7 @@ import pytest
 from api import byteplane as bp
 from api.byteplane import Op
 from api.gen import metadata_pb2, worker_pb2
+from benchmarks.origin_process import MOUNT, OriginProcess
 from cacheruntime.core.homes import rank
 from tests.builders.cache_cluster import CacheCluster, WorkerRefused, wait_for
 
@@ -106,6 +107,28 @@ def test_cold_readers_on_all_nodes_read_the_origin_once(cluster: CacheCluster) -
     assert cluster.metric("origin_read_bytes_total") == len(BIG)
 
 
+def test_after_the_snapshot_epochs_ask_the_store_for_bytes_only(cluster: CacheCluster, tmp_path: Path) -> None:
+    cluster.add_workers("a", "b")
+    with OriginProcess(tmp_path / "s3", 1e9) as origin:
+        for path, data in FILES.items():
+            (origin.files / path).parent.mkdir(parents=True, exist_ok=True)
+            (origin.files / path).write_bytes(data)
+        cluster.sync(mounts=[metadata_pb2.Mount(mount_point=MOUNT, options=origin.options)], force=False)
+        listed = origin.counters()
+        assert listed["lists"] >= 1
+        for epoch in range(2):
+            for node in ("a", "b"):
+                client = cluster.workers[node].client()
+                # As a mount does: names and sizes come from metadata, bytes from the worker.
+                for path, entry in cluster.entries().items():
+                    got, _ = client.read(UID, entry)
+                    assert got == FILES[path], (epoch, path)
+                client.close()
+        after = origin.counters()
+    assert (after["lists"], after["heads"]) == (listed["lists"], 0)
+    assert after["bytes"] == sum(map(len, FILES.values()))
+
+
 def test_without_local_copies_only_homes_keep_blocks(cluster: CacheCluster) -> None:
     cluster.add_workers("a", "b")
     cluster.sync(local_copies=False)
@@ -175,6 +198,49 @@ def test_damage_that_leaves_no_trace_on_the_file_does_not_pass_to_a_peer(tmp_pat
             client.close()
         assert cluster.metric("corrupt_blocks_total", found="peer") == 6
         assert cluster.metric("corrupt_blocks_total", found="read") == 6
+        assert cluster.metric("bugs_total") == 0
+    finally:
+        cluster.stop()
+
+
+def test_a_bit_that_flips_in_the_cache_is_found_in_the_background(tmp_path: Path) -> None:
+    cluster = CacheCluster(
+        tmp_path,
+        environment={
+            "HEADRACE_WORKER_BLOCK_SIZE_BYTES": str(BLOCK),
+            "HEADRACE_WORKER_SCRUB_BYTES_PER_SECOND": str(100 << 20),
+            "HEADRACE_WORKER_SCRUB_PASS_SECONDS": "0.1",
+        },
+    )
+    try:
+        cluster.put_origin({"big.bin": BIG})
+        (worker,) = cluster.add_workers("a")
+        cluster.sync()
+        cluster.load("l1")
+        (cached,) = worker.data_files()
+        entry, status = cluster.entries()["big.bin"], cached.stat()
+
+        def damage() -> None:
+            flip_a_bit(cached, 3 * BLOCK + 7)
+            os.utime(cached, ns=(status.st_atime_ns, status.st_mtime_ns))  # a bad cell leaves no trace
+
+        def found() -> float:
+            return worker.metric("corrupt_blocks_total", found="scrub")
+
+        damage()
+        wait_for("the scrubber", lambda: found() == 1 or None)
+        client = worker.client()
+        got, ensured = client.read(UID, entry)
+        assert (got == BIG, ensured.origin_bytes) == (True, BLOCK)
+
+        # A reader who has the file open asks nobody: the block is put right under it.
+        with client.opened(UID, entry) as (opened, descriptor):
+            assert opened.is_resident
+            status = cached.stat()
+            damage()
+            wait_for("the scrubber", lambda: found() == 2 or None)
+            wait_for("the repair", lambda: os.pread(descriptor, len(BIG), 0) == BIG or None)
+        client.close()
         assert cluster.metric("bugs_total") == 0
     finally:
         cluster.stop()

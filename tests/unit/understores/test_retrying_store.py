@@ -1,7 +1,7 @@
 """Retries: which, how many, when they stop. No store, no waiting."""
 
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from random import Random
 from typing import BinaryIO
 
@@ -27,11 +27,15 @@ class ScriptedStore:
         if self.failures:
             raise self.failures.pop(0)
 
-    async def list(self, prefix: str = "", *, start_after: str = "") -> AsyncIterator[list[ObjectInfo]]:
+    async def list(self, prefix: str = "", *, start_after: str = "") -> AsyncGenerator[list[ObjectInfo], None]:
         for name in ("a", "b", "c"):
             if name > start_after:
                 self._step()
                 yield [ObjectInfo(name, 1, "e", 1)]
+
+    async def split_points(self, after: str, until: str) -> tuple[str, ...]:
+        self._step()
+        return ("b/",)
 
     async def head(self, key: str) -> ObjectInfo:
         self._step()
