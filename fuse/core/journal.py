@@ -121,6 +121,12 @@ class AnswerRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1
     payload: bytes
 
 
+class ReservedRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=14):
+    """Handles may have been given numbers below this one without a record of their own."""
+
+    handle: int
+
+
 class AttemptRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=13):
     """A request that was left over is being tried again."""
 
@@ -157,6 +163,7 @@ Record = (
     | Counters
     | ToldRecord
     | AttemptRecord
+    | ReservedRecord
 )
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -249,6 +256,8 @@ def _apply(image: Image, record: Record) -> None:
         case AnswerRecord(unique, payload):
             image.answers[unique] = payload
             shorten(image.answers)
+        case ReservedRecord(handle):
+            image.next_handle = max(image.next_handle, handle)
         case AttemptRecord(unique):
             image.attempts[unique] = image.attempts.get(unique, 0) + 1
             shorten(image.attempts)

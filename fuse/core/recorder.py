@@ -26,6 +26,7 @@ from fuse.core.journal import (
     LookupsRecord,
     NodeRecord,
     Record,
+    ReservedRecord,
     ToldRecord,
     WritingRecord,
     WrittenRecord,
@@ -48,6 +49,8 @@ ONCE: Final = frozenset(
     }
 )
 """Requests that give something else, or an error, when they are carried out twice."""
+RESERVED_HANDLES: Final = 4096
+"""Numbers of handles that are not written down one by one."""
 PART_NODES: Final = 2000
 _NODE: Final = 1
 _WRITING: Final = 2
@@ -63,6 +66,7 @@ class Recorder:
         self._attempts = dict(image.attempts)
         self.next_backing_id = image.next_backing_id
         self._next_staging = image.next_staging
+        self._reserved = image.next_handle
         self._datasets: dict[str, Dataset] = dict(image.datasets)
         for inode in state.inodes.numbers():
             node = state.inodes.get(inode)
@@ -103,6 +107,9 @@ class Recorder:
         """Return what changed since the last call as one frame, b"" when nothing did."""
         inodes = self._state.inodes
         told = self._state.told_news
+        if self._state.handles.next_number > self._reserved:
+            self._reserved = self._state.handles.next_number + RESERVED_HANDLES
+            self._pending.append(ReservedRecord(self._reserved))
         if not (self._nodes or inodes.counted or self._handles or self._pending or told):
             return b""
         records: list[Record] = []
@@ -129,7 +136,7 @@ class Recorder:
     def everything(self) -> Iterator[bytes]:
         """Yield the frames of a whole journal."""
         state = self._state
-        tables = state.inodes.next_inode, state.handles.next_number
+        tables = state.inodes.next_inode, max(self._reserved, state.handles.next_number)
         head: list[Record] = [Counters(*tables, self.next_backing_id, self._next_staging)]
         head += [DatasetRecord(dataset) for dataset in self._datasets.values()]
         head += [ToldRecord(uid, version) for uid, version in state.told.items()]

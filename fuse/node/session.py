@@ -32,7 +32,7 @@ log = structlog.get_logger()
 BEAT_SECONDS: Final = 0.25
 SEND_SECONDS: Final = 5
 """How long the keeper may take to make room for a message."""
-JOURNAL_BYTES_MIN: Final = 8 << 20
+JOURNAL_BYTES_MIN: Final = 1 << 20
 NODE_BYTES: Final = 160
 """About what a node's record takes; a journal of more than four times that is begun anew."""
 JOURNAL_LOST_STATUS: Final = 74
