@@ -32,7 +32,7 @@ log = structlog.get_logger()
 BEAT_SECONDS: Final = 0.25
 SEND_SECONDS: Final = 5
 """How long the keeper may take to make room for a message."""
-JOURNAL_BYTES_MIN: Final = 1 << 20
+JOURNAL_BYTES_MIN: Final = 512 << 10
 NODE_BYTES: Final = 160
 """About what a node's record takes; a journal of more than four times that is begun anew."""
 JOURNAL_LOST_STATUS: Final = 74
@@ -175,8 +175,12 @@ class Session:
             log.critical("journal_lost", error=error.strerror)
             os._exit(JOURNAL_LOST_STATUS)
         self._metrics.journal_bytes = self._end
-        if self._next_journal is None and self._end > max(JOURNAL_BYTES_MIN, 4 * NODE_BYTES * self._nodes()):
+        if self._is_long(4):
             self._begin_anew()
+
+    def _is_long(self, times: int) -> bool:
+        """Whether the journal is so many times what it describes."""
+        return self._next_journal is None and self._end > max(JOURNAL_BYTES_MIN, times * NODE_BYTES * self._nodes())
 
     def _begin_anew(self) -> None:
         """Write a whole new journal, a part at a time between requests; until it is whole, news go to both."""
@@ -209,6 +213,9 @@ class Session:
         loop.add_reader(self._channel, self._told, leaving)
         self._tell(wire.Serving())
         self._beat()
+        if self._is_long(2):
+            # Where one daemon died another may, and it would read all of this again.
+            self._begin_anew()
 
     def leave(self) -> NoReturn:
         """End at once: what is still in work must not be answered by this process any more, not even with an error."""
