@@ -74,7 +74,7 @@ class Names:
         fresh as its dataset's timeout. NotFound when it was removed elsewhere."""
         state = self._state
         node = state.inodes.get(inode)
-        if node.writing is None and not node.handles and not node.is_detached:
+        if node.writing is None and not (node.handles or node.may_be_open or node.is_detached):
             await self.refresh(node)
         return state.attributes(node)
 

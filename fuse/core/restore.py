@@ -72,7 +72,8 @@ def _node(record: NodeRecord, image: Image) -> Node:
     node.lookups = image.lookups.get(record.inode, record.lookups)
     node.cached_etag = record.cached_etag
     node.last_path = record.last_path
-    node.may_be_open = node.kind is Kind.FILE
+    # Handles that are not written down read only datasets nobody writes.
+    node.may_be_open = node.kind is Kind.FILE and dataset is not None and not dataset.writable
     return node
 
 

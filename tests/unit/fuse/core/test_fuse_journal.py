@@ -25,7 +25,7 @@ from fuse.core.open_modes import Choice
 from fuse.core.protocol import RESENT, Opcode
 from fuse.core.recorder import Recorder
 from fuse.core.resent import Resent
-from fuse.errors import AlreadyExists, NotFound
+from fuse.errors import AlreadyExists, NotFound, Stale
 from tests.builders.fuse_mount import KernelLessMount, MortalMount, known_to_kernel
 
 
@@ -184,6 +184,31 @@ async def test_a_written_file_is_committed_again_only_if_it_was_written_since() 
     await mount.close(number)
     assert mount.peers.calls["commit"] == committed + 1
     assert mount.origin() == {"a": b"one"}
+
+
+async def test_a_handle_that_was_not_written_down_never_reads_another_version() -> None:
+    mount = MortalMount(writable=False)
+    mount.peers.put(mount.dataset, "a", b"first")
+    mount.published()
+    number = await mount.open("a")
+    handle = mount.operations.state.handles.file(number)
+    handle.choice, handle.is_light = Choice.CACHED, True
+    inode = handle.node.inode
+    mount.record()
+    mount.die()
+    reads, names = mount.operations.reads, mount.operations.names
+    assert bytes(await reads.read_unopened(inode, 0, 100)) == b"first"
+    mount.record()
+    mount.die()
+    reads, names = mount.operations.reads, mount.operations.names
+    mount.peers.put(mount.dataset, "a", b"other")
+    mount.published()
+    assert (await names.getattr(inode)).size_bytes == 5
+    assert await mount.inode("a") != inode
+    with pytest.raises(Stale):
+        await reads.read_unopened(inode, 0, 100)
+    number = await mount.open("a")
+    assert await mount.read(number) == b"other"
 
 
 class TestResent:
