@@ -70,7 +70,7 @@ class RawBackend:
         self._kept_by = kept_by
         self._handlers.answers = inherited.answers
         self._handlers.refused = inherited.refused
-        self._handlers.recount()
+        self._handlers.opens.recount()
         if inherited.is_first:
             return
         # A backing file that was opened, and its open not written down: the kernel counts the ids up.
@@ -82,7 +82,7 @@ class RawBackend:
     async def serve(self) -> None:
         """Answer the kernel until `stop` or an unmount from outside."""
         handlers = self._handlers
-        handlers.device = self._device
+        handlers.opens.device = self._device
         self._requests = RequestLoop(
             self._device, handlers.table(), _SILENT, handlers.refusal, prepared=self._kept_by, undo=self._undo
         )
@@ -95,7 +95,7 @@ class RawBackend:
 
     def _undo(self, opcode: int, payload: Bytes) -> None:
         if opcode in _UNDONE:
-            task = asyncio.ensure_future(self._handlers.undo(opcode, bytes(payload)))
+            task = asyncio.ensure_future(self._handlers.opens.undo(opcode, bytes(payload)))
             self._undoing.add(task)
             task.add_done_callback(self._undoing.discard)
 

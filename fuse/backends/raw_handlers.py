@@ -1,10 +1,7 @@
 """One method for each request of the raw /dev/fuse protocol: bytes in, core operations, bytes out.
 
-Owns the translation, the open flags and the backing files of passthrough. What an operation means is in
-core/operations.py, the connection in raw_backend.py.
-
-A file of a read-only dataset that is whole on the worker is opened onto the worker's own file: the kernel reads it
-without us, at the disk's speed, whether this daemon lives or not. core/open_modes.py decides when.
+Owns the translation. What an operation means is in core/operations.py, by which way an open file is read in
+raw_opens.py, the connection in raw_backend.py.
 """
 
 import os
@@ -14,26 +11,22 @@ from typing import Any, Final
 
 import structlog
 
-from fuse.backends import raw_device
 from fuse.backends.guard import Failures
 from fuse.backends.raw_loop import Handler
+from fuse.backends.raw_opens import Opens
 from fuse.core import protocol
 from fuse.core.attrs import PREFERRED_READ_BYTES, Attributes, totals_of
 from fuse.core.contracts import Bytes
-from fuse.core.inodes import Node
 from fuse.core.moves import Moves
 from fuse.core.names import NAME_BYTES_MAX
-from fuse.core.open_modes import Choice, OpenModes
 from fuse.core.operations import Operations
-from fuse.core.protocol import INODE_ROOT, Opcode, OpenFlag
+from fuse.core.protocol import INODE_ROOT, Opcode
 from fuse.core.resent import Resent
 from fuse.errors import InvalidRequest, Unavailable, Unsupported
 from fuse.metrics import Metrics
 
 log = structlog.get_logger()
 
-PASSTHROUGH_BYTES_MIN: Final = 1 << 20
-"""Smaller files are read in one request and then by the page cache; asking the worker would cost more."""
 _NANO: Final = 1_000_000_000
 _KIND_SHIFT: Final = 12
 _DIRENT_BYTES: Final = protocol.DIRENT_PLUS.size
@@ -57,7 +50,6 @@ class Handlers:
         self._state = operations.state
         self._metrics = metrics
         self.failures = Failures(metrics)
-        self.modes = OpenModes()
         self.resent = Resent(operations)
         self.answers: dict[int, bytes] = {}
         """What an earlier daemon was answering, by unique."""
@@ -65,7 +57,7 @@ class Handlers:
         """Requests, by unique, that one daemon after the other crashed with."""
         self.tried_again: Callable[[int], None] = lambda unique: None
         """Told of each request that is left over before it is carried out."""
-        self.device = -1
+        self.opens = Opens(operations, metrics, self.failures)
         self._entries = bytearray(protocol.REQUEST_BYTES_MAX)
         self._names: dict[int, tuple[str, Handler]] = {
             Opcode.LOOKUP: ("lookup", self.lookup),
@@ -106,15 +98,6 @@ class Handlers:
     def table(self) -> dict[int, Handler]:
         """Return the handlers by opcode."""
         return {opcode: self._counted(name, handler) for opcode, (name, handler) in self._names.items()}
-
-    def recount(self) -> None:
-        """Take over the open files of an earlier daemon."""
-        for handle in self._state.handles.files():
-            inode = handle.node.inode
-            if handle.choice is Choice.PASSTHROUGH and handle.backing_key is not None:
-                self.modes.opened_passthrough(inode, handle.backing_id, handle.backing_key)
-            elif handle.choice is Choice.CACHED:
-                self.modes.opened_cached(inode)
 
     def _counted(self, name: str, handler: Handler) -> Handler:
         requests = self._metrics.requests
@@ -253,93 +236,16 @@ class Handlers:
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         number, keeps_cache = await self._operations.open(inode, flags, writes=writes)
         try:
-            return await self._opened(number, keeps_cache=keeps_cache, writes=writes)
+            return await self.opens.opened(number, keeps_cache=keeps_cache, writes=writes)
         except BaseException:
             await self._operations.changes.release(number)
             raise
-
-    async def _opened(self, number: int, *, keeps_cache: bool, writes: bool) -> bytes:
-        """Choose how the open file reaches its bytes; return the answer."""
-        node = self._state.handles.file(number).node
-        descriptor = await self._whole_file(node) if not writes else None
-        # From here to the end nothing waits, so the choice stays true.
-        key = None
-        if descriptor is not None:
-            status = os.fstat(descriptor)
-            key = (status.st_dev, status.st_ino)
-        choice = self.modes.choose(node.inode, key)
-        backing_id = self.modes.backing_id(node.inode)
-        if choice is Choice.REGISTER and descriptor is not None:
-            try:
-                backing_id = raw_device.open_backing(self.device, descriptor)
-            except OSError as error:
-                self.failures.passthrough_refused(error)
-                choice = Choice.CACHED
-            else:
-                choice = Choice.PASSTHROUGH
-        return self._open_answer(number, node, choice, backing_id, key, keeps_cache=keeps_cache, writes=writes)
-
-    def _open_answer(
-        self,
-        number: int,
-        node: Node,
-        choice: Choice,
-        backing_id: int,
-        key: tuple[int, int] | None,
-        *,
-        keeps_cache: bool,
-        writes: bool,
-    ) -> bytes:
-        flags = OpenFlag(0) if writes else OpenFlag.NO_FLUSH
-        handle = self._state.handles.file(number)
-        if choice is Choice.PASSTHROUGH:
-            key = key or self.modes.key(node.inode)
-            assert key is not None
-            self.modes.opened_passthrough(node.inode, backing_id, key)
-            handle.backing_id, handle.backing_key = backing_id, key
-            self._metrics.passthrough_opens += 1
-            flags |= OpenFlag.PASSTHROUGH
-        elif choice is Choice.DIRECT:
-            flags |= OpenFlag.DIRECT_IO
-        else:
-            choice = Choice.CACHED
-            self.modes.opened_cached(node.inode)
-            if keeps_cache:
-                flags |= OpenFlag.KEEP_CACHE
-        handle.choice = choice
-        handle.is_light = self._is_light(node)
-        if not handle.is_light:
-            self._state.handles.note(number)
-        return protocol.OPEN_OUT.pack(number, flags, backing_id if choice is Choice.PASSTHROUGH else 0)
-
-    @staticmethod
-    def _is_light(node: Node) -> bool:
-        """Whether opens of the file are never by passthrough, and none of them writes."""
-        dataset = node.dataset
-        return dataset is not None and not dataset.writable and node.entry.size_bytes < PASSTHROUGH_BYTES_MIN
-
-    @staticmethod
-    def _may_be_whole(node: Node) -> bool:
-        """Whether opens of the file may go by passthrough, now or later."""
-        dataset = node.dataset
-        return dataset is not None and not dataset.writable and node.entry.size_bytes >= PASSTHROUGH_BYTES_MIN
-
-    async def _whole_file(self, node: Node) -> int | None:
-        """Return a descriptor of the worker's whole file; None when it is not whole, or not worth it."""
-        if not self._may_be_whole(node):
-            return None
-        try:
-            return await self._operations.reads.whole_file(node)
-        except Unavailable as error:
-            # The read will wait for the worker, with all its patience; an open of cached pages must not.
-            log.info("passthrough_not_tried", error=str(error))
-            return None
 
     async def create(self, inode: int, unique: int, body: memoryview) -> Bytes:
         flags, mode, _, _ = protocol.unpack(protocol.CREATE_IN, body)
         name = protocol.decode_name(body, protocol.CREATE_IN.size)
         number, keeps_cache, attributes = await self._operations.changes.create(inode, name, mode, flags)
-        return self._entry(attributes) + await self._opened(number, keeps_cache=keeps_cache, writes=True)
+        return self._entry(attributes) + await self.opens.opened(number, keeps_cache=keeps_cache, writes=True)
 
     async def read(self, inode: int, unique: int, body: memoryview) -> Bytes:
         number, offset, size, *_ = protocol.READ_IN.unpack_from(body)
@@ -368,17 +274,8 @@ class Handlers:
         number, *_ = protocol.unpack(protocol.RELEASE_IN, body)
         if self._state.is_heir and self._state.handles.find(number) is None:
             return b""  # an earlier daemon released it, or gave it and did not write it down
-        await self._release(inode, number)
+        await self.opens.release(inode, number)
         return b""
-
-    async def _release(self, inode: int, number: int) -> None:
-        choice = self._state.handles.file(number).choice
-        try:
-            await self._operations.changes.release(number)
-        finally:
-            backing_id = self.modes.released(inode, choice) if choice is not None else 0
-            if backing_id:
-                raw_device.close_backing(self.device, backing_id)
 
     async def fsync(self, inode: int, unique: int, body: memoryview) -> Bytes:
         number, *_ = protocol.unpack(protocol.FSYNC_IN, body)
@@ -490,16 +387,6 @@ class Handlers:
 
     async def destroy(self, inode: int, unique: int, body: memoryview) -> Bytes:
         return b""
-
-    # What has to be taken back
-
-    async def undo(self, opcode: int, payload: bytes) -> None:
-        """The asker of an open was gone before it was answered: nobody will release the handle."""
-        number, *_ = protocol.OPEN_OUT.unpack_from(payload, len(payload) - protocol.OPEN_OUT.size)
-        if opcode == Opcode.OPENDIR:
-            self._operations.names.release_directory(number)
-        else:
-            await self._release(self._state.handles.file(number).node.inode, number)
 
 
 def _split(timeout_seconds: float) -> tuple[int, int]:

@@ -1,0 +1,142 @@
+"""Opens over the raw protocol: by which way an open file reaches its bytes, and what is let go with it.
+
+Owns the open flags, the backing files of passthrough and their ids. Which way is allowed is decided by
+core/open_modes.py; what an open means is in core/operations.py.
+
+Invariant: every open that was answered is counted until its release, also over the death of a daemon.
+"""
+
+import os
+from typing import Final
+
+import structlog
+
+from fuse.backends import raw_device
+from fuse.backends.guard import Failures
+from fuse.core import protocol
+from fuse.core.inodes import Node
+from fuse.core.open_modes import Choice, OpenModes
+from fuse.core.operations import Operations
+from fuse.core.protocol import Opcode, OpenFlag
+from fuse.errors import Unavailable
+from fuse.metrics import Metrics
+
+log = structlog.get_logger()
+
+PASSTHROUGH_BYTES_MIN: Final = 1 << 20
+"""Smaller files are read in one request and then by the page cache; asking the worker would cost more."""
+
+
+class Opens:
+    """The open files of one connection."""
+
+    def __init__(self, operations: Operations, metrics: Metrics, failures: Failures) -> None:
+        self._operations = operations
+        self._state = operations.state
+        self._metrics = metrics
+        self._failures = failures
+        self.modes = OpenModes()
+        self.device = -1
+
+    def recount(self) -> None:
+        """Take over the open files of an earlier daemon."""
+        for handle in self._state.handles.files():
+            inode = handle.node.inode
+            if handle.choice is Choice.PASSTHROUGH and handle.backing_key is not None:
+                self.modes.opened_passthrough(inode, handle.backing_id, handle.backing_key)
+            elif handle.choice is Choice.CACHED:
+                self.modes.opened_cached(inode)
+
+    async def opened(self, number: int, *, keeps_cache: bool, writes: bool) -> bytes:
+        """Choose how the open file reaches its bytes; return the answer."""
+        node = self._state.handles.file(number).node
+        descriptor = await self._whole_file(node) if not writes else None
+        # From here to the end nothing waits, so the choice stays true.
+        key = None
+        if descriptor is not None:
+            status = os.fstat(descriptor)
+            key = (status.st_dev, status.st_ino)
+        choice = self.modes.choose(node.inode, key)
+        backing_id = self.modes.backing_id(node.inode)
+        if choice is Choice.REGISTER and descriptor is not None:
+            try:
+                backing_id = raw_device.open_backing(self.device, descriptor)
+            except OSError as error:
+                self._failures.passthrough_refused(error)
+                choice = Choice.CACHED
+            else:
+                choice = Choice.PASSTHROUGH
+        return self._open_answer(number, node, choice, backing_id, key, keeps_cache=keeps_cache, writes=writes)
+
+    def _open_answer(
+        self,
+        number: int,
+        node: Node,
+        choice: Choice,
+        backing_id: int,
+        key: tuple[int, int] | None,
+        *,
+        keeps_cache: bool,
+        writes: bool,
+    ) -> bytes:
+        flags = OpenFlag(0) if writes else OpenFlag.NO_FLUSH
+        handle = self._state.handles.file(number)
+        if choice is Choice.PASSTHROUGH:
+            key = key or self.modes.key(node.inode)
+            assert key is not None
+            self.modes.opened_passthrough(node.inode, backing_id, key)
+            handle.backing_id, handle.backing_key = backing_id, key
+            self._metrics.passthrough_opens += 1
+            flags |= OpenFlag.PASSTHROUGH
+        elif choice is Choice.DIRECT:
+            flags |= OpenFlag.DIRECT_IO
+        else:
+            choice = Choice.CACHED
+            self.modes.opened_cached(node.inode)
+            if keeps_cache:
+                flags |= OpenFlag.KEEP_CACHE
+        handle.choice = choice
+        handle.is_light = self._is_light(node)
+        if not handle.is_light:
+            self._state.handles.note(number)
+        return protocol.OPEN_OUT.pack(number, flags, backing_id if choice is Choice.PASSTHROUGH else 0)
+
+    @staticmethod
+    def _is_light(node: Node) -> bool:
+        """Whether opens of the file are never by passthrough, and none of them writes."""
+        dataset = node.dataset
+        return dataset is not None and not dataset.writable and node.entry.size_bytes < PASSTHROUGH_BYTES_MIN
+
+    @staticmethod
+    def _may_be_whole(node: Node) -> bool:
+        """Whether opens of the file may go by passthrough, now or later."""
+        dataset = node.dataset
+        return dataset is not None and not dataset.writable and node.entry.size_bytes >= PASSTHROUGH_BYTES_MIN
+
+    async def _whole_file(self, node: Node) -> int | None:
+        """Return a descriptor of the worker's whole file; None when it is not whole, or not worth it."""
+        if not self._may_be_whole(node):
+            return None
+        try:
+            return await self._operations.reads.whole_file(node)
+        except Unavailable as error:
+            # The read will wait for the worker, with all its patience; an open of cached pages must not.
+            log.info("passthrough_not_tried", error=str(error))
+            return None
+
+    async def release(self, inode: int, number: int) -> None:
+        choice = self._state.handles.file(number).choice
+        try:
+            await self._operations.changes.release(number)
+        finally:
+            backing_id = self.modes.released(inode, choice) if choice is not None else 0
+            if backing_id:
+                raw_device.close_backing(self.device, backing_id)
+
+    async def undo(self, opcode: int, payload: bytes) -> None:
+        """The asker of an open was gone before it was answered: nobody will release the handle."""
+        number, *_ = protocol.OPEN_OUT.unpack_from(payload, len(payload) - protocol.OPEN_OUT.size)
+        if opcode == Opcode.OPENDIR:
+            self._operations.names.release_directory(number)
+        else:
+            await self.release(self._state.handles.file(number).node.inode, number)
