@@ -5,7 +5,7 @@ from bisect import bisect_right
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from metadata.core.listing_ranges import KeyRange, ListingRanges
 from understores.base import ObjectInfo
@@ -27,11 +27,9 @@ class Listing(RuleBasedStateMachine):
         self.running: list[KeyRange] = []
         self.ranges = ListingRanges()
 
-    @precondition(lambda self: not self.keys)
-    @rule(keys=st.sets(KEYS, min_size=1, max_size=30))
+    @initialize(keys=st.sets(KEYS, max_size=30))
     def fill(self, keys: set[str]) -> None:
-        if not self.ranges.is_done and not self.taken:
-            self.keys = sorted(keys)
+        self.keys = sorted(keys)
 
     @rule()
     def claim(self) -> None:
