@@ -199,7 +199,14 @@ class Session:
             self._next_end += _write(self._next_journal, part, self._next_end)
             asyncio.get_running_loop().call_soon(self._next_part)
             return
-        wire.send(self._channel, wire.NewJournal(), [self._next_journal])
+        try:
+            wire.send(self._channel, wire.NewJournal(), [self._next_journal])
+        except OSError as error:
+            # The old one is as good, only longer.
+            log.warning("journal_not_begun_anew", error=error.strerror)
+            os.close(self._next_journal)
+            self._next_journal = None
+            return
         os.close(self._journal)
         log.info("journal_begun_anew", old_bytes=self._end, new_bytes=self._next_end)
         self._journal, self._end = self._next_journal, self._next_end
