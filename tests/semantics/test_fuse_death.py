@@ -156,7 +156,8 @@ def test_upgrade(site: Site, tmp_path: Path) -> None:
 def test_crashing_request(site: Site, tmp_path: Path) -> None:
     """A request that is in work while three daemons crash one after the other is EIO, and the mount goes on."""
     worker = site.plane.workers["n1"].popen
-    with site.mounted(tmp_path) as (top, keeper):
+    # After the refusal the kernel asks once more, for a single page, and that request is one like any other.
+    with site.mounted(tmp_path, "--worker-patience-seconds", "2") as (top, keeper):
         read = (
             "import os, sys\n"
             "file = os.open(sys.argv[1], os.O_RDONLY)\n"
