@@ -88,11 +88,6 @@ class RawBackend:
         )
         await self._requests.run()
 
-    @property
-    def is_idle(self) -> bool:
-        """No request is in work."""
-        return self._requests is None or self._requests.is_idle
-
     def _undo(self, opcode: int, payload: Bytes) -> None:
         if opcode in _UNDONE:
             task = asyncio.ensure_future(self._handlers.opens.undo(opcode, bytes(payload)))

@@ -9,8 +9,6 @@ import stat
 from collections.abc import Callable
 from typing import Any, Final
 
-import structlog
-
 from fuse.backends.guard import Failures
 from fuse.backends.raw_loop import Handler
 from fuse.backends.raw_opens import Opens
@@ -24,8 +22,6 @@ from fuse.core.protocol import INODE_ROOT, Opcode
 from fuse.core.resent import Resent
 from fuse.errors import InvalidRequest, Unavailable, Unsupported
 from fuse.metrics import Metrics
-
-log = structlog.get_logger()
 
 _NANO: Final = 1_000_000_000
 _KIND_SHIFT: Final = 12

@@ -83,11 +83,6 @@ class RequestLoop:
             self._idle = self._loop.create_future()
             await self._idle
 
-    @property
-    def is_idle(self) -> bool:
-        """No request is in work."""
-        return not self._waiting
-
     def stop(self) -> None:
         """Make `run` return."""
         if not self._ended.done():

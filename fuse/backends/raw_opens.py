@@ -96,22 +96,15 @@ class Opens:
             if keeps_cache:
                 flags |= OpenFlag.KEEP_CACHE
         handle.choice = choice
-        handle.is_light = self._is_light(node)
+        handle.is_light = _is_read_only(node) and not self._may_be_whole(node)
         if not handle.is_light:
             self._state.handles.note(number)
         return protocol.OPEN_OUT.pack(number, flags, backing_id if choice is Choice.PASSTHROUGH else 0)
 
     @staticmethod
-    def _is_light(node: Node) -> bool:
-        """Whether opens of the file are never by passthrough, and none of them writes."""
-        dataset = node.dataset
-        return dataset is not None and not dataset.writable and node.entry.size_bytes < PASSTHROUGH_BYTES_MIN
-
-    @staticmethod
     def _may_be_whole(node: Node) -> bool:
         """Whether opens of the file may go by passthrough, now or later."""
-        dataset = node.dataset
-        return dataset is not None and not dataset.writable and node.entry.size_bytes >= PASSTHROUGH_BYTES_MIN
+        return _is_read_only(node) and node.entry.size_bytes >= PASSTHROUGH_BYTES_MIN
 
     async def _whole_file(self, node: Node) -> int | None:
         """Return a descriptor of the worker's whole file; None when it is not whole, or not worth it."""
@@ -140,3 +133,7 @@ class Opens:
             self._operations.names.release_directory(number)
         else:
             await self.release(self._state.handles.file(number).node.inode, number)
+
+
+def _is_read_only(node: Node) -> bool:
+    return node.dataset is not None and not node.dataset.writable

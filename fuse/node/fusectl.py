@@ -3,11 +3,12 @@
 A mounted fusectl would stay behind when its user is killed. Needs CAP_SYS_ADMIN and Linux 5.2 (fsopen, fsmount).
 """
 
-import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
+
+from fuse.node.syscalls import call
 
 _FSOPEN: Final = 430
 _FSCONFIG: Final = 431
@@ -16,7 +17,6 @@ _FSMOUNT: Final = 432
 _FSOPEN_CLOEXEC: Final = 1
 _FSMOUNT_CLOEXEC: Final = 1
 _CREATE: Final = 6
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def write(connection: int, name: str, text: str) -> None:
@@ -32,21 +32,13 @@ def write(connection: int, name: str, text: str) -> None:
 @contextmanager
 def _file_system() -> Iterator[int]:
     """Yield a descriptor of the file system's root."""
-    context = _called(_FSOPEN, b"fusectl", _FSOPEN_CLOEXEC)
+    context = call("fsopen", _FSOPEN, b"fusectl", _FSOPEN_CLOEXEC)
     try:
-        _called(_FSCONFIG, context, _CREATE, None, None, 0)
-        root = _called(_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
+        call("fsconfig", _FSCONFIG, context, _CREATE, None, None, 0)
+        root = call("fsmount", _FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
     finally:
         os.close(context)
     try:
         yield root
     finally:
         os.close(root)
-
-
-def _called(number: int, *arguments: int | bytes | None) -> int:
-    result: int = _libc.syscall(number, *arguments)
-    if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
-    return result

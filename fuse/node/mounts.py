@@ -13,6 +13,8 @@ from typing import Final
 
 import structlog
 
+from fuse.core import mount_table
+from fuse.core.mount_table import MountTable
 from fuse.node import fusectl
 
 log = structlog.get_logger()
@@ -85,22 +87,16 @@ def tune(mount_point: Path) -> None:
         log.warning("max_background_not_raised", wanted=MAX_BACKGROUND, error=error.strerror)
 
 
+def read_mount_table() -> MountTable:
+    """Return the mounts of our mount namespace."""
+    text = Path("/proc/self/mountinfo").read_bytes().decode("utf-8", "surrogateescape")
+    return mount_table.parse(text.split("\n"))
+
+
 def device_of(mount_point: Path) -> tuple[int, int] | None:
     """Return the device number (major, minor) of what is mounted exactly there, the topmost if there are several."""
-    found: tuple[int, int] | None = None
-    for fields in _mounts():
-        if _unescape(fields[4]) == str(mount_point.absolute()):
-            major, _, minor = fields[2].partition(":")
-            found = int(major), int(minor)
-    return found
-
-
-def _mounts() -> list[list[str]]:
-    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as lines:
-        return [line.split(" ") for line in lines]
-
-
-def _unescape(field: str) -> str:
-    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        field = field.replace(code, char)
-    return field
+    found = read_mount_table().at(str(mount_point.absolute()))
+    if not found:
+        return None
+    major, _, minor = found[-1].device.partition(":")
+    return int(major), int(minor)

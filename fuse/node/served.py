@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 from typing import Final
 
-import structlog
 import uvloop
 from pydantic_settings import CliApp
 
@@ -26,8 +25,6 @@ from fuse.node.daemon import run
 from fuse.node.logs import configure
 from fuse.node.session import Session
 from fuse.settings import Settings
-
-log = structlog.get_logger()
 
 TAKEN_IN_SECONDS: Final = 10.0
 _PR_SET_PDEATHSIG: Final = 1

@@ -15,7 +15,7 @@ import grpc
 from api.gen import csi_pb2 as csi
 from api.gen import csi_pb2_grpc
 from benchmarks.data_plane import DataPlane, Process
-from fuse.csi.core import mount_table
+from fuse.core import mount_table
 
 CALL_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 30.0

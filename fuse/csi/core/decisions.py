@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from fuse.csi.core.mount_table import Mount
+from fuse.core.mount_table import Mount
 from fuse.csi.core.volumes import shown
 from fuse.csi.errors import Conflict, NotPossible
 

@@ -18,10 +18,11 @@ from typing import Final, Protocol
 
 import structlog
 
-from fuse.csi.core.mount_table import Mount, MountTable
+from fuse.core.mount_table import Mount, MountTable
 from fuse.csi.errors import NotNow, NotPossible, TooSlow
 from fuse.csi.shell import kernel, metrics
 from fuse.csi.shell.blocking import in_thread
+from fuse.node import mounts
 
 log = structlog.get_logger()
 
@@ -85,7 +86,7 @@ class DatasetFolders:
 
     def mounted(self, key: str, table: MountTable | None = None) -> Mount | None:
         """Return the mount of a dataset's daemon, dead or alive; by a table that was just read, if there is one."""
-        stack = (table or kernel.read_mount_table()).at(str(self.mount(key)))
+        stack = (table or mounts.read_mount_table()).at(str(self.mount(key)))
         return stack[-1] if stack else None
 
     async def life(self, key: str, seconds: float = ANSWER_SECONDS) -> Life:
@@ -176,7 +177,7 @@ class LocalDaemons:
         raise TooSlow(f"FUSE daemons of {mount} come back however often they are ended; trying again is safe")
 
     def _unmount(self, mount: Path) -> None:
-        for _ in kernel.read_mount_table().at(str(mount)):
+        for _ in mounts.read_mount_table().at(str(mount)):
             root = kernel.open_root(str(mount.parent))
             try:
                 kernel.detach(root, mount.name)

@@ -10,11 +10,9 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
-from fuse.csi.core import mount_table
-from fuse.csi.core.mount_table import MountTable
+from fuse.node.syscalls import call
 
 # The same numbers on every architecture.
 _OPEN_TREE: Final = 428
@@ -61,20 +59,6 @@ class _MountAttributes(ctypes.Structure):
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-def _call(what: str, *arguments: object) -> int:
-    result = int(_libc.syscall(*arguments))
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), what)
-    return result
-
-
-def read_mount_table() -> MountTable:
-    """Return the mounts of our mount namespace."""
-    text = Path("/proc/self/mountinfo").read_bytes().decode("utf-8", "surrogateescape")
-    return mount_table.parse(text.split("\n"))
-
-
 def open_root(path: str) -> int:
     """Open the folder everything else is opened below; links in its own path are followed. OSError."""
     return os.open(path, _PATH_FLAGS)
@@ -88,7 +72,7 @@ def open_beneath(folder: int, relative: str, *, same_file_system: bool = False) 
         resolve |= _RESOLVE_NO_XDEV
     how = _OpenHow(_PATH_FLAGS, 0, resolve)
     name = os.fsencode(relative)
-    return _call(relative, _OPENAT2, folder, name, ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)))
+    return call(relative, _OPENAT2, folder, name, ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)))
 
 
 @contextmanager
@@ -104,13 +88,13 @@ def parent_of(folder: int, relative: str) -> Iterator[tuple[int, str]]:
 
 def clone_directory(directory: int, *, read_only: bool) -> int:
     """Return a mount of this directory that is attached nowhere; closing the descriptor ends it. OSError."""
-    tree = _call("open_tree", _OPEN_TREE, directory, b"", _OPEN_TREE_CLONE | _AT_EMPTY_PATH | os.O_CLOEXEC)
+    tree = call("open_tree", _OPEN_TREE, directory, b"", _OPEN_TREE_CLONE | _AT_EMPTY_PATH | os.O_CLOEXEC)
     try:
         # Private first: a copy in the peer group of its source would be mounted again wherever that is.
         flags = _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV | (_MOUNT_ATTR_RDONLY if read_only else 0)
         attributes = _MountAttributes(flags, 0, _MS_PRIVATE, 0)
         size = ctypes.c_size_t(ctypes.sizeof(attributes))
-        _call("mount_setattr", _MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(attributes), size)
+        call("mount_setattr", _MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(attributes), size)
     except OSError:
         os.close(tree)
         raise
@@ -121,7 +105,7 @@ def attach(tree: int, folder: int, relative: str) -> None:
     """Mount a clone at an existing directory below a descriptor, on top of what is there. OSError."""
     target = open_beneath(folder, relative)
     try:
-        _call(relative, _MOVE_MOUNT, tree, b"", target, b"", _MOVE_MOUNT_EMPTY_PATHS)
+        call(relative, _MOVE_MOUNT, tree, b"", target, b"", _MOVE_MOUNT_EMPTY_PATHS)
     finally:
         os.close(target)
 

@@ -14,19 +14,20 @@ from typing import Final
 
 import structlog
 
+from fuse.core.mount_table import MountTable
 from fuse.csi.core import capabilities, volumes
 from fuse.csi.core.capabilities import Capability
 from fuse.csi.core.decisions import Wanted
-from fuse.csi.core.mount_table import MountTable
 from fuse.csi.core.volumes import DatasetRef, VolumeRequest, shown
 from fuse.csi.errors import BadRequest, Conflict, NoSuchVolume, NotNow, NotPossible, Refusal
-from fuse.csi.shell import kernel, metrics
+from fuse.csi.shell import metrics
 from fuse.csi.shell.blocking import in_thread
 from fuse.csi.shell.catalogue import Catalogue
 from fuse.csi.shell.daemons import ANSWER_SECONDS, Daemons, DatasetFolders, Life
 from fuse.csi.shell.locks import NamedLocks
 from fuse.csi.shell.records import Records, Use
 from fuse.csi.shell.targets import Targets
+from fuse.node import mounts
 
 log = structlog.get_logger()
 
@@ -162,7 +163,7 @@ class NodeVolumes:
         """Start the daemons that died, and mount anew where they were. Failures are logged; the next round tries
         again."""
         lives = {key: await self._folders.life(key) for key in {use.ref.key for use in self._records.all()}}
-        table = kernel.read_mount_table()
+        table = mounts.read_mount_table()
         for use in self._records.all():
             life = lives.get(use.ref.key)
             if life in {None, Life.SILENT} or (life is Life.ALIVE and not self._is_stale(use, table)):
@@ -187,7 +188,7 @@ class NodeVolumes:
             if use is None:
                 return  # unpublished while we waited
             is_alive = await self._folders.life(use.ref.key) is Life.ALIVE
-            if is_alive and not self._is_stale(use, kernel.read_mount_table()):
+            if is_alive and not self._is_stale(use, mounts.read_mount_table()):
                 return  # it was just being published, or published again
             async with self._dataset_locks.hold(use.ref.key, LOCK_SECONDS):
                 await self._daemons.start(use.ref.key)
@@ -278,7 +279,7 @@ class NodeVolumes:
         if mounted is None:
             return False
         own = str(self._folders.mount(key))
-        return any(mount.point != own for mount in kernel.read_mount_table().of_device(mounted.device))
+        return any(mount.point != own for mount in mounts.read_mount_table().of_device(mounted.device))
 
 
 def _ref_of_root(root: str) -> DatasetRef | None:

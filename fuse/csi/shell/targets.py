@@ -10,13 +10,14 @@ from typing import Final
 
 import structlog
 
+from fuse.core.mount_table import Mount, MountTable
 from fuse.csi.core import decisions, paths
 from fuse.csi.core.decisions import Step, Wanted
-from fuse.csi.core.mount_table import Mount, MountTable
 from fuse.csi.core.volumes import shown
 from fuse.csi.errors import BadRequest, NoSuchVolume, NotNow, NotPossible, Refusal
 from fuse.csi.shell import kernel
 from fuse.csi.shell.blocking import in_thread
+from fuse.node import mounts
 
 log = structlog.get_logger()
 
@@ -44,7 +45,7 @@ class Targets:
 
     def stack(self, relative: str, table: MountTable | None = None) -> list[Mount]:
         """Return what is mounted at a target, the top last; by a table that was just read, if there is one."""
-        return (table or kernel.read_mount_table()).at(f"{self._real}/{relative}")
+        return (table or mounts.read_mount_table()).at(f"{self._real}/{relative}")
 
     async def publish(self, relative: str, source: str, wanted: Wanted) -> None:
         """Have `wanted` at a target; `source` is where its file system is mounted whole. A Refusal, OSError."""

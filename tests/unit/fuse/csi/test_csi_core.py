@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuse.csi.core import capabilities, decisions, mount_table, paths, volumes
+from fuse.core import mount_table
+from fuse.core.mount_table import Mount
+from fuse.csi.core import capabilities, decisions, paths, volumes
 from fuse.csi.core.capabilities import AccessMode, Capability
 from fuse.csi.core.decisions import Step, Wanted
-from fuse.csi.core.mount_table import Mount
 from fuse.csi.core.volumes import DatasetRef, parse_volume
 from fuse.csi.errors import BadRequest, Conflict, Forbidden, NotPossible
 
