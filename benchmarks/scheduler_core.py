@@ -5,19 +5,36 @@ with everything it does in production: the try, taking the room, the decision re
 
 import time
 
+from api import names
 from benchmarks import frame
 from kube.gang_objects import PodGroup, PodGroupSpec
 from kube.identity import ObjectMeta
-from kube.objects import Container, Node, NodeStatus, Pod, PodSpec, ResourceRequirements
+from kube.objects import (
+    CachedDataset,
+    CacheTier,
+    CacheWorker,
+    Container,
+    Dataset,
+    DatasetSnapshot,
+    DatasetStatus,
+    Node,
+    NodeCache,
+    NodeCacheStatus,
+    NodeStatus,
+    Pod,
+    PodSpec,
+    ResourceRequirements,
+)
 from scheduler.core.decisions import Bind
 from scheduler.core.engine import Engine
-from scheduler.core.events import Event, GroupChanged, NodeChanged, PodPending
+from scheduler.core.events import CacheChanged, DatasetChanged, Event, GroupChanged, NodeChanged, PodPending
 from scheduler.core.pod_request import ShapeCache, pod_request
 from scheduler.plugins.registry import build
 from scheduler.settings import Settings, engine_settings
 
 GOALS = {5000: 8000.0, 15000: 3000.0}
 BINDS_A_ROUND = 64
+DATASETS, HOLDERS = 50, 4
 
 
 def core_cases(*, quick: bool) -> list[frame.Case]:
@@ -30,6 +47,16 @@ def core_cases(*, quick: bool) -> list[frame.Case]:
         cases.append(
             frame.Case(f"core-{nodes}-nodes", "decisions/s", [(rate,)], goal=GOALS.get(nodes), note="one thread")
         )
+    nodes, pods = (1000, 2000) if quick else (5000, 10_000)
+    frame.progress(f"core: {pods} pods with data on {nodes} nodes")
+    cases.append(
+        frame.Case(
+            f"core-data-{nodes}-nodes",
+            "decisions/s",
+            [(_plain(nodes, pods, with_data=True),)],
+            note=f"one thread; each pod asks for a GPU and one of {DATASETS} datasets, each cached on {HOLDERS} nodes",
+        )
+    )
     nodes, members = (1000, 500) if quick else (5000, 500)
     frame.progress(f"core: a gang of {members} on {nodes} nodes")
     seconds = min(_gang(nodes, members) for _ in range(3))
@@ -69,9 +96,40 @@ def plain_pod(index: int, group: str | None = None) -> Pod:
     )
 
 
-def _plain(nodes: int, pods: int) -> float:
+def _data_events(nodes: int) -> list[Event]:
+    """Datasets of 100 GB, each wholly on some nodes."""
+    size = 100 * 10**9
+    events: list[Event] = []
+    held: dict[int, list[CachedDataset]] = {}
+    for number in range(DATASETS):
+        name = f"data-{number}"
+        metadata = ObjectMeta(name=name, namespace="default", uid=f"uid-{name}")
+        snapshot = DatasetSnapshot(version=1, files=1000, bytes=size)
+        events.append(DatasetChanged(Dataset(metadata=metadata, status=DatasetStatus(snapshot=snapshot))))
+        cached = CachedDataset(
+            namespace="default", name=name, uid=metadata.uid, snapshot=1, resident_bytes={"SSD": size}
+        )
+        for copy in range(HOLDERS):
+            held.setdefault((number * 7 + copy * nodes // HOLDERS) % nodes, []).append(cached)
+    for row, datasets in held.items():
+        status = NodeCacheStatus(
+            worker=CacheWorker(endpoint=f"node-{row}:1", epoch=1),
+            tiers=[CacheTier(medium="SSD", capacity=2 * 10**12, used=size * len(datasets))],
+            datasets=datasets,
+        )
+        events.append(CacheChanged(NodeCache(metadata=ObjectMeta(name=f"node-{row}"), status=status)))
+    return events
+
+
+def _plain(nodes: int, pods: int, *, with_data: bool = False) -> float:
     engine, shapes = engine_with_nodes(nodes), ShapeCache()
-    engine.handle([PodPending(pod_request(plain_pod(index), shapes)) for index in range(pods)], 0.0)
+    made = [plain_pod(index) for index in range(pods)]
+    if with_data:
+        engine.handle(_data_events(nodes), 0.0)
+        for index, pod in enumerate(made):
+            pod.spec.containers[0].resources.requests[names.GPU_RESOURCE] = "1"
+            pod.metadata.annotations[names.DATASETS_ANNOTATION] = f'[{{"name":"data-{index % DATASETS}"}}]'
+    engine.handle([PodPending(pod_request(pod, shapes)) for pod in made], 0.0)
     started, decided = time.perf_counter(), 0
     while decided < pods:
         decided += len(engine.decide(0.0, BINDS_A_ROUND))

@@ -306,7 +306,7 @@ class Engine:
             namespace=pod.namespace,
             name=pod.name,
             node=node,
-            annotation=verdict.model_dump_json(by_alias=True, exclude_defaults=True),
+            annotation=verdict.model_dump_json(by_alias=True, exclude_unset=True),
             note=explain.scheduled_note(pod.namespace, pod.name, verdict),
             gang=gang,
             stage_in_seconds=verdict.stage_in_seconds,

@@ -98,6 +98,8 @@ class EngineState:
         self.workloads = Workloads()
         self.mix = WorkloadMix()
         self.devices = DeviceClasses()
+        self._view: ClusterView | None = None
+        self._view_version = -1
         self.placer = Placer(self.table, self.residency, self.assigned.index, plugins, mix=self.mix, look=self.view)
         self.gangs = Gangs()
         self.topology = TopologyTree(settings.topology_keys)
@@ -132,15 +134,19 @@ class EngineState:
 
     def view(self) -> ClusterView:
         """The cluster as it is now."""
-        assigned = self.assigned
-        return view_of(
-            self.table,
-            self.residency,
-            assigned.index,
-            volumes=self.volumes,
-            volume_use=assigned.volume_use,
-            mix=self.mix,
-        )
+        # What a view shows is changed in place; its arrays are replaced only where the table's version rises.
+        if self._view is None or self._view_version != self.table.version:
+            assigned = self.assigned
+            self._view = view_of(
+                self.table,
+                self.residency,
+                assigned.index,
+                volumes=self.volumes,
+                volume_use=assigned.volume_use,
+                mix=self.mix,
+            )
+            self._view_version = self.table.version
+        return self._view
 
     # ---- pods -------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from api.decision import Candidate, Decision, SourceBytes
+from api.decision import Decision
 from api.quantities import format_bytes
 from scheduler.core import preemption
 from scheduler.core.assumed import Assigned
@@ -135,18 +135,20 @@ def refused(nodes: int, reason: str) -> str:
     return f"{text} {NO_STATE}" if KUBES_OWN.fullmatch(reason) else text
 
 
-def candidate(view: ClusterView, sources: Sources | None, row: int) -> Candidate:
-    """One node as it looked when the pod was placed."""
+def _candidate(view: ClusterView, sources: Sources | None, row: int) -> dict[str, object]:
+    """The fields of one node as it looked when the pod was placed; what has nothing to say is not set."""
     if sources is None:
-        return Candidate(node=view.names[row], stage_in_seconds=0.0)
+        return {"node": view.names[row], "stage_in_seconds": 0.0}
     local = {
         medium: int(sources.local[row, column]) for column, medium in enumerate(MEDIA) if sources.local[row, column]
     }
-    bytes_by_source = SourceBytes(local=local, peers=int(sources.peers[row]), origin=int(sources.origin[row]))
-    return Candidate(
-        node=view.names[row],
-        stage_in_seconds=round(float(sources.seconds[row]), 4),
-        bytes_by_source=bytes_by_source,
+    by_source: dict[str, object] = {"local": local} if local else {}
+    for source, amount in (("peers", int(sources.peers[row])), ("origin", int(sources.origin[row]))):
+        if amount:
+            by_source[source] = amount
+    seconds = round(float(sources.seconds[row]), 4)
+    return {"node": view.names[row], "stage_in_seconds": seconds} | (
+        {"bytes_by_source": by_source} if by_source else {}
     )
 
 
@@ -160,18 +162,16 @@ def decision(
     coldest: int,
     gang: str | None,
 ) -> Decision:
-    """The record that goes into the pod's annotation."""
-    chosen = candidate(view, sources, row)
-    return Decision(
-        node=chosen.node,
-        stage_in_seconds=chosen.stage_in_seconds,
-        bytes_by_source=chosen.bytes_by_source,
-        feasible_nodes=feasible_nodes,
-        total_nodes=view.table.count,
-        runner_up=candidate(view, sources, runner_up) if runner_up >= 0 else None,
-        coldest=candidate(view, sources, coldest) if coldest >= 0 and sources is not None else None,
-        gang=gang,
-    )
+    """The record that goes into the pod's annotation, where fields that are not set are left out."""
+    fields = _candidate(view, sources, row)
+    fields["feasible_nodes"], fields["total_nodes"] = feasible_nodes, view.table.count
+    if runner_up >= 0:
+        fields["runner_up"] = _candidate(view, sources, runner_up)
+    if coldest >= 0 and sources is not None:
+        fields["coldest"] = _candidate(view, sources, coldest)
+    if gang is not None:
+        fields["gang"] = gang
+    return Decision.model_validate(fields)
 
 
 def scheduled_note(namespace: str, name: str, verdict: Decision) -> str:

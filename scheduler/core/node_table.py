@@ -82,6 +82,9 @@ class NodeTable:
         self._log: list[int] = []
         self._log_start = 0
         self._vectors: dict[tuple[tuple[str, int], ...], IntArray] = {}
+        self._numbers: dict[tuple[tuple[str, int], ...], list[int]] = {}
+        self._largest: dict[int, int] = {}
+        self._largest_version = -1
 
     # ---- nodes ------------------------------------------------------------------------------
 
@@ -160,8 +163,26 @@ class NodeTable:
                 vector[self.resources[resource]] = amount
             if len(self._vectors) > MAX_LOG:
                 self._vectors.clear()
+                self._numbers.clear()
             self._vectors[asked] = vector
         return vector
+
+    def numbers(self, asked: tuple[tuple[str, int], ...]) -> list[int]:
+        """`vector` in plain numbers."""
+        vector = self.vector(asked)
+        found = self._numbers.get(asked)
+        if found is None or len(found) != len(vector):
+            found = self._numbers[asked] = vector.tolist()
+        return found
+
+    def largest(self, column: int) -> int:
+        """The most any node has of a resource; 0 without nodes."""
+        if self._largest_version != self.version:
+            self._largest, self._largest_version = {}, self.version
+        found = self._largest.get(column)
+        if found is None:
+            found = self._largest[column] = int(self.allocatable[: self.size, column].max(initial=0))
+        return found
 
     def take(self, row: int, asked: tuple[tuple[str, int], ...], ports: Iterable[HostPort] = ()) -> None:
         """Count one pod on a row."""

@@ -17,7 +17,16 @@ import numpy as np
 
 from scheduler.core.cluster_view import ALL, ClusterView, Rows
 from scheduler.core.node_table import BoolArray, NodeTable
-from scheduler.core.plugin import DependsOn, FilterPlugin, FloatArray, RelativeScorePlugin, ScorePlugin
+from scheduler.core.plugin import (
+    DependsOn,
+    FilterPlugin,
+    FloatArray,
+    RelativeScorePlugin,
+    RowScore,
+    ScorePlugin,
+    row_filter,
+    row_score,
+)
 from scheduler.core.pod_index import PodIndex
 from scheduler.core.pod_request import PodRequest
 from scheduler.core.residency_table import ResidencyTable, Sources
@@ -26,6 +35,8 @@ from scheduler.core.workload_mix import WorkloadMix
 MAX_PASSES = 256
 # A node much worse than the full scale (a broken disk) must not make all other scores vanish.
 CAP = 4.0
+# So many changed rows are looked at one by one; more of them as arrays.
+FEW_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +94,7 @@ class Pass:
     only: BoolArray | None  # rows a prefilter left; None: all
     fixed_mask: BoolArray
     fixed_cost: FloatArray
+    usage_scales: tuple[float, ...]  # the full scale of each score on usage
     sources: Sources | None  # bytes by source and seconds of stage-in; None when the pod names no data
     total: FloatArray  # +inf where refused
     # `total` as it would be without other pods' labels and terms; None when these make no difference.
@@ -132,13 +144,15 @@ class _Scores:
 
     fixed: tuple[Weighted, ...]
     usage: tuple[Weighted, ...]
+    usage_by_row: tuple[tuple[RowScore, float], ...]  # `usage` once more, with their weights
     relative: tuple[WeightedRelative, ...]
 
     @classmethod
     def of(cls, scoring: Scoring) -> "_Scores":
         fixed = tuple(one for one in scoring.scores if one.plugin.depends_on is not DependsOn.USAGE)
         usage = tuple(one for one in scoring.scores if one.plugin.depends_on is DependsOn.USAGE)
-        return cls(fixed, usage, scoring.relative)
+        by_row = tuple((row_score(one.plugin), one.weight) for one in usage)
+        return cls(fixed, usage, by_row, scoring.relative)
 
 
 class Placer:
@@ -167,6 +181,7 @@ class Placer:
         changing = (DependsOn.USAGE, DependsOn.PODS)
         self._fixed_filters = [f for f in plugins.filters if f.depends_on not in changing]
         self._usage_filters = [f for f in plugins.filters if f.depends_on is DependsOn.USAGE]
+        self._usage_row_filters = [row_filter(f) for f in self._usage_filters]
         self._pod_filters = [f for f in plugins.filters if f.depends_on is DependsOn.PODS]
         self._scores = {profile: _Scores.of(scoring) for profile, scoring in plugins.profiles.items()}
         self._default_scores = _Scores.of(plugins.scoring)
@@ -206,7 +221,8 @@ class Placer:
             refusal=refusal,
             only=only,
             fixed_mask=mask,
-            fixed_cost=self._cost(scores.fixed, pod, view, ALL),
+            fixed_cost=self._cost(scores.fixed, _scales(scores.fixed, pod, view), pod, view, ALL),
+            usage_scales=_scales(scores.usage, pod, view),
             sources=self._residency.sources(pod.data, pod.checkpoint) if pod.data or pod.checkpoint else None,
             total=np.empty(0),
         )
@@ -221,9 +237,8 @@ class Placer:
         """Bring a pass made on a what-if view up to date after pods were placed on, or removed from, a row."""
         if found.refusal is not None:
             return
-        rows = slice(row, row + 1)
         without_others = found.alone if found.alone is not None else found.total
-        without_others[rows] = self._total(found, view, rows)
+        without_others[row] = self._total_of_row(found, view, row)
         self._look_at_pods(found, view)
 
     def _scores_of(self, pod: PodRequest) -> "_Scores":
@@ -246,13 +261,14 @@ class Placer:
         if found.refusal is not None:
             return
         view = self._look()
-        rows: Rows = ALL
-        if changed is not None and len(changed) == 1:
-            rows = slice(changed[0], changed[0] + 1)
-        elif changed is not None and len(changed) <= view.size // 2:
-            rows = np.unique(np.array(changed, dtype=np.int64))
         without_others = found.alone if found.alone is not None else found.total
-        without_others[rows] = self._total(found, view, rows)
+        if changed is not None and len(changed) <= FEW_ROWS:
+            for row in set(changed):
+                without_others[row] = self._total_of_row(found, view, row)
+        else:
+            few = changed is not None and len(changed) <= view.size // 2
+            rows: Rows = np.unique(np.array(changed, dtype=np.int64)) if few else ALL
+            without_others[rows] = self._total(found, view, rows)
         if found.alone is not None:
             self._look_at_pods(found, view)
 
@@ -281,9 +297,22 @@ class Placer:
             passed = plugin.filter(view, found.pod, rows)
             if passed is not None:
                 mask &= passed
-        total = found.fixed_cost[rows] + self._cost(self._scores_of(found.pod).usage, found.pod, view, rows)
+        usage = self._scores_of(found.pod).usage
+        total = found.fixed_cost[rows] + self._cost(usage, found.usage_scales, found.pod, view, rows)
         total[~mask] = np.inf
         return total
+
+    def _total_of_row(self, found: Pass, view: ClusterView, row: int) -> float:
+        """`_total` of one row."""
+        pod = found.pod
+        if not found.fixed_mask[row] or not all(passes(view, pod, row) for passes in self._usage_row_filters):
+            return np.inf
+        cost = 0.0
+        for (score, weight), scale in zip(self._scores_of(pod).usage_by_row, found.usage_scales, strict=True):
+            raw = score(view, pod, row)
+            if raw is not None:
+                cost += min(raw * (1.0 / scale), CAP) * weight
+        return float(found.fixed_cost[row]) + cost
 
     def _prefilter(self, pod: PodRequest, view: ClusterView) -> tuple[str | None, BoolArray | None]:
         only: BoolArray | None = None
@@ -298,11 +327,17 @@ class Placer:
         return None, only
 
     @staticmethod
-    def _cost(scores: Sequence[Weighted], pod: PodRequest, view: ClusterView, rows: Rows) -> FloatArray:
-        cost: FloatArray = np.zeros(len(view.alive[rows]))
-        for weighted in scores:
+    def _cost(
+        scores: Sequence[Weighted], scales: Sequence[float], pod: PodRequest, view: ClusterView, rows: Rows
+    ) -> FloatArray:
+        cost: FloatArray | None = None
+        for weighted, scale in zip(scores, scales, strict=True):
             raw = weighted.plugin.score(view, pod, rows)
             if raw is not None:
-                scale = weighted.plugin.full_scale(view, pod)
-                cost += np.minimum(raw * (1.0 / scale), CAP) * weighted.weight
-        return cost
+                points = np.minimum(raw * (1.0 / scale), CAP) * weighted.weight
+                cost = points if cost is None else cost + points
+        return cost if cost is not None else np.zeros(len(view.alive[rows]))
+
+
+def _scales(scores: Sequence[Weighted], pod: PodRequest, view: ClusterView) -> tuple[float, ...]:
+    return tuple(weighted.plugin.full_scale(view, pod) for weighted in scores)

@@ -4,6 +4,7 @@ Owns the protocols. Invariants: a plugin is pure and reads the view only; every 
 signature and on what `depends_on` names, so answers can be kept; values are NaN-free.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -82,7 +83,8 @@ class ScorePlugin(Protocol):
         """The raw cost in `unit`, one entry for each of `rows`; None when it has nothing to say."""
 
     def full_scale(self, view: ClusterView, pod: PodRequest) -> float:
-        """The raw cost, in `unit`, that counts as the whole weight; more than 0. Equal for all rows."""
+        """The raw cost, in `unit`, that counts as the whole weight; more than 0. Equal for all rows, whatever is
+        taken on them."""
 
 
 class RelativeScorePlugin(Protocol):
@@ -94,3 +96,38 @@ class RelativeScorePlugin(Protocol):
 
     def cost(self, view: ClusterView, pod: PodRequest, left: BoolArray) -> FloatArray | None:
         """0 for the best of the rows `left` to 1, for every row; rows not left may hold anything finite."""
+
+
+# What plugins say of one row, in plain numbers.
+RowScore = Callable[[ClusterView, PodRequest, int], float | None]
+RowFilter = Callable[[ClusterView, PodRequest, int], bool]
+
+
+def row_score(plugin: ScorePlugin) -> RowScore:
+    """A plugin's score of one row: its own `score_row` if it has one, else what `score` says of that row.
+
+    A placement changes one row, and arrays of one entry cost ten times what plain numbers do. Invariant: `score_row`
+    gives what `score` gives, to the last bit (tests/property/scheduler/test_scheduler_row_scores.py).
+    """
+    own: RowScore | None = getattr(plugin, "score_row", None)
+    if own is not None:
+        return own
+
+    def of_array(view: ClusterView, pod: PodRequest, row: int) -> float | None:
+        cost = plugin.score(view, pod, slice(row, row + 1))
+        return None if cost is None else float(cost[0])
+
+    return of_array
+
+
+def row_filter(plugin: FilterPlugin) -> RowFilter:
+    """A filter's verdict on one row: its own `filter_row` if it has one, else what `filter` says of that row."""
+    own: RowFilter | None = getattr(plugin, "filter_row", None)
+    if own is not None:
+        return own
+
+    def of_array(view: ClusterView, pod: PodRequest, row: int) -> bool:
+        passed = plugin.filter(view, pod, slice(row, row + 1))
+        return passed is None or bool(passed[0])
+
+    return of_array

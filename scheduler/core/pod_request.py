@@ -54,11 +54,10 @@ class Shape:
     has_terms: bool = False  # wants something of other pods
     features: frozenset[str] = frozenset()  # that its node must declare
     extended: tuple[tuple[str, int], ...] = ()  # those of `requests` that a DeviceClass may stand behind
+    gpus: int = field(init=False)  # those of `requests`
 
-    @property
-    def gpus(self) -> int:
-        """GPUs a pod of this shape asks for."""
-        return requests.total(self.requests, names.GPU_RESOURCE)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gpus", requests.total(self.requests, names.GPU_RESOURCE))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,6 @@ mix has changed noticeably, so that what was computed from it may be kept.
 from collections import Counter
 from collections.abc import Iterable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from api import names
 from scheduler.core import requests
 
@@ -31,8 +28,7 @@ class WorkloadMix:
         self._pods: dict[str, Kind] = {}
         self._counts: Counter[Kind] = Counter()
         self._changes = 0
-        self._kinds: NDArray[np.int64] = np.zeros((0, 3), dtype=np.int64)
-        self._shares: NDArray[np.float64] = np.zeros(0)
+        self._kinds: tuple[tuple[Kind, float], ...] = ()
 
     def seen(self, uid: str, asked: Iterable[tuple[str, int]]) -> None:
         """A pod exists; one without GPUs does not count."""
@@ -54,11 +50,11 @@ class WorkloadMix:
     @property
     def is_known(self) -> bool:
         """Whether any GPU pod was there when the mix was last taken."""
-        return bool(len(self._shares))
+        return bool(self._kinds)
 
-    def kinds(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """int64[kind, (cpu, memory, gpus)] and each kind's share, of this `version`; they sum to 1."""
-        return self._kinds, self._shares
+    def kinds(self) -> tuple[tuple[Kind, float], ...]:
+        """Typical pods and each kind's share, of this `version`; shares sum to 1."""
+        return self._kinds
 
     def _count(self, kind: Kind, by: int) -> None:
         self._counts[kind] += by
@@ -74,6 +70,5 @@ class WorkloadMix:
         self.version += 1
         # Ties by the kind itself: the same pods give the same mix, in whatever order they came.
         popular = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_KINDS]
-        self._kinds = np.array([kind for kind, _ in popular], dtype=np.int64).reshape(-1, 3)
-        counts = np.array([count for _, count in popular], dtype=np.float64)
-        self._shares = counts / counts.sum() if len(counts) else counts
+        total = sum(count for _, count in popular)
+        self._kinds = tuple((kind, count / total) for kind, count in popular)

@@ -31,12 +31,24 @@ class CacheRoom:
         if not pod.data:
             return None
         coming = view.residency.coming_seconds(pod.data)
-        cost = READ_AGAIN_SHARE * coming.displacing[rows]
         column = view.resource(names.GPU_RESOURCE)
-        if column is not None and pod.shape.gpus:
-            taken = (view.requested[rows, column] + pod.shape.gpus) / np.maximum(view.allocatable[rows, column], 1)
-            cost = cost + coming.missing[rows] * np.minimum(taken, 1.0)
-        return np.asarray(cost)
+        if column is None or not pod.shape.gpus:
+            return READ_AGAIN_SHARE * coming.displacing[rows]
+        taken = view.requested[rows, column] + pod.shape.gpus
+        likely = np.minimum(taken / np.maximum(view.allocatable[rows, column], 1), 1.0)
+        return np.asarray(READ_AGAIN_SHARE * coming.displacing[rows] + coming.missing[rows] * likely)
+
+    def score_row(self, view: ClusterView, pod: PodRequest, row: int) -> float | None:
+        """The same of one row."""
+        if not pod.data:
+            return None
+        coming = view.residency.coming_seconds(pod.data)
+        column = view.resource(names.GPU_RESOURCE)
+        if column is None or not pod.shape.gpus:
+            return READ_AGAIN_SHARE * float(coming.displacing[row])
+        taken = int(view.requested[row, column]) + pod.shape.gpus
+        likely = min(taken / max(int(view.allocatable[row, column]), 1), 1.0)
+        return READ_AGAIN_SHARE * float(coming.displacing[row]) + float(coming.missing[row]) * likely
 
     def full_scale(self, view: ClusterView, pod: PodRequest) -> float:
         """Seconds if nothing were cached anywhere."""

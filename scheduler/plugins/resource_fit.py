@@ -32,9 +32,17 @@ class ResourceFit(NodeFilter):
     def filter(self, view: ClusterView, pod: PodRequest, rows: Rows) -> BoolArray | None:
         """True where everything asked for is left."""
         fits = view.pods[rows] < view.pods_allowed[rows]
+        room, taken = view.allocatable[rows], view.requested[rows]
         for column, amount in _asked(view, pod):
-            fits &= view.allocatable[rows, column] - view.requested[rows, column] >= amount
+            fits &= room[:, column] - taken[:, column] >= amount
         return fits
+
+    def filter_row(self, view: ClusterView, pod: PodRequest, row: int) -> bool:
+        """The same of one row."""
+        if view.pods[row] >= view.pods_allowed[row]:
+            return False
+        room, taken = view.allocatable[row].tolist(), view.requested[row].tolist()
+        return all(room[column] - taken[column] >= amount for column, amount in _asked(view, pod))
 
     def capacity(self, view: ClusterView, pod: PodRequest) -> IntArray | None:
         """How many such pods fit on each row."""

@@ -23,7 +23,7 @@ def test_pods_without_gpus_do_not_count() -> None:
 def test_the_first_pod_and_the_last_are_noticed_at_once() -> None:
     mix = WorkloadMix()
     mix.seen("a", _asked(1, 8))
-    assert mix.kinds()[0].tolist() == [[1, 1, 8]]
+    assert mix.kinds() == (((1, 1, 8), 1.0),)
     mix.gone("a")
     assert not mix.is_known
 
@@ -48,8 +48,7 @@ def test_shares_are_of_the_pods_there(asked: list[tuple[int, int]], gone: set[in
         mix.gone(f"p{index}")
     mix._take()
     left = [one for index, one in enumerate(asked) if index not in gone]
-    kinds, shares = mix.kinds()
     expected = {(cpu, 1, gpus): left.count((cpu, gpus)) / len(left) for cpu, gpus in set(left)}
-    assert {tuple(kind): round(share, 9) for kind, share in zip(kinds.tolist(), shares.tolist(), strict=True)} == {
+    assert {kind: round(share, 9) for kind, share in mix.kinds()} == {
         kind: round(share, 9) for kind, share in expected.items()
     }
