@@ -28,8 +28,10 @@ oracle: setup
 sanity-tool: setup
 	-@$(PYTHON) tools/bootstrap.py --csi-sanity
 
+# By file, the long ones first: tests of one file share what they started. Half of the time tests wait for processes.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 test: lint oracle sanity-tool ## everything that must hold: lint, then all tests
-	$(VENV)/python -m pytest
+	$(VENV)/python -m pytest $(PARALLEL)
 
 csi-sanity: setup ## the ecosystem's tests of CSI drivers against ours, with what they skip and why
 	@$(PYTHON) tools/bootstrap.py --csi-sanity
