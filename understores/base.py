@@ -5,7 +5,7 @@ Keys are relative to the mount point, with `/` between names. A key that ends in
 of that name exists, with nothing in it that the listing would show otherwise.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, TypeAlias
 
@@ -76,4 +76,19 @@ class UnderStore(Protocol):
 
     async def close(self) -> None:
         """Release connections, descriptors and threads. May be called twice."""
+        ...
+
+
+class StreamingStore(Protocol):
+    """What a store has beside `UnderStore` when an object can be sent while it is still being made."""
+
+    can_stream: bool
+    """False: `put_pieces` is not to be called."""
+
+    async def put_pieces(self, key: str, pieces: AsyncIterator[bytes]) -> ObjectInfo:
+        """Write what comes as the new version of `key`; durable and visible whole on return.
+
+        Pieces are kept as they come, for as long as that takes: nothing is sent again and there is no deadline for the
+        whole. What `pieces` raises is raised; then, and when this is cancelled, nothing is visible and nothing is left.
+        """
         ...

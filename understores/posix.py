@@ -11,12 +11,12 @@ import asyncio
 import builtins
 import errno
 import os
-import secrets
 import stat
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from enum import Enum, auto
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final, ParamSpec, TypeAlias, TypeVar
@@ -39,11 +39,11 @@ from understores.errors import (
     StoreFailed,
     UnderStoreError,
 )
+from understores.posix_put import TEMPORARY_PREFIX, Putting
 from understores.sources import pieces
 
 OPTION_NAMES: Final[frozenset[str]] = frozenset()
 PAGE_ENTRIES: Final = 1000
-TEMPORARY_PREFIX: Final = ".headrace-tmp-"
 # Reads wait on a disk or on a network file system; 16 keep either busy.
 THREADS: Final = 16
 
@@ -77,6 +77,8 @@ def open_posix(mount_point: str, options: Mapping[str, str], secret_options: Sec
 class PosixStore:
     """`UnderStore` over one directory."""
 
+    can_stream = True
+
     def __init__(self, root: Path) -> None:
         self._root = root
         self._root_fd = -1
@@ -101,6 +103,21 @@ class PosixStore:
 
     async def put(self, key: str, source: Source, size_bytes: int) -> ObjectInfo:
         return await self._run(self._put, key, pieces(source, size_bytes))
+
+    async def put_pieces(self, key: str, pieces: AsyncIterator[bytes]) -> ObjectInfo:
+        """See `StreamingStore`. What has come is written to the medium meanwhile."""
+
+        def translated(operation: Callable[[], T]) -> T:
+            with self._translated(key):
+                return operation()
+
+        putting = await self._run(translated, lambda: self._begin_put(key))
+        try:
+            async for piece in pieces:
+                await self._run(translated, partial(putting.add, piece, to_medium=True))
+            return _info(key, await self._run(translated, putting.finish))
+        finally:
+            await asyncio.shield(self._run(putting.close))
 
     async def copy(self, source: str, target: str) -> ObjectInfo:
         return await self._run(self._copy, source, target)
@@ -236,26 +253,23 @@ class PosixStore:
     # Writing
 
     def _put(self, key: str, source: Iterator[bytes]) -> ObjectInfo:
-        directory, name = _split(key)
-        with self._translated(key), self._directory(directory, make=True) as directory_fd:
-            temporary = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-            descriptor = os.open(
-                temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=directory_fd
-            )
+        with self._translated(key):
+            putting = self._begin_put(key)
             try:
                 for piece in source:
-                    _write_all(descriptor, piece)
-                os.fsync(descriptor)
-                os.rename(temporary, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(temporary, dir_fd=directory_fd)
-                raise
-            else:
-                os.fsync(directory_fd)
-                return _info(key, os.fstat(descriptor))
+                    putting.add(piece)
+                return _info(key, putting.finish())
             finally:
-                os.close(descriptor)
+                putting.close()
+
+    def _begin_put(self, key: str) -> Putting:
+        directory, name = _split(key)
+        directory_fd = self._open_directory(directory, make=True)
+        try:
+            return Putting(directory_fd, name)
+        except BaseException:
+            os.close(directory_fd)
+            raise
 
     def _copy(self, source: str, target: str) -> ObjectInfo:
         with self._translated(source), self._opened(source) as descriptor:
@@ -351,9 +365,3 @@ def _status(entry: "os.DirEntry[str]") -> "_Status | None":
 def _split(key: str) -> tuple[str, str]:
     directory, _, name = _checked(key).rpartition("/")
     return directory, name
-
-
-def _write_all(descriptor: int, piece: bytes) -> None:
-    view = memoryview(piece)
-    while view:
-        view = view[os.write(descriptor, view) :]

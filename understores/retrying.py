@@ -7,12 +7,12 @@ retries are at most a tenth of the requests plus a small reserve, so that a stor
 
 import asyncio
 import builtins
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from understores.base import ObjectInfo, Source, UnderStore
+from understores.base import ObjectInfo, Source, StreamingStore, UnderStore
 from understores.errors import Throttled, UnderStoreError, Unreachable
 
 T = TypeVar("T")
@@ -113,6 +113,15 @@ class RetryingStore:
             return await self._store.put(key, source, size_bytes)
 
         return await self._repeat(put, size_bytes=size_bytes)
+
+    @property
+    def can_stream(self) -> bool:
+        """Whether the store takes objects while they are being made (`StreamingStore`)."""
+        return getattr(self._store, "can_stream", False)
+
+    async def put_pieces(self, key: str, pieces: AsyncIterator[bytes]) -> ObjectInfo:
+        """As the store does: what came once cannot be sent again."""
+        return await cast(StreamingStore, self._store).put_pieces(key, pieces)
 
     async def copy(self, source: str, target: str) -> ObjectInfo:
         # A copy's size is not known here, and a store copies terabytes without a byte passing through us.

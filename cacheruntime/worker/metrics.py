@@ -35,6 +35,8 @@ class Metrics:
         self.temporary_bytes = gauge("temporary_bytes", "bytes of bypassed readers on the medium", "medium")
         self.files = gauge("files", "object versions with a sparse file")
         self.open_handles = gauge("open_handles", "handles of local readers and writers")
+        self.ahead_bytes = counter("ahead_bytes", "bytes that were in the under store before their file was closed")
+        self.ahead_uploads = counter("ahead_uploads", "uploads begun before the file was closed", "outcome")
         self.commit_seconds = Histogram(
             "headrace_worker_commit_seconds", "time to make a written file durable", registry=self.registry
         )

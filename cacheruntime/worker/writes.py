@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import structlog
 
@@ -27,16 +27,20 @@ from api.byteplane import Committed
 from cacheruntime.core.blocks import Version, block_count, version_name
 from cacheruntime.errors import CacheError, from_store
 from cacheruntime.worker import tier_files
+from cacheruntime.worker.ahead_upload import AheadUpload
 from cacheruntime.worker.block_store import BlockStore
-from cacheruntime.worker.datasets import Datasets
+from cacheruntime.worker.datasets import Datasets, Location
 from cacheruntime.worker.filler import Filler, Keep
 from cacheruntime.worker.metadata_client import MetadataClient
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.reader import PARALLEL_BLOCKS, Reader, in_parallel
+from understores.base import ObjectInfo, StreamingStore
 from understores.errors import UnderStoreError
 
 log = structlog.get_logger()
 
+AHEAD_AT_ONCE: Final = 4
+"""Files sent while they are written; each holds a few pieces in memory."""
 TICK_SECONDS: Final = 0.012
 """Older kernels stamp mtime by timer ticks, 10 ms at most: a write within the same tick would not show."""
 
@@ -59,6 +63,7 @@ class Staging:
     descriptor: int
     committed: Committed | None = None
     stamp: Stamp | None = None
+    ahead: AheadUpload | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     is_ended: bool = False
 
@@ -97,7 +102,7 @@ class Writes:
 
     async def create(self, uid: str, path: str, *, base_etag: str, base_size_bytes: int) -> Staging:
         """Return a new staging file, empty or with the bytes of the base version; ReadOnly, VersionChanged."""
-        await self._datasets.locate_writable(uid, path)
+        location = await self._datasets.locate_writable(uid, path)
         file = self._folder / secrets.token_hex(16)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -112,7 +117,17 @@ class Writes:
         except BaseException:
             await self.end(staging)
             raise
+        self._begin_ahead(staging, location)
         return staging
+
+    def _begin_ahead(self, staging: Staging, location: Location) -> None:
+        """Send what is written while it is being written, if the store takes that and not too many do."""
+        under_way = sum(other.ahead is not None for other in self._stagings.values())
+        if under_way < AHEAD_AT_ONCE and getattr(location.store, "can_stream", False):
+            store = cast(StreamingStore, location.store)
+            staging.ahead = AheadUpload(
+                store, location.key, staging.descriptor, run=self._store.run, metrics=self._metrics
+            )
 
     async def _copy_base(self, staging: Staging, base: Version) -> None:
         block_size = self._store.block_size_bytes
@@ -153,8 +168,9 @@ class Writes:
 
     async def _upload(self, staging: Staging, stamp: Stamp, mode: int, mtime_ns: int) -> Committed:
         location = await self._datasets.locate_writable(staging.uid, staging.path)
+        info = await self._finish_ahead(staging, location, stamp)
         try:
-            info = await location.store.put(location.key, staging.descriptor, stamp.size_bytes)
+            info = info or await location.store.put(location.key, staging.descriptor, stamp.size_bytes)
         except UnderStoreError as error:
             raise from_store(error) from error
         snapshot_version = await self._metadata.put_file(
@@ -169,6 +185,15 @@ class Writes:
         self._store.drop_path(staging.uid, staging.path, keep=version_name(version))
         return Committed(etag=info.etag, size_bytes=info.size_bytes, snapshot_version=snapshot_version)
 
+    async def _finish_ahead(self, staging: Staging, location: Location, stamp: Stamp) -> ObjectInfo | None:
+        ahead, staging.ahead = staging.ahead, None
+        if ahead is None:
+            return None
+        if ahead.is_for(location.store, location.key):
+            return await ahead.finish(stamp.size_bytes)
+        await ahead.give_up("renamed")
+        return None
+
     async def end(self, staging: Staging) -> None:
         """Close the staging file; committed bytes stay as cache, others are dropped. May be called twice."""
         async with staging.lock:
@@ -177,6 +202,8 @@ class Writes:
             staging.is_ended = True
             self._stagings.pop(id(staging), None)
             try:
+                if staging.ahead is not None:
+                    await staging.ahead.give_up()
                 await self._keep(staging)
             except (OSError, CacheError) as error:
                 # The bytes are durable in the under store; the next reader fetches them.

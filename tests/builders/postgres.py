@@ -51,7 +51,7 @@ class PostgresServer:
     def _open_the_way(self) -> None:
         """pytest's temporary folders are for their owner only."""
         for parent in self.folder.parents:
-            if parent.stat().st_uid == os.geteuid() and parent.name.startswith(("pytest-", "postgres")):
+            if parent.stat().st_uid == os.geteuid() and parent.name.startswith(("pytest-", "popen-", "postgres")):
                 parent.chmod(parent.stat().st_mode | 0o011)
 
     def _command(self, program: str, *arguments: str) -> list[str]:

@@ -67,6 +67,8 @@ class Mounted:
     store: UnderStore
     write: Callable[[str, bytes], None]
     scheme: str
+    leftovers: Callable[[], list[str]]
+    """Names of what is there and no object: temporary files, uploads nobody ended."""
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -82,6 +84,10 @@ async def mounted(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
         store = open_store(f"file://{root}", {}, SecretOptions())
         write = write_file
+
+        def leftovers() -> list[str]:
+            return [path.name for path in root.rglob("*") if path.name.startswith(".headrace-tmp-")]
+
     else:
         server: S3Server = request.getfixturevalue("s3_server")
         bucket = server.new_bucket()
@@ -91,5 +97,10 @@ async def mounted(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
         store = open_store(f"s3://{bucket}/some/prefix", server.options(), SecretOptions())
         write = write_object
-    yield Mounted(store, write, request.param)
+
+        def leftovers() -> list[str]:
+            listed = server.client.list_multipart_uploads(Bucket=bucket)
+            return [upload["Key"] for upload in listed.get("Uploads", [])]
+
+    yield Mounted(store, write, request.param, leftovers)
     await store.close()

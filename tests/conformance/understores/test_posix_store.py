@@ -9,7 +9,7 @@ import pytest
 
 from understores.credentials import SecretOptions
 from understores.errors import AlreadyExists, BucketNotFound, InvalidKey, InvalidMount, NotEmpty, NotFound
-from understores.posix import TEMPORARY_PREFIX
+from understores.posix_put import TEMPORARY_PREFIX
 from understores.registry import open_store
 
 

@@ -4,13 +4,13 @@ import io
 import itertools
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from understores.base import ObjectInfo, UnderStore
-from understores.errors import Changed, InvalidKey, NotFound, ShortBody
+from understores.errors import Changed, InvalidKey, NotFound, ShortBody, StoreFailed
 
 pytestmark = pytest.mark.filterwarnings("default")  # moto's server warns of its own libraries
 
@@ -146,6 +146,33 @@ async def test_a_source_shorter_than_promised_leaves_the_old_object(mounted: Any
             await mounted.store.put("k", io.BytesIO(b"12345"), promised)
     assert await mounted.store.head("k") == old
     assert await keys(mounted.store) == ["k"]
+
+
+async def pieces(*sizes: int, then: BaseException | None = None) -> AsyncIterator[bytes]:
+    for number, size in enumerate(sizes):
+        yield bytes([65 + number]) * size
+    if then is not None:
+        raise then
+
+
+@pytest.mark.parametrize("sizes", [(), (3,), (20 << 20, 20 << 20, 5)])
+async def test_an_object_may_be_sent_in_pieces(mounted: Any, sizes: tuple[int, ...]) -> None:
+    if not mounted.store.can_stream:
+        pytest.skip("this store takes whole objects only")
+    info = await mounted.store.put_pieces("a/k", pieces(*sizes))
+    assert info == await mounted.store.head("a/k")
+    assert await read(mounted.store, info) == b"".join([piece async for piece in pieces(*sizes)])
+
+
+async def test_what_was_sent_in_part_is_neither_visible_nor_left(mounted: Any) -> None:
+    if not mounted.store.can_stream:
+        pytest.skip("this store takes whole objects only")
+    old = await put(mounted.store, "k", b"old")
+    with pytest.raises((OSError, StoreFailed)):
+        await mounted.store.put_pieces("k", pieces(20 << 20, 20 << 20, 5, then=OSError("given up")))
+    assert await mounted.store.head("k") == old
+    assert await keys(mounted.store) == ["k"]
+    assert mounted.leftovers() == []
 
 
 async def test_copy_makes_a_version_of_its_own_and_keeps_the_source(mounted: Any) -> None:

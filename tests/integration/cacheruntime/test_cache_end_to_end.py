@@ -358,6 +358,34 @@ def test_writing_renaming_and_removing_go_through_to_the_origin(cluster: CacheCl
     assert ensured.peer_bytes + ensured.local_bytes + ensured.origin_bytes == len(data)
 
 
+def test_a_checkpoint_is_sent_while_it_is_written(cluster: CacheCluster) -> None:
+    cluster.add_workers("a")
+    cluster.sync(writable=True)
+    worker = cluster.workers["a"]
+    client = worker.client()
+    data = os.urandom(1 << 20) * 40
+    for name, rewritten in (("as-it-came", False), ("header-last", True)):
+        created, _, descriptor = client.call(Op.CREATE, bp.Create(uid=UID, path=name), bp.Created)
+        assert descriptor is not None
+        os.write(descriptor, data)
+        wait_for("all whole parts sent", lambda: _sent_ahead(cluster) == 32 << 20)
+        if rewritten:
+            os.pwrite(descriptor, b"header", 0)
+        client.call(Op.COMMIT, bp.Commit(handle=created.handle, mode=0o600, mtime_ns=1), bp.Committed)
+        client.call(Op.CLOSE, bp.Handle(handle=created.handle), bp.Empty)
+        os.close(descriptor)
+        assert (cluster.origin / name).read_bytes() == (b"header" + data[6:] if rewritten else data)
+        assert _sent_ahead(cluster) == 0
+    assert worker.metric("ahead_uploads_total", outcome="used") == 1
+    assert worker.metric("ahead_uploads_total", outcome="changed") == 1
+    assert worker.metric("ahead_bytes_total") == 32 << 20
+    client.close()
+
+
+def _sent_ahead(cluster: CacheCluster) -> int:
+    return sum(path.stat().st_size for path in cluster.origin.glob(".headrace-tmp-*"))
+
+
 def test_commits_follow_the_writer_and_answer_at_once_when_nothing_changed(cluster: CacheCluster) -> None:
     cluster.add_workers("a")
     cluster.sync(writable=True)
