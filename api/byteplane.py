@@ -148,12 +148,15 @@ class ReadReply(Struct, frozen=True, kw_only=True):
 
 class Create(Struct, frozen=True, kw_only=True):
     """Begin writing a file. Reply: Created with a read-write descriptor of the staging file. With `base_etag`
-    the staging file starts as that version's bytes (append, patch); else empty."""
+    the staging file starts as that version's bytes (append, patch); else empty. A client that goes on for one that
+    died names the inode of its staging file in `adopts_inode`: if the worker still has that file, it is the one, with
+    all bytes; else a new one is made."""
 
     uid: str
     path: str
     base_etag: str = ""
     base_size_bytes: int = 0
+    adopts_inode: int = 0
 
 
 class Created(Struct, frozen=True, kw_only=True):

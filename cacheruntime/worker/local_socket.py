@@ -119,12 +119,12 @@ class LocalSession:
         await self._operations[header.op](header, meta)
 
     async def close(self) -> None:
-        """Let go of everything the connection had open; what it did not commit is dropped."""
+        """Let go of everything the connection had open; what it wrote waits for a successor for a while."""
         self._is_closed = True
         for number in list(self._files):
             self._release(number)
         for number in list(self._stagings):
-            await self._end_staging(number)
+            await self._leave_staging(number)
 
     async def _reply(self, header: Header, meta: Struct) -> None:
         await self._link.send(encode(header.op, header.request_id, meta, flags=Flag.REPLY))
@@ -203,9 +203,11 @@ class LocalSession:
 
     async def _create(self, header: Header, meta: bytes) -> None:
         wanted = decode_meta(meta, bp.Create)
-        staging = await self._writes.create(
-            wanted.uid, wanted.path, base_etag=wanted.base_etag, base_size_bytes=wanted.base_size_bytes
-        )
+        staging = await self._writes.adopt(wanted.uid, wanted.adopts_inode, self) if wanted.adopts_inode else None
+        if staging is None:
+            staging = await self._writes.create(
+                wanted.uid, wanted.path, base_etag=wanted.base_etag, base_size_bytes=wanted.base_size_bytes, owner=self
+            )
         number = next(_numbers)
         self._stagings[number] = staging
         self._metrics.open_handles.inc()
@@ -213,7 +215,7 @@ class LocalSession:
             await self._reply_with_descriptor(header, bp.Created(handle=number), staging.descriptor)
         finally:
             if self._is_closed:
-                await self._end_staging(number)
+                await self._leave_staging(number)
 
     async def _commit(self, header: Header, meta: bytes) -> None:
         wanted = decode_meta(meta, bp.Commit)
@@ -230,7 +232,14 @@ class LocalSession:
         staging = self._stagings.pop(number, None)
         if staging is not None:
             self._metrics.open_handles.dec()
-            await self._writes.end(staging)
+            if staging.owner is self:
+                await self._writes.end(staging)
+
+    async def _leave_staging(self, number: int) -> None:
+        staging = self._stagings.pop(number, None)
+        if staging is not None:
+            self._metrics.open_handles.dec()
+            await self._writes.leave(staging, self)
 
     async def _remove(self, header: Header, meta: bytes) -> None:
         wanted = decode_meta(meta, bp.Remove)

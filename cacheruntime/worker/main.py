@@ -233,6 +233,7 @@ async def _serve(settings: WorkerSettings) -> None:
         await loads.close()
         await server.stop(grace=1)
         await peers.close()
+        await writes.close()
         await datasets.close()
         await metadata.close()
         store.close()

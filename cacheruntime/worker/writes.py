@@ -6,9 +6,12 @@ namespace shows is durable, and what fails half way leaves at worst an object no
     create -> staging --commit--> durable and visible --end, unchanged since--> cached file of that version
                                                       --end, changed since----> dropped
 
-Invariants: a commit that returns is durable in the under store; bytes that changed while they were uploaded are
-uploaded again by the next commit; an upload under way is finished before its staging file is closed, also when
-the client is gone.
+A client that dies leaves its staging files open for a while: the FUSE daemon that goes on for it adopts them, so that
+gigabytes need not be copied into new ones while its applications wait.
+
+Invariants: a staging file has one owner, or none while it may be adopted; a commit that returns is durable in the
+under store; bytes that changed while they were uploaded are uploaded again by the next commit; an upload under way is
+finished before its staging file is closed, also when the client is gone.
 """
 
 import asyncio
@@ -39,6 +42,8 @@ from understores.errors import UnderStoreError
 
 log = structlog.get_logger()
 
+ADOPTION_SECONDS: Final = 10.0
+"""A FUSE daemon's successor is there within a second; one that dies again and again within a few."""
 AHEAD_AT_ONCE: Final = 4
 """Files sent while they are written; each holds a few pieces in memory."""
 TICK_SECONDS: Final = 0.012
@@ -63,6 +68,7 @@ class Staging:
     descriptor: int
     committed: Committed | None = None
     stamp: Stamp | None = None
+    owner: object = None
     ahead: AheadUpload | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     is_ended: bool = False
@@ -93,6 +99,7 @@ class Writes:
         self._tier = next((i for i, tier in enumerate(store.tiers) if tier.medium != "MEM"), 0)
         self._folder = store.directory(self._tier) / tier_files.STAGING_FOLDER
         self._stagings: dict[int, Staging] = {}
+        self._waiting: set[asyncio.Task[None]] = set()
 
     def recover(self) -> None:
         """Drop staging files of earlier runs: what was acknowledged of them is in the under store. Blocks."""
@@ -100,7 +107,9 @@ class Writes:
             for left in self._folder.iterdir():
                 left.unlink(missing_ok=True)
 
-    async def create(self, uid: str, path: str, *, base_etag: str, base_size_bytes: int) -> Staging:
+    async def create(
+        self, uid: str, path: str, *, base_etag: str, base_size_bytes: int, owner: object = None
+    ) -> Staging:
         """Return a new staging file, empty or with the bytes of the base version; ReadOnly, VersionChanged."""
         location = await self._datasets.locate_writable(uid, path)
         file = self._folder / secrets.token_hex(16)
@@ -109,7 +118,7 @@ class Writes:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise CacheError(f"no staging file can be made: {error.strerror}", number=error.errno) from error
-        staging = Staging(uid, path, file, descriptor)
+        staging = Staging(uid, path, file, descriptor, owner=owner)
         self._stagings[id(staging)] = staging
         try:
             if base_etag and base_size_bytes:
@@ -119,6 +128,41 @@ class Writes:
             raise
         self._begin_ahead(staging, location)
         return staging
+
+    async def adopt(self, uid: str, inode: int, owner: object) -> Staging | None:
+        """Return the dataset's staging file that is this inode, its owner's from now on; None when there is none.
+
+        It may still be another's: a dead client's successor can be here before its hanging up is noticed. Whoever asks
+        holds the file open, so that the number is nobody else's.
+        """
+        for staging in self._stagings.values():
+            if staging.uid == uid and os.fstat(staging.descriptor).st_ino == inode:
+                await self._datasets.locate_writable(uid, staging.path)
+                if staging.is_ended:
+                    return None
+                staging.owner = owner
+                return staging
+        return None
+
+    async def leave(self, staging: Staging, owner: object) -> None:
+        """The owner's connection ended without closing the file: a successor may adopt it for a while, then it ends."""
+        if staging.owner is not owner:
+            return
+        nobody = staging.owner = object()
+        waiting = asyncio.create_task(self._end_unless_adopted(staging, nobody))
+        self._waiting.add(waiting)
+        waiting.add_done_callback(self._waiting.discard)
+
+    async def _end_unless_adopted(self, staging: Staging, nobody: object) -> None:
+        await asyncio.sleep(ADOPTION_SECONDS)
+        if staging.owner is nobody:
+            await self.end(staging)
+
+    async def close(self) -> None:
+        """End every staging file."""
+        for waiting in self._waiting:
+            waiting.cancel()
+        await asyncio.gather(*(self.end(staging) for staging in list(self._stagings.values())))
 
     def _begin_ahead(self, staging: Staging, location: Location) -> None:
         """Send what is written while it is being written, if the store takes that and not too many do."""

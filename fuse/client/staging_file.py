@@ -8,7 +8,8 @@ Invariants:
 - The descriptor outlives the worker: when the handle was lost with its connection, the bytes are copied
   from the old descriptor into the next worker's staging file before anything goes on. No written byte is lost
   by the worker's death.
-- The descriptor outlives the daemon too, where a vault keeps it: it is there before the first byte is written.
+- The descriptor outlives the daemon too, where a vault keeps it: it is there before the first byte is written. A worker
+  that still has the staging file gives it back as it is; else its bytes are copied.
 - One commit at a time.
 """
 
@@ -81,11 +82,14 @@ class StagedWorkerFile:
             raise Unavailable("the file was closed meanwhile")
         old = self._descriptor
         etag, size_bytes = (self.base_etag, self.base_size_bytes) if old is None else ("", 0)
-        meta = Create(uid=self._uid, path=self.path, base_etag=etag, base_size_bytes=size_bytes)
+        inode = 0 if old is None else os.fstat(old).st_ino
+        meta = Create(uid=self._uid, path=self.path, base_etag=etag, base_size_bytes=size_bytes, adopts_inode=inode)
         created, reply, connection, generation = await self._client.call_on(Op.CREATE, meta, Created)
         if reply.descriptor is None:
             raise Unavailable("the worker sent no descriptor with CREATE")
-        if old is not None:
+        if old is not None and os.path.samestat(os.fstat(old), os.fstat(reply.descriptor)):
+            log.info("staging_adopted", path=self.path, generation=generation)
+        elif old is not None:
             try:
                 await asyncio.to_thread(_copy, old, reply.descriptor)
             except OSError as error:

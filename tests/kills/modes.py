@@ -107,7 +107,7 @@ def run(directory: Path, steps: int, seed: int, *, kill_seconds: float) -> Outco
         ]
         last: dict[int, dict[str, object]] = {}
         reading = {actor.stdout: index for index, actor in enumerate(actors) if actor.stdout is not None}
-        evictions, kills, killed_at = 0, 0, time.monotonic()
+        evictions, kills, opens, killed_at = 0, 0, 0, time.monotonic()
         with grpc.insecure_channel(plane.live()["n1"].control_endpoint) as channel:
             stub = worker_pb2_grpc.WorkerControlStub(channel)
             while reading:
@@ -122,18 +122,29 @@ def run(directory: Path, steps: int, seed: int, *, kill_seconds: float) -> Outco
                 evicted = worker_pb2.EvictRequest(uid="uid-bench-books", paths=[f"{chance.randrange(FILES)}.bin"])
                 evictions += stub.Evict(evicted, timeout=10).freed_bytes > 0
                 if time.monotonic() - killed_at > kill_seconds:
+                    opens += _passthrough_opens(port)
                     killed_at, kills = time.monotonic(), kills + 1
                     end_daemon(plane.daemons["n1"], "kill")
         errors = [str(error) for report in last.values() for error in report["errors"]]  # type: ignore[attr-defined]
         errors += [f"an actor ended with {actor.wait()}" for actor in actors if actor.wait()]
-        opens = _passthrough_opens(port)
+        opens += _passthrough_opens(port)
     return Outcome(sum(int(str(report["steps"])) for report in last.values()), errors, evictions, kills, opens)
 
 
 def _passthrough_opens(port: int) -> int:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
-        found = re.search(r'passthrough_opens_total{result="opened"} (\S+)', response.read().decode())
-    return int(float(found[1])) if found is not None else 0
+    """Of the daemon that serves; one that was just killed has taken its count with it."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+                found = re.search(r'passthrough_opens_total{result="opened"} (\S+)', response.read().decode())
+        except OSError:
+            # It was killed with our question in its queue, or its successor does not listen yet.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return int(float(found[1])) if found is not None else 0
 
 
 def main() -> int:

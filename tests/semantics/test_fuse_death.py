@@ -113,6 +113,9 @@ def test_death_of_the_daemon(site: Site, tmp_path: Path) -> None:
         assert names == sorted(path.name for path in (site.books_origin / "many").iterdir())
         assert (site.work_origin / "written").read_bytes() == b"before 2 3 4 "
         assert (top / "work" / "written").read_bytes() == b"before 2 3 4 "
+        # The worker still had what was written: nothing was copied.
+        carried = [event["event"] for event in keeper.events() if event["event"].startswith("staging_")]
+        assert set(carried) == {"staging_adopted"}
 
 
 def test_done_once(site: Site, tmp_path: Path) -> None:

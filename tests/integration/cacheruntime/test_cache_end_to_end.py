@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -384,6 +385,40 @@ def test_a_checkpoint_is_sent_while_it_is_written(cluster: CacheCluster) -> None
 
 def _sent_ahead(cluster: CacheCluster) -> int:
     return sum(path.stat().st_size for path in cluster.origin.glob(".headrace-tmp-*"))
+
+
+def test_a_successor_goes_on_with_a_dead_clients_staging_file(cluster: CacheCluster) -> None:
+    cluster.add_workers("a")
+    cluster.sync(writable=True)
+    dying, successor = cluster.workers["a"].client(), cluster.workers["a"].client()
+    _, _, descriptor = dying.call(Op.CREATE, bp.Create(uid=UID, path="log"), bp.Created)
+    assert descriptor is not None
+    os.write(descriptor, b"one")
+    inode = os.fstat(descriptor).st_ino
+    # Before the worker can have noticed that the first is gone, and after it has.
+    for late in (False, True):
+        if late:
+            dying.close()
+            time.sleep(0.5)
+            dying, successor = successor, cluster.workers["a"].client()
+        create = bp.Create(uid=UID, path="log", adopts_inode=inode)
+        adopted, _, other = successor.call(Op.CREATE, create, bp.Created)
+        assert other is not None
+        assert os.path.samestat(os.fstat(other), os.fstat(descriptor))
+        os.close(other)
+        dying.close()
+    os.write(descriptor, b"two")
+    commit = bp.Commit(handle=adopted.handle, mode=0o600, mtime_ns=1)
+    successor.call(Op.COMMIT, commit, bp.Committed)
+    assert (cluster.origin / "log").read_bytes() == b"onetwo"
+    successor.call(Op.CLOSE, bp.Handle(handle=adopted.handle), bp.Empty)
+    # Closed by its owner: there is nothing to adopt any more.
+    _, _, other = successor.call(Op.CREATE, create, bp.Created)
+    assert other is not None
+    assert not os.path.samestat(os.fstat(other), os.fstat(descriptor))
+    os.close(other)
+    os.close(descriptor)
+    successor.close()
 
 
 def test_commits_follow_the_writer_and_answer_at_once_when_nothing_changed(cluster: CacheCluster) -> None:
