@@ -1,0 +1,91 @@
+"""Watches of what the picture is made of.
+
+Owns the copies of objects and who is told of changes. Does not read the objects (picture.py does). Invariant: a kind
+that the API server does not show (no such CRD, no right to list) is shown as empty and named in `missing`, and is asked
+for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any, Final
+
+from api import names
+from headrace.board.picture import Objects, Picture, picture
+from kube.client import KubeClient
+from kube.resources import DATA_LOADS, DATASETS, NODE_CACHES, POD_GROUPS, PODS, TRAINING_JOBS, Resource
+from kube.store import Store
+from kube.watch import list_watch
+
+KINDS: Final[dict[str, Resource]] = {
+    "node_caches": NODE_CACHES,
+    "datasets": DATASETS,
+    "loads": DATA_LOADS,
+    "jobs": TRAINING_JOBS,
+    "pod_groups": POD_GROUPS,
+    "pods": PODS,
+}
+#: of pods only those our scheduler places
+SELECTORS: Final = {"pods": f"spec.schedulerName={names.DEFAULT_SCHEDULER_NAME}"}
+FIRST_SECONDS: Final = 10.0
+
+
+class Feed:
+    """Objects as last seen. `namespace` None: of all namespaces."""
+
+    def __init__(self, client: KubeClient, namespace: str | None) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._stores: dict[str, Store[dict[str, Any]]] = {kind: Store() for kind in KINDS}
+        self._changed = asyncio.Event()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Watch while the context lasts; entered once every kind was listed, or after ten seconds."""
+        tasks = [asyncio.create_task(self._watch(kind)) for kind in KINDS]
+        try:
+            deadline = time.monotonic() + FIRST_SECONDS
+            while self.missing and (left := deadline - time.monotonic()) > 0:
+                await self.changed(left)
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def missing(self) -> list[str]:
+        """Kinds the API server did not show yet, as their resources are named."""
+        return [KINDS[kind].plural for kind, store in self._stores.items() if not store.is_synced]
+
+    def picture(self) -> Picture:
+        """The picture now."""
+        return picture(Objects(**self._stores), time.time())
+
+    async def changed(self, at_most_seconds: float) -> bool:
+        """Wait for a change; False when there was none in time."""
+        try:
+            async with asyncio.timeout(at_most_seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        self._changed.clear()
+        return True
+
+    async def _watch(self, kind: str) -> None:
+        resource, store = KINDS[kind], self._stores[kind]
+        batches = list_watch(
+            self._client,
+            resource,
+            dict,
+            namespace=self._namespace if resource.namespaced else None,
+            field_selector=SELECTORS.get(kind),
+            jitter=Random(),
+        )
+        async for batch in batches:
+            store.apply(batch)
+            self._changed.set()

@@ -1,0 +1,283 @@
+"""One picture of the cluster for people: what lies where, what is being loaded, who runs and who waits, and why.
+
+Owns the reading of objects as the API server shows them. Pure: objects in, plain values out; the clock is passed in.
+Invariants: an object that lacks fields (an older or half-made one) is shown with what it has; what does not fit the
+limits is counted, never silently left out; nothing but names, sizes, states and messages of status gets in.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from api import names
+from api.conditions import parse_timestamp
+
+Body = Mapping[str, Any]
+MEDIA: Final = ("MEM", "SSD", "HDD")
+ACTIVITIES: Final = ("queued", "placing", "staging", "starting", "training", "lost")
+ENDED: Final = frozenset({"Succeeded", "Failed"})
+NODES_MAX: Final = 500
+DATASETS_MAX: Final = 100
+ROWS_MAX: Final = 200
+
+
+class Tier(msgspec.Struct, frozen=True, rename="camel"):
+    """One tier of a node's cache."""
+
+    medium: str
+    used_bytes: int
+    capacity_bytes: int
+
+
+class CacheNode(msgspec.Struct, frozen=True, rename="camel"):
+    """A node with a cache; `resident` is bytes by dataset (`namespace/name`) and medium."""
+
+    name: str
+    is_serving: bool
+    tiers: list[Tier]
+    resident: dict[str, dict[str, int]]
+
+
+class DatasetRow(msgspec.Struct, frozen=True, rename="camel"):
+    """A dataset: `resident_bytes` counts copies, on `nodes` nodes."""
+
+    key: str
+    phase: str
+    total_bytes: int
+    files: int
+    resident_bytes: int
+    nodes: int
+
+
+class LoadRow(msgspec.Struct, frozen=True, rename="camel"):
+    """A load that is not complete, or was lately."""
+
+    key: str
+    dataset: str
+    phase: str
+    loaded_bytes: int
+    total_bytes: int
+    eta_seconds: float | None
+
+
+class Part(msgspec.Struct, frozen=True, rename="camel"):
+    """Seconds an attempt spent on one activity."""
+
+    attempt: int
+    activity: str
+    seconds: float
+
+
+class JobRow(msgspec.Struct, frozen=True, rename="camel"):
+    """A job; `goodput` is the share of its seconds that trained and were not lost; None before any counts."""
+
+    key: str
+    framework: str
+    state: str
+    reason: str
+    message: str
+    attempt: int
+    restarts: int
+    resume_step: int | None
+    age_seconds: float
+    goodput: float | None
+    parts: list[Part]
+
+
+class Waiting(msgspec.Struct, frozen=True, rename="camel"):
+    """A gang or a pod that waits, and why."""
+
+    key: str
+    kind: str
+    since_seconds: float
+    why: str
+
+
+class Arrived(msgspec.Struct, frozen=True, rename="camel"):
+    """Where the bytes of pods that were placed were expected to come from, by the scheduler's decisions."""
+
+    pods: int
+    local_bytes: int
+    peer_bytes: int
+    origin_bytes: int
+
+
+class Picture(msgspec.Struct, frozen=True, rename="camel"):
+    """Everything shown; `more` counts what the limits left out, by list."""
+
+    nodes: list[CacheNode]
+    datasets: list[DatasetRow]
+    loads: list[LoadRow]
+    jobs: list[JobRow]
+    waiting: list[Waiting]
+    arrived: Arrived
+    more: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """Plain objects of the API server, by kind."""
+
+    node_caches: Iterable[Body] = ()
+    datasets: Iterable[Body] = ()
+    loads: Iterable[Body] = ()
+    jobs: Iterable[Body] = ()
+    pod_groups: Iterable[Body] = ()
+    pods: Iterable[Body] = field(default=())
+
+
+def picture(objects: Objects, now: float) -> Picture:
+    """The picture at `now` (seconds since the epoch)."""
+    more: dict[str, int] = {}
+    nodes = [_node(body) for body in objects.node_caches]
+    nodes.sort(key=lambda node: node.name)
+    held: dict[str, list[int]] = {}
+    for node in nodes:
+        for key, media in node.resident.items():
+            held.setdefault(key, []).append(sum(media.values()))
+    datasets = [_dataset(body, held.get(_key(body), [])) for body in objects.datasets]
+    datasets.sort(key=lambda row: (-row.resident_bytes, row.key))
+    loads = sorted((_load(body) for body in objects.loads), key=lambda row: (row.phase == "Complete", row.key))
+    jobs = [_job(body, now) for body in objects.jobs]
+    jobs.sort(key=lambda row: (row.state in ENDED, row.age_seconds, row.key))
+    pods = list(objects.pods)
+    waiting = [*_waiting_gangs(objects.pod_groups, now), *_waiting_pods(pods, now)]
+    waiting.sort(key=lambda row: (-row.since_seconds, row.key))
+    return Picture(
+        nodes=_limited(nodes, NODES_MAX, "nodes", more),
+        datasets=_limited(datasets, DATASETS_MAX, "datasets", more),
+        loads=_limited(loads, ROWS_MAX, "loads", more),
+        jobs=_limited(jobs, ROWS_MAX, "jobs", more),
+        waiting=_limited(waiting, ROWS_MAX, "waiting", more),
+        arrived=_arrived(pods),
+        more=more,
+    )
+
+
+def _limited(rows: list[Any], limit: int, name: str, more: dict[str, int]) -> list[Any]:
+    if len(rows) > limit:
+        more[name] = len(rows) - limit
+    return rows[:limit]
+
+
+def _key(body: Body) -> str:
+    meta = body["metadata"]
+    return f"{meta.get('namespace', '')}/{meta['name']}"
+
+
+def _status(body: Body) -> Body:
+    found: Body = body.get("status") or {}
+    return found
+
+
+def _age(body: Body, now: float) -> float:
+    created = body["metadata"].get("creationTimestamp")
+    return max(0.0, now - parse_timestamp(created)) if created else 0.0
+
+
+def _node(body: Body) -> CacheNode:
+    status = _status(body)
+    tiers = [Tier(tier["medium"], tier.get("used", 0), tier.get("capacity", 0)) for tier in status.get("tiers") or ()]
+    resident = {
+        f"{one['namespace']}/{one['name']}": {
+            medium: size for medium in MEDIA if (size := (one.get("residentBytes") or {}).get(medium, 0))
+        }
+        for one in status.get("datasets") or ()
+    }
+    return CacheNode(body["metadata"]["name"], bool(status.get("worker")), tiers, resident)
+
+
+def _dataset(body: Body, held: Sequence[int]) -> DatasetRow:
+    status = _status(body)
+    snapshot = status.get("snapshot") or {}
+    return DatasetRow(
+        key=_key(body),
+        phase=status.get("phase", "Pending"),
+        total_bytes=snapshot.get("bytes", 0),
+        files=snapshot.get("files", 0),
+        resident_bytes=sum(held),
+        nodes=sum(size > 0 for size in held),
+    )
+
+
+def _load(body: Body) -> LoadRow:
+    status = _status(body)
+    progress = status.get("progress") or {}
+    wanted = body["spec"].get("dataset") or {}
+    namespace = wanted.get("namespace") or body["metadata"].get("namespace", "")
+    return LoadRow(
+        key=_key(body),
+        dataset=f"{namespace}/{wanted.get('name', '')}",
+        phase=status.get("phase", "Pending"),
+        loaded_bytes=progress.get("bytesLoaded", 0),
+        total_bytes=progress.get("bytesTotal", 0),
+        eta_seconds=progress.get("etaSeconds"),
+    )
+
+
+def _job(body: Body, now: float) -> JobRow:
+    status = _status(body)
+    conditions = status.get("conditions") or [{}]
+    parts = [
+        Part(attempt.get("attempt", 0), activity, float(attempt.get(activity, 0)))
+        for attempt in status.get("goodput") or ()
+        for activity in ACTIVITIES
+        if attempt.get(activity, 0) > 0
+    ]
+    total = sum(part.seconds for part in parts)
+    trained = sum(part.seconds for part in parts if part.activity == "training")
+    return JobRow(
+        key=_key(body),
+        framework=body["spec"].get("framework", "Custom"),
+        state=conditions[-1].get("type", "New"),
+        reason=conditions[-1].get("reason", ""),
+        message=status.get("message") or conditions[-1].get("message", ""),
+        attempt=status.get("attempt", 0),
+        restarts=sum((status.get("restarts") or {}).values()),
+        resume_step=status.get("resumeStep"),
+        age_seconds=_age(body, now),
+        goodput=trained / total if total else None,
+        parts=parts,
+    )
+
+
+def _waiting_gangs(groups: Iterable[Body], now: float) -> Iterable[Waiting]:
+    for body in groups:
+        status = _status(body)
+        if status.get("phase") in {"Running", "Finished", "Failed", "Scheduled"}:
+            continue
+        conditions = status.get("conditions") or ()
+        why = next((one["message"] for one in reversed(conditions) if one.get("message")), "")
+        if why or status.get("phase"):
+            yield Waiting(_key(body), "gang", _age(body, now), why or str(status.get("phase")))
+
+
+def _waiting_pods(pods: Iterable[Body], now: float) -> Iterable[Waiting]:
+    """Pods that no gang speaks for."""
+    for body in pods:
+        if (body.get("spec") or {}).get("nodeName") or _status(body).get("phase") in ENDED:
+            continue
+        if (body["metadata"].get("labels") or {}).get(names.POD_GROUP_LABEL):
+            continue
+        conditions = _status(body).get("conditions") or ()
+        why = next((one.get("message", "") for one in conditions if one.get("type") == "PodScheduled"), "")
+        yield Waiting(_key(body), "pod", _age(body, now), why or "not looked at by a scheduler yet")
+
+
+def _arrived(pods: Iterable[Body]) -> Arrived:
+    count = local = peers = origin = 0
+    for body in pods:
+        text = (body["metadata"].get("annotations") or {}).get(names.DECISION_ANNOTATION)
+        if not text:
+            continue
+        try:
+            source = msgspec.json.decode(text).get("bytesBySource") or {}
+        except (msgspec.DecodeError, AttributeError):
+            continue  # not written by our scheduler
+        count += 1
+        local += sum((source.get("local") or {}).values())
+        peers += source.get("peers", 0)
+        origin += source.get("origin", 0)
+    return Arrived(count, local, peers, origin)

@@ -1,0 +1,94 @@
+"""`headrace top` and the dashboard's page: the real API server, and a real browser."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from api import names
+from headrace.board.feed import Feed
+from headrace.board.picture import Picture, picture
+from headrace.board.server import serving
+from headrace.cli import board
+from kube.client import KubeClient
+from kube.config import load_config
+from kube.resources import DATASETS, NAMESPACES
+from tests.builders.board_objects import a_cluster
+from tests.builders.browser import a_page
+
+
+@pytest.mark.cluster
+def test_top_shows_what_the_api_server_has(api_server: Any) -> None:
+    namespace = f"board-{uuid4().hex[:8]}"
+    dataset = {
+        "apiVersion": f"{names.DATA_GROUP}/{names.API_VERSION}",
+        "kind": "Dataset",
+        "metadata": {"name": "pictures"},
+        "spec": {"mounts": [{"mountPoint": "file:///data", "name": "data"}]},
+    }
+
+    async def work() -> None:
+        async with KubeClient(load_config(api_server.kubeconfig), user_agent="tests") as client:
+            await client.create(NAMESPACES, {"metadata": {"name": namespace}})
+            feed = Feed(client, namespace)
+            async with feed.running():
+                assert feed.missing == []
+                assert feed.picture().datasets == []
+                await client.create(DATASETS, dataset, namespace)
+                async with asyncio.timeout(20):
+                    while not feed.picture().datasets:
+                        await feed.changed(5)
+
+    asyncio.run(work())
+    app = typer.Typer()
+    board.register(app)
+    words = ["top", "-n", namespace, "--kubeconfig", str(api_server.kubeconfig)]
+    shown = CliRunner().invoke(app, [*words, "-o", "json"])
+    assert shown.exit_code == 0, shown.output
+    assert [row["key"] for row in json.loads(shown.output)["datasets"]] == [f"{namespace}/pictures"]
+    assert "0 of 0 caches serve" in CliRunner().invoke(app, [*words, "--once"]).output
+
+
+class Fixed:
+    """The same cluster for ever."""
+
+    missing: list[str] = []  # noqa: RUF012
+
+    def picture(self) -> Picture:
+        return picture(a_cluster(), 1_700_010_000.0)
+
+    async def changed(self, at_most_seconds: float) -> bool:
+        await asyncio.sleep(at_most_seconds)
+        return False
+
+
+# Needs Debian's chromium, which make setup does not install.
+@pytest.mark.nightly
+@pytest.mark.parametrize("width", [1300, 390])
+async def test_the_page_in_a_real_browser(tmp_path: Path, width: int) -> None:
+    async with serving(Fixed(), "127.0.0.1:0") as address, a_page(tmp_path) as page:
+        await page.open(address, width=width, height=900)
+        await page.wait_for("document.querySelectorAll('#map td[data-at]').length === 40 * 14")
+        assert await page.value("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+        assert "39 of 40 caches serve" in await page.value("document.getElementById('summary').textContent")
+        assert "40 Insufficient nvidia.com/gpu" in await page.value("document.getElementById('waiting').textContent")
+        # By keyboard alone: into the grid, two to the right, one down.
+        await page.value("document.querySelector('#map td[tabindex=\"0\"]').focus()")
+        for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+            await page.press(key)
+        assert await page.value("document.activeElement.dataset.at") == "2,1"
+        assert " on gpu-002" in await page.value("document.getElementById('cell').textContent")
+        # It stays where it is when the next picture comes.
+        await asyncio.sleep(1.5)
+        assert await page.value("document.activeElement.dataset.at") == "2,1"
+        script = "const f = document.getElementById('dataset-filter'); f.value = 'images-03';"
+        await page.value(f"{script} f.dispatchEvent(new Event('input', {{bubbles: true}}))")
+        assert await page.value("document.querySelectorAll('#map tbody tr').length") == 1
+        assert page.errors == []
+        await page.screenshot(tmp_path / "page.png")
+        assert (tmp_path / "page.png").stat().st_size > 10_000
