@@ -17,34 +17,14 @@ import numpy as np
 
 from scheduler.core.cluster_view import ALL, ClusterView, Rows
 from scheduler.core.node_table import BoolArray, NodeTable
-from scheduler.core.plugin import (
-    DependsOn,
-    FilterPlugin,
-    FloatArray,
-    RelativeScorePlugin,
-    RowScore,
-    ScorePlugin,
-    row_filter,
-    row_score,
-)
+from scheduler.core.plugin import DependsOn, FilterPlugin, FloatArray, RelativeScorePlugin, is_by_shape
 from scheduler.core.pod_index import PodIndex
 from scheduler.core.pod_request import PodRequest
 from scheduler.core.residency_table import ResidencyTable, Sources
+from scheduler.core.usage_costs import FEW_ROWS, ShapeCosts, UsagePart, Weighted, cost_of, scales_of
 from scheduler.core.workload_mix import WorkloadMix
 
 MAX_PASSES = 256
-# A node much worse than the full scale (a broken disk) must not make all other scores vanish.
-CAP = 4.0
-# So many changed rows are looked at one by one; more of them as arrays.
-FEW_ROWS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Weighted:
-    """A score and how many points its full scale costs."""
-
-    plugin: ScorePlugin
-    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +74,7 @@ class Pass:
     only: BoolArray | None  # rows a prefilter left; None: all
     fixed_mask: BoolArray
     fixed_cost: FloatArray
-    usage_scales: tuple[float, ...]  # the full scale of each score on usage
+    own_scales: tuple[float, ...]  # of scores on usage that hang on more than the shape
     sources: Sources | None  # bytes by source and seconds of stage-in; None when the pod names no data
     total: FloatArray  # +inf where refused
     # `total` as it would be without other pods' labels and terms; None when these make no difference.
@@ -140,19 +120,25 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class _Scores:
-    """A profile's scores, apart by what makes them stale."""
+    """A profile's filters on usage and its scores, apart by what makes them stale."""
 
     fixed: tuple[Weighted, ...]
-    usage: tuple[Weighted, ...]
-    usage_by_row: tuple[tuple[RowScore, float], ...]  # `usage` once more, with their weights
+    shapes: ShapeCosts  # on usage, by the pod's shape alone
+    own: UsagePart  # on usage, by more than that
     relative: tuple[WeightedRelative, ...]
 
     @classmethod
-    def of(cls, scoring: Scoring) -> "_Scores":
+    def of(cls, scoring: Scoring, filters: Sequence[FilterPlugin], table: NodeTable) -> "_Scores":
         fixed = tuple(one for one in scoring.scores if one.plugin.depends_on is not DependsOn.USAGE)
-        usage = tuple(one for one in scoring.scores if one.plugin.depends_on is DependsOn.USAGE)
-        by_row = tuple((row_score(one.plugin), one.weight) for one in usage)
-        return cls(fixed, usage, by_row, scoring.relative)
+        usage = [one for one in scoring.scores if one.plugin.depends_on is DependsOn.USAGE]
+        by_shape = UsagePart(
+            [plugin for plugin in filters if is_by_shape(plugin)], [one for one in usage if is_by_shape(one.plugin)]
+        )
+        own = UsagePart(
+            [plugin for plugin in filters if not is_by_shape(plugin)],
+            [one for one in usage if not is_by_shape(one.plugin)],
+        )
+        return cls(fixed, ShapeCosts(table, by_shape), own, scoring.relative)
 
 
 class Placer:
@@ -180,11 +166,12 @@ class Placer:
         self._passes: OrderedDict[object, Pass] = OrderedDict()
         changing = (DependsOn.USAGE, DependsOn.PODS)
         self._fixed_filters = [f for f in plugins.filters if f.depends_on not in changing]
-        self._usage_filters = [f for f in plugins.filters if f.depends_on is DependsOn.USAGE]
-        self._usage_row_filters = [row_filter(f) for f in self._usage_filters]
+        usage_filters = [f for f in plugins.filters if f.depends_on is DependsOn.USAGE]
         self._pod_filters = [f for f in plugins.filters if f.depends_on is DependsOn.PODS]
-        self._scores = {profile: _Scores.of(scoring) for profile, scoring in plugins.profiles.items()}
-        self._default_scores = _Scores.of(plugins.scoring)
+        self._scores = {
+            profile: _Scores.of(scoring, usage_filters, table) for profile, scoring in plugins.profiles.items()
+        }
+        self._default_scores = _Scores.of(plugins.scoring, usage_filters, table)
 
     def pass_for(self, pod: PodRequest) -> Pass:
         """The current pass for a pod's signature."""
@@ -214,6 +201,7 @@ class Placer:
             passed = plugin.filter(view, pod, ALL)
             if passed is not None:
                 mask &= passed
+        fixed = cost_of(scores.fixed, scales_of(scores.fixed, pod, view), pod, view, ALL)
         made = Pass(
             pod=pod,
             versions=self._versions(pod),
@@ -221,15 +209,17 @@ class Placer:
             refusal=refusal,
             only=only,
             fixed_mask=mask,
-            fixed_cost=self._cost(scores.fixed, _scales(scores.fixed, pod, view), pod, view, ALL),
-            usage_scales=_scales(scores.usage, pod, view),
+            fixed_cost=np.zeros(view.size) if fixed is None else fixed,
+            own_scales=scales_of(scores.own.scores, pod, view),
             sources=self._residency.sources(pod.data, pod.checkpoint) if pod.data or pod.checkpoint else None,
             total=np.empty(0),
         )
         if refusal is not None:
             made.total = np.full(view.size, np.inf)
         else:
-            made.total = self._total(made, view, ALL)
+            is_own = view is self._look()
+            by_shape = scores.shapes.current(pod, view) if is_own else scores.shapes.anew(pod, view)
+            made.total = self._total(made, by_shape, view, ALL)
             self._look_at_pods(made, view)
         return made
 
@@ -238,7 +228,9 @@ class Placer:
         if found.refusal is not None:
             return
         without_others = found.alone if found.alone is not None else found.total
-        without_others[row] = self._total_of_row(found, view, row)
+        part = self._scores_of(found.pod).shapes.part
+        by_shape = part.of_row(scales_of(part.scores, found.pod, view), found.pod, view, row)
+        without_others[row] = self._total_of_row(found, by_shape, view, row)
         self._look_at_pods(found, view)
 
     def _scores_of(self, pod: PodRequest) -> "_Scores":
@@ -261,14 +253,16 @@ class Placer:
         if found.refusal is not None:
             return
         view = self._look()
+        by_shape = self._scores_of(found.pod).shapes.current(found.pod, view)
         without_others = found.alone if found.alone is not None else found.total
         if changed is not None and len(changed) <= FEW_ROWS:
             for row in set(changed):
-                without_others[row] = self._total_of_row(found, view, row)
+                without_others[row] = self._total_of_row(found, float(by_shape[row]), view, row)
         else:
-            few = changed is not None and len(changed) <= view.size // 2
-            rows: Rows = np.unique(np.array(changed, dtype=np.int64)) if few else ALL
-            without_others[rows] = self._total(found, view, rows)
+            rows: Rows = ALL
+            if changed is not None and len(changed) <= view.size // 2:
+                rows = np.array(list(set(changed)), dtype=np.int64)
+            without_others[rows] = self._total(found, by_shape[rows], view, rows)
         if found.alone is not None:
             self._look_at_pods(found, view)
 
@@ -291,28 +285,18 @@ class Placer:
             if cost is not None:
                 total += cost * weighted.weight
 
-    def _total(self, found: Pass, view: ClusterView, rows: Rows) -> FloatArray:
-        mask = found.fixed_mask[rows].copy()
-        for plugin in self._usage_filters:
-            passed = plugin.filter(view, found.pod, rows)
-            if passed is not None:
-                mask &= passed
-        usage = self._scores_of(found.pod).usage
-        total = found.fixed_cost[rows] + self._cost(usage, found.usage_scales, found.pod, view, rows)
-        total[~mask] = np.inf
-        return total
+    def _total(self, found: Pass, by_shape: FloatArray, view: ClusterView, rows: Rows) -> FloatArray:
+        own = self._scores_of(found.pod).own.of_rows(found.own_scales, found.pod, view, rows)
+        total = found.fixed_cost[rows] + (by_shape if own is None else by_shape + own)
+        total[~found.fixed_mask[rows]] = np.inf
+        return np.asarray(total)
 
-    def _total_of_row(self, found: Pass, view: ClusterView, row: int) -> float:
+    def _total_of_row(self, found: Pass, by_shape: float, view: ClusterView, row: int) -> float:
         """`_total` of one row."""
-        pod = found.pod
-        if not found.fixed_mask[row] or not all(passes(view, pod, row) for passes in self._usage_row_filters):
+        if not found.fixed_mask[row]:
             return np.inf
-        cost = 0.0
-        for (score, weight), scale in zip(self._scores_of(pod).usage_by_row, found.usage_scales, strict=True):
-            raw = score(view, pod, row)
-            if raw is not None:
-                cost += min(raw * (1.0 / scale), CAP) * weight
-        return float(found.fixed_cost[row]) + cost
+        own = self._scores_of(found.pod).own.of_row(found.own_scales, found.pod, view, row)
+        return float(found.fixed_cost[row]) + (by_shape + own)
 
     def _prefilter(self, pod: PodRequest, view: ClusterView) -> tuple[str | None, BoolArray | None]:
         only: BoolArray | None = None
@@ -325,19 +309,3 @@ class Placer:
             if verdict.only is not None:
                 only = verdict.only if only is None else only & verdict.only
         return None, only
-
-    @staticmethod
-    def _cost(
-        scores: Sequence[Weighted], scales: Sequence[float], pod: PodRequest, view: ClusterView, rows: Rows
-    ) -> FloatArray:
-        cost: FloatArray | None = None
-        for weighted, scale in zip(scores, scales, strict=True):
-            raw = weighted.plugin.score(view, pod, rows)
-            if raw is not None:
-                points = np.minimum(raw * (1.0 / scale), CAP) * weighted.weight
-                cost = points if cost is None else cost + points
-        return cost if cost is not None else np.zeros(len(view.alive[rows]))
-
-
-def _scales(scores: Sequence[Weighted], pod: PodRequest, view: ClusterView) -> tuple[float, ...]:
-    return tuple(weighted.plugin.full_scale(view, pod) for weighted in scores)

@@ -98,6 +98,12 @@ class RelativeScorePlugin(Protocol):
         """0 for the best of the rows `left` to 1, for every row; rows not left may hold anything finite."""
 
 
+def is_by_shape(plugin: FilterPlugin | ScorePlugin) -> bool:
+    """Whether a plugin on usage says that it looks at nothing of a pod but its shape (`by_shape = True`); what it says
+    is then kept for all pods of that shape."""
+    return bool(getattr(plugin, "by_shape", False))
+
+
 # What plugins say of one row, in plain numbers.
 RowScore = Callable[[ClusterView, PodRequest, int], float | None]
 RowFilter = Callable[[ClusterView, PodRequest, int], bool]

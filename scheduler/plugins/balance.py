@@ -25,6 +25,7 @@ class Balance:
     name = "balance"
     unit = "share taken"
     depends_on = DependsOn.USAGE
+    by_shape = True
 
     def score(self, view: ClusterView, pod: PodRequest, rows: Rows) -> FloatArray | None:
         """Cost between 0 and about 1."""

@@ -25,6 +25,7 @@ class GpuFit:
     name = "gpu_fit"
     unit = "GPUs made useless"
     depends_on = DependsOn.USAGE
+    by_shape = True
 
     def score(self, view: ClusterView, pod: PodRequest, rows: Rows) -> FloatArray | None:
         """Cost of 0 or more, in GPUs."""

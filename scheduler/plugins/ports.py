@@ -35,6 +35,7 @@ class HostPorts(NodeFilter):
     name = "NodePorts"
     reason = "node(s) didn't have free ports for the requested pod ports"
     depends_on = DependsOn.USAGE
+    by_shape = True
     worth_retry = ClusterChange.NODE_ADDED | ClusterChange.POD_FREED
 
     def filter(self, view: ClusterView, pod: PodRequest, rows: Rows) -> BoolArray | None:

@@ -5,8 +5,9 @@ kube-scheduler's order, because the first that refuses a node is the one the use
 
 from collections.abc import Callable
 
-from scheduler.core.placement import Plugins, Scoring, Weighted, WeightedRelative
+from scheduler.core.placement import Plugins, Scoring, WeightedRelative
 from scheduler.core.plugin import RelativeScorePlugin
+from scheduler.core.usage_costs import Weighted
 from scheduler.plugins.balance import Balance
 from scheduler.plugins.base import FilterPlugin, ScorePlugin
 from scheduler.plugins.cache_room import CacheRoom

@@ -27,6 +27,7 @@ class ResourceFit(NodeFilter):
     name = "NodeResourcesFit"
     is_about_room = True
     depends_on = DependsOn.USAGE
+    by_shape = True
     worth_retry = ClusterChange.NODE_ADDED | ClusterChange.NODE_ALLOCATABLE | ClusterChange.POD_FREED
 
     def filter(self, view: ClusterView, pod: PodRequest, rows: Rows) -> BoolArray | None:

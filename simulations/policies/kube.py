@@ -14,8 +14,9 @@ import numpy as np
 
 from scheduler.core.engine import Engine
 from scheduler.core.node_masks import term_mask
-from scheduler.core.placement import Pass, Placer, Plugins, Scoring, Weighted
+from scheduler.core.placement import Pass, Placer, Plugins, Scoring
 from scheduler.core.pod_request import PodRequest
+from scheduler.core.usage_costs import Weighted
 from scheduler.plugins.base import ClusterView, DependsOn, FloatArray, IntArray, Rows
 from scheduler.plugins.registry import FILTERS
 from scheduler.settings import Settings
