@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from understores import posix, s3, s3_settings
+from understores import http, posix, s3, s3_settings
 from understores.base import UnderStore
 from understores.credentials import SecretOptions
 from understores.errors import InvalidMount
@@ -28,6 +28,8 @@ class Scheme:
 
 SCHEMES: Final[dict[str, Scheme]] = {
     "file": Scheme(posix.open_posix, posix.OPTION_NAMES),
+    "http": Scheme(http.open_http, http.OPTION_NAMES),
+    "https": Scheme(http.open_http, http.OPTION_NAMES),
     "s3": Scheme(s3.open_s3, s3_settings.OPTION_NAMES),
 }
 # Options shared by all mounts of a dataset reach each of them: one that another scheme knows is no mistake.
@@ -39,13 +41,16 @@ def open_store(mount_point: str, options: Mapping[str, str], secrets: SecretOpti
 
     InvalidMount names the field that is wrong and what would be right.
     """
-    scheme = SCHEMES.get(urlsplit(mount_point).scheme)
+    parts = urlsplit(mount_point)
+    if "@" in parts.netloc:
+        raise InvalidMount(f"the {parts.scheme}:// mountPoint holds a user or password; give them by encryptOptions.")
+    scheme = SCHEMES.get(parts.scheme)
     if scheme is None:
         accepted = ", ".join(f"{name}://" for name in sorted(SCHEMES))
         raise InvalidMount(f"mountPoint {mount_point!r} has no usable scheme; accepted are {accepted}.")
     for name in sorted({*options, *secrets.names} - _KNOWN_OPTIONS):
         raise InvalidMount(f"option {name!r} is not known; {mount_point} takes {_names(scheme) or 'no options'}.")
-    return RetryingStore(scheme.open(mount_point, options, secrets))
+    return RetryingStore(scheme.open(mount_point, options, secrets), secrets=secrets)
 
 
 def _names(scheme: Scheme) -> str:

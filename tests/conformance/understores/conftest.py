@@ -1,7 +1,8 @@
-"""The two stores every rule of the contract is held against: a directory, and moto's S3 server."""
+"""The stores that every rule of the contract is held against, each over a server that speaks its protocol."""
 
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.builders.http_files import HttpFiles
 from understores.base import UnderStore
 from understores.credentials import SecretOptions
 from understores.registry import open_store
@@ -67,29 +69,69 @@ class Mounted:
     store: UnderStore
     write: Callable[[str, bytes], None]
     scheme: str
+    page_entries: int = 1000
 
 
-@pytest.fixture(params=["file", "s3"])
-async def mounted(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Mounted]:
-    if request.param == "file":
-        root = tmp_path / "store"
-        root.mkdir()
+@contextmanager
+def _file(request: pytest.FixtureRequest) -> Iterator[Mounted]:
+    root: Path = request.getfixturevalue("tmp_path") / "store"
+    root.mkdir()
 
-        def write_file(key: str, body: bytes) -> None:
-            path = root / key
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(body)
+    def write(key: str, body: bytes) -> None:
+        path = root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
 
-        store = open_store(f"file://{root}", {}, SecretOptions())
-        write = write_file
-    else:
-        server: S3Server = request.getfixturevalue("s3_server")
-        bucket = server.new_bucket()
+    yield Mounted(open_store(f"file://{root}", {}, SecretOptions()), write, "file")
 
-        def write_object(key: str, body: bytes) -> None:
-            server.put(bucket, f"some/prefix/{key}", body)
 
-        store = open_store(f"s3://{bucket}/some/prefix", server.options(), SecretOptions())
-        write = write_object
-    yield Mounted(store, write, request.param)
-    await store.close()
+@contextmanager
+def _s3(request: pytest.FixtureRequest) -> Iterator[Mounted]:
+    server: S3Server = request.getfixturevalue("s3_server")
+    bucket = server.new_bucket()
+
+    def write(key: str, body: bytes) -> None:
+        server.put(bucket, f"some/prefix/{key}", body)
+
+    yield Mounted(open_store(f"s3://{bucket}/some/prefix", server.options(), SecretOptions()), write, "s3")
+
+
+@contextmanager
+def _http(request: pytest.FixtureRequest) -> Iterator[Mounted]:
+    files = HttpFiles(root="some prefix/")
+    with files.server() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("understores.http.PAGE_ENTRIES", 100)
+        store = open_store(f"{server.url}/some%20prefix", {}, SecretOptions())
+        yield Mounted(store, lambda key, body: files.write(f"some prefix/{key}", body), "http", page_entries=100)
+
+
+STORES: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Mounted]]] = {
+    "file": _file,
+    "s3": _s3,
+    "http": _http,
+}
+READ_ONLY = frozenset({"http"})
+
+
+@pytest.fixture(params=STORES)
+async def mounted(request: pytest.FixtureRequest) -> AsyncIterator[Mounted]:
+    """Every store."""
+    with STORES[request.param](request) as opened:
+        yield opened
+        await opened.store.close()
+
+
+@pytest.fixture(params=[name for name in STORES if name not in READ_ONLY])
+async def writable(request: pytest.FixtureRequest) -> AsyncIterator[Mounted]:
+    """Every store that can be written."""
+    with STORES[request.param](request) as opened:
+        yield opened
+        await opened.store.close()
+
+
+@pytest.fixture(params=READ_ONLY)
+async def read_only(request: pytest.FixtureRequest) -> AsyncIterator[Mounted]:
+    """Every store that cannot."""
+    with STORES[request.param](request) as opened:
+        yield opened
+        await opened.store.close()

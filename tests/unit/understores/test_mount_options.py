@@ -13,17 +13,24 @@ from understores.s3_settings import S3Keys, parse_keys, parse_mount
 @pytest.mark.parametrize(
     ("mount_point", "options", "words"),
     [
-        ("bucket/prefix", {}, "no usable scheme; accepted are file://, s3://"),
+        ("bucket/prefix", {}, "no usable scheme; accepted are file://, http://, https://, s3://"),
         ("ftp://host/x", {}, "accepted are"),
         ("s3://", {}, "write s3://bucket/prefix"),
         ("s3://bucket/a/../b", {}, "in its prefix"),
-        ("s3://key:secret@bucket/", {}, "write s3://bucket/prefix"),
+        ("s3://key:canary@bucket/", {}, "the s3:// mountPoint holds a user or password"),
         ("s3://bucket", {"endpoint": "ftp://x"}, "option 'endpoint' is 'ftp://x'; write http://host:port"),
         ("s3://bucket", {"endpoint": "http://x:99999"}, "option 'endpoint'"),
         ("s3://bucket", {"endpont": "http://x"}, "option 'endpont' is not known"),
         ("s3://bucket", {"accessKeyId": "k"}, "option 'accessKeySecret' is missing"),
         ("s3://bucket", {"fs.s3.accessKeySecret": "k"}, "option 'accessKeyId' is missing"),
         ("s3://bucket", {"virtualHostedStyle": "yes"}, "must be true or false"),
+        ("http:///dir", {}, "write https://host/directory"),
+        ("http://host/dir?token=canary", {}, "mountPoint 'http://host/dir' is not usable"),
+        ("http://user:canary@host/", {}, "the http:// mountPoint holds a user or password"),
+        ("https://host/a/../b", {}, "a '.' or '..' in its path"),
+        ("https://host/", {"index": "../x"}, "option 'index' is '../x'; write the path of a file below the mount"),
+        ("https://host/", {"password": "canary"}, "option 'username' is missing"),
+        ("https://host/", {"username": "u", "fs.http.bearerToken": "canary"}, "exclude each other"),
         ("file://host/dir", {}, "write file:///absolute/directory"),
         ("file:relative", {}, "write file:///absolute/directory"),
         ("file:///dir", {"mode": "x"}, "takes no options"),
@@ -33,6 +40,7 @@ def test_a_wrong_mount_names_its_field(mount_point: str, options: dict[str, str]
     with pytest.raises(InvalidMount, match=words.replace("(", r"\(")) as error:
         open_store(mount_point, options, SecretOptions())
     assert "\n" not in error.value.message
+    assert "canary" not in error.value.message
 
 
 def test_options_shared_with_an_s3_mount_do_no_harm_to_a_file_mount() -> None:
