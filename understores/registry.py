@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from understores import http, posix, s3, s3_settings
+from understores import http, oss_settings, posix, s3, s3_settings
 from understores.base import UnderStore
 from understores.credentials import SecretOptions
 from understores.errors import InvalidMount
@@ -26,10 +26,18 @@ class Scheme:
     option_names: frozenset[str]
 
 
+def _open_oss(mount_point: str, options: Mapping[str, str], secrets: SecretOptions) -> UnderStore:
+    # oss2 brings a lot along, which processes without an oss:// mount need not load.
+    from understores.oss import open_oss
+
+    return open_oss(mount_point, options, secrets)
+
+
 SCHEMES: Final[dict[str, Scheme]] = {
     "file": Scheme(posix.open_posix, posix.OPTION_NAMES),
     "http": Scheme(http.open_http, http.OPTION_NAMES),
     "https": Scheme(http.open_http, http.OPTION_NAMES),
+    "oss": Scheme(_open_oss, oss_settings.OPTION_NAMES),
     "s3": Scheme(s3.open_s3, s3_settings.OPTION_NAMES),
 }
 # Options shared by all mounts of a dataset reach each of them: one that another scheme knows is no mistake.

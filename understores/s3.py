@@ -1,6 +1,6 @@
 """Under store of S3 and what speaks its protocol: obstore for the bytes, our own listing for the names.
 
-Owns requests for objects; option names are in `s3_settings.py`, error sentences in `s3_errors.py`. Invariants:
+Owns requests for objects; option names are in `s3_settings.py`, error sentences in `bucket_errors.py`. Invariants:
 reads carry If-Match and a body of the wrong length is an error; one layer retries (`retrying.py`), so obstore's
 own retries are off; changed credential files are used by the next request.
 """
@@ -17,9 +17,9 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from understores.base import ObjectInfo, Source
+from understores.bucket_errors import from_text
 from understores.credentials import SecretOptions
 from understores.errors import AccessDenied, Changed, InvalidKey, ShortBody, UnderStoreError
-from understores.s3_errors import from_text
 from understores.s3_listing import S3Lister
 from understores.s3_settings import S3Keys, S3Mount, parse_keys, parse_mount
 from understores.sources import pieces
@@ -33,7 +33,7 @@ PARTS_MAX: Final = 9_000  # S3 allows 10,000
 PARTS_AT_ONCE: Final = 4
 SERVER_COPY_BYTES_MAX: Final = 5 << 30  # CopyObject's limit; above it the bytes pass through us
 STREAM_PIECE_BYTES: Final = 1 << 20
-STALL_SECONDS: Final = 15
+STALL_SECONDS = 15.0
 
 
 def open_s3(mount_point: str, options: Mapping[str, str], secret_options: SecretOptions) -> "S3UnderStore":
@@ -172,7 +172,7 @@ class S3UnderStore:
         return key
 
     def _where(self, key: str) -> str:
-        return f"s3://{self._mount.bucket}/{self._mount.prefix}{key}"
+        return f"{self._mount.url}{key}"
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:

@@ -17,8 +17,9 @@ import aiohttp
 from yarl import URL
 
 from understores.base import ObjectInfo
+from understores.bucket_errors import from_answer, unreachable
 from understores.errors import StoreFailed
-from understores.s3_errors import from_answer, unreachable
+from understores.http_client import retry_after_seconds
 from understores.s3_settings import S3Keys, S3Mount
 from understores.sigv4 import EMPTY_SHA256, canonical_query, signed_headers
 
@@ -98,11 +99,11 @@ class S3Lister:
                 body = await answer.content.read(PAGE_BYTES_MAX)
                 while not answer.content.at_eof() and len(body) < PAGE_BYTES_MAX:
                     body += await answer.content.read(PAGE_BYTES_MAX - len(body))
-                status = answer.status
+                status, wait_seconds = answer.status, retry_after_seconds(answer.headers)
         except (aiohttp.ClientError, TimeoutError, OSError):
             raise unreachable(mount) from None
         if status != 200:
-            raise from_answer(mount, prefix, status, _code(body))
+            raise from_answer(mount, prefix, status, _code(body), retry_after_seconds=wait_seconds)
         return body
 
     def _connected(self) -> aiohttp.ClientSession:

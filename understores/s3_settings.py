@@ -40,6 +40,11 @@ class S3Mount:
     endpoint: str
     is_virtual_hosted: bool
 
+    @property
+    def url(self) -> str:
+        """The mount as a message shows it."""
+        return f"s3://{self.bucket}/{self.prefix}"
+
 
 def parse_mount(mount_point: str, options: Mapping[str, str]) -> S3Mount:
     """Check `s3://bucket/prefix` and its options; InvalidMount names the field that is wrong."""

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from tests.builders.http_files import HttpFiles
+from tests.builders.oss_server import REGION, OssServer, OssUser
 from understores.base import UnderStore
 from understores.credentials import SecretOptions
 from understores.registry import open_store
@@ -105,10 +106,34 @@ def _http(request: pytest.FixtureRequest) -> Iterator[Mounted]:
         yield Mounted(store, lambda key, body: files.write(f"some prefix/{key}", body), "http", page_entries=100)
 
 
+OSS_OPTIONS = {
+    "fs.oss.region": REGION,
+    "fs.oss.accessKeyId": "id",
+    "fs.oss.accessKeySecret": "secret",
+    "fs.oss.securityToken": "token",
+}
+
+
+@contextmanager
+def _oss(request: pytest.FixtureRequest) -> Iterator[Mounted]:
+    oss = OssServer(users={"id": OssUser("secret", "token")}, buckets={"a-bucket": {}})
+
+    def write(key: str, body: bytes) -> None:
+        oss.write("a-bucket", f"some prefix/{key}", body)
+
+    with oss.server() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("understores.oss.PAGE_KEYS", 100)
+        store = open_store(
+            "oss://a-bucket/some%20prefix", {**OSS_OPTIONS, "fs.oss.endpoint": server.url}, SecretOptions()
+        )
+        yield Mounted(store, write, "oss", page_entries=100)
+
+
 STORES: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Mounted]]] = {
     "file": _file,
     "s3": _s3,
     "http": _http,
+    "oss": _oss,
 }
 READ_ONLY = frozenset({"http"})
 

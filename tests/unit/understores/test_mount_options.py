@@ -13,7 +13,7 @@ from understores.s3_settings import S3Keys, parse_keys, parse_mount
 @pytest.mark.parametrize(
     ("mount_point", "options", "words"),
     [
-        ("bucket/prefix", {}, "no usable scheme; accepted are file://, http://, https://, s3://"),
+        ("bucket/prefix", {}, "no usable scheme; accepted are file://, http://, https://, oss://, s3://"),
         ("ftp://host/x", {}, "accepted are"),
         ("s3://", {}, "write s3://bucket/prefix"),
         ("s3://bucket/a/../b", {}, "in its prefix"),
@@ -31,6 +31,16 @@ from understores.s3_settings import S3Keys, parse_keys, parse_mount
         ("https://host/", {"index": "../x"}, "option 'index' is '../x'; write the path of a file below the mount"),
         ("https://host/", {"password": "canary"}, "option 'username' is missing"),
         ("https://host/", {"username": "u", "fs.http.bearerToken": "canary"}, "exclude each other"),
+        ("oss://bucket", {}, "option 'fs.oss.endpoint' is missing; write e.g."),
+        ("oss://Bucket", {"endpoint": "x"}, "write oss://bucket/prefix"),
+        ("oss://bucket", {"endpoint": "http://10.0.0.1"}, "option 'fs.oss.region' is missing"),
+        ("oss://bucket", {"endpoint": "http://host/path", "region": "r"}, "without a path behind it"),
+        (
+            "oss://bucket",
+            {"accessKeyId": "k", "endpoint": "http://h", "region": "r"},
+            "'fs.oss.accessKeySecret' is missing",
+        ),
+        ("oss://bucket", {"securityToken": "canary"}, "'fs.oss.accessKeyId' is missing"),
         ("file://host/dir", {}, "write file:///absolute/directory"),
         ("file:relative", {}, "write file:///absolute/directory"),
         ("file:///dir", {"mode": "x"}, "takes no options"),
