@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from understores import http, oss_settings, posix, s3, s3_settings
+from understores import http, oss_settings, posix, s3, s3_settings, webhdfs, webhdfs_settings
 from understores.base import UnderStore
 from understores.credentials import SecretOptions
 from understores.errors import InvalidMount
@@ -35,10 +35,12 @@ def _open_oss(mount_point: str, options: Mapping[str, str], secrets: SecretOptio
 
 SCHEMES: Final[dict[str, Scheme]] = {
     "file": Scheme(posix.open_posix, posix.OPTION_NAMES),
+    "hdfs": Scheme(webhdfs.open_webhdfs, webhdfs_settings.OPTION_NAMES),
     "http": Scheme(http.open_http, http.OPTION_NAMES),
     "https": Scheme(http.open_http, http.OPTION_NAMES),
     "oss": Scheme(_open_oss, oss_settings.OPTION_NAMES),
     "s3": Scheme(s3.open_s3, s3_settings.OPTION_NAMES),
+    "webhdfs": Scheme(webhdfs.open_webhdfs, webhdfs_settings.OPTION_NAMES),
 }
 # Options shared by all mounts of a dataset reach each of them: one that another scheme knows is no mistake.
 _KNOWN_OPTIONS: Final = frozenset[str]().union(*(scheme.option_names for scheme in SCHEMES.values()))

@@ -6,12 +6,15 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
 
 from tests.builders.http_files import HttpFiles
 from tests.builders.oss_server import REGION, OssServer, OssUser
+from tests.builders.real_hadoop import RealHadoop
+from tests.builders.webhdfs_server import WebHdfsServer
 from understores.base import UnderStore
 from understores.credentials import SecretOptions
 from understores.registry import open_store
@@ -129,16 +132,51 @@ def _oss(request: pytest.FixtureRequest) -> Iterator[Mounted]:
         yield Mounted(store, write, "oss", page_entries=100)
 
 
+@contextmanager
+def _webhdfs(request: pytest.FixtureRequest) -> Iterator[Mounted]:
+    hdfs = WebHdfsServer(batch=100, tokens={"token"})
+    hdfs.make_directory("/some prefix")
+    with hdfs.server() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("understores.webhdfs.PAGE_ENTRIES", 100)
+        store = open_store(f"webhdfs://{server.address}/some%20prefix", {"delegationToken": "token"}, SecretOptions())
+        yield Mounted(store, lambda key, body: hdfs.write(f"/some prefix/{key}", body), "webhdfs", page_entries=100)
+
+
+@pytest.fixture(scope="session")
+def real_hadoop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHadoop]:
+    if missing := RealHadoop.missing():
+        pytest.skip(missing)
+    with RealHadoop(tmp_path_factory.mktemp("hadoop")) as hadoop:
+        yield hadoop
+
+
+@contextmanager
+def _hadoop(request: pytest.FixtureRequest) -> Iterator[Mounted]:
+    hadoop: RealHadoop = request.getfixturevalue("real_hadoop")
+    root = f"/{uuid4().hex}/some prefix"
+    hadoop.make_directory(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("understores.webhdfs.PAGE_ENTRIES", 100)
+        options = {"dfs.namenode.http-address": hadoop.address, "hadoop.user.name": hadoop.user}
+        store = open_store(f"hdfs://namenode{quote(root)}", options, SecretOptions())
+        yield Mounted(store, lambda key, body: hadoop.write(f"{root}/{key}", body), "hadoop", page_entries=100)
+
+
 STORES: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Mounted]]] = {
     "file": _file,
     "s3": _s3,
     "http": _http,
     "oss": _oss,
+    "webhdfs": _webhdfs,
+    "hadoop": _hadoop,
 }
 READ_ONLY = frozenset({"http"})
+NIGHTLY = frozenset({"hadoop"})
+ALL = [pytest.param(name, marks=[pytest.mark.nightly] if name in NIGHTLY else []) for name in STORES]
+WRITABLE = [one for one in ALL if one.values[0] not in READ_ONLY]
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=ALL)
 async def mounted(request: pytest.FixtureRequest) -> AsyncIterator[Mounted]:
     """Every store."""
     with STORES[request.param](request) as opened:
@@ -146,7 +184,7 @@ async def mounted(request: pytest.FixtureRequest) -> AsyncIterator[Mounted]:
         await opened.store.close()
 
 
-@pytest.fixture(params=[name for name in STORES if name not in READ_ONLY])
+@pytest.fixture(params=WRITABLE)
 async def writable(request: pytest.FixtureRequest) -> AsyncIterator[Mounted]:
     """Every store that can be written."""
     with STORES[request.param](request) as opened:

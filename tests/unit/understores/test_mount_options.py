@@ -8,12 +8,14 @@ from understores.credentials import SecretOptions
 from understores.errors import AccessDenied, InvalidMount
 from understores.registry import open_store
 from understores.s3_settings import S3Keys, parse_keys, parse_mount
+from understores.webhdfs_settings import parse_identity
+from understores.webhdfs_settings import parse_mount as parse_hdfs_mount
 
 
 @pytest.mark.parametrize(
     ("mount_point", "options", "words"),
     [
-        ("bucket/prefix", {}, "no usable scheme; accepted are file://, http://, https://, oss://, s3://"),
+        ("bucket/prefix", {}, "accepted are file://, hdfs://, http://, https://, oss://, s3://, webhdfs://"),
         ("ftp://host/x", {}, "accepted are"),
         ("s3://", {}, "write s3://bucket/prefix"),
         ("s3://bucket/a/../b", {}, "in its prefix"),
@@ -41,6 +43,11 @@ from understores.s3_settings import S3Keys, parse_keys, parse_mount
             "'fs.oss.accessKeySecret' is missing",
         ),
         ("oss://bucket", {"securityToken": "canary"}, "'fs.oss.accessKeyId' is missing"),
+        ("hdfs:///data", {}, "write hdfs://namenode:8020/path"),
+        ("hdfs://nn/a/../b", {}, "write hdfs://namenode:8020/path"),
+        ("hdfs://nn:port/a", {}, "write hdfs://namenode:8020/path"),
+        ("hdfs://nn", {"dfs.namenode.http-address": "ftp://x"}, "option 'dfs.namenode.http-address' is 'ftp://x'"),
+        ("hdfs://nn", {"httpAddress": "a", "httpsAddress": "b"}, "exclude each other"),
         ("file://host/dir", {}, "write file:///absolute/directory"),
         ("file:relative", {}, "write file:///absolute/directory"),
         ("file:///dir", {"mode": "x"}, "takes no options"),
@@ -62,6 +69,20 @@ def test_both_spellings_mean_the_same() -> None:
     long = parse_mount("s3://b/p", {"fs.s3.endpoint": "http://h:1/", "fs.s3.region": "r"})
     assert short == long
     assert (short.bucket, short.prefix, short.bucket_url) == ("b", "p/", "http://h:1/b")
+
+
+def test_namenodes_of_an_hdfs_mount() -> None:
+    def namenodes(mount_point: str, **options: str) -> tuple[str, ...]:
+        return parse_hdfs_mount(mount_point, options).namenodes
+
+    assert namenodes("hdfs://nn:8020/data") == ("http://nn:9870",)
+    assert namenodes("hdfs://[::1]/data") == ("http://[::1]:9870",)
+    assert namenodes("webhdfs://nn:14000") == ("http://nn:14000",)
+    assert namenodes("hdfs://ns", httpAddress="a:1, b:2") == ("http://a:1", "http://b:2")
+    assert namenodes("hdfs://ns", httpsAddress="a:1") == ("https://a:1",)
+    identity = parse_identity({"HADOOP_USER_NAME": "alice", "delegationToken": "canary"})
+    assert (identity.user, identity.delegation_token) == ("alice", "canary")
+    assert "canary" not in repr(identity)
 
 
 def test_virtual_hosted_style_puts_the_bucket_before_the_host() -> None:
