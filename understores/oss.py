@@ -9,6 +9,7 @@ redirect; one layer retries (`retrying.py`); changed credential files are used b
 import asyncio
 import builtins
 import hashlib
+import io
 import threading
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -241,7 +242,7 @@ class OssStore:
         if size_bytes <= MULTIPART_ABOVE_BYTES:
             body = b"".join(pieces(source, size_bytes))
             with self._translated(key):
-                etag = self._opened().put_object(path, body, headers=_digest(body)).etag
+                etag = self._opened().put_object(path, io.BytesIO(body), headers=_digest(body)).etag
         else:
             etag = self._put_parts(call, key, source, size_bytes)
         info = self._head(call, key)
@@ -255,7 +256,7 @@ class OssStore:
         path = self._path(key)
 
         def upload(bucket: Any, upload_id: str, number: int, body: bytes) -> str:
-            return str(bucket.upload_part(path, upload_id, number, body, headers=_digest(body)).etag)
+            return str(bucket.upload_part(path, upload_id, number, io.BytesIO(body), headers=_digest(body)).etag)
 
         return self._in_parts(call, key, bodies, upload)
 
@@ -362,6 +363,9 @@ class OssStore:
         if fault is oss_client.Fault.UNSENDABLE:
             return AccessDenied(f"the credentials for {self._mount.url} have characters that no credentials have.")
         return unreachable(self._mount)
+
+
+# Bodies go out as files: of bytes, the socket's timeout would be that of all of them.
 
 
 def _digest(body: bytes) -> dict[str, str]:

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import aiohttp
 from yarl import URL
 
+from understores import http_client
 from understores.base import ObjectInfo
 from understores.bucket_errors import from_answer, unreachable
 from understores.errors import StoreFailed
@@ -23,7 +24,7 @@ from understores.http_client import retry_after_seconds
 from understores.s3_settings import S3Keys, S3Mount
 from understores.sigv4 import EMPTY_SHA256, canonical_query, signed_headers
 
-PAGE_TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=5, sock_read=30)
+PAGE_SECONDS: Final = 60.0
 # 1,000 keys of at most 1,024 bytes, each byte as three, and their tags: no honest page is larger.
 PAGE_BYTES_MAX: Final = 8 << 20
 LEVELS_MAX: Final = 16
@@ -109,7 +110,14 @@ class S3Lister:
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                timeout=PAGE_TIMEOUT, trust_env=False, auto_decompress=True, cookie_jar=aiohttp.DummyCookieJar()
+                timeout=aiohttp.ClientTimeout(
+                    total=PAGE_SECONDS,
+                    sock_connect=http_client.CONNECT_SECONDS,
+                    sock_read=http_client.STALL_SECONDS,
+                ),
+                trust_env=False,
+                auto_decompress=True,
+                cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
 

@@ -12,8 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final, Self
+from urllib.parse import unquote
 
 HEAD_BYTES_MAX: Final = 64 << 10
+Matches = Callable[[str, str], bool]
+"""Whether a request, by method and target without percent codes, is meant."""
 
 
 class Kind(Enum):
@@ -22,7 +25,7 @@ class Kind(Enum):
     STALL_AT_ONCE = auto()
     """Not a byte of an answer."""
     RESET = auto()
-    """Half of the body, then a TCP reset."""
+    """Half of the body, then a TCP reset; without a body, no answer to what the server did."""
     SHORT_BODY = auto()
     """Half of the body, then an orderly end."""
     SHORT_LENGTH = auto()
@@ -40,7 +43,7 @@ class Fault:
     """What to do to the next `times` requests that `matches`."""
 
     kind: Kind
-    matches: Callable[[str, str], bool]
+    matches: Matches
     times: int = 1
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -116,6 +119,7 @@ class FaultProxy:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")
         method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+        target = unquote(target)
         self.requests.append((method, target))
         body = await _body(head, reader)
         fault = next((one for one in self.faults if one.times > one.injected and one.matches(method, target)), None)
@@ -138,7 +142,7 @@ class FaultProxy:
             if answer.startswith(b"HTTP/1.1 100"):
                 answer = await up_reader.readuntil(b"\r\n\r\n")
             if fault is not None:
-                return await self._faulty(fault, reader, writer, answer, up_reader)
+                return await self._faulty(fault, reader, writer, answer, up_reader, has_body=method != "HEAD")
             payload = b"" if method == "HEAD" else await _body(answer, up_reader)
             writer.write(answer + payload)
             await writer.drain()
@@ -153,9 +157,11 @@ class FaultProxy:
         writer: asyncio.StreamWriter,
         answer: bytes,
         up_reader: asyncio.StreamReader,
+        *,
+        has_body: bool,
     ) -> bool:
-        length = _length(answer)
-        assert length > 1, "a fault inside a body needs a body"
+        length = _length(answer) if has_body else 0
+        assert length > 1 or fault.kind in (Kind.RESET, Kind.SHORT_BODY), "a fault inside a body needs a body"
         half = length // 2
         if fault.kind is Kind.LONG_LENGTH:
             writer.write(_with_length(answer, length, length + 7) + await up_reader.readexactly(length) + b"garbage")
@@ -165,8 +171,9 @@ class FaultProxy:
             writer.write(_with_length(answer, length, half) + await up_reader.readexactly(half))
             await writer.drain()
             return True
-        writer.write(answer + await up_reader.readexactly(half))
-        await writer.drain()
+        if half:
+            writer.write(answer + await up_reader.readexactly(half))
+            await writer.drain()
         if fault.kind is Kind.HOOK:
             assert fault.hook is not None
             await asyncio.to_thread(fault.hook)

@@ -14,7 +14,13 @@ from urllib.parse import quote
 import requests
 
 HADOOP_VERSION: Final = "3.4.2"
-_ARTIFACTS: Final = ("hadoop-client-minicluster", "hadoop-client-api", "hadoop-client-runtime")
+_ARTIFACTS: Final = (
+    ("org.apache.hadoop", "hadoop-client-minicluster", HADOOP_VERSION),
+    ("org.apache.hadoop", "hadoop-client-api", HADOOP_VERSION),
+    ("org.apache.hadoop", "hadoop-client-runtime", HADOOP_VERSION),
+    # Its REST library needs what Java itself had until 10.
+    ("javax.xml.bind", "jaxb-api", "2.3.1"),
+)
 _MAIN: Final = """
 import java.io.File;
 import org.apache.hadoop.conf.Configuration;
@@ -99,9 +105,8 @@ def _jars(folder: Path) -> Path:
     if cache.is_dir():
         return cache
     wanted = "".join(
-        f"<dependency><groupId>org.apache.hadoop</groupId><artifactId>{one}</artifactId>"
-        f"<version>{HADOOP_VERSION}</version></dependency>"
-        for one in _ARTIFACTS
+        f"<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId><version>{version}</version></dependency>"
+        for group, name, version in _ARTIFACTS
     )
     (folder / "pom.xml").write_text(
         '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion><groupId>tests</groupId>'

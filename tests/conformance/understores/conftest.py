@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.builders.fault_proxy import FaultProxy, Matches
 from tests.builders.http_files import HttpFiles
 from tests.builders.oss_server import REGION, OssServer, OssUser
 from tests.builders.real_hadoop import RealHadoop
@@ -18,6 +19,7 @@ from tests.builders.webhdfs_server import WebHdfsServer
 from understores.base import UnderStore
 from understores.credentials import SecretOptions
 from understores.registry import open_store
+from understores.retrying import RetryingStore
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,16 @@ class Mounted:
     page_entries: int = 1000
 
 
+Through = Callable[[int], int]
+"""The port at which clients reach a server's port: its own, or a proxy's."""
+
+
+def directly(port: int) -> int:
+    return port
+
+
 @contextmanager
-def _file(request: pytest.FixtureRequest) -> Iterator[Mounted]:
+def _file(request: pytest.FixtureRequest, through: Through) -> Iterator[Mounted]:
     root: Path = request.getfixturevalue("tmp_path") / "store"
     root.mkdir()
 
@@ -90,22 +100,23 @@ def _file(request: pytest.FixtureRequest) -> Iterator[Mounted]:
 
 
 @contextmanager
-def _s3(request: pytest.FixtureRequest) -> Iterator[Mounted]:
+def _s3(request: pytest.FixtureRequest, through: Through) -> Iterator[Mounted]:
     server: S3Server = request.getfixturevalue("s3_server")
     bucket = server.new_bucket()
 
     def write(key: str, body: bytes) -> None:
         server.put(bucket, f"some/prefix/{key}", body)
 
-    yield Mounted(open_store(f"s3://{bucket}/some/prefix", server.options(), SecretOptions()), write, "s3")
+    options = {**server.options(), "endpoint": f"http://127.0.0.1:{through(int(server.endpoint.rpartition(':')[2]))}"}
+    yield Mounted(open_store(f"s3://{bucket}/some/prefix", options, SecretOptions()), write, "s3")
 
 
 @contextmanager
-def _http(request: pytest.FixtureRequest) -> Iterator[Mounted]:
+def _http(request: pytest.FixtureRequest, through: Through) -> Iterator[Mounted]:
     files = HttpFiles(root="some prefix/")
     with files.server() as server, pytest.MonkeyPatch.context() as patch:
         patch.setattr("understores.http.PAGE_ENTRIES", 100)
-        store = open_store(f"{server.url}/some%20prefix", {}, SecretOptions())
+        store = open_store(f"http://127.0.0.1:{through(server.port)}/some%20prefix", {}, SecretOptions())
         yield Mounted(store, lambda key, body: files.write(f"some prefix/{key}", body), "http", page_entries=100)
 
 
@@ -118,7 +129,7 @@ OSS_OPTIONS = {
 
 
 @contextmanager
-def _oss(request: pytest.FixtureRequest) -> Iterator[Mounted]:
+def _oss(request: pytest.FixtureRequest, through: Through) -> Iterator[Mounted]:
     oss = OssServer(users={"id": OssUser("secret", "token")}, buckets={"a-bucket": {}})
 
     def write(key: str, body: bytes) -> None:
@@ -127,18 +138,22 @@ def _oss(request: pytest.FixtureRequest) -> Iterator[Mounted]:
     with oss.server() as server, pytest.MonkeyPatch.context() as patch:
         patch.setattr("understores.oss.PAGE_KEYS", 100)
         store = open_store(
-            "oss://a-bucket/some%20prefix", {**OSS_OPTIONS, "fs.oss.endpoint": server.url}, SecretOptions()
+            "oss://a-bucket/some%20prefix",
+            {**OSS_OPTIONS, "fs.oss.endpoint": f"http://127.0.0.1:{through(server.port)}"},
+            SecretOptions(),
         )
         yield Mounted(store, write, "oss", page_entries=100)
 
 
 @contextmanager
-def _webhdfs(request: pytest.FixtureRequest) -> Iterator[Mounted]:
+def _webhdfs(request: pytest.FixtureRequest, through: Through) -> Iterator[Mounted]:
     hdfs = WebHdfsServer(batch=100, tokens={"token"})
     hdfs.make_directory("/some prefix")
     with hdfs.server() as server, pytest.MonkeyPatch.context() as patch:
         patch.setattr("understores.webhdfs.PAGE_ENTRIES", 100)
-        store = open_store(f"webhdfs://{server.address}/some%20prefix", {"delegationToken": "token"}, SecretOptions())
+        store = open_store(
+            f"webhdfs://127.0.0.1:{through(server.port)}/some%20prefix", {"delegationToken": "token"}, SecretOptions()
+        )
         yield Mounted(store, lambda key, body: hdfs.write(f"/some prefix/{key}", body), "webhdfs", page_entries=100)
 
 
@@ -151,7 +166,7 @@ def real_hadoop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHadoop
 
 
 @contextmanager
-def _hadoop(request: pytest.FixtureRequest) -> Iterator[Mounted]:
+def _hadoop(request: pytest.FixtureRequest, through: Through) -> Iterator[Mounted]:
     hadoop: RealHadoop = request.getfixturevalue("real_hadoop")
     root = f"/{uuid4().hex}/some prefix"
     hadoop.make_directory(root)
@@ -162,7 +177,7 @@ def _hadoop(request: pytest.FixtureRequest) -> Iterator[Mounted]:
         yield Mounted(store, lambda key, body: hadoop.write(f"{root}/{key}", body), "hadoop", page_entries=100)
 
 
-STORES: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Mounted]]] = {
+STORES: dict[str, Callable[[pytest.FixtureRequest, Through], AbstractContextManager[Mounted]]] = {
     "file": _file,
     "s3": _s3,
     "http": _http,
@@ -179,7 +194,7 @@ WRITABLE = [one for one in ALL if one.values[0] not in READ_ONLY]
 @pytest.fixture(params=ALL)
 async def mounted(request: pytest.FixtureRequest) -> AsyncIterator[Mounted]:
     """Every store."""
-    with STORES[request.param](request) as opened:
+    with STORES[request.param](request, directly) as opened:
         yield opened
         await opened.store.close()
 
@@ -187,7 +202,7 @@ async def mounted(request: pytest.FixtureRequest) -> AsyncIterator[Mounted]:
 @pytest.fixture(params=WRITABLE)
 async def writable(request: pytest.FixtureRequest) -> AsyncIterator[Mounted]:
     """Every store that can be written."""
-    with STORES[request.param](request) as opened:
+    with STORES[request.param](request, directly) as opened:
         yield opened
         await opened.store.close()
 
@@ -195,6 +210,68 @@ async def writable(request: pytest.FixtureRequest) -> AsyncIterator[Mounted]:
 @pytest.fixture(params=READ_ONLY)
 async def read_only(request: pytest.FixtureRequest) -> AsyncIterator[Mounted]:
     """Every store that cannot."""
-    with STORES[request.param](request) as opened:
+    with STORES[request.param](request, directly) as opened:
         yield opened
         await opened.store.close()
+
+
+@dataclass(frozen=True)
+class Proxied:
+    """A store that reaches its server through a proxy; `waits` are the pauses between its tries, which take no time."""
+
+    mounted: Mounted
+    proxy: FaultProxy
+    waits: list[float]
+
+    def reads(self, key: str) -> Matches:
+        """Requests for bytes of `key`."""
+        step = "namenoderpcaddress" if self.mounted.scheme == "webhdfs" else ""
+        return lambda method, target: method == "GET" and f"/{key}" in target and step in target
+
+    def writes(self) -> Matches:
+        """Requests that carry an object's bytes."""
+        step = "namenoderpcaddress" if self.mounted.scheme == "webhdfs" else ""
+        return lambda method, target: method in ("PUT", "POST") and step in target and "uploads" not in target
+
+    def lists(self) -> Matches:
+        """Requests for names."""
+        named = {"http": "prefix/", "webhdfs": "LISTSTATUS"}.get(self.mounted.scheme, "list-type=2")
+        return lambda method, target: method == "GET" and named in target
+
+
+@asynccontextmanager
+async def _proxied(request: pytest.FixtureRequest) -> AsyncIterator[Proxied]:
+    waits: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for module in ("http_client", "oss_client", "s3"):
+            patch.setattr(f"understores.{module}.STALL_SECONDS", 0.5)
+        proxies: list[FaultProxy] = []
+
+        def through(port: int) -> int:
+            proxies.append(stack.enter_context(FaultProxy(port)))
+            return proxies[0].port
+
+        opened = stack.enter_context(STORES[request.param](request, through))
+        assert isinstance(opened.store, RetryingStore)
+        opened.store._sleep = wait
+        yield Proxied(opened, proxies[0], waits)
+        await opened.store.close()
+
+
+@pytest.fixture(params=["http", "oss", "s3", "webhdfs"])
+async def proxied(request: pytest.FixtureRequest) -> AsyncIterator[Proxied]:
+    """Every store that is reached over the network."""
+    async with _proxied(request) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["oss", "s3", "webhdfs"])
+async def writable_proxied(request: pytest.FixtureRequest) -> AsyncIterator[Proxied]:
+    """Every store that is written over the network."""
+    async with _proxied(request) as opened:
+        yield opened
