@@ -39,6 +39,7 @@ from understores.errors import (
     UnderStoreError,
 )
 from understores.http_client import Answer, HttpClient, content_length, retry_after_seconds
+from understores.keys import checked_key
 from understores.options import all_names, option, spelled
 
 _SPELLINGS: Final = spelled("fs.http.", "index", "username", "password", "bearerToken")
@@ -366,9 +367,7 @@ class HttpStore:
     def _url(self, key: str, *, is_directory: bool = False) -> URL:
         if is_directory:
             return URL(f"{self._mount.root}{_quoted(key)}/", encoded=True) if key else self._mount.root
-        if not key or any(name in ("", ".", "..") for name in key.split("/")):
-            raise InvalidKey(f"{key!r} is not a key: names may not be empty, '.' or '..'.")
-        return URL(f"{self._mount.root}{_quoted(key)}", encoded=True)
+        return URL(f"{self._mount.root}{_quoted(checked_key(key))}", encoded=True)
 
     def _where(self, key: str) -> str:
         return f"{self._mount.shown}{key}"

@@ -24,6 +24,7 @@ from understores.bucket_errors import from_answer, unreachable
 from understores.credentials import SecretOptions
 from understores.errors import AccessDenied, Changed, InvalidKey, InvalidMount, ShortBody, StoreFailed, UnderStoreError
 from understores.http_client import retry_after_seconds
+from understores.keys import checked_key, levels_to_cut
 from understores.oss_settings import OssKeys, OssMount, parse_keys, parse_mount
 from understores.sources import pieces
 
@@ -35,7 +36,6 @@ SERVER_COPY_BYTES_MAX = 1 << 30
 """CopyObject's limit between storage classes; larger objects are copied part by part, inside the store as well."""
 COPY_PART_BYTES = 1 << 30
 PAGE_KEYS = 1000
-LEVELS_MAX: Final = 16
 PIECE_BYTES: Final = 256 << 10
 THREADS: Final = 32
 
@@ -102,10 +102,7 @@ class OssStore:
                 return
 
     async def split_points(self, after: str, until: str) -> builtins.list[str]:
-        levels = ["", *(after[: index + 1] for index, letter in enumerate(after) if letter == "/")]
-        # Above the directory that both are in there is nothing between them.
-        first = max(index for index, level in enumerate(levels) if until.startswith(level)) if until else 0
-        for level in levels[first : first + LEVELS_MAX]:
+        for level in levels_to_cut(after, until):
             found = await self._run(self._directories, level, after)
             if points := [one for one in found if after < one and (not until or one < until)]:
                 return points
@@ -327,9 +324,7 @@ class OssStore:
             return self._bucket
 
     def _path(self, key: str) -> str:
-        if not key or any(name in ("", ".", "..") for name in key.split("/")):
-            raise InvalidKey(f"{key!r} is not a key: names may not be empty, '.' or '..'.")
-        return self._mount.prefix + key
+        return self._mount.prefix + checked_key(key)
 
     def _where(self, key: str) -> str:
         return f"{self._mount.url}{key}"

@@ -20,6 +20,7 @@ from understores.base import ObjectInfo, Source
 from understores.bucket_errors import from_text
 from understores.credentials import SecretOptions
 from understores.errors import AccessDenied, Changed, InvalidKey, ShortBody, UnderStoreError
+from understores.keys import checked_key
 from understores.s3_listing import S3Lister
 from understores.s3_settings import S3Keys, S3Mount, parse_keys, parse_mount
 from understores.sources import pieces
@@ -66,7 +67,7 @@ class S3UnderStore:
 
     async def head(self, key: str) -> ObjectInfo:
         with self._translated(key):
-            meta = await obstore.head_async(self._store(), self._path(key))
+            meta = await obstore.head_async(self._store(), checked_key(key))
         return ObjectInfo(key, meta["size"], meta["e_tag"] or "", _nanoseconds(meta["last_modified"]))
 
     async def get_range(self, key: str, offset_bytes: int, buffer: memoryview, *, etag: str) -> None:
@@ -76,7 +77,7 @@ class S3UnderStore:
         span = (offset_bytes, offset_bytes + len(buffer))
         filled = 0
         with self._translated(key):
-            answer = await obstore.get_async(self._store(), self._path(key), options={"range": span, "if_match": etag})
+            answer = await obstore.get_async(self._store(), checked_key(key), options={"range": span, "if_match": etag})
             # Stores that ignore If-Match exist; the answer's own etag is the proof.
             if answer.meta["e_tag"] != etag:
                 raise self._changed(key)
@@ -92,7 +93,7 @@ class S3UnderStore:
             raise ShortBody(f"{self._where(key)} sent {filled} bytes of {len(buffer)}.")
 
     async def put(self, key: str, source: Source, size_bytes: int) -> ObjectInfo:
-        path = self._path(key)
+        path = checked_key(key)
         with self._translated(key):
             if size_bytes <= MULTIPART_ABOVE_BYTES:
                 body = await asyncio.to_thread(lambda: b"".join(pieces(source, size_bytes)))
@@ -114,11 +115,11 @@ class S3UnderStore:
     async def copy(self, source: str, target: str) -> ObjectInfo:
         info = await self.head(source)
         with self._translated(source):
-            store, path = self._store(), self._path(target)
+            store, path = self._store(), checked_key(target)
             if info.size_bytes <= SERVER_COPY_BYTES_MAX:
-                await obstore.copy_async(store, self._path(source), path)
+                await obstore.copy_async(store, checked_key(source), path)
             else:
-                answer = await obstore.get_async(store, self._path(source), options={"if_match": info.etag})
+                answer = await obstore.get_async(store, checked_key(source), options={"if_match": info.etag})
                 await obstore.put_async(
                     store,
                     path,
@@ -135,7 +136,7 @@ class S3UnderStore:
     async def delete(self, key: str) -> None:
         try:
             with self._translated(key):
-                await obstore.delete_async(self._store(), self._path(key))
+                await obstore.delete_async(self._store(), checked_key(key))
         except UnderStoreError as error:
             if error.reason != "NotFound":
                 raise
@@ -165,11 +166,6 @@ class S3UnderStore:
         if self._client is None or keys != self._keys:
             self._keys, self._client = keys, _client(self._mount, keys)
         return self._client
-
-    def _path(self, key: str) -> str:
-        if not key or any(name in ("", ".", "..") for name in key.split("/")):
-            raise InvalidKey(f"{key!r} is not a key: names may not be empty, '.' or '..'.")
-        return key
 
     def _where(self, key: str) -> str:
         return f"{self._mount.url}{key}"

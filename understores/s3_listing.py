@@ -21,14 +21,13 @@ from understores.base import ObjectInfo
 from understores.bucket_errors import from_answer, unreachable
 from understores.errors import StoreFailed
 from understores.http_client import retry_after_seconds
+from understores.keys import levels_to_cut
 from understores.s3_settings import S3Keys, S3Mount
 from understores.sigv4 import EMPTY_SHA256, canonical_query, signed_headers
 
 PAGE_SECONDS: Final = 60.0
 # 1,000 keys of at most 1,024 bytes, each byte as three, and their tags: no honest page is larger.
 PAGE_BYTES_MAX: Final = 8 << 20
-LEVELS_MAX: Final = 16
-"""Directory levels looked at for one place to cut a listing."""
 
 _URL_ENCODED: Final = b"<EncodingType>url</EncodingType>"
 _OTHER: Final = "".join(f"(?:<{tag}>[^<]*</{tag}>)?" for tag in ("ChecksumAlgorithm", "ChecksumType"))
@@ -61,10 +60,7 @@ class S3Lister:
 
         Asks for at most LEVELS_MAX levels.
         """
-        levels = ["", *(after[: index + 1] for index, letter in enumerate(after) if letter == "/")]
-        # Above the directory that both are in there is nothing between them.
-        first = max(index for index, level in enumerate(levels) if until.startswith(level)) if until else 0
-        for level in levels[first : first + LEVELS_MAX]:
+        for level in levels_to_cut(after, until):
             body = await self._page(keys, level, after, delimiter="/")
             found = [one for one in parse_directories(body, self._mount) if after < one and (not until or one < until)]
             if found:

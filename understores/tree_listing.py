@@ -12,9 +12,12 @@ from heapq import heappop, heappush
 from typing import Final
 
 from understores.errors import NotFound, StoreFailed
+from understores.keys import levels_to_cut
 
 DEPTH_MAX: Final = 100
 """Directories in each other; a link that leads upwards would make endless ones."""
+DIRECTORIES_A_PAGE: Final = 64
+"""A page ends after so many, full or not: each is a request, and a page has a deadline."""
 SPLIT_BATCHES_MAX: Final = 4
 """Batches read of a directory in which places to cut are looked for."""
 
@@ -59,24 +62,30 @@ async def walk(
     NotFound when the root itself is missing; another directory that is missing is an empty one.
     """
     page: list[Found] = []
+    directories = 0
+
+    async def counted(path: str, after: str) -> AsyncGenerator[list[Child], None]:
+        nonlocal directories
+        directories += 1
+        async with aclosing(children(path, after)) as batches:
+            async for batch in batches:
+                yield batch
+
     top = prefix.rpartition("/")[0]
-    async with aclosing(_walk(children, top, prefix, start_after, depth=0)) as found:
+    async with aclosing(_walk(counted, top, prefix, start_after, depth=0)) as found:
         async for one in found:
             page.append(one)
-            if len(page) >= page_entries:
+            if len(page) >= page_entries or directories >= DIRECTORIES_A_PAGE:
                 yield page
-                page = []
+                page, directories = [], 0
     if page:
         yield page
 
 
 async def split_points(children: Children, after: str, until: str) -> list[str]:
     """Directories between the two keys, of the highest level that has some below `after`'s own."""
-    levels = ["", *(after[:index] for index, letter in enumerate(after) if letter == "/")]
-    # Above the directory that both are in there is nothing between them.
-    first = max(i for i, level in enumerate(levels) if not level or until.startswith(f"{level}/")) if until else 0
-    for level in levels[first:]:
-        lead = f"{level}/" if level else ""
+    for lead in levels_to_cut(after, until):
+        level = lead[:-1]
         found: list[str] = []
         batches = 0
         try:

@@ -33,6 +33,7 @@ from understores.errors import (
     Unreachable,
 )
 from understores.http_client import Answer, HttpClient, content_length
+from understores.keys import checked_key
 from understores.posix import TEMPORARY_PREFIX
 from understores.sources import pieces
 from understores.tree_listing import Child
@@ -376,9 +377,7 @@ class WebHdfsStore:
         return {"user.name": identity.user} if identity.user else {}
 
     def _path(self, key: str) -> str:
-        if not key or any(name in ("", ".", "..") for name in key.split("/")):
-            raise InvalidKey(f"{key!r} is not a key: names may not be empty, '.' or '..'.")
-        return f"{self._mount.root}/{key}"
+        return f"{self._mount.root}/{checked_key(key)}"
 
     def _where(self, key: str) -> str:
         return f"{self._mount.shown}{key}"

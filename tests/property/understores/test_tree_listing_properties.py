@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understores.errors import NotFound
-from understores.tree_listing import Child, split_points, walk
+from understores.tree_listing import DIRECTORIES_A_PAGE, Child, split_points, walk
 
 NAMES = st.text(alphabet="a-.b0é", min_size=1, max_size=3).filter(lambda name: name not in (".", ".."))
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
@@ -78,3 +78,10 @@ async def test_split_points_are_directories_between(paths: set[str], after: str,
     inside = [one for one in directories if after < one and (not until or one < until)]
     if "/" not in after and len(inside) <= batch:
         assert sorted(points) == sorted(inside)
+
+
+async def test_a_page_ends_after_some_directories_however_few_files_they_have() -> None:
+    tree = Tree({f"d{i:03}/f" for i in range(200)}, set(), 50, hides=True)
+    pages = [[one.key for one in page] async for page in walk(tree.children, "", "", page_entries=1000)]
+    assert [key for page in pages for key in page] == tree.keys
+    assert max(map(len, pages)) <= DIRECTORIES_A_PAGE
