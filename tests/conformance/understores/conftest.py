@@ -199,6 +199,14 @@ async def mounted(request: pytest.FixtureRequest) -> AsyncIterator[Mounted]:
         await opened.store.close()
 
 
+@pytest.fixture(params=["http", "oss", "webhdfs"])
+async def cuttable(request: pytest.FixtureRequest) -> AsyncIterator[Mounted]:
+    """Stores with small pages that can be listed in parts; S3 is in tests/integration/metadata."""
+    with STORES[request.param](request, directly) as opened:
+        yield opened
+        await opened.store.close()
+
+
 @pytest.fixture(params=WRITABLE)
 async def writable(request: pytest.FixtureRequest) -> AsyncIterator[Mounted]:
     """Every store that can be written."""
