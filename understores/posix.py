@@ -43,7 +43,7 @@ from understores.keys import checked_key
 from understores.sources import pieces
 
 OPTION_NAMES: Final[frozenset[str]] = frozenset()
-PAGE_ENTRIES: Final = 1000
+PAGE_ENTRIES = 1000
 TEMPORARY_PREFIX: Final = ".headrace-tmp-"
 # Reads wait on a disk or on a network file system; 16 keep either busy.
 THREADS: Final = 16

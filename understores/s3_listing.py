@@ -26,6 +26,7 @@ from understores.s3_settings import S3Keys, S3Mount
 from understores.sigv4 import EMPTY_SHA256, canonical_query, signed_headers
 
 PAGE_SECONDS: Final = 60.0
+PAGE_KEYS = 1000
 # 1,000 keys of at most 1,024 bytes, each byte as three, and their tags: no honest page is larger.
 PAGE_BYTES_MAX: Final = 8 << 20
 
@@ -77,7 +78,7 @@ class S3Lister:
         self, keys: S3Keys | None, prefix: str, start_after: str, *, token: str = "", delimiter: str = ""
     ) -> bytes:
         mount = self._mount
-        parameters = [("list-type", "2"), ("encoding-type", "url"), ("max-keys", "1000")]
+        parameters = [("list-type", "2"), ("encoding-type", "url"), ("max-keys", str(PAGE_KEYS))]
         if full_prefix := mount.prefix + prefix:
             parameters.append(("prefix", full_prefix))
         if delimiter:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -68,6 +68,17 @@ def s3_server() -> Iterator[S3Server]:
         server.stop()
 
 
+PAGE_ENTRIES: Final = 100
+"""Of every store here: a listing of several pages needs few objects."""
+_PAGE_SIZES: Final = (
+    "http.PAGE_ENTRIES",
+    "oss.PAGE_KEYS",
+    "posix.PAGE_ENTRIES",
+    "s3_listing.PAGE_KEYS",
+    "webhdfs.PAGE_ENTRIES",
+)
+
+
 @dataclass(frozen=True)
 class Mounted:
     """A store under test, and a second way in to put bytes there."""
@@ -75,7 +86,13 @@ class Mounted:
     store: UnderStore
     write: Callable[[str, bytes], None]
     scheme: str
-    page_entries: int = 1000
+    page_entries: int = PAGE_ENTRIES
+
+
+@pytest.fixture(autouse=True)
+def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in _PAGE_SIZES:
+        monkeypatch.setattr(f"understores.{name}", PAGE_ENTRIES)
 
 
 Through = Callable[[int], int]
@@ -114,10 +131,9 @@ def _s3(request: pytest.FixtureRequest, through: Through) -> Iterator[Mounted]:
 @contextmanager
 def _http(request: pytest.FixtureRequest, through: Through) -> Iterator[Mounted]:
     files = HttpFiles(root="some prefix/")
-    with files.server() as server, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("understores.http.PAGE_ENTRIES", 100)
+    with files.server() as server:
         store = open_store(f"http://127.0.0.1:{through(server.port)}/some%20prefix", {}, SecretOptions())
-        yield Mounted(store, lambda key, body: files.write(f"some prefix/{key}", body), "http", page_entries=100)
+        yield Mounted(store, lambda key, body: files.write(f"some prefix/{key}", body), "http")
 
 
 OSS_OPTIONS = {
@@ -135,26 +151,24 @@ def _oss(request: pytest.FixtureRequest, through: Through) -> Iterator[Mounted]:
     def write(key: str, body: bytes) -> None:
         oss.write("a-bucket", f"some prefix/{key}", body)
 
-    with oss.server() as server, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("understores.oss.PAGE_KEYS", 100)
+    with oss.server() as server:
         store = open_store(
             "oss://a-bucket/some%20prefix",
             {**OSS_OPTIONS, "fs.oss.endpoint": f"http://127.0.0.1:{through(server.port)}"},
             SecretOptions(),
         )
-        yield Mounted(store, write, "oss", page_entries=100)
+        yield Mounted(store, write, "oss")
 
 
 @contextmanager
 def _webhdfs(request: pytest.FixtureRequest, through: Through) -> Iterator[Mounted]:
-    hdfs = WebHdfsServer(batch=100, tokens={"token"})
+    hdfs = WebHdfsServer(batch=PAGE_ENTRIES, tokens={"token"})
     hdfs.make_directory("/some prefix")
-    with hdfs.server() as server, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("understores.webhdfs.PAGE_ENTRIES", 100)
+    with hdfs.server() as server:
         store = open_store(
             f"webhdfs://127.0.0.1:{through(server.port)}/some%20prefix", {"delegationToken": "token"}, SecretOptions()
         )
-        yield Mounted(store, lambda key, body: hdfs.write(f"/some prefix/{key}", body), "webhdfs", page_entries=100)
+        yield Mounted(store, lambda key, body: hdfs.write(f"/some prefix/{key}", body), "webhdfs")
 
 
 @pytest.fixture(scope="session")
@@ -170,11 +184,9 @@ def _hadoop(request: pytest.FixtureRequest, through: Through) -> Iterator[Mounte
     hadoop: RealHadoop = request.getfixturevalue("real_hadoop")
     root = f"/{uuid4().hex}/some prefix"
     hadoop.make_directory(root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("understores.webhdfs.PAGE_ENTRIES", 100)
-        options = {"dfs.namenode.http-address": hadoop.address, "hadoop.user.name": hadoop.user}
-        store = open_store(f"hdfs://namenode{quote(root)}", options, SecretOptions())
-        yield Mounted(store, lambda key, body: hadoop.write(f"{root}/{key}", body), "hadoop", page_entries=100)
+    options = {"dfs.namenode.http-address": hadoop.address, "hadoop.user.name": hadoop.user}
+    store = open_store(f"hdfs://namenode{quote(root)}", options, SecretOptions())
+    yield Mounted(store, lambda key, body: hadoop.write(f"{root}/{key}", body), "hadoop")
 
 
 STORES: dict[str, Callable[[pytest.FixtureRequest, Through], AbstractContextManager[Mounted]]] = {

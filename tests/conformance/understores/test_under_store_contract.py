@@ -111,8 +111,11 @@ async def test_put_reads_back_from_a_file_and_from_a_descriptor(writable: Any) -
     assert await read(writable.store, info) == body[:1000]
 
 
-async def test_put_above_the_multipart_limit(writable: Any) -> None:
-    body = os.urandom(1 << 20) * 40
+async def test_put_above_the_multipart_limit(writable: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("s3.PART_BYTES", "s3.MULTIPART_ABOVE_BYTES", "oss.PART_BYTES", "oss.MULTIPART_ABOVE_BYTES"):
+        monkeypatch.setattr(f"understores.{name}", 5 << 20)
+    monkeypatch.setattr("understores.webhdfs.PART_BYTES", 5 << 20)
+    body = os.urandom(1 << 20) * 12
     info = await put(writable.store, "big", body)
     assert info.size_bytes == len(body)
     assert await read(writable.store, info) == body

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understores.errors import NotFound
@@ -64,6 +64,7 @@ async def test_a_walk_is_the_sorted_list(
     assert found == [key for key in tree.keys if key.startswith(prefix) and key > start_after]
 
 
+@settings(max_examples=40)
 @given(
     paths=st.sets(PATHS, max_size=25),
     after=st.one_of(st.just(""), PATHS),
