@@ -58,6 +58,14 @@ class Mount(Model):
             "self.mountPoint.matches('^(s3|oss|file|hdfs|webhdfs|http|https|pvc|dataset)://.+')",
             "mountPoint must start with s3://, oss://, file://, hdfs://, webhdfs://, http(s)://, pvc:// or dataset://",
         ),
+        cel(
+            "!self.mountPoint.matches('^[a-z0-9]+://[^/]*@')",
+            "mountPoint must not hold a user or password; give them by encryptOptions",
+        ),
+        cel(
+            "!self.mountPoint.matches('^[a-z0-9]+://[^?#]*[?#]')",
+            "mountPoint must not hold a query or fragment (? or #); options go into options and encryptOptions",
+        ),
     )
 
     mount_point: Annotated[str, StringConstraints(min_length=5, max_length=1024)] = Field(

@@ -89,6 +89,7 @@ _FROM_STORE: Final[dict[type[store.UnderStoreError], tuple[type[CacheError], int
     store.NotFound: (Missing, errno.ENOENT),
     store.AccessDenied: (Denied, errno.EACCES),
     store.NoSpace: (CacheError, errno.ENOSPC),
+    store.ReadOnly: (ReadOnly, errno.EROFS),
     store.AlreadyExists: (CacheError, errno.EEXIST),
     store.NotEmpty: (CacheError, errno.ENOTEMPTY),
     store.InvalidKey: (BadRequest, errno.EINVAL),

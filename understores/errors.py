@@ -1,6 +1,6 @@
 """What can go wrong at an under store, as one tree with reasons a person can act on.
 
-Owns the words; `understores/s3_errors.py` and `understores/posix.py` map their worlds to them.
+Owns the words; each store maps its world to them in one table.
 Invariants: `message` is one sentence that names the bucket, key or field and holds no secret and no text sent
 by the server; `reason` is CamelCase and bounded (it goes into status and metric labels).
 
@@ -12,6 +12,7 @@ by the server; `reason` is CamelCase and bounded (it goes into status and metric
     ├── InvalidMount      a mount's field cannot be used as written
     ├── InvalidKey        a key the store cannot address
     ├── NoSpace           the store is full or over its quota
+    ├── ReadOnly          a store that cannot be written at all
     ├── AlreadyExists     a directory in the place of a file, or the reverse
     ├── NotEmpty          a directory that still has entries
     ├── Unreachable       no connection, no name, no answer in time (retryable)
@@ -24,14 +25,18 @@ from typing import ClassVar
 
 
 class UnderStoreError(Exception):
-    """A request to an under store that did not succeed; `retryable` says whether the same may work later."""
+    """A request to an under store that did not succeed; `retryable` says whether the same may work later.
+
+    `retry_after_seconds` is how long the store itself asked to wait (Retry-After), 0 when it said nothing.
+    """
 
     reason: ClassVar[str] = "StoreFailed"
     default_retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, retryable: bool | None = None) -> None:
+    def __init__(self, message: str, *, retryable: bool | None = None, retry_after_seconds: float = 0.0) -> None:
         self.message = message
         self.retryable = self.default_retryable if retryable is None else retryable
+        self.retry_after_seconds = retry_after_seconds
         super().__init__(message)
 
 
@@ -75,6 +80,12 @@ class NoSpace(UnderStoreError):
     """The store is full, read-only or over its quota."""
 
     reason = "NoSpace"
+
+
+class ReadOnly(UnderStoreError):
+    """The store cannot be written at all, whoever asks (HTTP)."""
+
+    reason = "ReadOnly"
 
 
 class AlreadyExists(UnderStoreError):

@@ -39,11 +39,12 @@ from understores.errors import (
     StoreFailed,
     UnderStoreError,
 )
+from understores.keys import checked_key
 from understores.posix_put import TEMPORARY_PREFIX, Putting
 from understores.sources import pieces
 
 OPTION_NAMES: Final[frozenset[str]] = frozenset()
-PAGE_ENTRIES: Final = 1000
+PAGE_ENTRIES = 1000
 # Reads wait on a disk or on a network file system; 16 keep either busy.
 THREADS: Final = 16
 
@@ -242,7 +243,7 @@ class PosixStore:
     @contextmanager
     def _opened(self, key: str) -> Iterator[int]:
         # O_NONBLOCK: opening a FIFO must not wait for its writer.
-        descriptor = open_beneath(self._root_fd, _checked(key), os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = open_beneath(self._root_fd, checked_key(key), os.O_RDONLY | os.O_NONBLOCK)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise NotFound(f"{key!r} is not a regular file.")
@@ -299,7 +300,7 @@ class PosixStore:
         """Open a directory for fsync and *at calls, making what is missing; made ones are durable."""
         with self._translated(path):
             try:
-                return open_beneath(self._root_fd, _checked(path) if path else "", os.O_RDONLY | os.O_DIRECTORY)
+                return open_beneath(self._root_fd, checked_key(path) if path else "", os.O_RDONLY | os.O_DIRECTORY)
             except FileNotFoundError:
                 if not make:
                     raise
@@ -345,12 +346,6 @@ def _info(key: str, status: os.stat_result) -> ObjectInfo:
     return ObjectInfo(key, status.st_size, etag, status.st_mtime_ns)
 
 
-def _checked(key: str) -> str:
-    if not key or any(name in ("", ".", "..") for name in key.split("/")):
-        raise InvalidKey(f"{key!r} is not a key: names may not be empty, '.' or '..'.")
-    return key
-
-
 def _status(entry: "os.DirEntry[str]") -> "_Status | None":
     if entry.is_dir(follow_symlinks=False):
         return _DIRECTORY
@@ -363,5 +358,5 @@ def _status(entry: "os.DirEntry[str]") -> "_Status | None":
 
 
 def _split(key: str) -> tuple[str, str]:
-    directory, _, name = _checked(key).rpartition("/")
+    directory, _, name = checked_key(key).rpartition("/")
     return directory, name

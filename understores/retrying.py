@@ -2,7 +2,9 @@
 
 Owns when a failed request is sent again. Does not decide what is retryable: the error says so. Invariants:
 retries are at most a tenth of the requests plus a small reserve, so that a store in trouble sees no more than
-1.2 × the load; every operation ends within its deadline; a put begins again from the source's first byte.
+1.2 × the load; every operation ends within its deadline; a put begins again from the source's first byte; a
+refusal counts as final only when the credential files did not change meanwhile, so that keys rotate without a
+failed request.
 """
 
 import asyncio
@@ -13,7 +15,8 @@ from random import Random
 from typing import TypeVar, cast
 
 from understores.base import ObjectInfo, Source, StreamingStore, UnderStore
-from understores.errors import Throttled, UnderStoreError, Unreachable
+from understores.credentials import SecretOptions
+from understores.errors import AccessDenied, Throttled, UnderStoreError, Unreachable
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
@@ -31,9 +34,18 @@ class RetryPolicy:
     """A transfer's deadline grows by its size at this rate."""
     budget_ratio: float = 0.1
     budget_reserve: float = 20.0
+    retry_after_max_seconds: float = 30.0
+    """A longer Retry-After is cut to this: the deadline would end the operation before."""
+    rotation_seconds: float = 10.0
+    """After a credential file changed, refusals are retried for so long: files may be written one after the other."""
 
     def delay_seconds(self, failures: int, error: UnderStoreError, jitter: Random) -> float:
-        """Wait after the `failures`-th failure in a row (1, 2, …); a throttled one waits four times longer."""
+        """Wait after the `failures`-th failure in a row (1, 2, …); a throttled one waits four times longer.
+
+        At least what the store asked for, and up to a quarter more: not everybody comes back in the same moment.
+        """
+        if asked := min(error.retry_after_seconds, self.retry_after_max_seconds):
+            return asked * (1 + 0.25 * jitter.random())
         ceiling = min(self.first_delay_seconds * 2.0 ** min(failures - 1, 30), self.max_delay_seconds)
         if isinstance(error, Throttled):
             ceiling = min(ceiling * 4, self.max_delay_seconds)
@@ -68,10 +80,13 @@ class RetryingStore:
         store: UnderStore,
         policy: RetryPolicy | None = None,
         *,
+        secrets: SecretOptions | None = None,
         jitter: Random | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
+        """`secrets` are those that the store signs with."""
         self._store = store
+        self._secrets = secrets or SecretOptions()
         self._policy = policy or RetryPolicy()
         self._budget = RetryBudget(self._policy)
         self._jitter = jitter or Random()
@@ -85,6 +100,7 @@ class RetryingStore:
         failures = 0
         while True:
             self._budget.earn()
+            secrets_seen = self._secrets.changes
             try:
                 async for page in self._pages(prefix, start_after):
                     yield page
@@ -93,7 +109,7 @@ class RetryingStore:
                 return
             except UnderStoreError as error:
                 failures += 1
-                await self._pause(error, failures)
+                await self._pause(error, failures, secrets_seen)
 
     async def split_points(self, after: str, until: str) -> Sequence[str]:
         return await self._repeat(lambda: self._store.split_points(after, until))
@@ -169,17 +185,26 @@ class RetryingStore:
         try:
             async with asyncio.timeout(seconds):
                 while True:
+                    secrets_seen = self._secrets.changes
                     try:
                         return await operation()
                     except UnderStoreError as error:
                         last = error
                         failures += 1
-                        await self._pause(error, failures)
+                        await self._pause(error, failures, secrets_seen)
         except TimeoutError:
             raise last or Unreachable(f"the store did not answer within {seconds:.0f} s.") from None
 
-    async def _pause(self, error: UnderStoreError, failures: int) -> None:
+    async def _pause(self, error: UnderStoreError, failures: int, secrets_seen: int) -> None:
         """Wait before the next try, or raise `error` when there is none."""
-        if not error.retryable or failures >= self._policy.tries or not self._budget.spend():
+        is_settling = False
+        if isinstance(error, AccessDenied):
+            self._secrets.refresh()
+            if self._secrets.changes != secrets_seen:
+                # Signed with what was replaced meanwhile. Free of the budget: every request under way at a rotation
+                # may need this one, and there are no more of them than changes.
+                return
+            is_settling = self._secrets.is_settling(self._policy.rotation_seconds)
+        if not (error.retryable or is_settling) or failures >= self._policy.tries or not self._budget.spend():
             raise error
         await self._sleep(self._policy.delay_seconds(failures, error, self._jitter))

@@ -1,6 +1,6 @@
 """Under store of S3 and what speaks its protocol: obstore for the bytes, our own listing for the names.
 
-Owns requests for objects; option names are in `s3_settings.py`, error sentences in `s3_errors.py`. Invariants:
+Owns requests for objects; option names are in `s3_settings.py`, error sentences in `bucket_errors.py`. Invariants:
 reads carry If-Match and a body of the wrong length is an error; one layer retries (`retrying.py`), so obstore's
 own retries are off; changed credential files are used by the next request.
 """
@@ -17,9 +17,10 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from understores.base import ObjectInfo, Source
+from understores.bucket_errors import from_text
 from understores.credentials import SecretOptions
 from understores.errors import AccessDenied, Changed, InvalidKey, ShortBody, UnderStoreError
-from understores.s3_errors import from_text
+from understores.keys import checked_key
 from understores.s3_listing import S3Lister
 from understores.s3_settings import S3Keys, S3Mount, parse_keys, parse_mount
 from understores.sources import pieces
@@ -33,7 +34,7 @@ PARTS_MAX: Final = 9_000  # S3 allows 10,000
 PARTS_AT_ONCE: Final = 4
 SERVER_COPY_BYTES_MAX: Final = 5 << 30  # CopyObject's limit; above it the bytes pass through us
 STREAM_PIECE_BYTES: Final = 1 << 20
-STALL_SECONDS: Final = 15
+STALL_SECONDS = 15.0
 
 
 def open_s3(mount_point: str, options: Mapping[str, str], secret_options: SecretOptions) -> "S3UnderStore":
@@ -68,7 +69,7 @@ class S3UnderStore:
 
     async def head(self, key: str) -> ObjectInfo:
         with self._translated(key):
-            meta = await obstore.head_async(self._store(), self._path(key))
+            meta = await obstore.head_async(self._store(), checked_key(key))
         return ObjectInfo(key, meta["size"], meta["e_tag"] or "", _nanoseconds(meta["last_modified"]))
 
     async def get_range(self, key: str, offset_bytes: int, buffer: memoryview, *, etag: str) -> None:
@@ -78,7 +79,7 @@ class S3UnderStore:
         span = (offset_bytes, offset_bytes + len(buffer))
         filled = 0
         with self._translated(key):
-            answer = await obstore.get_async(self._store(), self._path(key), options={"range": span, "if_match": etag})
+            answer = await obstore.get_async(self._store(), checked_key(key), options={"range": span, "if_match": etag})
             # Stores that ignore If-Match exist; the answer's own etag is the proof.
             if answer.meta["e_tag"] != etag:
                 raise self._changed(key)
@@ -94,7 +95,7 @@ class S3UnderStore:
             raise ShortBody(f"{self._where(key)} sent {filled} bytes of {len(buffer)}.")
 
     async def put(self, key: str, source: Source, size_bytes: int) -> ObjectInfo:
-        path = self._path(key)
+        path = checked_key(key)
         with self._translated(key):
             if size_bytes <= MULTIPART_ABOVE_BYTES:
                 body = await asyncio.to_thread(lambda: b"".join(pieces(source, size_bytes)))
@@ -118,7 +119,7 @@ class S3UnderStore:
 
     async def put_pieces(self, key: str, pieces: AsyncIterator[bytes]) -> ObjectInfo:
         """See `StreamingStore`. An upload in parts: at most 9,000 of 16 MiB."""
-        path, sent = self._path(key), 0
+        path, sent = checked_key(key), 0
 
         async def counted() -> AsyncIterator[bytes]:
             nonlocal sent
@@ -140,11 +141,11 @@ class S3UnderStore:
     async def copy(self, source: str, target: str) -> ObjectInfo:
         info = await self.head(source)
         with self._translated(source):
-            store, path = self._store(), self._path(target)
+            store, path = self._store(), checked_key(target)
             if info.size_bytes <= SERVER_COPY_BYTES_MAX:
-                await obstore.copy_async(store, self._path(source), path)
+                await obstore.copy_async(store, checked_key(source), path)
             else:
-                answer = await obstore.get_async(store, self._path(source), options={"if_match": info.etag})
+                answer = await obstore.get_async(store, checked_key(source), options={"if_match": info.etag})
                 await obstore.put_async(
                     store,
                     path,
@@ -161,7 +162,7 @@ class S3UnderStore:
     async def delete(self, key: str) -> None:
         try:
             with self._translated(key):
-                await obstore.delete_async(self._store(), self._path(key))
+                await obstore.delete_async(self._store(), checked_key(key))
         except UnderStoreError as error:
             if error.reason != "NotFound":
                 raise
@@ -192,13 +193,8 @@ class S3UnderStore:
             self._keys, self._client = keys, _client(self._mount, keys)
         return self._client
 
-    def _path(self, key: str) -> str:
-        if not key or any(name in ("", ".", "..") for name in key.split("/")):
-            raise InvalidKey(f"{key!r} is not a key: names may not be empty, '.' or '..'.")
-        return key
-
     def _where(self, key: str) -> str:
-        return f"s3://{self._mount.bucket}/{self._mount.prefix}{key}"
+        return f"{self._mount.url}{key}"
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:

@@ -16,17 +16,19 @@ from xml.etree import ElementTree
 import aiohttp
 from yarl import URL
 
+from understores import http_client
 from understores.base import ObjectInfo
+from understores.bucket_errors import from_answer, unreachable
 from understores.errors import StoreFailed
-from understores.s3_errors import from_answer, unreachable
+from understores.http_client import retry_after_seconds
+from understores.keys import levels_to_cut
 from understores.s3_settings import S3Keys, S3Mount
 from understores.sigv4 import EMPTY_SHA256, canonical_query, signed_headers
 
-PAGE_TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=5, sock_read=30)
+PAGE_SECONDS: Final = 60.0
+PAGE_KEYS = 1000
 # 1,000 keys of at most 1,024 bytes, each byte as three, and their tags: no honest page is larger.
 PAGE_BYTES_MAX: Final = 8 << 20
-LEVELS_MAX: Final = 16
-"""Directory levels looked at for one place to cut a listing."""
 
 _URL_ENCODED: Final = b"<EncodingType>url</EncodingType>"
 _OTHER: Final = "".join(f"(?:<{tag}>[^<]*</{tag}>)?" for tag in ("ChecksumAlgorithm", "ChecksumType"))
@@ -59,10 +61,7 @@ class S3Lister:
 
         Asks for at most LEVELS_MAX levels.
         """
-        levels = ["", *(after[: index + 1] for index, letter in enumerate(after) if letter == "/")]
-        # Above the directory that both are in there is nothing between them.
-        first = max(index for index, level in enumerate(levels) if until.startswith(level)) if until else 0
-        for level in levels[first : first + LEVELS_MAX]:
+        for level in levels_to_cut(after, until):
             body = await self._page(keys, level, after, delimiter="/")
             found = [one for one in parse_directories(body, self._mount) if after < one and (not until or one < until)]
             if found:
@@ -79,7 +78,7 @@ class S3Lister:
         self, keys: S3Keys | None, prefix: str, start_after: str, *, token: str = "", delimiter: str = ""
     ) -> bytes:
         mount = self._mount
-        parameters = [("list-type", "2"), ("encoding-type", "url"), ("max-keys", "1000")]
+        parameters = [("list-type", "2"), ("encoding-type", "url"), ("max-keys", str(PAGE_KEYS))]
         if full_prefix := mount.prefix + prefix:
             parameters.append(("prefix", full_prefix))
         if delimiter:
@@ -98,17 +97,24 @@ class S3Lister:
                 body = await answer.content.read(PAGE_BYTES_MAX)
                 while not answer.content.at_eof() and len(body) < PAGE_BYTES_MAX:
                     body += await answer.content.read(PAGE_BYTES_MAX - len(body))
-                status = answer.status
+                status, wait_seconds = answer.status, retry_after_seconds(answer.headers)
         except (aiohttp.ClientError, TimeoutError, OSError):
             raise unreachable(mount) from None
         if status != 200:
-            raise from_answer(mount, prefix, status, _code(body))
+            raise from_answer(mount, prefix, status, _code(body), retry_after_seconds=wait_seconds)
         return body
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                timeout=PAGE_TIMEOUT, trust_env=False, auto_decompress=True, cookie_jar=aiohttp.DummyCookieJar()
+                timeout=aiohttp.ClientTimeout(
+                    total=PAGE_SECONDS,
+                    sock_connect=http_client.CONNECT_SECONDS,
+                    sock_read=http_client.STALL_SECONDS,
+                ),
+                trust_env=False,
+                auto_decompress=True,
+                cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
 

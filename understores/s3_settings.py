@@ -10,18 +10,14 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from understores.errors import InvalidMount
+from understores.options import all_names, checked_endpoint, checked_prefix, flag, option, spelled
 
 DEFAULT_REGION: Final = "us-east-1"
 
-_SPELLINGS: Final[dict[str, tuple[str, ...]]] = {
-    "endpoint": ("endpoint", "fs.s3.endpoint"),
-    "region": ("region", "fs.s3.region"),
-    "accessKeyId": ("accessKeyId", "fs.s3.accessKeyId"),
-    "accessKeySecret": ("accessKeySecret", "fs.s3.accessKeySecret"),
-    "sessionToken": ("sessionToken", "fs.s3.sessionToken"),
-    "virtualHostedStyle": ("virtualHostedStyle", "fs.s3.virtualHostedStyle"),
-}
-OPTION_NAMES: Final = frozenset(name for spellings in _SPELLINGS.values() for name in spellings)
+_SPELLINGS: Final = spelled(
+    "fs.s3.", "endpoint", "region", "accessKeyId", "accessKeySecret", "sessionToken", "virtualHostedStyle"
+)
+OPTION_NAMES: Final = all_names(_SPELLINGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +40,25 @@ class S3Mount:
     endpoint: str
     is_virtual_hosted: bool
 
+    @property
+    def url(self) -> str:
+        """The mount as a message shows it."""
+        return f"s3://{self.bucket}/{self.prefix}"
+
 
 def parse_mount(mount_point: str, options: Mapping[str, str]) -> S3Mount:
     """Check `s3://bucket/prefix` and its options; InvalidMount names the field that is wrong."""
     parts = urlsplit(mount_point)
-    bucket, prefix = parts.netloc, unquote(parts.path).strip("/")
+    bucket = parts.netloc
     if not bucket or "@" in bucket or ":" in bucket or parts.query or parts.fragment:
         raise InvalidMount(f"mountPoint {mount_point!r} is not usable; write s3://bucket/prefix.")
-    if any(name in ("", ".", "..") for name in prefix.split("/")) and prefix:
-        raise InvalidMount(f"mountPoint {mount_point!r} has an empty, '.' or '..' name in its prefix.")
+    prefix = checked_prefix(mount_point, unquote(parts.path))
     region = _option(options, "region") or DEFAULT_REGION
-    endpoint = _checked_endpoint(_option(options, "endpoint") or f"https://s3.{region}.amazonaws.com")
-    hosted = _flag("virtualHostedStyle", _option(options, "virtualHostedStyle"))
+    endpoint = checked_endpoint(_option(options, "endpoint") or f"https://s3.{region}.amazonaws.com")
+    hosted = flag("virtualHostedStyle", _option(options, "virtualHostedStyle"))
     scheme, _, rest = endpoint.partition("://")
     bucket_url = f"{scheme}://{bucket}.{rest}" if hosted else f"{endpoint}/{bucket}"
-    return S3Mount(bucket, f"{prefix}/" if prefix else "", region, bucket_url, endpoint, hosted)
+    return S3Mount(bucket, prefix, region, bucket_url, endpoint, hosted)
 
 
 def parse_keys(options: Mapping[str, str]) -> S3Keys | None:
@@ -73,30 +73,4 @@ def parse_keys(options: Mapping[str, str]) -> S3Keys | None:
 
 
 def _option(options: Mapping[str, str], name: str) -> str:
-    for spelling in _SPELLINGS[name]:
-        if value := options.get(spelling, "").strip():
-            return value
-    return ""
-
-
-def _checked_endpoint(endpoint: str) -> str:
-    url = endpoint if "://" in endpoint else f"https://{endpoint}"
-    try:
-        parts = urlsplit(url)
-        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_usable = False
-    if not is_usable or "@" in url or "?" in url or "#" in url:
-        raise InvalidMount(f"option 'endpoint' is {_shown(endpoint)}; write http://host:port or https://host.")
-    return url.rstrip("/")
-
-
-def _shown(endpoint: str) -> str:
-    # user:password@host is the one way a secret gets into an endpoint.
-    return "a URL with user and password" if "@" in endpoint else repr(endpoint)
-
-
-def _flag(name: str, value: str) -> bool:
-    if value.lower() not in ("", "true", "false"):
-        raise InvalidMount(f"option {name!r} is {value!r}; it must be true or false.")
-    return value.lower() == "true"
+    return option(options, _SPELLINGS[name])

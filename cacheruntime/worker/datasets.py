@@ -18,7 +18,7 @@ from cacheruntime.worker.metadata_client import MetadataClient
 from understores.base import UnderStore
 from understores.credentials import SecretOptions
 from understores.errors import UnderStoreError
-from understores.registry import open_store
+from understores.registry import is_read_only, open_store
 
 log = structlog.get_logger()
 
@@ -113,7 +113,9 @@ class Datasets:
         if best is None:
             raise Missing(f"{path!r} is below none of the {len(info.mounts)} mounts of {info.namespace}/{info.name}")
         root = best.path.strip("/")
-        return Location(self._store(best), path[len(root) :].lstrip("/"), best.read_only)
+        return Location(
+            self._store(best), path[len(root) :].lstrip("/"), best.read_only or is_read_only(best.mount_point)
+        )
 
     def _store(self, mount: pb.Mount) -> UnderStore:
         identity = pb.Mount(

@@ -32,6 +32,7 @@ from metadata.stores.base import Reader, Transaction
 from understores.base import UnderStore
 from understores.credentials import SecretOptions
 from understores.errors import UnderStoreError
+from understores.registry import has_directories
 
 PLANS_BEFORE_BLOCKING: Final = 3
 """A plan is made beside the writer and used if nothing changed meanwhile; after so many tries, inside it."""
@@ -308,7 +309,7 @@ class _Planner:
             reader.listed(self.listing_id),
             base_version=self.base_version,
             removed_since=reader.replaced_since(current.id, self.base_version),
-            keeps_made_directories=not all(mount.mount_point.startswith("file:") for mount in mounts),
+            keeps_made_directories=not all(has_directories(mount.mount_point) for mount in mounts),
         )
         return _Planned(current.version, plan)
 

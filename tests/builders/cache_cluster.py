@@ -192,9 +192,7 @@ class WorkerProcess:
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum of a metric's samples that have these labels."""
-        url = f"http://127.0.0.1:{self.metrics_port}/metrics"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            text = answer.read().decode()
+        text = self.metrics_text()
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         total = 0.0
         for line in text.splitlines():
@@ -202,6 +200,11 @@ class WorkerProcess:
             if head.partition("{")[0] == f"headrace_worker_{name}" and all(label in head for label in wanted):
                 total += float(value)
         return total
+
+    def metrics_text(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
+            text: str = answer.read().decode()
+        return text
 
     def data_files(self) -> list[Path]:
         """Sparse files in every tier."""

@@ -1,5 +1,6 @@
 """What only a directory has: links, special files, temporary names, empty directories."""
 
+import errno
 import io
 import os
 from pathlib import Path
@@ -8,7 +9,17 @@ from typing import Any
 import pytest
 
 from understores.credentials import SecretOptions
-from understores.errors import AlreadyExists, BucketNotFound, InvalidKey, InvalidMount, NotEmpty, NotFound
+from understores.errors import (
+    AlreadyExists,
+    BucketNotFound,
+    Changed,
+    InvalidKey,
+    InvalidMount,
+    NotEmpty,
+    NotFound,
+    StoreFailed,
+    UnderStoreError,
+)
 from understores.posix_put import TEMPORARY_PREFIX
 from understores.registry import open_store
 
@@ -100,3 +111,39 @@ async def test_a_missing_directory_and_a_file_as_root_say_so(tmp_path: Path) -> 
         with pytest.raises(kind, match=name):
             await keys(store)
         await store.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected", "words"),
+    [
+        ("rewritten", Changed, "changed: version"),
+        ("cut", Changed, "changed: version"),
+        ("failing disk", StoreFailed, "failed: Input/output error"),
+        ("stale handle", StoreFailed, "failed: Stale file handle"),
+    ],
+)
+async def test_a_file_that_breaks_while_it_is_read_is_never_mixed_or_short(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, expected: type[UnderStoreError], words: str
+) -> None:
+    file = tmp_path / "root" / "key"
+    file.write_bytes(b"o" * 100_000)
+    info = await store.head("key")
+    preadv, calls = os.preadv, []
+
+    def half_then_fault(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        calls.append(offset)
+        if len(calls) > 1:
+            return preadv(descriptor, buffers, offset)
+        if fault in ("failing disk", "stale handle"):
+            raise OSError(errno.EIO if fault == "failing disk" else errno.ESTALE, "injected")
+        done = preadv(descriptor, [buffers[0][:50_000]], offset)
+        if fault == "rewritten":
+            file.write_bytes(b"n" * 100_000)
+        else:
+            os.truncate(file, 60_000)
+        return done
+
+    monkeypatch.setattr(os, "preadv", half_then_fault)
+    with pytest.raises(expected, match=words):
+        await store.get_range("key", 0, memoryview(bytearray(100_000)), etag=info.etag)
+    assert calls

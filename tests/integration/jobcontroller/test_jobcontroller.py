@@ -365,6 +365,27 @@ async def test_the_example_manifests_are_accepted(cluster: Cluster) -> None:
     assert {"TrainingJob", "Dataset", "DataLoad"} <= set(seen)
 
 
+@pytest.mark.parametrize(
+    ("mount_point", "words"),
+    [
+        ("ftp://host/data", "mountPoint must start with"),
+        ("https://user:secret@host/data", "must not hold a user or password"),
+        ("https://host/data?signature=x", "must not hold a query or fragment"),
+    ],
+)
+async def test_the_schema_refuses_a_mount_point_that_no_store_takes(
+    cluster: Cluster, mount_point: str, words: str
+) -> None:
+    body = {
+        "apiVersion": "data.headrace.dev/v1alpha1",
+        "kind": "Dataset",
+        "metadata": {"name": "odd"},
+        "spec": {"mounts": [{"name": "data", "mountPoint": mount_point}]},
+    }
+    with pytest.raises(Invalid, match=words):
+        await cluster.client.create(DATASETS, body, cluster.namespace)
+
+
 async def test_the_schema_refuses_a_framework_nobody_knows(cluster: Cluster) -> None:
     with pytest.raises(Invalid, match=r"spec\.framework"):
         await cluster.submit(job_body("odd", framework="Abacus"))

@@ -2,13 +2,15 @@
 
 import io
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from random import Random
 from typing import BinaryIO
 
 import pytest
 
 from understores.base import ObjectInfo, Source
-from understores.errors import Changed, NotFound, Throttled, UnderStoreError, Unreachable
+from understores.credentials import SecretOptions
+from understores.errors import AccessDenied, Changed, NotFound, StoreFailed, Throttled, UnderStoreError, Unreachable
 from understores.retrying import RetryBudget, RetryingStore, RetryPolicy
 
 INFO = ObjectInfo("k", 1, "e", 1)
@@ -67,13 +69,15 @@ class ScriptedStore:
         return None
 
 
-def retrying(store: ScriptedStore, policy: RetryPolicy | None = None) -> tuple[RetryingStore, list[float]]:
+def retrying(
+    store: ScriptedStore, policy: RetryPolicy | None = None, secrets: SecretOptions | None = None
+) -> tuple[RetryingStore, list[float]]:
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    return RetryingStore(store, policy, jitter=Random(1), sleep=sleep), waits
+    return RetryingStore(store, policy, secrets=secrets, jitter=Random(1), sleep=sleep), waits
 
 
 async def test_retryable_failures_are_repeated_with_growing_waits() -> None:
@@ -153,3 +157,82 @@ async def test_an_operation_ends_at_its_deadline() -> None:
     subject, _ = retrying(Silent(), RetryPolicy(deadline_seconds=0.01))
     with pytest.raises(Unreachable, match="did not answer"):
         await subject.head("k")
+
+
+async def test_what_the_store_asks_to_wait_is_waited_and_a_little_more() -> None:
+    store = ScriptedStore(
+        Throttled("t", retry_after_seconds=7), StoreFailed("s", retryable=True, retry_after_seconds=999)
+    )
+    subject, waits = retrying(store)
+    await subject.head("k")
+    assert 7 <= waits[0] <= 7 * 1.25
+    assert 30 <= waits[1] <= 30 * 1.25
+
+
+class SignedStore(ScriptedStore):
+    """Refuses all but one key, and looks at the secret files with each request as a real store does."""
+
+    def __init__(self, secrets: SecretOptions, accepted: str) -> None:
+        super().__init__()
+        self.secrets = secrets
+        self.accepted = accepted
+
+    def _step(self) -> None:
+        super()._step()
+        if self.secrets.values() != {"accessKeyId": self.accepted, "accessKeySecret": self.accepted}:
+            raise AccessDenied("refused")
+
+
+def secret_files(folder: Path, clock: list[float]) -> SecretOptions:
+    for name in ("id", "key"):
+        (folder / name).write_text("old")
+    return SecretOptions(folder, {"accessKeyId": "id", "accessKeySecret": "key"}, clock=lambda: clock[0])
+
+
+async def test_refusals_while_keys_rotate_are_retried_whatever_the_budget(tmp_path: Path) -> None:
+    secrets = secret_files(tmp_path, [0.0])
+    store = SignedStore(secrets, "old")
+    subject, waits = retrying(store, RetryPolicy(budget_reserve=0, budget_ratio=0), secrets)
+    await subject.head("k")
+    store.accepted = "new1"
+    step = store._step
+
+    def rotate_after_signing() -> None:
+        try:
+            step()
+        finally:
+            for name in ("id", "key"):
+                (tmp_path / name).write_text("new1")
+
+    store._step = rotate_after_signing  # type: ignore[method-assign]
+    await subject.head("k")
+    assert (store.calls, waits) == (3, [])
+
+
+async def test_files_written_one_after_the_other_are_waited_for_and_not_for_ever(tmp_path: Path) -> None:
+    clock = [0.0]
+    secrets = secret_files(tmp_path, clock)
+    store = SignedStore(secrets, "old")
+    subject, waits = retrying(store, None, secrets)
+    await subject.head("k")
+    store.accepted = "new1"
+    (tmp_path / "id").write_text("new1")
+    with pytest.raises(AccessDenied):
+        await subject.head("k")
+    assert len(waits) == 3
+    clock[0] = 11.0
+    waits.clear()
+    with pytest.raises(AccessDenied):
+        await subject.head("k")
+    assert waits == []
+    (tmp_path / "key").write_text("new1")
+    await subject.head("k")
+
+
+async def test_a_refusal_without_any_change_is_final(tmp_path: Path) -> None:
+    secrets = secret_files(tmp_path, [0.0])
+    store = SignedStore(secrets, "other")
+    subject, waits = retrying(store, None, secrets)
+    with pytest.raises(AccessDenied):
+        await subject.head("k")
+    assert (store.calls, waits) == (1, [])

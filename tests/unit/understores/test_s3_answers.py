@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from understores.bucket_errors import from_answer, from_text
 from understores.errors import (
     AccessDenied,
     BucketNotFound,
@@ -14,7 +15,6 @@ from understores.errors import (
     UnderStoreError,
     Unreachable,
 )
-from understores.s3_errors import from_answer, from_text
 from understores.s3_listing import parse_page
 from understores.s3_settings import S3Keys, parse_mount
 from understores.sigv4 import canonical_query, signed_headers

@@ -1,11 +1,11 @@
-"""Answers of an S3 store → reasons: one table by the store's code, one by HTTP status.
+"""Answers of S3 and OSS → reasons: one table by the store's code, one by HTTP status.
 
 Owns the mapping and the sentences. Invariant: a sentence is built from the mount's own words; text that the
 server or the HTTP library wrote never gets into it.
 """
 
 import re
-from typing import Final
+from typing import Final, Protocol
 
 from understores.errors import (
     AccessDenied,
@@ -20,18 +20,46 @@ from understores.errors import (
     UnderStoreError,
     Unreachable,
 )
-from understores.s3_settings import S3Mount
+
+
+class BucketMount(Protocol):
+    """What a sentence needs of a mount."""
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name."""
+        ...
+
+    @property
+    def region(self) -> str:
+        """The region requests are signed for."""
+        ...
+
+    @property
+    def endpoint(self) -> str:
+        """The store's URL."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """Scheme, bucket and prefix, with a slash at the end."""
+        ...
+
 
 _KIND_BY_CODE: Final[dict[str, type[UnderStoreError]]] = {
     "NoSuchBucket": BucketNotFound,
     "NoSuchKey": NotFound,
     "AccessDenied": AccessDenied,
+    "AccessKeyIdAndSecurityTokenNotMatch": AccessDenied,
     "AllAccessDisabled": AccessDenied,
     "AuthorizationHeaderMalformed": InvalidMount,
     "ExpiredToken": AccessDenied,
     "InvalidAccessKeyId": AccessDenied,
     "InvalidBucketName": InvalidMount,
+    "InvalidObjectName": InvalidKey,
+    "InvalidSecurityToken": AccessDenied,
     "InvalidToken": AccessDenied,
+    "SecurityTokenExpired": AccessDenied,
     "SignatureDoesNotMatch": AccessDenied,
     "RequestTimeTooSkewed": AccessDenied,
     "PermanentRedirect": InvalidMount,
@@ -56,9 +84,12 @@ _KIND_BY_STATUS: Final[dict[int, type[UnderStoreError]]] = {
     507: NoSpace,
 }
 _WHY_DENIED: Final[dict[str, str]] = {
+    "AccessKeyIdAndSecurityTokenNotMatch": "the access key and the session token are not of one set",
     "ExpiredToken": "the session token has expired",
     "InvalidAccessKeyId": "the access key id is not known to the store",
+    "InvalidSecurityToken": "the session token is not valid",
     "InvalidToken": "the session token is not valid",
+    "SecurityTokenExpired": "the session token has expired",
     "SignatureDoesNotMatch": "the access key secret is wrong",
     "RequestTimeTooSkewed": "this machine's clock is more than 15 minutes off",
 }
@@ -67,16 +98,22 @@ _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 _TRANSPORT = re.compile(r"kind: (Connect|Timeout|Request|Interrupted|Decode|Unknown)\b")
 
 
-def from_answer(mount: S3Mount, key: str, status: int, code: str) -> UnderStoreError:
+def from_answer(
+    mount: BucketMount, key: str, status: int, code: str, *, retry_after_seconds: float = 0.0
+) -> UnderStoreError:
     """The error for an HTTP status and the `<Code>` of its body ("" when it has none)."""
     kind = _KIND_BY_CODE.get(code) or _KIND_BY_STATUS.get(status)
     if kind is None:
         detail = f"HTTP {status}{f' {code}' if code else ''}"
-        return StoreFailed(f"{_where(mount, key)} failed: {detail}.", retryable=status >= 500 or status == 408)
-    return kind(_sentence(kind, mount, key, code))
+        return StoreFailed(
+            f"{_where(mount, key)} failed: {detail}.",
+            retryable=status >= 500 or status == 408,
+            retry_after_seconds=retry_after_seconds,
+        )
+    return kind(_sentence(kind, mount, key, code), retry_after_seconds=retry_after_seconds)
 
 
-def from_text(mount: S3Mount, key: str, text: str) -> UnderStoreError:
+def from_text(mount: BucketMount, key: str, text: str) -> UnderStoreError:
     """The error for what obstore says; it gives the status, the body and the transport's kind only as text."""
     if status := _STATUS.search(text):
         code = _CODE.search(text)
@@ -86,16 +123,16 @@ def from_text(mount: S3Mount, key: str, text: str) -> UnderStoreError:
     return StoreFailed(f"{_where(mount, key)} failed: the store's answer could not be used.", retryable=True)
 
 
-def unreachable(mount: S3Mount) -> UnderStoreError:
+def unreachable(mount: BucketMount) -> UnderStoreError:
     """No connection, or no answer in time."""
     return Unreachable(f"the endpoint {mount.endpoint} of bucket {mount.bucket!r} cannot be reached.")
 
 
-def _where(mount: S3Mount, key: str) -> str:
-    return f"s3://{mount.bucket}/{mount.prefix}{key}"
+def _where(mount: BucketMount, key: str) -> str:
+    return f"{mount.url}{key}"
 
 
-def _sentence(kind: type[UnderStoreError], mount: S3Mount, key: str, code: str) -> str:
+def _sentence(kind: type[UnderStoreError], mount: BucketMount, key: str, code: str) -> str:
     where = _where(mount, key)
     if kind is BucketNotFound:
         return f"the bucket {mount.bucket!r} does not exist at {mount.endpoint}."
