@@ -368,8 +368,12 @@ def test_no_path_leaves_its_dataset(cluster: CacheCluster, client: LocalClient, 
             client.call(Op.REMOVE, bp.Remove(uid="u-1", path=path), bp.Mutated)
         with pytest.raises(WorkerRefused):
             client.call(Op.RENAME, bp.Rename(uid="u-1", source="a.bin", target=path), bp.Mutated)
-    with pytest.raises(WorkerRefused):
-        client.read("u-1", pb.Entry(path="link", etag="e", size_bytes=18))
+    # Even who knows the very version of what the link leads to.
+    status = (cluster.folder / "outside").stat()
+    etag = f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+    with pytest.raises(WorkerRefused) as caught:
+        client.read("u-1", pb.Entry(path="link", etag=etag, size_bytes=status.st_size))
+    assert caught.value.errno == errno.ENOENT
     assert (cluster.origin / "a.bin").read_bytes() == BODY
 
 
