@@ -1,21 +1,18 @@
 """gRPC channels between the parts: in plain text, or with both sides' certificates.
 
 Owns that a channel follows the certificate files: Python's gRPC cannot change a channel's certificate
-(grpc/grpc#41779), so calls go to a channel that is made anew when the files change, while calls under way end on the
-old one. Also who is at the other end of a call.
+(grpc/grpc#41779), so calls go to a channel that is made anew when the files change, while calls under way, also endless
+streams, go on on the old one. Also who is at the other end of a call.
 """
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import grpc
 
 from api.trust.files import TrustFiles, grpc_channel_credentials, only_identity
 from api.trust.identity import Identity
-
-OLD_CHANNEL_SECONDS: Final = 60.0
-"""For calls under way when the certificate changes; a stream that never ends is begun anew by its reader."""
 
 Options = Sequence[tuple[str, Any]]
 
@@ -63,21 +60,31 @@ class _FollowingChannel(grpc.aio.Channel):
         self._number = 0
         self._inner: grpc.aio.Channel | None = None
         self._made: dict[tuple[str, str], Any] = {}
+        self._calls: dict[grpc.aio.Channel, int] = {}
+        """Calls under way by channel: one that was followed by another is closed after its last."""
         self._closing: set[asyncio.Task[None]] = set()
 
     def _now(self) -> grpc.aio.Channel:
         snapshot = self._trust.current()
         if self._inner is None or snapshot.number != self._number:
-            if self._inner is not None:
-                closing = asyncio.ensure_future(self._inner.close(OLD_CHANNEL_SECONDS))
-                self._closing.add(closing)
-                closing.add_done_callback(self._closing.discard)
-            self._inner = grpc.aio.secure_channel(
-                self._address, grpc_channel_credentials(snapshot), options=self._options
+            old, self._inner = (
+                self._inner,
+                grpc.aio.secure_channel(self._address, grpc_channel_credentials(snapshot), options=self._options),
             )
             self._number = snapshot.number
             self._made.clear()
+            self._calls[self._inner] = 0
+            if old is not None:
+                self._end_if_unused(old)
         return self._inner
+
+    def _end_if_unused(self, channel: grpc.aio.Channel) -> None:
+        if channel is self._inner or self._calls.get(channel) != 0:
+            return
+        del self._calls[channel]
+        closing = asyncio.ensure_future(channel.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def _call(self, kind: str, method: str, arguments: dict[str, Any]) -> Any:
         def call(*given: Any, **named: Any) -> Any:
@@ -85,9 +92,17 @@ class _FollowingChannel(grpc.aio.Channel):
             made = self._made.get((kind, method))
             if made is None:
                 made = self._made[kind, method] = getattr(channel, kind)(method, **arguments)
-            return made(*given, **named)
+            under_way = made(*given, **named)
+            self._calls[channel] += 1
+            under_way.add_done_callback(lambda _: self._ended(channel))
+            return under_way
 
         return call
+
+    def _ended(self, channel: grpc.aio.Channel) -> None:
+        if channel in self._calls:
+            self._calls[channel] -= 1
+            self._end_if_unused(channel)
 
     def unary_unary(self, method: str, *_: Any, **arguments: Any) -> Any:
         """As grpc.aio.Channel."""
@@ -107,11 +122,8 @@ class _FollowingChannel(grpc.aio.Channel):
 
     async def close(self, grace: float | None = None) -> None:
         """Close it; calls under way have `grace` seconds."""
-        for closing in list(self._closing):
-            closing.cancel()
-        await asyncio.gather(*self._closing, return_exceptions=True)
-        if self._inner is not None:
-            await self._inner.close(grace)
+        channels, self._calls = list(self._calls), {}
+        await asyncio.gather(*self._closing, *(channel.close(grace) for channel in channels))
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """As grpc.aio.Channel."""

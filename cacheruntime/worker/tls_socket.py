@@ -17,8 +17,8 @@ from api.trust.identity import Identity
 from cacheruntime.worker.frame_socket import FrameSocket
 
 HANDSHAKE_SECONDS: Final = 10.0
-_ENCRYPTED_BYTES: Final = 256 << 10
-"""Read from the socket at once."""
+_ENCRYPTED_BYTES: Final = 128 << 10
+"""Read from the socket at once; each connection has a buffer of it."""
 _TURN_BYTES: Final = 256 << 10
 """Encrypted before others have a turn: a fraction of a millisecond."""
 

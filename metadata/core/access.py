@@ -54,20 +54,14 @@ def check_token(caller: Identity, audience: Identity, dataset: Dataset, *, write
     """Forbidden unless the caller may have a token of that audience for the dataset.
 
     A node's readers are served by its own worker only, which takes tokens of its own node's audience. A worker needs
-    one to ask a peer for blocks: it may, where the dataset lets its node keep them. Loads and eviction read, removing
-    a checkpoint writes."""
+    one to ask a peer for blocks, also of datasets whose blocks it may not keep: its readers may read them. Loads and
+    eviction read, removing a checkpoint writes."""
     if audience != caller and caller.role is not Role.ADMIN:
         raise Forbidden(f"audience is {audience}, and {caller} may have tokens for itself only.")
     match audience.role:
-        case Role.WORKER:
-            nodes = dataset.specification.eligible_nodes
+        case Role.WORKER | Role.CACHE_CONTROLLER:
             if write:
-                raise Forbidden(f"{audience} may not write {dataset.label}: workers copy blocks, readers write files.")
-            if nodes and audience.name not in nodes:
-                raise Forbidden(f"{audience} may not read {dataset.label}: its blocks may not be kept on that node.")
-        case Role.CACHE_CONTROLLER:
-            if write:
-                raise Forbidden(f"{audience} may not write {dataset.label}: it loads and evicts.")
+                raise Forbidden(f"{audience} may not write {dataset.label}: it copies, loads and evicts blocks.")
         case Role.NODE | Role.JOB_CONTROLLER | Role.ADMIN:
             pass
         case _:
