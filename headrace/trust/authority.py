@@ -41,7 +41,7 @@ class TrustAuthority:
         self.token_keys = folder / TOKEN_KEYS
         for each in (folder, self.token_keys):
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not (self._cert.exists() and self._key.exists()):
+        if not self._has_issuer():
             self.add_issuer()
         if not any(self.token_keys.glob("*.pem")):
             self.add_token_key()
@@ -74,6 +74,14 @@ class TrustAuthority:
         write_private(into / "tls.key", pki.key_pem(key))
         write_private(into / "tls.crt", leaf.public_bytes(serialization.Encoding.PEM))
         return True
+
+    def _has_issuer(self) -> bool:
+        """Whether there is one; a crash between its two files leaves none."""
+        if not (self._cert.exists() and self._key.exists()):
+            return False
+        return (
+            x509.load_pem_x509_certificate(self._cert.read_bytes()).public_key() == pki.load_key(self._key).public_key()
+        )
 
     def _is_good(self, identity: Identity, into: Path) -> bool:
         try:

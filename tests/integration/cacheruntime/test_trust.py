@@ -20,10 +20,13 @@ from api import byteplane as bp
 from api.byteplane import Op
 from api.gen import metadata_pb2 as pb
 from api.gen import metadata_pb2_grpc, worker_pb2, worker_pb2_grpc
+from api.training_v1alpha1 import CheckpointSpec
 from api.trust.channels import open_blocking_channel
 from api.trust.files import TrustFiles
 from api.trust.identity import METADATA_SERVER, Identity, Role
 from api.trust.tokens import Claims, SigningKey, key_id_in, sign
+from cacheruntime.controller.services import Metadata, Workers
+from jobcontroller.shell.checkpoint_client import CheckpointClient
 from tests.builders.cache_cluster import ADMIN, CacheCluster, LocalClient, WorkerRefused, wait_for
 
 N1, N2 = Identity(Role.WORKER, "n1"), Identity(Role.WORKER, "n2")
@@ -311,6 +314,28 @@ def test_loads_and_eviction_are_the_cache_controllers(cluster: CacheCluster) -> 
     assert call_worker(cluster, CACHE, lambda stub: stub.Evict(evict, timeout=10, metadata=tuple(bearer))) is None
 
 
+async def test_the_controllers_show_what_is_theirs(cluster: CacheCluster) -> None:
+    cluster.put_origin({"ckpt/step-2/model": b"x", "ckpt/step-2/COMPLETE": b""})
+    cluster.sync(writable=True)
+    metadata = Metadata(cluster.address, 10, cluster.trust(CACHE))
+    workers = Workers(10, cluster.trust(CACHE), metadata.tokens)
+    checkpoints = CheckpointClient(cluster.address, 10, cluster.trust(JOBS))
+    spec = CheckpointSpec(dataset="u-1", path="ckpt")
+    try:
+        alive = await metadata.workers()
+        loads = await workers.start_load(alive, worker_pb2.StartLoadRequest(load_id="trust-2", uid="u-2"))
+        assert len(loads) == 2
+        await workers.evict(alive, "u-2")
+        await workers.evict(alive, "of a dataset that is forgotten already")
+        assert [one.step for one in await checkpoints.newest_first("default", spec)] == [2]
+        await checkpoints.remove("default", spec, "ckpt/step-2")
+        assert not (cluster.origin / "ckpt/step-2/model").exists()
+    finally:
+        await workers.close()
+        await metadata.close()
+        await checkpoints.close()
+
+
 def ask_metadata(
     cluster: CacheCluster, who: Identity, call: Callable[[grpc.Channel], object]
 ) -> grpc.StatusCode | None:
@@ -373,7 +398,7 @@ def test_no_path_leaves_its_dataset(cluster: CacheCluster, client: LocalClient, 
     etag = f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
     with pytest.raises(WorkerRefused) as caught:
         client.read("u-1", pb.Entry(path="link", etag=etag, size_bytes=status.st_size))
-    assert caught.value.errno == errno.ENOENT
+    assert caught.value.errno == errno.EINVAL and "is not a path inside" in str(caught.value)
     assert (cluster.origin / "a.bin").read_bytes() == BODY
 
 

@@ -20,7 +20,7 @@ from tests.builders.cache_cluster import ROOT, CacheCluster, wait_for
 pytestmark = pytest.mark.mount
 
 BODY = os.urandom(900_000)
-LIFE_SECONDS = 4
+LIFE_SECONDS = 3
 
 
 @pytest.fixture(scope="module")

@@ -84,5 +84,10 @@ def test_certificates_are_kept_while_they_are_good(tmp_path: Path) -> None:
     assert authority.issue(N1, tmp_path / "n1"), "of an authority that is on its way out"
     assert (tmp_path / "n1" / "tls.key").stat().st_mode & 0o777 == 0o600
     assert len(list(authority.token_keys.glob("*.pem"))) == 1
+    # A crash between the two files of a new issuer.
+    (tmp_path / "ca" / "issuer.key").write_bytes((tmp_path / "n1" / "tls.key").read_bytes())
+    healed = TrustAuthority(tmp_path / "ca")
+    assert healed.issue(N1, tmp_path / "n1") and not healed.issue(N1, tmp_path / "n1")
+    TrustFiles(tmp_path / "n1").server_context()
     authority.add_token_key()
     assert authority.forget_token_keys() == 1
