@@ -234,7 +234,6 @@ class CacheCluster:
         self.admin: TrustFiles | None = None
         if self.is_trusting:
             self.authority = TrustAuthority(self.folder / "authority")
-            self.admin = self.trust(ADMIN)
         self.origin = self.folder / "origin"
         self.origin.mkdir(parents=True)
         self.credentials = self.folder / "credentials"
@@ -242,6 +241,12 @@ class CacheCluster:
         self.address = f"127.0.0.1:{free_port()}"
         self.metadata: subprocess.Popen[bytes] | None = None
         self.start_metadata()
+        self.connect()
+
+    def connect(self) -> None:
+        """Open `channel` to metadata; again after the administrator's certificate changed."""
+        if self.is_trusting:
+            self.admin = self.trust(ADMIN)
         self.channel = open_blocking_channel(self.address, self.admin, METADATA_SERVER)
         self.namespace = metadata_pb2_grpc.NamespaceStub(self.channel)
         self.residency = metadata_pb2_grpc.ResidencyStub(self.channel)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from api.trust.identity import Identity, Role
+from api.trust.identity import METADATA_SERVER, Identity, Role
 from headrace_sdk import HeadraceFileSystem
-from tests.builders.cache_cluster import ROOT, CacheCluster, wait_for
+from tests.builders.cache_cluster import ADMIN, ROOT, CacheCluster, wait_for
 
 pytestmark = pytest.mark.mount
 
@@ -76,18 +76,40 @@ def mounted(cluster: CacheCluster, name: str, identity: Identity | None) -> Iter
         subprocess.run(["umount", "-l", str(mount)], check=False, capture_output=True, timeout=10)
 
 
+ROTATION = (4, 9, 14)
+"""Files apart by more than the second in which a change is seen."""
+
+
+def rotate(cluster: CacheCluster, step: int) -> None:
+    """Believe a new authority, reissue by it, forget the old one."""
+    if step == 0:
+        cluster.authority.add_issuer()
+    elif step == 2:
+        cluster.authority.forget_issuers()
+    for who in (METADATA_SERVER, ADMIN, Identity(Role.WORKER, "n1"), Identity(Role.NODE, "n1")):
+        folder = cluster.folder / "trust" / who.role / who.name
+        if step == 1:
+            cluster.authority.issue(who, folder)
+        else:
+            cluster.authority.trust_only(folder)
+
+
 def test_a_mount_reads_and_writes_on_after_its_tokens_and_its_daemon(cluster: CacheCluster) -> None:
     with mounted(cluster, "mnt", Identity(Role.NODE, "n1")) as mount:
         wait_for("the mount", lambda: bool(mount.events("ready")) and mount.path.is_dir(), 40)
+        # Well past the end of the first token, and through a change of the authority: a new file of the origin each
+        # time, so that the worker is asked.
         started, number = time.monotonic(), 0
-        # Well past the end of the first token: a new file of the origin each time, so that the worker is asked.
-        while time.monotonic() - started < LIFE_SECONDS * 2:
+        while time.monotonic() - started < LIFE_SECONDS * 2 or number < 20:
+            if number in ROTATION:
+                rotate(cluster, ROTATION.index(number))
             assert (mount.path / f"{number}.bin").read_bytes() == BODY
             (mount.path / f"written-{number}").write_bytes(b"%d" % number)
             number += 1
             time.sleep(0.3)
         assert number < 35
         assert cluster.metric("refused_total") == 0, "tokens are renewed before they end"
+        assert [event["number"] for event in mount.events("certificates_changed")] == [2, 3, 4]
         # The daemon dies while metadata is away: its follower has its tokens.
         with (mount.path / "35.bin").open("rb") as file:
             assert file.read(1) == BODY[:1]
@@ -100,6 +122,8 @@ def test_a_mount_reads_and_writes_on_after_its_tokens_and_its_daemon(cluster: Ca
             followers = {event["pid"] for event in mount.events("ready")} - {first}
             assert followers, "another daemon serves"
         cluster.start_metadata()
+        cluster.channel.close()
+        cluster.connect()
         cluster.token("n1")  # returns when metadata answers
         assert (mount.path / "36.bin").read_bytes() == BODY
     text = mount.log.read_text()
