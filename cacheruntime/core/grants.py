@@ -50,6 +50,11 @@ class Grants:
                 grants[claims.uid] = fresh
         self._names[claims.namespace, claims.name] = claims.uid
 
+    def may_read(self, uid: str, now_seconds: float, keys: Container[str]) -> bool:
+        """Whether `verdict` allows reading, in a quarter of its time: asked for every small read."""
+        grant = self._readers.get(uid)
+        return grant is not None and now_seconds <= grant.ends_at_seconds and grant.key_id in keys
+
     def verdict(self, uid: str, *, write: bool, now_seconds: float, keys: Container[str]) -> Verdict:
         """Tell whether the dataset may be read (or written) at that time (since 1970), with these keys being good."""
         grant = (self._writers if write else self._readers).get(uid)

@@ -158,7 +158,7 @@ class TokenGate:
 
     def allows(self, uid: str) -> bool:
         """Whether the dataset may be read."""
-        return self._verdict(uid, write=False) is Verdict.ALLOWED
+        return self._grants.may_read(uid, self._wall_clock(), self._keys.known)
 
     def require(self, uid: str, *, write: bool = False) -> None:
         """NotAuthorised unless a token allows it."""

@@ -5,7 +5,7 @@ import base64
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.trust.tokens import (
@@ -37,6 +37,7 @@ CLAIMS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(CLAIMS)
 def test_what_was_signed_is_what_is_read(claims: Claims) -> None:
     token = sign(claims, KEY)
@@ -44,6 +45,7 @@ def test_what_was_signed_is_what_is_read(claims: Claims) -> None:
     assert verify(token, KEYS, audience=ME, now_seconds=1000) == msgspec.structs.replace(claims, key_id=KEY.key_id)
 
 
+@settings(deadline=None)
 @given(CLAIMS, st.data())
 def test_a_token_with_any_other_byte_is_refused(claims: Claims, data: st.DataObject) -> None:
     token = sign(claims, KEY)
@@ -61,6 +63,7 @@ def test_a_token_with_any_other_byte_is_refused(claims: Claims, data: st.DataObj
         ]
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.binary().map(lambda raw: "hr1." + base64.urlsafe_b64encode(raw).decode() + ".AAAA")))
 def test_anything_else_is_refused_in_a_sentence_without_it(text: str) -> None:
     with pytest.raises(TokenRefused) as caught:
