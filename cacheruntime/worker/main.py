@@ -18,7 +18,7 @@ from prometheus_client import start_http_server
 from api.byteplane import HelloReply
 from api.gen.worker_pb2_grpc import add_WorkerControlServicer_to_server
 from api.trust.channels import add_port
-from api.trust.files import TrustError, TrustFiles
+from api.trust.files import REFUSED_FILES, TrustError, TrustFiles
 from api.trust.identity import Identity, Role
 from cacheruntime.core.reports import ReportState
 from cacheruntime.core.scrub import ScrubSchedule
@@ -105,6 +105,7 @@ async def _serve(settings: WorkerSettings) -> None:
     tunables = settings.tunables
     metrics = Metrics()
     trust = _trust(settings)
+    metrics.registry.register(REFUSED_FILES)
     state = ReportState()
     threads = ThreadPoolExecutor(tunables.io_threads, thread_name_prefix="io")
     # Their own threads: a peer that takes nothing for a while must not hold up the disks.
