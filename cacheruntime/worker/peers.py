@@ -198,7 +198,7 @@ class Peers:
                 link.fail("a request was cut short")
             # The answer would still be written into the buffer; the connection skips it.
             if request_id in link.waiting:
-                link.waiting[request_id] = _Waiting(future, memoryview(b""), kind)
+                link.waiting[request_id] = _Waiting(future, memoryview(bytearray()), kind)
             raise
 
     async def _link(self, peer: Peer) -> _Link:
