@@ -11,6 +11,7 @@ Flag FD says that exactly one descriptor came with the frame's first byte (SCM_R
 Invariants: a frame never exceeds the limits below; a reader refuses one that does (FrameError) and hangs up.
 """
 
+import errno
 import struct
 from enum import IntEnum, IntFlag
 from typing import Final, TypeVar
@@ -27,8 +28,8 @@ BLOCK_SIZE_BYTES: Final = 4 << 20
 
 
 class Op(IntEnum):
-    """What a frame asks for. READ is for peers (TCP) and answered on the unix socket too; the others are for the
-    node's own clients (unix socket)."""
+    """What a frame asks for. HELLO, AUTHORIZE and READ are for peers (TCP) and answered on the unix socket too; the
+    others are for the node's own clients (unix socket)."""
 
     HELLO = 1
     OPEN = 2
@@ -44,6 +45,7 @@ class Op(IntEnum):
     FIND_DATASET = 12
     LOOKUP = 13
     LIST = 14
+    AUTHORIZE = 15
 
 
 class Flag(IntFlag):
@@ -54,6 +56,8 @@ class Flag(IntFlag):
 
 
 NO_FLAGS: Final = Flag(0)
+TOKEN_ERRNOS: Final = frozenset({errno.ENOKEY, errno.EKEYEXPIRED, errno.EKEYREJECTED})
+"""Another token may help."""
 
 
 class FrameError(ValueError):
@@ -77,6 +81,23 @@ class HelloReply(Struct, frozen=True, kw_only=True):
     node: str
     epoch: int
     block_size_bytes: int
+    needs_tokens: bool = False
+    """Requests about a dataset are refused before AUTHORIZE with a token for it."""
+
+
+class Authorize(Struct, frozen=True, kw_only=True):
+    """Show a capability token (api/trust/tokens.py): the connection may do what it says until it expires. Reply:
+    Authorized. Requests without one that is good are refused with ENOKEY (none was shown), EKEYEXPIRED or
+    EKEYREJECTED (then the next token may be taken), or EACCES (its rights do not reach)."""
+
+    token: str
+
+
+class Authorized(Struct, frozen=True, kw_only=True):
+    """Whose dataset it was for."""
+
+    uid: str
+    may_write: bool = False
 
 
 class Open(Struct, frozen=True, kw_only=True):

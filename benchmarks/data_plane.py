@@ -20,6 +20,10 @@ import grpc
 
 from api.gen import metadata_pb2 as pb
 from api.gen import metadata_pb2_grpc
+from api.trust.channels import open_blocking_channel
+from api.trust.files import TrustFiles
+from api.trust.identity import METADATA_SERVER, Identity, Role
+from headrace.trust.authority import TrustAuthority
 
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
@@ -62,8 +66,11 @@ class Process:
 class DataPlane:
     """A context: metadata at `metadata_address`, workers and mounts by node name."""
 
-    def __init__(self, directory: Path, *, tier_bytes: int = 8 << 30) -> None:
+    def __init__(self, directory: Path, *, tier_bytes: int = 8 << 30, is_trusting: bool = False) -> None:
+        """`is_trusting`: with certificates and tokens; `admin` is then an administrator's."""
         self.directory = directory
+        self._authority = TrustAuthority(directory / "authority") if is_trusting else None
+        self.admin = TrustFiles(self._trust_folder(Identity(Role.ADMIN, "bench"))) if is_trusting else None
         self._tier_bytes = tier_bytes
         self._logs: list[IO[bytes]] = []
         self.processes: list[Process] = []
@@ -72,6 +79,24 @@ class DataPlane:
         self.workers: dict[str, Process] = {}
         self.mounts: dict[str, Path] = {}
         self.daemons: dict[str, Process] = {}
+
+    def _trust_folder(self, identity: Identity) -> Path:
+        assert self._authority is not None
+        folder = self.directory / "trust" / identity.role / identity.name
+        self._authority.issue(identity, folder)
+        return folder
+
+    def _trust_flags(self, identity: Identity) -> list[str]:
+        return [] if self._authority is None else ["--trust", str(self._trust_folder(identity).absolute())]
+
+    def _metadata_channel(self) -> grpc.Channel:
+        return open_blocking_channel(self.metadata_address, self.admin, METADATA_SERVER)
+
+    def token(self, uid: str, audience: Identity) -> str:
+        """Return a token to read a dataset."""
+        with self._metadata_channel() as channel:
+            request = pb.IssueTokenRequest(uid=uid, audience=audience.uri)
+            return metadata_pb2_grpc.TrustStub(channel).IssueToken(request, timeout=START_SECONDS).token
 
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -129,6 +154,9 @@ class DataPlane:
         store = f"sqlite:///{(self.directory / 'metadata.db').absolute()}"
         credentials = str(self.directory / "credentials")
         arguments = ["--listen", self.metadata_address, "--store", store, "--credentials-dir", credentials]
+        arguments += self._trust_flags(METADATA_SERVER)
+        if self._authority is not None:
+            arguments += ["--token-keys", str(self._authority.token_keys.absolute())]
         process = self.spawn(f"metadata-{len(self.processes)}", ["-m", "metadata", *arguments])
         self._await(process, "ready event", lambda: self._ready(process) is not None)
         self.metadata_address = self._ready(process) or ""
@@ -168,6 +196,7 @@ class DataPlane:
                 *["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--socket", str(socket)],
                 *["--tier", f"SSD:{tier.absolute()}:{self._tier_bytes}"],
                 *["--credentials-dir", str(self.directory / "credentials")],
+                *self._trust_flags(Identity(Role.WORKER, node)),
             ],
             environment,
         )
@@ -184,6 +213,7 @@ class DataPlane:
             [
                 *["-m", "fuse", "--node", node, "--metadata", self.metadata_address],
                 *["--worker-socket", str(self.socket(node)), "--mount", str(mount), *more],
+                *self._trust_flags(Identity(Role.NODE, node)),
             ],
         )
         self._await(process, "mount", lambda: any(each["event"] == "ready" for each in process.events()))
@@ -193,14 +223,14 @@ class DataPlane:
 
     def live(self) -> dict[str, pb.Worker]:
         """Return the live workers by node."""
-        with grpc.insecure_channel(self.metadata_address) as channel:
+        with self._metadata_channel() as channel:
             stub = metadata_pb2_grpc.ResidencyStub(channel)
             listed = stub.ListWorkers(pb.ListWorkersRequest(), timeout=START_SECONDS)
             return {worker.node: worker for worker in listed.workers if worker.alive}
 
     def entries(self, uid: str) -> dict[str, pb.Entry]:
         """Return the files of a dataset by path."""
-        with grpc.insecure_channel(self.metadata_address) as channel:
+        with self._metadata_channel() as channel:
             batches = metadata_pb2_grpc.NamespaceStub(channel).Manifest(pb.ManifestRequest(uid=uid), timeout=600)
             return {entry.path: entry for batch in batches for entry in batch.entries if not entry.is_directory}
 
@@ -216,7 +246,7 @@ class DataPlane:
         eligible_nodes: Sequence[str] = (),
     ) -> pb.DatasetInfo:
         """Make a dataset of one mount, list it (again), and return its record once the listing is done."""
-        with grpc.insecure_channel(self.metadata_address) as channel:
+        with self._metadata_channel() as channel:
             stub = metadata_pb2_grpc.NamespaceStub(channel)
             request = pb.SyncRequest(
                 uid=f"uid-{namespace}-{name}",

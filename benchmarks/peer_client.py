@@ -6,9 +6,23 @@ order; requests in flight are bounded by the caller's `depth`.
 
 import socket
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final, Self
 
-from api.byteplane import HEADER, Failure, Header, Hello, HelloReply, Op, Read, decode_header, decode_meta, encode
+from api.byteplane import (
+    HEADER,
+    Authorize,
+    Failure,
+    Header,
+    Hello,
+    HelloReply,
+    Op,
+    Read,
+    decode_header,
+    decode_meta,
+    encode,
+)
+from api.trust.files import TrustFiles
 
 BUFFER_BYTES: Final = 1 << 20
 
@@ -20,13 +34,24 @@ class PeerError(Exception):
 class PeerClient:
     """A greeted connection; a context manager that closes it."""
 
-    def __init__(self, endpoint: str) -> None:
-        host, _, port = endpoint.rpartition(":")
-        self._socket = socket.create_connection((host, int(port)), timeout=60)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, endpoint: str | Path, *, trust: TrustFiles | None = None, token: str = "") -> None:
+        """`endpoint`: HOST:PORT, or the unix socket of a node's own clients. With `trust` under TLS."""
+        if isinstance(endpoint, Path):
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.settimeout(60)
+            self._socket.connect(str(endpoint))
+        else:
+            host, _, port = endpoint.rpartition(":")
+            self._socket = socket.create_connection((host, int(port)), timeout=60)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if trust is not None:
+            self._socket = trust.client_context().wrap_socket(self._socket)
         self._socket.sendall(encode(Op.HELLO, 0, Hello(client="bench", node="bench")))
         _, meta = self._head()
         self.block_size_bytes = decode_meta(meta, HelloReply).block_size_bytes
+        if token:
+            self._socket.sendall(encode(Op.AUTHORIZE, 0, Authorize(token=token)))
+            self._head()
 
     def __enter__(self) -> Self:
         return self

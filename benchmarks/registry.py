@@ -13,5 +13,6 @@ BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
     "preload": ("benchmarks.preload", "a load of a whole dataset against the origin's capped rate"),
     "scheduler": ("benchmarks.scheduler", "pods placed a second, against kube-scheduler"),
     "simulations": ("benchmarks.simulations", "what placement by data saves, in simulated clusters"),
+    "trust": ("benchmarks.trust", "what tokens and TLS cost on the worker's byte plane"),
 }
 """Name → module, and what it measures."""

@@ -7,6 +7,7 @@ Owns the words and the tables from under store reasons and gRPC codes. Kinds: re
     ├── VersionChanged  ESTALE   the object is no longer the version that was asked for
     ├── Missing         ENOENT   no such dataset, path or object
     ├── Denied          EACCES   the under store refused us
+    ├── NotAuthorised   ENOKEY   no token for the dataset was shown, or (EKEYEXPIRED, EKEYREJECTED) none that is good
     ├── ReadOnly        EROFS    the dataset or its mount may not be written
     ├── NotResident     ENODATA  a peer asked for resident bytes only
     ├── NoRoom          ENOBUFS  no tier can hold the bytes even for a moment; READ serves them inline
@@ -52,6 +53,12 @@ class Denied(CacheError):
     """The under store refused the credentials or the right."""
 
     default_errno = errno.EACCES
+
+
+class NotAuthorised(CacheError):
+    """No token that is good for the request was shown; the errno says whether another may help."""
+
+    default_errno = errno.ENOKEY
 
 
 class ReadOnly(CacheError):

@@ -19,6 +19,10 @@ class Settings(BaseSettings):
     metadata: str = Field(pattern=r"^.+:\d+$", description="HOST:PORT of the metadata service")
     worker_socket: Path = Field(description="unix socket of this node's cache worker")
     mount: Path = Field(description="directory to mount at; made if it is not there")
+    trust: Path | None = Field(
+        default=None,
+        description="folder with ca.crt, tls.crt and tls.key of this node; without it nothing is encrypted or checked",
+    )
     metrics: str | None = Field(default=None, pattern=r"^.*:\d+$", description="HOST:PORT to serve /metrics at")
     allow_other: bool = Field(default=os.geteuid() == 0, description="let other users in; the default when run as root")
     backend: Literal["auto", "raw", "pyfuse3"] = Field(

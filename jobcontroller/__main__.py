@@ -16,6 +16,7 @@ import prometheus_client
 import structlog
 from pydantic import ValidationError
 
+from api.trust.files import TrustError, TrustFiles
 from jobcontroller.core.turn import Policy
 from jobcontroller.frameworks.registry import FRAMEWORKS
 from jobcontroller.settings import Settings, parse_address
@@ -51,7 +52,10 @@ async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
     caches = Caches(client, queue.add, time.monotonic, random.Random())
     queues = Queues(client, queue.add, random.Random())
     recorder = EventRecorder(client, COMPONENT, identity)
-    metadata = CheckpointClient(settings.metadata, settings.request_seconds) if settings.metadata else None
+    metadata: CheckpointClient | None = None
+    if settings.metadata:
+        trust = None if settings.trust is None else TrustFiles(settings.trust)
+        metadata = CheckpointClient(settings.metadata, settings.request_seconds, trust)
     observer = Observer(
         client,
         caches,
@@ -124,6 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jobcontroller", description="The TrainingJob controller.")
     parser.add_argument("--kubeconfig", metavar="FILE", help="default: $KUBECONFIG, ~/.kube/config, in-cluster")
     parser.add_argument("--metadata", metavar="HOST:PORT", help="the metadata service, for checkpoints")
+    parser.add_argument("--trust", metavar="DIR", help="folder with ca.crt, tls.crt and tls.key of this controller")
     parser.add_argument("--metrics", metavar="HOST:PORT", help="serve Prometheus metrics there")
     parser.add_argument("--leader-elect", action=argparse.BooleanOptionalAction, help="act only with the Lease")
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
@@ -135,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValidationError as error:
         for problem in error.errors():
             _log.error("bad_setting", setting=".".join(map(str, problem["loc"])), message=problem["msg"])
-    except (ConfigError, OSError) as error:
+    except (ConfigError, TrustError, OSError) as error:
         _log.error("cannot_start", message=str(error))
     return 2
 

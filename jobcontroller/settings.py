@@ -25,6 +25,10 @@ class Settings(BaseSettings):
 
     kubeconfig: Path | None = Field(default=None, description="default: $KUBECONFIG, ~/.kube/config, in-cluster")
     metadata: str | None = Field(default=None, description="HOST:PORT of the metadata service (checkpoints)")
+    trust: Path | None = Field(
+        default=None,
+        description="folder with ca.crt, tls.crt and tls.key of this controller; none = nothing is checked",
+    )
     metrics: str | None = Field(default=None, description="HOST:PORT to serve Prometheus metrics on; default none")
     leader_elect: bool = Field(default=True, description="two replicas may run; one acts")
     lease_namespace: str = Field(default="kube-system", description="where the Lease is")

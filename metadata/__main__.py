@@ -25,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
         help="database: sqlite:///var/lib/headrace/metadata.db, or postgresql://USER@HOST/DB?passfile=FILE",
     )
     parser.add_argument("--credentials-dir", metavar="DIR", help="folder of <namespace>/<secret>/<key> files")
+    parser.add_argument("--trust", metavar="DIR", help="folder with ca.crt, tls.crt and tls.key of this service")
+    parser.add_argument("--token-keys", metavar="DIR", help="folder of the keys tokens are signed with, NAME.pem")
     parser.add_argument("--metrics", metavar="HOST:PORT", help="Prometheus address")
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     configure_logging()

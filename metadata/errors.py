@@ -5,6 +5,7 @@
     ├── NotFound         no such dataset or path
     ├── AlreadyExists    the path is taken
     ├── Precondition     the state does not allow it: read-only, not empty, an epoch that is too old
+    ├── Forbidden        not to this caller
     └── Unavailable      not now: no snapshot yet, a full disk; the same request may work later
 
 SettingsError stands apart: the process cannot start.
@@ -33,6 +34,10 @@ class AlreadyExists(MetadataError):
 
 class Precondition(MetadataError):
     """The dataset's or the worker's state does not allow the request."""
+
+
+class Forbidden(MetadataError):
+    """The caller's identity does not allow the request."""
 
 
 class Unavailable(MetadataError):

@@ -4,9 +4,9 @@ Owns names, units, defaults and their reasons; validated before anything starts.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -24,10 +24,20 @@ class MetadataSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="HEADRACE_METADATA_", extra="forbid")
 
     listen: str = "127.0.0.1:7100"
-    """gRPC address; port 0 takes a free one, which the log names. Plaintext: keep it on loopback or a private net."""
+    """gRPC address; port 0 takes a free one, which the log names. Without `trust` plaintext, for loopback only."""
     store: str
     """Database URL: sqlite:///absolute/path.db, or postgresql://USER@HOST:PORT/DATABASE?passfile=FILE (libpq's form;
     a password in the URL is refused)."""
+    trust: Path | None = None
+    """Folder with ca.crt, tls.crt and tls.key of this service; then callers must show a certificate too, and may do
+    what docs/SECURITY.md says. None = everybody may do everything."""
+    token_keys: Path | None = None
+    """Folder of Ed25519 private keys, NAME.pem, tokens are signed with; goes with `trust`."""
+    token_seconds: Annotated[int, Field(ge=2, le=86_400)] = 3_600
+    """How long a token is good; bearers get the next one at half of it, so the service may be away for half of it."""
+    token_key_settle_seconds: Annotated[float, Field(ge=0, le=86_400)] = 90.0
+    """A new key signs only after workers had the time to learn of it (they ask every 30 s), and other instances of
+    this service to see its file."""
     credentials_dir: Path | None = None
     """Folder of credential files, <namespace>/<secret>/<key>; none = mounts with secret options fail."""
     metrics: str | None = None
@@ -41,6 +51,12 @@ class MetadataSettings(BaseSettings):
     """Snapshot versions whose removed entries are kept."""
     shutdown_seconds: Annotated[float, Field(ge=0, le=300)] = 5.0
     """How long calls under way may take after SIGTERM."""
+
+    @model_validator(mode="after")
+    def _has_both(self) -> Self:
+        if (self.trust is None) != (self.token_keys is None):
+            raise ValueError("trust and token_keys go together; give both folders or none")
+        return self
 
     @field_validator("listen", "metrics")
     @classmethod

@@ -5,7 +5,7 @@ The metadata service: what files a dataset has, who holds which blocks, which ch
 Sizes are bytes, times nanoseconds since 1970 unless the name says otherwise.
 Paths are relative to the dataset's root, with '/' between names, no leading or trailing slash; "" is the root.
 Errors: NOT_FOUND unknown dataset or path; ALREADY_EXISTS; FAILED_PRECONDITION an etag, version or epoch that
-does not match; INVALID_ARGUMENT names the field; UNAVAILABLE try again.
+does not match; INVALID_ARGUMENT names the field; UNAVAILABLE try again; PERMISSION_DENIED not to this caller.
 """
 
 from collections import abc as _abc
@@ -1298,3 +1298,103 @@ class ListCheckpointsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListCheckpointsResponse: _TypeAlias = ListCheckpointsResponse  # noqa: Y015
+
+@_typing.final
+class IssueTokenRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    WRITE_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    LIFETIME_SECONDS_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    """dataset; or namespace and name"""
+    namespace: _builtins.str
+    name: _builtins.str
+    write: _builtins.bool
+    """reading is always part of it"""
+    audience: _builtins.str
+    """headrace://ROLE/NAME; empty = the caller"""
+    lifetime_seconds: _builtins.int
+    """0 = as long as the service gives; never longer"""
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        write: _builtins.bool = ...,
+        audience: _builtins.str = ...,
+        lifetime_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "lifetime_seconds", b"lifetime_seconds", "name", b"name", "namespace", b"namespace", "uid", b"uid", "write", b"write"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssueTokenRequest: _TypeAlias = IssueTokenRequest  # noqa: Y015
+
+@_typing.final
+class IssuedToken(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    LIFETIME_SECONDS_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """secret"""
+    uid: _builtins.str
+    lifetime_seconds: _builtins.int
+    """from now; get the next one at half of it"""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        lifetime_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime_seconds", b"lifetime_seconds", "token", b"token", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssuedToken: _TypeAlias = IssuedToken  # noqa: Y015
+
+@_typing.final
+class TokenKeysRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenKeysRequest: _TypeAlias = TokenKeysRequest  # noqa: Y015
+
+@_typing.final
+class TokenKeysResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenKeysResponse: _TypeAlias = TokenKeysResponse  # noqa: Y015

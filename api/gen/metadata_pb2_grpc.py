@@ -898,3 +898,124 @@ class Checkpoints:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class TrustStub:
+    """Who may touch which dataset: tokens that workers check without asking (api/trust/tokens.py).
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.IssueToken = channel.unary_unary(
+                '/headrace.v1.Trust/IssueToken',
+                request_serializer=api_dot_gen_dot_metadata__pb2.IssueTokenRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.IssuedToken.FromString,
+                _registered_method=True)
+        self.TokenKeys = channel.unary_unary(
+                '/headrace.v1.Trust/TokenKeys',
+                request_serializer=api_dot_gen_dot_metadata__pb2.TokenKeysRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.TokenKeysResponse.FromString,
+                _registered_method=True)
+
+
+class TrustServicer:
+    """Who may touch which dataset: tokens that workers check without asking (api/trust/tokens.py).
+    """
+
+    def IssueToken(self, request, context):
+        """A token for one dataset, for the caller itself; an administrator may name another audience.
+        PERMISSION_DENIED: not to this caller (docs/SECURITY.md has the rule).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TokenKeys(self, request, context):
+        """The public keys whose tokens are good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_TrustServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'IssueToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueToken,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.IssueTokenRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.IssuedToken.SerializeToString,
+            ),
+            'TokenKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.TokenKeys,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.TokenKeysRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.TokenKeysResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'headrace.v1.Trust', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('headrace.v1.Trust', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Trust:
+    """Who may touch which dataset: tokens that workers check without asking (api/trust/tokens.py).
+    """
+
+    @staticmethod
+    def IssueToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Trust/IssueToken',
+            api_dot_gen_dot_metadata__pb2.IssueTokenRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.IssuedToken.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TokenKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Trust/TokenKeys',
+            api_dot_gen_dot_metadata__pb2.TokenKeysRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.TokenKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -5,7 +5,7 @@ The metadata service: what files a dataset has, who holds which blocks, which ch
 Sizes are bytes, times nanoseconds since 1970 unless the name says otherwise.
 Paths are relative to the dataset's root, with '/' between names, no leading or trailing slash; "" is the root.
 Errors: NOT_FOUND unknown dataset or path; ALREADY_EXISTS; FAILED_PRECONDITION an etag, version or epoch that
-does not match; INVALID_ARGUMENT names the field; UNAVAILABLE try again.
+does not match; INVALID_ARGUMENT names the field; UNAVAILABLE try again; PERMISSION_DENIED not to this caller.
 """
 
 from api.gen import metadata_pb2 as _metadata_pb2
@@ -285,3 +285,52 @@ class CheckpointsServicer(metaclass=_abc_1.ABCMeta):
         """Checkpoints below a directory of a dataset, newest step first."""
 
 def add_CheckpointsServicer_to_server(servicer: CheckpointsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class TrustStub:
+    """Who may touch which dataset: tokens that workers check without asking (api/trust/tokens.py)."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> TrustAsyncStub: ...
+    IssueToken: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.IssueTokenRequest, _metadata_pb2.IssuedToken]
+    """A token for one dataset, for the caller itself; an administrator may name another audience.
+    PERMISSION_DENIED: not to this caller (docs/SECURITY.md has the rule).
+    """
+    TokenKeys: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.TokenKeysRequest, _metadata_pb2.TokenKeysResponse]
+    """The public keys whose tokens are good."""
+
+@_typing.type_check_only
+class TrustAsyncStub(TrustStub):
+    """Who may touch which dataset: tokens that workers check without asking (api/trust/tokens.py)."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    IssueToken: _aio.UnaryUnaryMultiCallable[_metadata_pb2.IssueTokenRequest, _metadata_pb2.IssuedToken]  # type: ignore[assignment]
+    """A token for one dataset, for the caller itself; an administrator may name another audience.
+    PERMISSION_DENIED: not to this caller (docs/SECURITY.md has the rule).
+    """
+    TokenKeys: _aio.UnaryUnaryMultiCallable[_metadata_pb2.TokenKeysRequest, _metadata_pb2.TokenKeysResponse]  # type: ignore[assignment]
+    """The public keys whose tokens are good."""
+
+class TrustServicer(metaclass=_abc_1.ABCMeta):
+    """Who may touch which dataset: tokens that workers check without asking (api/trust/tokens.py)."""
+
+    @_abc_1.abstractmethod
+    def IssueToken(
+        self,
+        request: _metadata_pb2.IssueTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.IssuedToken, _abc.Awaitable[_metadata_pb2.IssuedToken]]:
+        """A token for one dataset, for the caller itself; an administrator may name another audience.
+        PERMISSION_DENIED: not to this caller (docs/SECURITY.md has the rule).
+        """
+
+    @_abc_1.abstractmethod
+    def TokenKeys(
+        self,
+        request: _metadata_pb2.TokenKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.TokenKeysResponse, _abc.Awaitable[_metadata_pb2.TokenKeysResponse]]:
+        """The public keys whose tokens are good."""
+
+def add_TrustServicer_to_server(servicer: TrustServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 from prometheus_client import start_http_server
 
+from api.trust.files import TrustError, TrustFiles
 from cacheruntime.controller.credentials import CredentialFiles
 from cacheruntime.controller.handlers import register
 from cacheruntime.controller.objects import Objects
@@ -41,8 +42,9 @@ def parse(argv: Sequence[str]) -> ControllerSettings:
 
 async def _serve(settings: ControllerSettings) -> None:
     config = load_config(settings.kubeconfig)
-    metadata = Metadata(settings.metadata, settings.call_seconds)
-    workers = Workers(settings.call_seconds)
+    trust = None if settings.trust is None else TrustFiles(settings.trust)
+    metadata = Metadata(settings.metadata, settings.call_seconds, trust)
+    workers = Workers(settings.call_seconds, trust, metadata.tokens)
     async with KubeClient(config, user_agent=LEASE_NAME) as client:
         objects = Objects(client)
         credentials = CredentialFiles(client, Path(settings.credentials_dir))
@@ -92,5 +94,9 @@ def run(argv: Sequence[str]) -> int:
     if settings.metrics:
         host, _, port = settings.metrics.rpartition(":")
         start_http_server(int(port), addr=host or "127.0.0.1")
-    asyncio.run(_until_signal(settings))
+    try:
+        asyncio.run(_until_signal(settings))
+    except TrustError as error:
+        log.error("cache controller cannot start", error=str(error))
+        return 1
     return 0

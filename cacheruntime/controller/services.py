@@ -11,19 +11,28 @@ from collections.abc import Sequence
 import grpc
 
 from api.gen import metadata_pb2, metadata_pb2_grpc, worker_pb2, worker_pb2_grpc
+from api.trust.channels import open_channel
+from api.trust.files import TrustFiles
+from api.trust.identity import METADATA_SERVER, Identity, Role
+from api.trust.source import TokenSource
 
 
 class Metadata:
     """Calls to the metadata service."""
 
-    def __init__(self, address: str, call_seconds: float) -> None:
-        self._channel = grpc.aio.insecure_channel(address)
+    def __init__(self, address: str, call_seconds: float, trust: TrustFiles | None = None) -> None:
+        """`trust` None: in plain text, and there are no tokens."""
+        self._channel = open_channel(address, trust, METADATA_SERVER)
+        #: Of the controller, for its calls of workers.
+        self.tokens = None if trust is None else TokenSource(self._channel)
         self._seconds = call_seconds
         self._namespace = metadata_pb2_grpc.NamespaceStub(self._channel)
         self._residency = metadata_pb2_grpc.ResidencyStub(self._channel)
 
     async def close(self) -> None:
         """Close the channel."""
+        if self.tokens is not None:
+            await self.tokens.close()
         await self._channel.close()
 
     async def sync(self, request: metadata_pb2.SyncRequest) -> metadata_pb2.DatasetInfo:
@@ -59,8 +68,10 @@ class Metadata:
 class Workers:
     """Calls to the workers' control services; one channel an endpoint, dropped when the worker is."""
 
-    def __init__(self, call_seconds: float) -> None:
+    def __init__(self, call_seconds: float, trust: TrustFiles | None = None, tokens: TokenSource | None = None) -> None:
         self._seconds = call_seconds
+        self._trust = trust
+        self._tokens = tokens
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def close(self) -> None:
@@ -72,25 +83,41 @@ class Workers:
         for endpoint in self._channels.keys() - endpoints:
             await self._channels.pop(endpoint).close()
 
-    def _stub(self, endpoint: str) -> worker_pb2_grpc.WorkerControlAsyncStub:
+    def _stub(self, worker: metadata_pb2.Worker) -> worker_pb2_grpc.WorkerControlAsyncStub:
+        endpoint = worker.control_endpoint
         channel = self._channels.get(endpoint)
         if channel is None:
-            channel = self._channels[endpoint] = grpc.aio.insecure_channel(endpoint)
+            who = Identity(Role.WORKER, worker.node)
+            channel = self._channels[endpoint] = open_channel(endpoint, self._trust, who)
         return worker_pb2_grpc.WorkerControlStub(channel)
+
+    async def _bearer(self, uid: str) -> list[tuple[str, str]]:
+        if self._tokens is None:
+            return []
+        return [("authorization", f"Bearer {(await self._tokens.get(uid, write=False)).token}")]
 
     async def start_load(
         self, workers: Sequence[metadata_pb2.Worker], request: worker_pb2.StartLoadRequest
     ) -> list[worker_pb2.LoadProgress]:
         """Start (or join) a load on every worker; return their progress in the same order."""
+        bearer = await self._bearer(request.uid)
         return list(
             await asyncio.gather(
-                *(self._stub(worker.control_endpoint).StartLoad(request, timeout=self._seconds) for worker in workers)
+                *(self._stub(worker).StartLoad(request, timeout=self._seconds, metadata=bearer) for worker in workers)
             )
         )
 
     async def evict(self, workers: Sequence[metadata_pb2.Worker], uid: str) -> None:
         """Drop a dataset's blocks on every worker."""
+        if not workers:
+            return
         request = worker_pb2.EvictRequest(uid=uid)
+        try:
+            bearer = await self._bearer(uid)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return  # forgotten already; workers drop what no dataset has by themselves
+            raise
         await asyncio.gather(
-            *(self._stub(worker.control_endpoint).Evict(request, timeout=self._seconds) for worker in workers)
+            *(self._stub(worker).Evict(request, timeout=self._seconds, metadata=bearer) for worker in workers)
         )

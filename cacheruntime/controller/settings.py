@@ -14,6 +14,10 @@ class ControllerSettings(BaseSettings):
     kubeconfig: Path | None = Field(default=None, description="kubeconfig file; default: kubectl's search order")
     metadata: str = Field(description="host:port of the metadata service")
     credentials_dir: Path = Field(description="folder where Secrets named by Datasets are put as files, mode 0600")
+    trust: Path | None = Field(
+        default=None,
+        description="folder with ca.crt, tls.crt and tls.key of this controller; none = nothing is checked",
+    )
     metrics: str | None = Field(default=None, description="host:port to serve /metrics on; none = not served")
     leader_elect: bool = Field(default=True, description="act only while holding the Lease")
     lease_namespace: str = Field(default="kube-system", description="namespace of that Lease")

@@ -1,7 +1,7 @@
 """The TCP side of the byte plane: blocks for peers.
 
-Owns HELLO and READ. A resident block goes out by sendfile with the checksum of its map, so the peer checks what
-the disk gave; small ones are read, checked here and sent at once.
+Owns HELLO, AUTHORIZE and READ. A resident block goes out by sendfile with the checksum of its map, so the peer
+checks what the disk gave; small ones are read, checked here and sent at once.
 
 Invariant: nothing unchecked goes to a peer. A piece of a block has no checksum of its own in the map, so the whole
 block is read and checked for the first one, and the checksums of all its pieces are remembered for the next ones
@@ -13,7 +13,19 @@ from concurrent.futures import Executor
 from functools import lru_cache
 from typing import Final
 
-from api.byteplane import Flag, FrameError, Header, Hello, HelloReply, Op, Read, ReadReply, decode_meta, encode
+from api.byteplane import (
+    Authorize,
+    Flag,
+    FrameError,
+    Header,
+    Hello,
+    HelloReply,
+    Op,
+    Read,
+    ReadReply,
+    decode_meta,
+    encode,
+)
 from cacheruntime.core.blocks import Version, block_length, version_name
 from cacheruntime.core.checksums import crc32c
 from cacheruntime.core.piece_checksums import PieceChecksums, pieces_of
@@ -26,7 +38,7 @@ from cacheruntime.worker.frame_socket import FrameSocket
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.reader import Reader
 from cacheruntime.worker.tier_files import CachedFile
-from cacheruntime.worker.workers import Peer
+from cacheruntime.worker.trust import Gate
 
 SENDFILE_BYTES_MIN: Final = 256 << 10
 """Below this a read and one send cost less than a thread and sendfile."""
@@ -38,11 +50,16 @@ BYPASSED_BLOCKS_MAX: Final = 16
 """Blocks the cache has no room for, kept in memory for the next pieces of them: 64 MiB of 4 MiB blocks."""
 
 
-async def answer_hello(link: FrameSocket, header: Header, meta: bytes, me: Peer, block_size_bytes: int) -> None:
+async def answer_hello(link: FrameSocket, header: Header, meta: bytes, reply: HelloReply) -> None:
     """Greet back."""
     decode_meta(meta, Hello)
-    reply = HelloReply(node=me.node, epoch=me.epoch, block_size_bytes=block_size_bytes)
     await link.send(encode(Op.HELLO, header.request_id, reply, flags=Flag.REPLY))
+
+
+async def answer_authorize(link: FrameSocket, header: Header, meta: bytes, gate: Gate) -> None:
+    """Take the token, or NotAuthorised."""
+    reply = await gate.accept(decode_meta(meta, Authorize).token)
+    await link.send(encode(Op.AUTHORIZE, header.request_id, reply, flags=Flag.REPLY))
 
 
 class ReadAnswerer:
@@ -57,11 +74,11 @@ class ReadAnswerer:
         #: Checked bytes of blocks that could not stay. A version never changes, so they stay right.
         self._bypassed_blocks: OrderedDict[tuple[str, int], memoryview] = OrderedDict()
 
-    def answer_now(self, header: Header, meta: bytes, *, for_peer: bool) -> tuple[bytes, memoryview] | None:
+    def answer_now(self, header: Header, meta: bytes, gate: Gate, *, for_peer: bool) -> tuple[bytes, memoryview] | None:
         """Return the reply to a READ of a few bytes that are here and in memory; None = `answer` it."""
         try:
             read = decode_meta(meta, Read)
-            if read.length_bytes > NOW_BYTES_MAX or read.verify:
+            if read.length_bytes > NOW_BYTES_MAX or read.verify or not gate.allows(read.uid):
                 return None
             _, name, index = self._checked(read)
             ready = self._ready(read, name, index)
@@ -74,9 +91,10 @@ class ReadAnswerer:
         data, checksum = ready
         return _reply(header, ReadReply(crc32c=checksum), data), data
 
-    async def answer(self, link: FrameSocket, header: Header, meta: bytes, *, for_peer: bool) -> None:
-        """Send the range; NotResident, or what the way to the under store raised."""
+    async def answer(self, link: FrameSocket, header: Header, meta: bytes, gate: Gate, *, for_peer: bool) -> None:
+        """Send the range; NotAuthorised, NotResident, or what the way to the under store raised."""
         read = decode_meta(meta, Read)
+        gate.require(read.uid)
         version, _, index = self._checked(read)
         is_sent = not read.verify and await self._send_kept(link, header, read, version, index)
         if not is_sent:
@@ -219,23 +237,25 @@ def _reply(header: Header, reply: ReadReply, data: memoryview) -> bytes:
 class PeerSession:
     """One peer's connection."""
 
-    def __init__(self, link: FrameSocket, me: Peer, answerer: ReadAnswerer, block_size_bytes: int) -> None:
+    def __init__(self, link: FrameSocket, hello: HelloReply, answerer: ReadAnswerer, gate: Gate) -> None:
         self._link = link
-        self._me = me
+        self._gate = gate
+        self._hello = hello
         self._answerer = answerer
-        self._block_size_bytes = block_size_bytes
 
     def answer_now(self, header: Header, meta: bytes) -> tuple[bytes, memoryview] | None:
         """Return a reply that needs no waiting."""
-        return self._answerer.answer_now(header, meta, for_peer=True) if header.op is Op.READ else None
+        return self._answerer.answer_now(header, meta, self._gate, for_peer=True) if header.op is Op.READ else None
 
     async def handle(self, header: Header, meta: bytes) -> None:
         """Answer one request."""
         match header.op:
             case Op.HELLO:
-                await answer_hello(self._link, header, meta, self._me, self._block_size_bytes)
+                await answer_hello(self._link, header, meta, self._hello)
+            case Op.AUTHORIZE:
+                await answer_authorize(self._link, header, meta, self._gate)
             case Op.READ:
-                await self._answerer.answer(self._link, header, meta, for_peer=True)
+                await self._answerer.answer(self._link, header, meta, self._gate, for_peer=True)
             case _:
                 raise FrameError(f"{header.op.name} is for the node's unix socket")
 

@@ -2,7 +2,8 @@
 
 Owns listening, the limit of requests in flight, and the only translation of errors to a Failure reply. Does not
 know any operation. Invariants: a connection that breaks the protocol is closed; a session is closed exactly once,
-after its last request ended; an exception nobody expected costs one request, is logged and counted.
+after its last request ended; an exception nobody expected costs one request, is logged and counted; with trust on
+nothing is read of a connection before its certificate was checked.
 """
 
 import asyncio
@@ -14,9 +15,12 @@ from typing import Final, Protocol
 import structlog
 
 from api.byteplane import Failure, Flag, FrameError, Header, encode
+from api.trust.files import TrustFiles
+from api.trust.identity import Identity, NotAnIdentity
 from cacheruntime.errors import CacheError
 from cacheruntime.worker.frame_socket import FrameSocket
 from cacheruntime.worker.metrics import Metrics
+from cacheruntime.worker.tls_socket import TlsFrameSocket
 
 log = structlog.get_logger()
 
@@ -48,9 +52,15 @@ class FrameServer:
     """Serves one listening socket until cancelled."""
 
     def __init__(
-        self, listener: socket.socket, open_session: Callable[[FrameSocket], Session], metrics: Metrics
+        self,
+        listener: socket.socket,
+        open_session: Callable[[FrameSocket, Identity | None], Session],
+        metrics: Metrics,
+        trust: TrustFiles | None = None,
     ) -> None:
+        """With `trust` others must show a certificate; `open_session` is told whose it is."""
         listener.setblocking(False)
+        self._trust = trust
         self._listener = listener
         self._open_session = open_session
         self._metrics = metrics
@@ -72,7 +82,7 @@ class FrameServer:
                     log.warning("connection_refused", connections=len(self._connections))
                     sock.close()
                     continue
-                task = loop.create_task(self._serve(FrameSocket(sock, loop)))
+                task = loop.create_task(self._welcome(sock, loop))
                 self._connections.add(task)
                 task.add_done_callback(self._connections.discard)
         finally:
@@ -82,8 +92,25 @@ class FrameServer:
             if self._connections:
                 await asyncio.wait(list(self._connections), timeout=ABORT_SECONDS)
 
-    async def _serve(self, link: FrameSocket) -> None:
-        session = self._open_session(link)
+    async def _welcome(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        if self._trust is None:
+            await self._serve(FrameSocket(sock, loop), None)
+            return
+        link = TlsFrameSocket(sock, loop, self._trust.server_context(), is_server=True)
+        try:
+            peer = await link.handshake()
+        except (OSError, NotAnIdentity) as error:
+            self._metrics.refused.labels("handshake").inc()
+            log.warning("connection_refused", error=str(error))
+            await link.close()
+            return
+        except BaseException:
+            await link.close()
+            raise
+        await self._serve(link, peer)
+
+    async def _serve(self, link: FrameSocket, peer: Identity | None) -> None:
+        session = self._open_session(link, peer)
         requests: set[asyncio.Task[None]] = set()
         try:
             while (request := link.received() or await link.receive_request()) is not None:

@@ -96,7 +96,7 @@ class FrameSocket:
                 self._start += ready
                 view = view[ready:]
                 continue
-            count = await self._loop.sock_recv_into(self._socket, view)
+            count = await self._receive_some(view)
             if count == 0:
                 raise ConnectionResetError("the connection ended inside a frame")
             view = view[count:]
@@ -108,9 +108,13 @@ class FrameSocket:
             rest = self._end - self._start
             self._buffer[:rest] = self._buffer[self._start : self._end]
             self._start, self._end = 0, rest
-        count = await self._loop.sock_recv_into(self._socket, self._view[self._end :])
+        count = await self._receive_some(self._view[self._end :])
         self._end += count
         return count > 0
+
+    async def _receive_some(self, view: memoryview) -> int:
+        """Put what comes next into the view; 0 at the end."""
+        return await self._loop.sock_recv_into(self._socket, view)
 
     async def send(self, head: bytes, data: memoryview | None = None) -> None:
         """Send a frame whose data is in memory; small ones that are ready together go out together."""

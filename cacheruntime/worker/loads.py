@@ -93,6 +93,11 @@ class Loads:
             load.scope = None
         return await self._advance(load)
 
+    def dataset_of(self, load_id: str) -> str:
+        """Return the uid of a load's dataset; "" when the load is not known."""
+        load = self._loads.get(load_id)
+        return "" if load is None else load.request.uid
+
     async def get(self, load_id: str) -> worker_pb2.LoadProgress:
         """Return a load's progress; Missing."""
         return await self._advance(self._known(load_id))

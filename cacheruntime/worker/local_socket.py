@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from api import byteplane as bp
-from api.byteplane import Flag, Header, Op, Struct, decode_meta, encode
+from api.byteplane import Flag, Header, HelloReply, Op, Struct, decode_meta, encode
 from cacheruntime.core.blocks import Version
 from cacheruntime.errors import BadRequest, CacheError
 from cacheruntime.worker import tier_files
 from cacheruntime.worker.block_store import BlockStore
-from cacheruntime.worker.byte_plane import ReadAnswerer, answer_hello
+from cacheruntime.worker.byte_plane import ReadAnswerer, answer_authorize, answer_hello
 from cacheruntime.worker.datasets import check_path
 from cacheruntime.worker.frame_socket import FrameSocket
 from cacheruntime.worker.metrics import Metrics
@@ -26,7 +26,7 @@ from cacheruntime.worker.path_order import PathOrder
 from cacheruntime.worker.reader import Reader
 from cacheruntime.worker.renames import Renames
 from cacheruntime.worker.tier_files import CachedFile
-from cacheruntime.worker.workers import Peer
+from cacheruntime.worker.trust import Gate
 from cacheruntime.worker.writes import Staging, Writes
 
 HANDLES_MAX: Final = 200_000
@@ -70,7 +70,7 @@ class LocalSession:
         self,
         link: FrameSocket,
         *,
-        me: Peer,
+        greeting: HelloReply,
         store: BlockStore,
         reader: Reader,
         writes: Writes,
@@ -79,9 +79,11 @@ class LocalSession:
         answerer: ReadAnswerer,
         order: PathOrder,
         metrics: Metrics,
+        gate: Gate,
     ) -> None:
         self._link = link
-        self._me = me
+        self._gate = gate
+        self._greeting = greeting
         self._store = store
         self._reader = reader
         self._writes = writes
@@ -108,11 +110,12 @@ class LocalSession:
             Op.FIND_DATASET: self._find_dataset,
             Op.LOOKUP: self._lookup,
             Op.LIST: self._list,
+            Op.AUTHORIZE: self._authorize,
         }
 
     def answer_now(self, header: Header, meta: bytes) -> tuple[bytes, memoryview] | None:
         """Return a reply that needs no waiting."""
-        return self._answerer.answer_now(header, meta, for_peer=False) if header.op is Op.READ else None
+        return self._answerer.answer_now(header, meta, self._gate, for_peer=False) if header.op is Op.READ else None
 
     async def handle(self, header: Header, meta: bytes) -> None:
         """Answer one request."""
@@ -134,12 +137,16 @@ class LocalSession:
         await self._link.send_with_descriptor(head, descriptor)
 
     async def _hello(self, header: Header, meta: bytes) -> None:
-        await answer_hello(self._link, header, meta, self._me, self._store.block_size_bytes)
+        await answer_hello(self._link, header, meta, self._greeting)
+
+    async def _authorize(self, header: Header, meta: bytes) -> None:
+        await answer_authorize(self._link, header, meta, self._gate)
 
     # Reading
 
     async def _open(self, header: Header, meta: bytes) -> None:
         wanted = decode_meta(meta, bp.Open)
+        self._gate.require(wanted.uid)
         check_path(wanted.path)
         if wanted.size_bytes < 0:
             raise BadRequest(f"size_bytes {wanted.size_bytes} must not be below 0")
@@ -169,10 +176,11 @@ class LocalSession:
             raise CacheError(f"handle {wanted.handle} is not open for reading", number=errno.EBADF)
         if wanted.offset_bytes < 0 or wanted.length_bytes < 0:
             raise BadRequest(f"range {wanted.offset_bytes}+{wanted.length_bytes} must not be below 0")
+        self._gate.require(file.version.uid)
         await self._reply(header, await self._reader.ensure(file, wanted.offset_bytes, wanted.length_bytes))
 
     async def _read(self, header: Header, meta: bytes) -> None:
-        await self._answerer.answer(self._link, header, meta, for_peer=False)
+        await self._answerer.answer(self._link, header, meta, self._gate, for_peer=False)
 
     async def _close_handle(self, header: Header, meta: bytes) -> None:
         number = decode_meta(meta, bp.Handle).handle
@@ -191,18 +199,25 @@ class LocalSession:
     # Names
 
     async def _find_dataset(self, header: Header, meta: bytes) -> None:
-        await self._reply(header, await self._names.find(decode_meta(meta, bp.FindDataset)))
+        wanted = decode_meta(meta, bp.FindDataset)
+        self._gate.require_name(wanted.namespace, wanted.name)
+        await self._reply(header, await self._names.find(wanted))
 
     async def _lookup(self, header: Header, meta: bytes) -> None:
-        await self._reply(header, await self._names.lookup(decode_meta(meta, bp.Lookup)))
+        wanted = decode_meta(meta, bp.Lookup)
+        self._gate.require(wanted.uid)
+        await self._reply(header, await self._names.lookup(wanted))
 
     async def _list(self, header: Header, meta: bytes) -> None:
-        await self._reply(header, await self._names.list(decode_meta(meta, bp.List)))
+        wanted = decode_meta(meta, bp.List)
+        self._gate.require(wanted.uid)
+        await self._reply(header, await self._names.list(wanted))
 
     # Writing
 
     async def _create(self, header: Header, meta: bytes) -> None:
         wanted = decode_meta(meta, bp.Create)
+        self._gate.require(wanted.uid, write=True)
         staging = await self._writes.adopt(wanted.uid, wanted.adopts_inode, self) if wanted.adopts_inode else None
         if staging is None:
             staging = await self._writes.create(
@@ -222,6 +237,7 @@ class LocalSession:
         staging = self._stagings.get(wanted.handle)
         if staging is None:
             raise CacheError(f"handle {wanted.handle} is not open for writing", number=errno.EBADF)
+        self._gate.require(staging.uid, write=True)
         await self._reply(header, await self._order.finish(self._commit_in_turn(staging, wanted)))
 
     async def _commit_in_turn(self, staging: Staging, wanted: bp.Commit) -> bp.Committed:
@@ -243,6 +259,7 @@ class LocalSession:
 
     async def _remove(self, header: Header, meta: bytes) -> None:
         wanted = decode_meta(meta, bp.Remove)
+        self._gate.require(wanted.uid, write=True)
 
         async def remove() -> int:
             async with self._order.turn(wanted.uid, wanted.path):
@@ -252,6 +269,7 @@ class LocalSession:
 
     async def _rename(self, header: Header, meta: bytes) -> None:
         wanted = decode_meta(meta, bp.Rename)
+        self._gate.require(wanted.uid, write=True)
 
         async def rename() -> bp.Mutated:
             async with self._order.turn(wanted.uid, wanted.source, wanted.target):
@@ -261,6 +279,7 @@ class LocalSession:
 
     async def _make_directory(self, header: Header, meta: bytes) -> None:
         wanted = decode_meta(meta, bp.MakeDirectory)
+        self._gate.require(wanted.uid, write=True)
 
         async def make() -> int:
             async with self._order.turn(wanted.uid, wanted.path):

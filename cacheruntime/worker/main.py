@@ -15,7 +15,11 @@ import structlog
 import uvloop
 from prometheus_client import start_http_server
 
+from api.byteplane import HelloReply
 from api.gen.worker_pb2_grpc import add_WorkerControlServicer_to_server
+from api.trust.channels import add_port
+from api.trust.files import REFUSED_FILES, TrustError, TrustFiles
+from api.trust.identity import Identity, Role
 from cacheruntime.core.reports import ReportState
 from cacheruntime.core.scrub import ScrubSchedule
 from cacheruntime.core.tiers import Tier
@@ -46,6 +50,7 @@ from cacheruntime.worker.settings import Address, WorkerSettings, parse
 from cacheruntime.worker.speeds import measure_read
 from cacheruntime.worker.tier_files import CachedFile
 from cacheruntime.worker.trees import Trees
+from cacheruntime.worker.trust import ControlGate, Gate, OpenGate, ShutGate, TokenGate, TokenKeys
 from cacheruntime.worker.workers import Peer, Workers
 from cacheruntime.worker.writes import Writes
 
@@ -99,6 +104,8 @@ async def _until_signal(settings: WorkerSettings) -> None:
 async def _serve(settings: WorkerSettings) -> None:
     tunables = settings.tunables
     metrics = Metrics()
+    trust = _trust(settings)
+    metrics.registry.register(REFUSED_FILES)
     state = ReportState()
     threads = ThreadPoolExecutor(tunables.io_threads, thread_name_prefix="io")
     # Their own threads: a peer that takes nothing for a while must not hold up the disks.
@@ -124,7 +131,9 @@ async def _serve(settings: WorkerSettings) -> None:
         str(settings.metadata),
         call_seconds=tunables.metadata_seconds,
         mutation_seconds=tunables.mutation_seconds,
+        trust=trust,
     )
+    keys = TokenKeys(metadata, time.monotonic)
     datasets = Datasets(
         metadata, settings.credentials_dir, fresh_seconds=tunables.dataset_seconds, clock=time.monotonic
     )
@@ -133,6 +142,8 @@ async def _serve(settings: WorkerSettings) -> None:
         connect_seconds=tunables.peer_connect_seconds,
         read_seconds=tunables.peer_read_seconds,
         clock=time.monotonic,
+        trust=trust,
+        tokens=metadata.tokens,
     )
     workers = Workers(
         me,
@@ -178,15 +189,29 @@ async def _serve(settings: WorkerSettings) -> None:
         clock=time.monotonic,
     )
 
-    def peer_session(link: FrameSocket) -> PeerSession:
-        return PeerSession(link, me, answerer, tunables.block_size_bytes)
+    greeting = HelloReply(
+        node=me.node, epoch=me.epoch, block_size_bytes=tunables.block_size_bytes, needs_tokens=trust is not None
+    )
+
+    def gate_of(peer: Identity | None) -> Gate:
+        if trust is None:
+            return OpenGate()
+        if peer is None:
+            # The unix socket: no certificate tells who it is, so tokens of this node's own clients are taken.
+            return TokenGate(keys, Identity(Role.NODE, me.node), metrics)
+        if peer.role in (Role.WORKER, Role.ADMIN):
+            return TokenGate(keys, peer, metrics)
+        return ShutGate(f"{peer} may not read here; the byte plane is for workers", metrics)
+
+    def peer_session(link: FrameSocket, peer: Identity | None) -> PeerSession:
+        return PeerSession(link, greeting, answerer, gate_of(peer))
 
     order = PathOrder()
 
-    def local_session(link: FrameSocket) -> LocalSession:
+    def local_session(link: FrameSocket, peer: Identity | None) -> LocalSession:
         return LocalSession(
             link,
-            me=me,
+            greeting=greeting,
             store=store,
             reader=reader,
             writes=writes,
@@ -195,11 +220,13 @@ async def _serve(settings: WorkerSettings) -> None:
             answerer=answerer,
             order=order,
             metrics=metrics,
+            gate=gate_of(peer),
         )
 
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    add_WorkerControlServicer_to_server(ControlService(loads, store, Trees(metadata, writes), metrics), server)
-    control = Address(settings.control.host, _bind_control(server, settings.control))
+    service = ControlService(loads, store, Trees(metadata, writes), metrics, ControlGate(keys, metrics))
+    add_WorkerControlServicer_to_server(service, server)
+    control = Address(settings.control.host, _bind_control(server, settings.control, trust))
     reporter = Reporter(
         me=me,
         control_endpoint=str(control),
@@ -216,9 +243,12 @@ async def _serve(settings: WorkerSettings) -> None:
     _serve_metrics(settings.metrics, metrics)
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(FrameServer(listener, peer_session, metrics).run())
+            tasks.create_task(FrameServer(listener, peer_session, metrics, trust).run())
             await server.start()
             await reporter.register()
+            if trust is not None:
+                await keys.refresh()
+                tasks.create_task(keys.run())
             await workers.refresh()
             tasks.create_task(FrameServer(local_listener, local_session, metrics).run())
             tasks.create_task(reporter.run())
@@ -241,6 +271,20 @@ async def _serve(settings: WorkerSettings) -> None:
             pool.shutdown(wait=False, cancel_futures=True)
         for lock in locks:
             os.close(lock)
+
+
+def _trust(settings: WorkerSettings) -> TrustFiles | None:
+    """Return who we are and whom we believe; CacheError."""
+    if settings.trust is None:
+        log.warning("trust_is_off", notice="whoever reaches a port or the socket may read and change every dataset")
+        return None
+    try:
+        trust = TrustFiles(settings.trust)
+    except TrustError as error:
+        raise CacheError(f"--trust: {error}") from error
+    if trust.identity != Identity(Role.WORKER, settings.node):
+        raise CacheError(f"--trust {settings.trust} is of {trust.identity}, and this is the worker of {settings.node}")
+    return trust
 
 
 def _tier(settings: WorkerSettings, number: int) -> Tier:
@@ -277,9 +321,9 @@ def _name(listener: socket.socket, settings: WorkerSettings) -> str:
     return str(Address(settings.listen.host, listener.getsockname()[1]))
 
 
-def _bind_control(server: grpc.aio.Server, address: Address) -> int:
+def _bind_control(server: grpc.aio.Server, address: Address, trust: TrustFiles | None) -> int:
     try:
-        return server.add_insecure_port(str(address))
+        return add_port(server, str(address), trust)
     except RuntimeError as error:
         raise CacheError(f"--control {address} cannot be used: the port is in use or not ours") from error
 

@@ -12,7 +12,11 @@ from typing import Final, TypeVar
 import grpc
 
 from api.gen import metadata_pb2 as pb
-from api.gen.metadata_pb2_grpc import NamespaceStub, ResidencyStub
+from api.gen.metadata_pb2_grpc import NamespaceStub, ResidencyStub, TrustStub
+from api.trust.channels import open_channel
+from api.trust.files import TrustFiles
+from api.trust.identity import METADATA_SERVER
+from api.trust.source import TokenSource
 from cacheruntime.errors import CacheError, from_rpc
 
 RETRY_SECONDS: Final = 0.2
@@ -34,10 +38,16 @@ class Fenced(CacheError):
 
 
 class MetadataClient:
-    """The three services of one address."""
+    """The services of one address."""
 
-    def __init__(self, address: str, *, call_seconds: float, mutation_seconds: float) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+    def __init__(
+        self, address: str, *, call_seconds: float, mutation_seconds: float, trust: TrustFiles | None = None
+    ) -> None:
+        """`trust` None: in plain text, and there are no tokens."""
+        self._channel = open_channel(address, trust, METADATA_SERVER, _OPTIONS)
+        #: Of this worker, to show to its peers.
+        self.tokens = None if trust is None else TokenSource(self._channel)
+        self._trust = TrustStub(self._channel)
         self._namespace = NamespaceStub(self._channel)
         self._residency = ResidencyStub(self._channel)
         self._call_seconds = call_seconds
@@ -45,7 +55,14 @@ class MetadataClient:
 
     async def close(self) -> None:
         """Hang up."""
+        if self.tokens is not None:
+            await self.tokens.close()
         await self._channel.close()
+
+    async def token_keys(self) -> list[bytes]:
+        """Return the public keys tokens are signed with."""
+        answer = await self._call("TokenKeys", self._trust.TokenKeys(pb.TokenKeysRequest(), timeout=self._call_seconds))
+        return list(answer.keys)
 
     async def dataset(self, uid: str) -> pb.DatasetInfo:
         """Return a dataset's record; Missing."""

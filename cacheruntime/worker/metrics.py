@@ -28,6 +28,7 @@ class Metrics:
         self.evicted_bytes = counter("evicted_bytes", "bytes that made room for others", "medium")
         self.bypassed_bytes = counter("bypassed_bytes", "bytes served and not kept", "medium")
         self.failed_requests = counter("failed_requests", "requests answered with an errno", "op", "errno")
+        self.refused = counter("refused", "requests and connections that trust refused", "reason")
         self.failed_peers = counter("failed_peer_reads", "blocks a peer did not deliver")
         self.bugs = counter("bugs", "exceptions no code expected; each is logged", "where")
         self.tier_full = counter("tier_full", "times a medium refused bytes", "medium")

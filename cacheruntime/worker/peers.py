@@ -12,9 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import grpc
 import structlog
 
 from api.byteplane import (
+    TOKEN_ERRNOS,
+    Authorize,
+    Authorized,
     Failure,
     Flag,
     FrameError,
@@ -28,9 +32,13 @@ from api.byteplane import (
     decode_meta,
     encode,
 )
+from api.trust.files import TrustFiles
+from api.trust.identity import Identity, NotAnIdentity, Role
+from api.trust.source import Shown, TokenSource
 from cacheruntime.core.checksums import crc32c
-from cacheruntime.errors import CacheError, Denied, Missing, NotResident, PeerFailed, VersionChanged
+from cacheruntime.errors import CacheError, Denied, Missing, NotResident, PeerFailed, VersionChanged, from_rpc
 from cacheruntime.worker.frame_socket import FrameSocket
+from cacheruntime.worker.tls_socket import TlsFrameSocket
 from cacheruntime.worker.workers import Peer
 
 log = structlog.get_logger()
@@ -51,6 +59,10 @@ class PeerRefused(PeerFailed):
     """The peer lives and says that it could not."""
 
 
+class PeerWantsToken(PeerRefused):
+    """The peer does not take the token it was shown."""
+
+
 class CorruptAnswer(PeerFailed):
     """The bytes did not have the checksum that came with them."""
 
@@ -66,8 +78,9 @@ class PeerBytes:
 
 @dataclass(slots=True)
 class _Waiting:
-    reply: asyncio.Future[ReadReply]
+    reply: asyncio.Future[ReadReply | Authorized]
     buffer: memoryview
+    kind: type[ReadReply] | type[Authorized] = ReadReply
 
 
 @dataclass(slots=True)
@@ -79,6 +92,8 @@ class _Link:
     receiving: asyncio.Task[None] | None = None
     next_id: int = 1
     is_broken: bool = False
+    shown: Shown | None = None
+    """None: the peer wants no tokens."""
 
     def fail(self, reason: str) -> None:
         """No request on it will be answered any more."""
@@ -93,8 +108,20 @@ class _Link:
 class Peers:
     """Connections to all peers, by incarnation."""
 
-    def __init__(self, node: str, *, connect_seconds: float, read_seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        node: str,
+        *,
+        connect_seconds: float,
+        read_seconds: float,
+        clock: Callable[[], float],
+        trust: TrustFiles | None = None,
+        tokens: TokenSource | None = None,
+    ) -> None:
+        """With `trust` both sides show certificates; `tokens` are shown to peers that want them."""
         self._node = node
+        self._trust = trust
+        self._tokens = tokens
         self._connect_seconds = connect_seconds
         self._read_seconds = read_seconds
         self._clock = clock
@@ -107,7 +134,7 @@ class Peers:
         try:
             link = await self._link(peer)
             async with asyncio.timeout(seconds):
-                buffer, reply = await self._ask(link, request)
+                buffer, reply = await self._ask_with_token(link, peer, request)
         except TimeoutError:
             self._drop(peer, f"{peer.node} did not answer within {seconds} s")
             raise PeerFailed(f"{peer.node} did not answer within {seconds} s") from None
@@ -128,22 +155,50 @@ class Peers:
         self.keep_only(frozenset())
         await asyncio.sleep(0)
 
+    async def _ask_with_token(self, link: _Link, peer: Peer, request: Read) -> tuple[memoryview, ReadReply]:
+        if link.shown is None:
+            return await self._ask(link, request)
+        for is_last in (False, True):
+            try:
+                if not link.shown.is_good(request.uid, write=False):
+                    await link.shown.ensure(request.uid, write=False)
+                return await self._ask(link, request)
+            except grpc.aio.AioRpcError as error:
+                why = from_rpc(error, "IssueToken").message
+                raise PeerRefused(f"no token to show to {peer.node} is to be had: {why}") from error
+            except PeerWantsToken:
+                # A key was taken away, or the clocks are apart by more than we allow.
+                link.shown.forget(request.uid)
+                if is_last:
+                    raise
+        raise AssertionError("returned or raised")
+
+    async def _show(self, link: _Link, token: str) -> None:
+        await self._request(link, Op.AUTHORIZE, Authorize(token=token), memoryview(bytearray()), Authorized)
+
     async def _ask(self, link: _Link, request: Read) -> tuple[memoryview, ReadReply]:
         buffer = memoryview(bytearray(request.length_bytes))
-        future: asyncio.Future[ReadReply] = asyncio.get_running_loop().create_future()
+        reply = await self._request(link, Op.READ, request, buffer, ReadReply)
+        assert isinstance(reply, ReadReply)
+        return buffer, reply
+
+    async def _request(
+        self, link: _Link, op: Op, meta: Struct, buffer: memoryview, kind: type[ReadReply] | type[Authorized]
+    ) -> ReadReply | Authorized:
+        future: asyncio.Future[ReadReply | Authorized] = asyncio.get_running_loop().create_future()
         request_id, link.next_id = link.next_id, link.next_id + 1
-        link.waiting[request_id] = _Waiting(future, buffer)
+        link.waiting[request_id] = _Waiting(future, buffer, kind)
         is_sent = False
         try:
-            await link.socket.send(encode(Op.READ, request_id, request))
+            await link.socket.send(encode(op, request_id, meta))
             is_sent = True
-            return buffer, await future
+            return await future
         except asyncio.CancelledError:
             if not is_sent:
                 link.fail("a request was cut short")
             # The answer would still be written into the buffer; the connection skips it.
             if request_id in link.waiting:
-                link.waiting[request_id] = _Waiting(future, memoryview(b""))
+                link.waiting[request_id] = _Waiting(future, memoryview(bytearray()), kind)
             raise
 
     async def _link(self, peer: Peer) -> _Link:
@@ -170,12 +225,25 @@ class Peers:
             sock.setblocking(False)
             try:
                 await loop.sock_connect(sock, address)
-                link = _Link(FrameSocket(sock, loop))
+                link = _Link(await self._secured(sock, peer))
                 await self._greet(link, peer)
+            except NotAnIdentity as error:
+                sock.close()
+                raise ConnectionResetError(str(error)) from error
             except BaseException:
                 sock.close()
                 raise
         link.receiving = loop.create_task(self._receive(link, peer))
+        return link
+
+    async def _secured(self, sock: socket.socket, peer: Peer) -> FrameSocket:
+        loop = asyncio.get_running_loop()
+        if self._trust is None:
+            return FrameSocket(sock, loop)
+        link = TlsFrameSocket(sock, loop, self._trust.client_context(), is_server=False)
+        who = await link.handshake()
+        if who != Identity(Role.WORKER, peer.node):
+            raise ConnectionResetError(f"{peer.endpoint} is {who}, not the worker of {peer.node}")
         return link
 
     async def _greet(self, link: _Link, peer: Peer) -> None:
@@ -186,6 +254,10 @@ class Peers:
         hello = decode_meta(await link.socket.receive(header.meta_bytes), HelloReply)
         if hello.node != peer.node or hello.epoch != peer.epoch:
             raise ConnectionResetError(f"{peer.endpoint} is {hello.node} epoch {hello.epoch}, not {peer}")
+        if hello.needs_tokens:
+            if self._tokens is None:
+                raise ConnectionResetError(f"{peer.node} wants tokens, and this worker has none: trust is off here")
+            link.shown = Shown(self._tokens, lambda token: self._show(link, token))
 
     async def _receive(self, link: _Link, peer: Peer) -> None:
         reason = f"{peer.node} hung up"
@@ -205,10 +277,10 @@ class Peers:
             raise FrameError(f"{header.op.name} reply {header.request_id} to nothing that was asked")
         if header.status:
             message = decode_meta(meta, Failure).message
-            kind = _FINAL.get(header.status, PeerRefused)
+            kind = PeerWantsToken if header.status in TOKEN_ERRNOS else _FINAL.get(header.status, PeerRefused)
             _settle(link, header.request_id, kind(message))
             return
-        reply = decode_meta(meta, ReadReply)
+        reply = decode_meta(meta, waiting.kind)
         if len(waiting.buffer) == header.data_bytes:
             # Stays among the waiting while its bytes arrive, so that a cancelled one is seen.
             await link.socket.receive_into(waiting.buffer)
@@ -232,5 +304,5 @@ def _settle(link: _Link, request_id: int, outcome: Struct | CacheError) -> None:
     if isinstance(outcome, CacheError):
         waiting.reply.set_exception(outcome)
     else:
-        assert isinstance(outcome, ReadReply)
+        assert isinstance(outcome, ReadReply | Authorized)
         waiting.reply.set_result(outcome)

@@ -86,6 +86,7 @@ class WorkerSettings:
     socket: Path
     tiers: tuple[TierSetting, ...]
     credentials_dir: Path
+    trust: Path | None
     metrics: Address | None
     tunables: Tunables
 
@@ -97,6 +98,7 @@ class WorkerSettings:
             "listen": str(self.listen),
             "control": str(self.control),
             "socket": str(self.socket),
+            "trust": str(self.trust or "off"),
             "tiers": [f"{t.medium}:{t.directory}:{t.quota_bytes}" for t in self.tiers],
             **self.tunables.model_dump(),
         }
@@ -138,6 +140,13 @@ def _parser() -> argparse.ArgumentParser:
         "--tier", required=True, type=parse_tier, action="append", metavar="MEDIUM:DIR:QUOTA", help="fastest first"
     )
     parser.add_argument("--credentials-dir", required=True, type=Path, metavar="DIR")
+    parser.add_argument(
+        "--trust",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="folder with ca.crt, tls.crt and tls.key of this worker; without it whoever reaches a port is believed",
+    )
     parser.add_argument("--metrics", type=parse_address, default=None, metavar="HOST:PORT")
     return parser
 
@@ -162,6 +171,7 @@ def parse(argv: Sequence[str]) -> WorkerSettings:
         socket=given.socket,
         tiers=tiers,
         credentials_dir=given.credentials_dir,
+        trust=given.trust,
         metrics=given.metrics,
         tunables=tunables,
     )

@@ -29,6 +29,7 @@ from api.byteplane import (
     decode_meta,
     encode,
 )
+from api.trust.source import Shown
 
 RECEIVE_BYTES: Final = 64 << 10
 DESCRIPTORS_MAX: Final = 64
@@ -69,6 +70,8 @@ class Connection:
         self._received = bytearray()
         self._unsent = bytearray()
         self.is_open = True
+        #: Tokens this connection has shown; None: the worker wants none.
+        self.shown: Shown | None = None
         loop.add_reader(sock.fileno(), self._readable)
 
     async def request(self, op: Op, meta: Struct, timeout_seconds: float) -> Reply:

@@ -15,6 +15,9 @@ import structlog
 
 from api.gen import metadata_pb2 as pb
 from api.gen import metadata_pb2_grpc
+from api.trust.channels import open_channel
+from api.trust.files import TrustFiles
+from api.trust.identity import METADATA_SERVER
 from fuse.core.contracts import Dataset, Entry, Page
 from fuse.errors import (
     AccessDenied,
@@ -59,10 +62,18 @@ class MetadataClient:
     """Implements the core's Namespace."""
 
     def __init__(
-        self, target: str, *, call_seconds: float = CALL_SECONDS, patience_seconds: float = PATIENCE_SECONDS
+        self,
+        target: str,
+        *,
+        call_seconds: float = CALL_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
+        trust: TrustFiles | None = None,
     ) -> None:
-        self._channel = grpc.aio.insecure_channel(
+        #: Also for what else is asked of the service; closed with this client.
+        self.channel = open_channel(
             target,
+            trust,
+            METADATA_SERVER,
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
                 # A restarted service is found again within a second, not after grpc's two minutes.
@@ -72,7 +83,7 @@ class MetadataClient:
                 ("grpc.keepalive_timeout_ms", 5_000),
             ],
         )
-        self._stub = metadata_pb2_grpc.NamespaceStub(self._channel)
+        self._stub = metadata_pb2_grpc.NamespaceStub(self.channel)
         self._call_seconds = call_seconds
         self._patience_seconds = patience_seconds
         #: The last call ran out of patience.
@@ -176,7 +187,7 @@ class MetadataClient:
         """Close the channel; calls under way are cancelled."""
         for task in list(self._flights.values()):
             task.cancel()
-        await self._channel.close()
+        await self.channel.close()
 
 
 def _dataset(info: pb.DatasetInfo) -> Dataset:

@@ -114,7 +114,7 @@ class PinnedWorkerFile:
             meta = Ensure(handle=self._handle, offset_bytes=wanted[0], length_bytes=wanted[1])
             generation = self._generation
             try:
-                reply = await client.request(self._connection, Op.ENSURE, meta)
+                reply = await client.request(self._connection, Op.ENSURE, meta, uid=self._open.uid)
             except ConnectionLost as lost:
                 deadline = deadline or time.monotonic() + client.patience_seconds
                 if time.monotonic() > deadline:

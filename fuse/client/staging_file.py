@@ -160,7 +160,9 @@ class StagedWorkerFile:
                 self._stamp(mode, mtime_ns)
                 meta = Commit(handle=self._handle, mode=mode, mtime_ns=mtime_ns)
                 try:
-                    reply = await client.request(connection, Op.COMMIT, meta, timeout_seconds=client.commit_seconds)
+                    reply = await client.request(
+                        connection, Op.COMMIT, meta, uid=self._uid, write=True, timeout_seconds=client.commit_seconds
+                    )
                 except ConnectionLost as lost:
                     deadline = deadline or time.monotonic() + client.patience_seconds
                     if time.monotonic() > deadline:

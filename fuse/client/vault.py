@@ -1,4 +1,4 @@
-"""Where descriptors of staging files outlive the daemon.
+"""Where descriptors of staging files, and tokens, outlive the daemon.
 
 Owns the protocol and its empty form, for daemons without a keeper; the keeper's side of it is in node/session.py.
 """
@@ -24,6 +24,17 @@ class Vault(Protocol):
 
     def take(self, number: int) -> int | None:
         """Return the descriptor an earlier daemon kept, the caller's from now on; it stays kept. None: nothing is."""
+        ...
+
+
+class TokenVault(Protocol):
+    """Keeps tokens for the next daemon: it may have to serve while the metadata service is away."""
+
+    tokens: bytes
+    """What an earlier daemon kept; b"" = nothing."""
+
+    def keep_tokens(self, tokens: bytes) -> None:
+        """Keep these in place of the ones before."""
         ...
 
 

@@ -16,26 +16,32 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
+import grpc
 import structlog
 
 from api.byteplane import (
+    TOKEN_ERRNOS,
+    Authorize,
+    Create,
     Hello,
     HelloReply,
     MakeDirectory,
     Mutated,
     Op,
+    Open,
     Remove,
     Rename,
     Struct,
     decode_meta,
 )
+from api.trust.source import Shown, TokenSource
 from fuse.client.connection import Connection, ConnectionLost, Refused, Reply, connect
 from fuse.client.pinned_file import PinnedWorkerFile
 from fuse.client.staging_file import StagedWorkerFile
 from fuse.client.vault import NoVault, Vault
 from fuse.core.contracts import Restaged
 from fuse.core.errnos import error_of
-from fuse.errors import Unavailable
+from fuse.errors import AccessDenied, NotFound, Unavailable
 from fuse.metrics import Metrics
 
 log = structlog.get_logger()
@@ -43,6 +49,9 @@ log = structlog.get_logger()
 CONNECT_SECONDS: Final = 5.0
 BACKOFF_FIRST_SECONDS: Final = 0.02
 BACKOFF_MAX_SECONDS: Final = 1.0
+TOKEN_PAUSE_SECONDS: Final = 0.2
+_NO_TOKEN: Final = {grpc.StatusCode.PERMISSION_DENIED: AccessDenied, grpc.StatusCode.NOT_FOUND: NotFound}
+"""What the metadata service means for good; for the rest it is asked again."""
 
 M = TypeVar("M", bound=Struct)
 
@@ -60,7 +69,10 @@ class WorkerClient:
         request_seconds: float = 60.0,
         commit_seconds: float = 1800.0,
         vault: Vault | None = None,
+        tokens: TokenSource | None = None,
     ) -> None:
+        """`tokens` are shown to a worker that wants them."""
+        self._tokens = tokens
         self._socket_path = socket_path
         self._node = node
         self.metrics = metrics
@@ -80,14 +92,14 @@ class WorkerClient:
         connection = self._connection
         return self._generation if connection is not None and connection.is_open else 0
 
-    async def call_on(self, op: Op, meta: Struct, kind: type[M]) -> tuple[M, Reply, Connection, int]:
+    async def call_on(self, op: Op, meta: Open | Create, kind: type[M]) -> tuple[M, Reply, Connection, int]:
         """Send to the living worker, going on with the next one when it dies. Returns the answer with the
         connection it came on and its generation. Only for requests that may be sent twice."""
         deadline = time.monotonic() + self.patience_seconds
         while True:
             connection, generation = await self.connected(deadline)
             try:
-                reply = await self.request(connection, op, meta)
+                reply = await self.request(connection, op, meta, uid=meta.uid, write=op is not Op.OPEN)
             except ConnectionLost as lost:
                 if time.monotonic() >= deadline:
                     raise Unavailable(f"the worker was lost during {op.name}: {lost}") from lost
@@ -96,13 +108,62 @@ class WorkerClient:
             return decode_meta(reply.meta, kind), reply, connection, generation
 
     async def request(
-        self, connection: Connection, op: Op, meta: Struct, *, timeout_seconds: float | None = None
+        self,
+        connection: Connection,
+        op: Op,
+        meta: Struct,
+        *,
+        uid: str,
+        write: bool = False,
+        timeout_seconds: float | None = None,
     ) -> Reply:
-        """Send on this very connection: for requests that name a handle of it. ConnectionLost, domain errors."""
+        """Send on this very connection: for requests that name a handle of it. `uid` is the dataset it is about.
+        ConnectionLost, domain errors."""
         try:
-            return await connection.request(op, meta, timeout_seconds or self._request_seconds)
+            return await self._asked(
+                connection, op, meta, uid=uid, write=write, timeout_seconds=timeout_seconds or self._request_seconds
+            )
         except Refused as refused:
             raise error_of(refused.number, str(refused)) from refused
+
+    async def _asked(
+        self, connection: Connection, op: Op, meta: Struct, *, uid: str, write: bool, timeout_seconds: float
+    ) -> Reply:
+        """Send, with a token for the dataset shown before; a token that is refused is replaced once."""
+        shown = connection.shown
+        if shown is None:
+            return await connection.request(op, meta, timeout_seconds)
+        try:
+            if not shown.is_good(uid, write=write):
+                await self._show(shown, uid, write=write)
+            return await connection.request(op, meta, timeout_seconds)
+        except Refused as refused:
+            if refused.number not in TOKEN_ERRNOS:
+                raise
+            # A key was taken away, or the clocks are apart by more than is allowed.
+            log.warning("token_refused", op=op.name, dataset=uid, error=str(refused))
+        shown.forget(uid)
+        try:
+            await self._show(shown, uid, write=write)
+            return await connection.request(op, meta, timeout_seconds)
+        except Refused as refused:
+            if refused.number not in TOKEN_ERRNOS:
+                raise
+            raise AccessDenied(str(refused)) from refused
+
+    async def _show(self, shown: Shown, uid: str, *, write: bool) -> None:
+        """Have a good token shown, waiting for a restarting metadata service; domain errors, Refused."""
+        deadline = time.monotonic() + self.patience_seconds
+        while True:
+            try:
+                await shown.ensure(uid, write=write)
+                return
+            except grpc.aio.AioRpcError as error:
+                kind = _NO_TOKEN.get(error.code())
+                if kind is not None or time.monotonic() >= deadline:
+                    what = f"no token for dataset {uid}: {error.details() or error.code().name}"
+                    raise (kind or Unavailable)(what) from error
+            await asyncio.sleep(TOKEN_PAUSE_SECONDS)
 
     async def connected(self, deadline: float | None = None) -> tuple[Connection, int]:
         """Return the living connection and its generation, waiting for a worker until `deadline` (monotonic
@@ -138,8 +199,16 @@ class WorkerClient:
         except BaseException:
             connection.close("hello failed")
             raise
+        if hello.needs_tokens:
+            if self._tokens is None:
+                connection.close("no tokens")
+                raise ConnectionLost("the worker wants tokens, and trust is off here; give both a --trust folder")
+            connection.shown = Shown(self._tokens, lambda token: self._authorize(connection, token))
         log.info("worker_connected", node=hello.node, epoch=hello.epoch, generation=self._generation + 1)
         return connection
+
+    async def _authorize(self, connection: Connection, token: str) -> None:
+        await connection.request(Op.AUTHORIZE, Authorize(token=token), CONNECT_SECONDS)
 
     def run_soon(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run in the background until done; a failure is the coroutine's own to note."""
@@ -205,14 +274,16 @@ class WorkerClient:
         mutated = await self._mutate(Op.MAKE_DIRECTORY, MakeDirectory(uid=uid, path=path, mode=mode))
         return mutated.snapshot_version
 
-    async def _mutate(self, op: Op, meta: Struct) -> Mutated:
+    async def _mutate(self, op: Op, meta: Remove | Rename | MakeDirectory) -> Mutated:
         """Like `call`, but a refusal of the second try that the first try's success would explain is success."""
         deadline = time.monotonic() + self.patience_seconds
         may_have_happened = False
         while True:
             connection, _ = await self.connected(deadline)
             try:
-                reply = await connection.request(op, meta, self._request_seconds)
+                reply = await self._asked(
+                    connection, op, meta, uid=meta.uid, write=True, timeout_seconds=self._request_seconds
+                )
             except ConnectionLost as lost:
                 if time.monotonic() >= deadline:
                     raise Unavailable(f"the worker was lost during {op.name}: {lost}") from lost

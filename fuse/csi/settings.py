@@ -26,6 +26,10 @@ class Settings(BaseSettings):
     node: str = Field(min_length=1, max_length=253, description="name of the Kubernetes node this process is on")
     metadata: str = Field(pattern=r"^.+:\d+$", description="HOST:PORT of the metadata service")
     worker_socket: Path = Field(description="unix socket of this node's cache worker")
+    trust: Path | None = Field(
+        default=None,
+        description="folder with ca.crt, tls.crt and tls.key of this node; without it nothing is encrypted or checked",
+    )
     state: Path = Field(
         default=Path("/run/headrace/csi"),
         description="folder for mounts and records; on a tmpfs, and shared with the node's mount namespace",
@@ -56,7 +60,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _absolute(self) -> Self:
-        for name in ("worker_socket", "state", "kubelet", "socket", "registration", "launcher_socket"):
+        for name in ("worker_socket", "trust", "state", "kubelet", "socket", "registration", "launcher_socket"):
             path = getattr(self, name)
             if path is not None:
                 setattr(self, name, path.absolute())
@@ -71,5 +75,6 @@ class Settings(BaseSettings):
             "--metadata": self.metadata,
             "--worker-socket": str(self.worker_socket),
             "--backend": self.backend,
+            **({"--trust": str(self.trust)} if self.trust is not None else {}),
         }
         return [word for pair in pairs.items() for word in pair]

@@ -13,6 +13,9 @@ from typing import Final
 
 import structlog
 
+from api.trust.files import TrustError, TrustFiles
+from api.trust.identity import Identity, Role
+from api.trust.source import TokenSource
 from fuse import metrics as metrics_module
 from fuse.backends.base import Backend, MountError
 from fuse.backends.pyfuse3_backend import Pyfuse3Backend
@@ -170,6 +173,20 @@ class Daemon:
         self.operations.watching(is_watching=is_watching)
 
 
+def _trust(settings: Settings) -> TrustFiles | None:
+    """Return who we are and whom we believe; MountError."""
+    if settings.trust is None:
+        log.warning("trust_is_off", notice="nothing is encrypted, and whoever answers is believed")
+        return None
+    try:
+        trust = TrustFiles(settings.trust)
+    except TrustError as error:
+        raise MountError(f"--trust: {error}") from error
+    if trust.identity != Identity(Role.NODE, settings.node):
+        raise MountError(f"--trust {settings.trust} is of {trust.identity}, and this mount is of {settings.node}")
+    return trust
+
+
 async def run(settings: Settings, session: Session | None = None) -> None:
     """Run the daemon of one mount until SIGTERM, SIGINT or an unmount from outside; with a `session` it is one of
     several, one after the other."""
@@ -180,13 +197,19 @@ async def run(settings: Settings, session: Session | None = None) -> None:
     metrics = Metrics()
     if settings.metrics is not None:
         metrics_module.serve(metrics, *settings.metrics_address)
-    namespace = MetadataClient(settings.metadata, patience_seconds=settings.metadata_patience_seconds)
+    trust = _trust(settings)
+    namespace = MetadataClient(settings.metadata, patience_seconds=settings.metadata_patience_seconds, trust=trust)
+    tokens = None
+    if trust is not None:
+        kept, keep = (session.tokens, session.keep_tokens) if session is not None else (b"", None)
+        tokens = TokenSource(namespace.channel, kept=kept, keep=keep)
     worker = WorkerClient(
         str(settings.worker_socket),
         node=settings.node,
         metrics=metrics,
         patience_seconds=settings.worker_patience_seconds,
         vault=session,
+        tokens=tokens,
     )
     daemon = Daemon(
         namespace,
@@ -205,4 +228,6 @@ async def run(settings: Settings, session: Session | None = None) -> None:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         await worker.close()
+        if tokens is not None:
+            await tokens.close()
         await namespace.close()

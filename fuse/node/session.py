@@ -36,15 +36,18 @@ JOURNAL_BYTES_MIN: Final = 512 << 10
 NODE_BYTES: Final = 160
 """About what a node's record takes; a journal of more than four times that is begun anew."""
 JOURNAL_LOST_STATUS: Final = 74
+TOKENS_NUMBER: Final = 0
+"""The keeper keeps tokens as it keeps staging files, whose numbers begin at 1."""
 
 
 class Session:
-    """Implements the worker client's Vault over the keeper's socket."""
+    """Implements the worker client's Vault and TokenVault over the keeper's socket."""
 
     def __init__(self, channel: socket.socket, device: int) -> None:
         self._channel = channel
         self._device = device
         self._kept: dict[int, int] = {}
+        self.tokens = b""
         self._journal = -1
         self._next_journal: int | None = None
         self._next_end = 0
@@ -71,6 +74,10 @@ class Session:
                 (self._journal,) = descriptors
                 break
         wire.set_deadline(self._channel, SEND_SECONDS)
+        tokens = self._kept.pop(TOKENS_NUMBER, None)
+        if tokens is not None:
+            self.tokens = os.pread(tokens, os.fstat(tokens).st_size, 0)
+            os.close(tokens)
 
     @property
     def reason(self) -> Reason:
@@ -139,6 +146,17 @@ class Session:
     def take(self, number: int) -> int | None:
         """Return the descriptor an earlier daemon kept."""
         return self._kept.pop(number, None)
+
+    def keep_tokens(self, tokens: bytes) -> None:
+        """Let the keeper have the tokens; the next daemon gets others when it cannot."""
+        memory = os.memfd_create("headrace-tokens", os.MFD_CLOEXEC)
+        try:
+            _write(memory, tokens, 0)
+            self.keep(TOKENS_NUMBER, memory)
+        except OSError as error:
+            log.warning("tokens_not_kept", error=error.strerror)
+        finally:
+            os.close(memory)
 
     # The journal
 

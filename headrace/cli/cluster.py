@@ -44,6 +44,10 @@ def up(
     control_plane_only: Annotated[
         bool | None, typer.Option("--control-plane-only/--all-parts", help="Kubernetes only, nothing of ours")
     ] = None,
+    trust: Annotated[
+        bool | None,
+        typer.Option("--trust/--no-trust", help="certificates and tokens between our parts [default: on]"),
+    ] = None,
 ) -> None:
     """Start a cluster on this machine, or bring back what is missing of it.
 
@@ -60,6 +64,7 @@ def up(
         "mem_tier": mem_tier,
         "ssd_tier": ssd_tier,
         "port": port,
+        "trust": trust,
         "parts": None if control_plane_only is None else not control_plane_only,
     }
     with console.status("starting") as spinner:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from api.trust.files import TrustFiles
 from headrace.cluster import components, leftovers, manifests, mounts, parts, processes
 from headrace.cluster.binaries import require
 from headrace.cluster.components import Component
@@ -49,6 +50,13 @@ class LocalCluster:
         """The administrator's kubeconfig. Exists after `up`."""
         return self.folder.kubeconfig
 
+    def trust(self) -> TrustFiles | None:
+        """What the user's own commands show to our parts; None when trust is off. Exists after `up`."""
+        options = ClusterOptions.merged(self.load().options, {})
+        return (
+            TrustFiles(parts.Layout(self.name, self.folder.root, options).trust(parts.ADMIN)) if options.trust else None
+        )
+
     def load(self) -> ClusterState:
         """The recorded state. Raises ClusterError when there is no such cluster."""
         state = self.folder.load()
@@ -66,6 +74,8 @@ class LocalCluster:
             layout.check()
             self._remove_stale_mounts(state, layout)
             layout.create()
+            if options.parts and options.trust:
+                layout.issue()
             state.options = options.to_dict()
             plane = ControlPlane(self.folder.root, binaries, name=self.name, api_port=options.port, state=state)
             self._progress("control plane: etcd, kube-apiserver, kube-controller-manager, kwok")
@@ -90,14 +100,14 @@ class LocalCluster:
         ]
         second = [
             parts.cache_controller(layout, plane.kubeconfig_for("cacheruntime"), metadata_port),
-            parts.job_controller(plane.kubeconfig_for("jobcontroller"), metadata_port),
+            parts.job_controller(layout, plane.kubeconfig_for("jobcontroller"), metadata_port),
             parts.scheduler(plane.kubeconfig_for("scheduler")),
         ]
         used = state.ports.setdefault("network-index", choose_network_block(layout))
         for index, node in enumerate(layout.nodes):
             port = self._port(state, f"{node.name}/worker")
             second.append(parts.worker(layout, node, metadata_port, port))
-            second.append(parts.fuse(node, metadata_port))
+            second.append(parts.fuse(layout, node, metadata_port))
             config = plane.kubeconfig_for("node", user=f"headrace:node:{node.name}")
             tls = plane.kubelet_files(node.name)
             second.append(parts.agent(layout, node, config, layout.network_index(index, used), tls))

@@ -31,6 +31,8 @@ class ClusterOptions:
     port: int | None = None
     #: False starts etcd, kube-apiserver, kube-controller-manager and kwok, and nothing of ours.
     parts: bool = True
+    #: False runs our parts in plain text, and believing whoever reaches them.
+    trust: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.nodes <= MAX_NODES:

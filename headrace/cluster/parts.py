@@ -13,11 +13,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from api.trust.identity import METADATA_SERVER, Identity, Role
 from headrace.cluster import mounts, probes
 from headrace.cluster.components import Component, Probe
 from headrace.cluster.options import ClusterOptions
 from headrace.cluster.ports import LOOPBACK
 from headrace.errors import UsageError
+from headrace.trust.authority import TOKEN_KEYS, TrustAuthority
 
 #: sun_path of a unix socket holds 108 bytes with its final zero.
 MAX_SOCKET_PATH_BYTES = 107
@@ -26,6 +28,9 @@ SHARED_MEMORY = Path("/dev/shm")
 PART_READY_SECONDS = 90.0
 #: Each node agent gives its pods addresses of its own: indexes of two clusters must not meet.
 NETWORK_INDEXES = 200
+CACHE_CONTROLLER = Identity(Role.CACHE_CONTROLLER, "main")
+JOB_CONTROLLER = Identity(Role.JOB_CONTROLLER, "main")
+ADMIN = Identity(Role.ADMIN, "main")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,31 @@ class Layout:
     def digest(self) -> str:
         """Tells apart clusters of one name in different folders."""
         return hashlib.sha256(str(self.root).encode()).hexdigest()[:8]
+
+    def trust(self, identity: Identity) -> Path:
+        """Where a part's certificate is."""
+        return self.root / "trust" / identity.role / identity.name
+
+    def trust_flags(self, identity: Identity) -> tuple[object, ...]:
+        """The flags of a part of that identity; none when trust is off."""
+        return ("--trust", self.trust(identity)) if self.options.trust else ()
+
+    @property
+    def token_keys(self) -> Path:
+        """The keys the metadata service signs tokens with."""
+        return self.root / "trust" / "authority" / TOKEN_KEYS
+
+    @property
+    def identities(self) -> list[Identity]:
+        """Everybody who needs a certificate; `ADMIN` is for commands of the user."""
+        nodes = [Identity(role, node.name) for node in self.nodes for role in (Role.WORKER, Role.NODE)]
+        return [METADATA_SERVER, CACHE_CONTROLLER, JOB_CONTROLLER, ADMIN, *nodes]
+
+    def issue(self) -> None:
+        """Have all certificates, for as long as they are good. May be called again."""
+        authority = TrustAuthority(self.root / "trust" / "authority")
+        for identity in self.identities:
+            authority.issue(identity, self.trust(identity))
 
     def memory_tier(self, node: str) -> Path:
         """The worker's memory tier; gone after `down`, as memory is."""
@@ -137,6 +167,8 @@ def metadata(layout: Layout, port: int, metrics_port: int) -> Component:
         *("--store", f"sqlite:///{layout.root / 'metadata' / 'metadata.db'}"),
         *("--credentials-dir", layout.credentials),
         *("--metrics", f"{LOOPBACK}:{metrics_port}"),
+        *layout.trust_flags(METADATA_SERVER),
+        *(("--token-keys", layout.token_keys) if layout.options.trust else ()),
         address=f"{LOOPBACK}:{port}",
         probe=lambda: probes.listening(port),
     )
@@ -150,17 +182,19 @@ def cache_controller(layout: Layout, kubeconfig: Path, metadata_port: int) -> Co
         *("--kubeconfig", kubeconfig),
         *("--metadata", f"{LOOPBACK}:{metadata_port}"),
         *("--credentials-dir", layout.credentials),
+        *layout.trust_flags(CACHE_CONTROLLER),
         probe=_runs,
     )
 
 
-def job_controller(kubeconfig: Path, metadata_port: int) -> Component:
+def job_controller(layout: Layout, kubeconfig: Path, metadata_port: int) -> Component:
     """The operator of TrainingJobs."""
     return _part(
         "jobcontroller",
         "jobcontroller",
         *("--kubeconfig", kubeconfig),
         *("--metadata", f"{LOOPBACK}:{metadata_port}"),
+        *layout.trust_flags(JOB_CONTROLLER),
         probe=_runs,
     )
 
@@ -183,13 +217,14 @@ def worker(layout: Layout, node: NodePaths, metadata_port: int, port: int) -> Co
         *("--tier", f"MEM:{layout.memory_tier(node.name)}:{options.mem_tier}"),
         *("--tier", f"SSD:{node.ssd_tier}:{options.ssd_tier}"),
         *("--credentials-dir", layout.credentials),
+        *layout.trust_flags(Identity(Role.WORKER, node.name)),
         node=node.name,
         address=f"{LOOPBACK}:{port}",
         probe=lambda: _socket_accepts(node.socket),
     )
 
 
-def fuse(node: NodePaths, metadata_port: int) -> Component:
+def fuse(layout: Layout, node: NodePaths, metadata_port: int) -> Component:
     """The FUSE daemon of one node."""
     return _part(
         f"{node.name}/fuse",
@@ -198,6 +233,7 @@ def fuse(node: NodePaths, metadata_port: int) -> Component:
         *("--metadata", f"{LOOPBACK}:{metadata_port}"),
         *("--worker-socket", node.socket),
         *("--mount", node.mount),
+        *layout.trust_flags(Identity(Role.NODE, node.name)),
         node=node.name,
         address=str(node.mount),
         probe=lambda: None if mounts.is_mounted(node.mount) else f"{node.mount} is not mounted",

@@ -40,9 +40,9 @@ class Authority:
         self._folder = folder
         self.pair = Pair(folder / f"{name}.crt", folder / f"{name}.key")
         if not (self.pair.cert.exists() and self.pair.key.exists()):
-            _write_pair(self.pair, *_self_signed(name))
+            _write_pair(self.pair, *self_signed(name))
         self._cert = x509.load_pem_x509_certificate(self.pair.cert.read_bytes())
-        self._key = _load_key(self.pair.key)
+        self._key = load_key(self.pair.key)
 
     def server(self, name: str, hosts: Sequence[str]) -> Pair:
         """A certificate for a server reached under `hosts` (names and addresses)."""
@@ -60,16 +60,16 @@ class Authority:
             return pair
         key = ec.generate_private_key(ec.SECP256R1())
         usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
-        builder = _builder(subject, self._cert.subject, key.public_key(), LEAF_DAYS)
-        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        builder = builder.add_extension(
+        request = builder(subject, self._cert.subject, key.public_key(), LEAF_DAYS)
+        request = request.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        request = request.add_extension(key_usage(signs_certificates=False), critical=True)
+        request = request.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        request = request.add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
         )
         if hosts:
-            builder = builder.add_extension(x509.SubjectAlternativeName(_names(hosts)), critical=False)
-        _write_pair(pair, builder.sign(self._key, hashes.SHA256()), key)
+            request = request.add_extension(x509.SubjectAlternativeName(_names(hosts)), critical=False)
+        _write_pair(pair, request.sign(self._key, hashes.SHA256()), key)
         return pair
 
     def _still_good(self, pair: Pair, subject: x509.Name, hosts: Sequence[str]) -> bool:
@@ -90,7 +90,7 @@ def signing_key(folder: Path, name: str) -> Pair:
     pair = Pair(folder / f"{name}.pub", folder / f"{name}.key")
     if not (pair.cert.exists() and pair.key.exists()):
         key = ec.generate_private_key(ec.SECP256R1())
-        write_private(pair.key, _key_pem(key))
+        write_private(pair.key, key_pem(key))
         write_private(
             pair.cert,
             key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
@@ -98,20 +98,22 @@ def signing_key(folder: Path, name: str) -> Pair:
     return pair
 
 
-def _self_signed(name: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+def self_signed(name: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """A new authority's certificate and key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"headrace-local-{name}")])
-    builder = _builder(subject, subject, key.public_key(), CA_DAYS)
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
-    return builder.sign(key, hashes.SHA256()), key
+    request = builder(subject, subject, key.public_key(), CA_DAYS)
+    request = request.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    request = request.add_extension(key_usage(signs_certificates=True), critical=True)
+    return request.sign(key, hashes.SHA256()), key
 
 
-def _builder(
+def builder(
     subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, days: int
 ) -> x509.CertificateBuilder:
+    """A certificate that is begun: names, key and its days."""
     now = _now()
-    builder = x509.CertificateBuilder(
+    request = x509.CertificateBuilder(
         issuer_name=issuer,
         subject_name=subject,
         public_key=public_key,
@@ -120,10 +122,11 @@ def _builder(
         not_valid_before=now - datetime.timedelta(hours=1),
         not_valid_after=now + datetime.timedelta(days=days),
     )
-    return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+    return request.add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
 
 
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    """What a key may be used for: by an authority, or by anybody else."""
     return x509.KeyUsage(
         digital_signature=True,
         key_cert_sign=signs_certificates,
@@ -151,7 +154,8 @@ def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 
 
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A private key as it is kept in files."""
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.TraditionalOpenSSL,
@@ -159,7 +163,8 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Read what `key_pem` made; OSError, ValueError, TypeError."""
     key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise TypeError(f"{path} holds a {type(key).__name__}, expected an elliptic-curve key")
@@ -169,5 +174,5 @@ def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
 def _write_pair(pair: Pair, cert: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
     # A crash between the two leaves no certificate, so the pair is made again: never a mismatched one.
     pair.cert.unlink(missing_ok=True)
-    write_private(pair.key, _key_pem(key))
+    write_private(pair.key, key_pem(key))
     write_private(pair.cert, cert.public_bytes(serialization.Encoding.PEM))

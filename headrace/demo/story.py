@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from api.quantities import format_bytes, to_int
+from api.trust.files import TrustFiles
 from headrace.cluster.local_cluster import LocalCluster
 from headrace.cluster.state import default_root
 from headrace.demo import objects, picture
@@ -49,6 +50,7 @@ class Stage:
     client: KubeClient
     store: DistantStore
     metadata: str
+    trust: TrustFiles | None
     story: Story
     console: Console
 
@@ -114,7 +116,7 @@ def _up(cluster: LocalCluster, console: Console) -> None:
 async def _act(cluster: LocalCluster, store: DistantStore, story: Story, console: Console, steps: int) -> None:
     metadata = f"127.0.0.1:{cluster.load().ports['metadata']}"
     async with KubeClient(load_config(cluster.kubeconfig), user_agent="headrace-demo") as client:
-        stage = Stage(client, store, metadata, story, console)
+        stage = Stage(client, store, metadata, cluster.trust(), story, console)
         await _load(stage)
         await _train(stage, steps)
         await _compare(stage)
@@ -229,11 +231,11 @@ async def _train(stage: Stage, steps: int) -> None:
 
 
 async def _run_job(stage: Stage, body: dict[str, Any], watch: JobWatch, on_look: Callable[[], Any]) -> str:
-    before = await read_sources(stage.metadata)
+    before = await read_sources(stage.metadata, stage.trust)
     await _create(stage, TRAINING_JOBS, body)
     end = await watch.run(on_look)
     await asyncio.sleep(1.0)  # workers report their counters every half second
-    after = await read_sources(stage.metadata)
+    after = await read_sources(stage.metadata, stage.trust)
     watch.record.bytes_by_source = {source: after[source] - before[source] for source in after}
     stage.story.jobs.append(watch.record)
     stage.say(f"TrainingJob {watch.record.name}: {end}")

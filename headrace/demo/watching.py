@@ -13,12 +13,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from api import names
 from api.conditions import parse_timestamp
 from api.decision import Decision
 from api.gen import metadata_pb2, metadata_pb2_grpc
+from api.trust.channels import open_channel
+from api.trust.files import TrustFiles
+from api.trust.identity import METADATA_SERVER
 from headrace.demo.objects import NAMESPACE
 from headrace.demo.record import JobRecord, Span
 from headrace.errors import HeadraceError
@@ -40,9 +41,9 @@ async def until(what: str, check: Callable[[], Awaitable[Any]], deadline_seconds
     return answer
 
 
-async def read_sources(metadata: str) -> dict[str, int]:
+async def read_sources(metadata: str, trust: TrustFiles | None) -> dict[str, int]:
     """Return bytes handed to readers so far, over all workers, by where they came from."""
-    async with grpc.aio.insecure_channel(metadata) as channel:
+    async with open_channel(metadata, trust, METADATA_SERVER) as channel:
         stub = metadata_pb2_grpc.ResidencyStub(channel)
         answer = await stub.ListWorkers(metadata_pb2.ListWorkersRequest(), timeout=5)
     counters = [worker.counters for worker in answer.workers]

@@ -9,6 +9,10 @@ import grpc.aio
 
 from api.gen import metadata_pb2, metadata_pb2_grpc, worker_pb2, worker_pb2_grpc
 from api.training_v1alpha1 import CheckpointSpec
+from api.trust.channels import open_channel
+from api.trust.files import TrustFiles
+from api.trust.identity import METADATA_SERVER, Identity, Role
+from api.trust.source import TokenSource
 from jobcontroller.core.observed import CheckpointView
 from jobcontroller.errors import MetadataUnavailable, RemovalFailed
 
@@ -30,8 +34,11 @@ _OF_THE_WORKER = (
 class CheckpointClient:
     """One channel to one metadata service. Close it at the end."""
 
-    def __init__(self, address: str, deadline_seconds: float) -> None:
-        self._channel = grpc.aio.insecure_channel(address)
+    def __init__(self, address: str, deadline_seconds: float, trust: TrustFiles | None = None) -> None:
+        """`trust` None: in plain text, and there are no tokens."""
+        self._trust = trust
+        self._channel = open_channel(address, trust, METADATA_SERVER)
+        self._tokens = None if trust is None else TokenSource(self._channel)
         self._namespace = metadata_pb2_grpc.NamespaceStub(self._channel)
         self._checkpoints = metadata_pb2_grpc.CheckpointsStub(self._channel)
         self._residency = metadata_pb2_grpc.ResidencyStub(self._channel)
@@ -63,9 +70,9 @@ class CheckpointClient:
         dataset = await self._dataset(namespace, spec)
         wanted = worker_pb2.RemoveTreeRequest(uid=dataset.uid, path=path, first=spec.marker)
         refusal: grpc.aio.AioRpcError | None = None
-        for endpoint in await self._workers(dataset):
+        for worker in await self._workers(dataset):
             try:
-                await self._remove(endpoint, wanted)
+                await self._remove(worker, wanted)
             except grpc.aio.AioRpcError as error:
                 refusal = error
                 if error.code() not in _OF_THE_WORKER:
@@ -78,8 +85,8 @@ class CheckpointClient:
             text = f"a cache worker answered {refusal.code().name}: {(refusal.details() or 'no details')[:300]}"
         raise RemovalFailed(f"checkpoint {path} in Dataset {spec.dataset} is not removed: {text}")
 
-    async def _workers(self, dataset: metadata_pb2.DatasetInfo) -> list[str]:
-        """Return control endpoints of live workers that know the dataset's under store, by node name."""
+    async def _workers(self, dataset: metadata_pb2.DatasetInfo) -> list[metadata_pb2.Worker]:
+        """Return live workers that know the dataset's under store, by node name."""
         try:
             answer = await self._residency.ListWorkers(
                 metadata_pb2.ListWorkersRequest(), timeout=self._deadline_seconds
@@ -89,12 +96,17 @@ class CheckpointClient:
         allowed = set(dataset.eligible_nodes)
         usable = [worker for worker in answer.workers if worker.alive and (not allowed or worker.node in allowed)]
         usable.sort(key=lambda worker: worker.node)
-        return [worker.control_endpoint for worker in usable[:MAX_WORKERS_TRIED]]
+        return usable[:MAX_WORKERS_TRIED]
 
-    async def _remove(self, endpoint: str, wanted: worker_pb2.RemoveTreeRequest) -> None:
+    async def _remove(self, worker: metadata_pb2.Worker, wanted: worker_pb2.RemoveTreeRequest) -> None:
+        bearer = []
+        if self._tokens is not None:
+            bearer.append(("authorization", f"Bearer {(await self._tokens.get(wanted.uid, write=True)).token}"))
         # A removal in a hundred turns is not worth a channel that is kept.
-        async with grpc.aio.insecure_channel(endpoint) as channel:
-            await worker_pb2_grpc.WorkerControlStub(channel).RemoveTree(wanted, timeout=self._deadline_seconds)
+        who = Identity(Role.WORKER, worker.node)
+        async with open_channel(worker.control_endpoint, self._trust, who) as channel:
+            stub = worker_pb2_grpc.WorkerControlStub(channel)
+            await stub.RemoveTree(wanted, timeout=self._deadline_seconds, metadata=bearer)
 
     async def _dataset(self, namespace: str, spec: CheckpointSpec) -> metadata_pb2.DatasetInfo:
         request = metadata_pb2.DatasetRequest(namespace=namespace, name=spec.dataset or "")
@@ -105,6 +117,8 @@ class CheckpointClient:
 
     async def close(self) -> None:
         """Close the channel."""
+        if self._tokens is not None:
+            await self._tokens.close()
         await self._channel.close()
 
 

@@ -13,7 +13,7 @@ from metadata.core import datasets
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Changes, Entry
 from metadata.core.mutations import View
-from metadata.errors import NotFound
+from metadata.errors import InvalidRequest, NotFound
 from metadata.shell import convert
 from metadata.shell.database import Database
 from metadata.shell.group_sizes import GroupSizes
@@ -124,4 +124,16 @@ def require_dataset(reader: Reader, uid: str) -> Dataset:
     dataset = reader.dataset(uid) if uid else None
     if dataset is None:
         raise NotFound(f"there is no dataset with uid {uid[:64]!r}.")
+    return dataset
+
+
+def find_dataset(reader: Reader, request: pb.DatasetRequest) -> Dataset:
+    """The dataset a request names by uid, or by namespace and name; NotFound, InvalidRequest."""
+    if request.uid:
+        return require_dataset(reader, request.uid)
+    if not request.namespace or not request.name:
+        raise InvalidRequest("uid is empty; give it, or both namespace and name.")
+    dataset = reader.dataset_named(request.namespace, request.name)
+    if dataset is None:
+        raise NotFound(f"there is no dataset {request.namespace}/{request.name}.")
     return dataset

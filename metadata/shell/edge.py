@@ -1,7 +1,8 @@
 """The edge to gRPC: our errors become statuses here and nowhere else.
 
-Owns the table below, request metrics and the one log line of an unexpected exception. Invariant: a status
-message is one sentence of ours; a bug's text goes to the log only.
+Owns the table below, request metrics and the one log line of an unexpected exception. Invariants: no method runs
+before its caller was checked (core/access.py); a status message is one sentence of ours; a bug's text goes to the log
+only.
 """
 
 import asyncio
@@ -13,8 +14,12 @@ from typing import Any, Final, TypeVar
 import grpc
 import structlog
 
+from api.trust.channels import caller_of
+from api.trust.identity import NotAnIdentity
+from metadata.core import access
 from metadata.errors import (
     AlreadyExists,
+    Forbidden,
     InvalidRequest,
     MetadataError,
     NotFound,
@@ -33,9 +38,20 @@ STATUS: Final[dict[type[MetadataError], grpc.StatusCode]] = {
     NotFound: grpc.StatusCode.NOT_FOUND,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     Precondition: grpc.StatusCode.FAILED_PRECONDITION,
+    Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
 log = structlog.get_logger()
+
+
+def check_caller(method: str, request: object, context: Context) -> None:
+    """Forbidden unless the caller may do this; without certificates everybody may do everything."""
+    try:
+        caller = caller_of(context)
+    except NotAnIdentity as error:
+        raise Forbidden(f"{error}.") from None
+    if caller is not None:
+        access.check(method, caller, getattr(request, "node", ""))
 
 
 def unary(
@@ -47,6 +63,7 @@ def unary(
     async def answer(self: Service, request: Request, context: Context) -> Answer:
         started = time.perf_counter()
         try:
+            check_caller(method.__qualname__, request, context)
             result = await method(self, request, context)
         except Exception as error:  # the edge: logged once, counted
             await _refuse(method.__name__, error, context)
@@ -66,6 +83,7 @@ def stream(
     @wraps(method)
     async def answers(self: Service, request: Request, context: Context) -> AsyncIterator[Answer]:
         try:
+            check_caller(method.__qualname__, request, context)
             async for answer in method(self, request, context):
                 yield answer
         except asyncio.CancelledError:
@@ -85,5 +103,7 @@ async def _refuse(method: str, error: Exception, context: Context) -> None:
         code, message = grpc.StatusCode.INTERNAL, "an internal error; the service's log has the details."
         metrics.INTERNAL_ERRORS.labels("request").inc()
         log.error("metadata.request_failed", method=method, exc_info=error)
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        log.warning("metadata.refused", method=method, message=message)
     metrics.REQUESTS.labels(method, code.name).inc()
     await context.abort(code, message)

@@ -53,3 +53,8 @@ INTERNAL_ERRORS = Counter(
     "Exceptions that are bugs (stable).",
     ["place"],  # request, listing, purge, leases
 )
+TOKENS = Counter(
+    "headrace_metadata_tokens",
+    "Capability tokens issued (stable).",
+    ["role"],  # of the audience
+)

@@ -17,9 +17,9 @@ from api.gen import metadata_pb2_grpc
 from metadata.core import datasets, mutations, paths
 from metadata.core.datasets import Dataset
 from metadata.core.entries import DIRECTORY_MODE, FILE_MODE, Changes, Entry, Kind
-from metadata.errors import InvalidRequest, MetadataError, NotFound, Precondition
+from metadata.errors import MetadataError, NotFound, Precondition
 from metadata.shell import convert, edge
-from metadata.shell.catalog import Catalog, require_dataset
+from metadata.shell.catalog import Catalog, find_dataset, require_dataset
 from metadata.shell.edge import Context
 from metadata.stores.base import Reader, Transaction
 
@@ -59,7 +59,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
 
     @edge.unary
     async def GetDataset(self, request: pb.DatasetRequest, context: Context) -> pb.DatasetInfo:
-        return self._catalog.info(await self._catalog.read(lambda reader: _find(reader, request)))
+        return self._catalog.info(await self._catalog.read(lambda reader: find_dataset(reader, request)))
 
     @edge.unary
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
@@ -71,7 +71,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
     async def RemoveDataset(self, request: pb.DatasetRequest, context: Context) -> pb.RemoveDatasetResponse:
         async with self._control:
             try:
-                dataset = await self._database.read(lambda reader: _find(reader, request))
+                dataset = await self._database.read(lambda reader: find_dataset(reader, request))
             except NotFound:
                 return pb.RemoveDatasetResponse()
             await self._catalog.listings.cancel(dataset.uid)
@@ -239,17 +239,6 @@ def files_in_order(reader: Reader, dataset: Dataset, tops: list[str]) -> Iterato
                 yield entry
 
     return walk()
-
-
-def _find(reader: Reader, request: pb.DatasetRequest) -> Dataset:
-    if request.uid:
-        return require_dataset(reader, request.uid)
-    if not request.namespace or not request.name:
-        raise InvalidRequest("uid is empty; give it, or both namespace and name.")
-    dataset = reader.dataset_named(request.namespace, request.name)
-    if dataset is None:
-        raise NotFound(f"there is no dataset {request.namespace}/{request.name}.")
-    return dataset
 
 
 def _with_snapshot(reader: Reader, uid: str) -> Dataset:

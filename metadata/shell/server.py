@@ -12,6 +12,9 @@ import grpc
 import structlog
 
 from api.gen import metadata_pb2_grpc
+from api.trust.channels import add_port
+from api.trust.files import TrustError, TrustFiles
+from api.trust.identity import Role
 from metadata.errors import SettingsError
 from metadata.settings import MetadataSettings, parse_address
 from metadata.shell.catalog import Catalog
@@ -21,7 +24,9 @@ from metadata.shell.group_sizes import GroupSizes
 from metadata.shell.namespace_service import NamespaceService
 from metadata.shell.residency_service import ResidencyService
 from metadata.shell.residency_state import ResidencyState
+from metadata.shell.signing_keys import SigningKeys
 from metadata.shell.sync import Listings
+from metadata.shell.trust_service import TrustService
 from metadata.shell.watchers import Watchers
 from metadata.stores.registry import open_store as open_database
 from understores.registry import open_store
@@ -40,6 +45,15 @@ class MetadataServer:
     def __init__(self, settings: MetadataSettings) -> None:
         """Open the database; SettingsError when that cannot be."""
         self._settings = settings
+        try:
+            self._trust = None if settings.trust is None else TrustFiles(settings.trust)
+        except TrustError as error:
+            raise SettingsError(f"trust: {error}.") from error
+        if self._trust is not None and self._trust.identity.role is not Role.METADATA:
+            raise SettingsError(f"trust: {settings.trust} is of {self._trust.identity}, not of a metadata service.")
+        keys = None
+        if settings.token_keys is not None:
+            keys = SigningKeys(settings.token_keys, settle_seconds=settings.token_key_settle_seconds)
         self._database = Database(open_database(settings.store))
         self._residency = ResidencyState(self._database, settings.lease_seconds, time.monotonic)
         self._watchers = watchers = Watchers()
@@ -63,6 +77,7 @@ class MetadataServer:
         )
         self._namespace = NamespaceService(catalog)
         self._services = (ResidencyService(catalog), CheckpointService(catalog))
+        self._tokens = TrustService(catalog, keys, settings.token_seconds)
 
     async def run(self, stop: asyncio.Event) -> int:
         """Serve until `stop` is set (returns 0) or the disk fails (returns 1)."""
@@ -109,9 +124,12 @@ class MetadataServer:
         residency, checkpoints = self._services
         metadata_pb2_grpc.add_ResidencyServicer_to_server(residency, server)
         metadata_pb2_grpc.add_CheckpointsServicer_to_server(checkpoints, server)
+        metadata_pb2_grpc.add_TrustServicer_to_server(self._tokens, server)
         host, _ = parse_address(self._settings.listen)
+        if self._trust is None:
+            log.warning("metadata.trust_is_off", notice="whoever reaches the port may read and change every dataset")
         try:
-            port = server.add_insecure_port(self._settings.listen)
+            port = add_port(server, self._settings.listen, self._trust)
         except RuntimeError:
             port = 0
         if port == 0:

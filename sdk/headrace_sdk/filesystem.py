@@ -27,10 +27,11 @@ class HeadraceFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ha
     protocol = "headrace"
     root_marker = ""
 
-    def __init__(self, socket: str | None = None, **options: Any) -> None:
-        """`socket`: path of the worker's socket; default $HEADRACE_SOCKET, else /run/headrace/worker.sock."""
-        super().__init__(socket=socket, **options)
-        self.worker = Worker(socket)
+    def __init__(self, socket: str | None = None, tokens: str | None = None, **options: Any) -> None:
+        """`socket`: path of the worker's socket; default $HEADRACE_SOCKET, else /run/headrace/worker.sock. `tokens`:
+        folder of tokens for a worker that wants them; default $HEADRACE_TOKENS, else /run/headrace/tokens."""
+        super().__init__(socket=socket, tokens=tokens, **options)
+        self.worker = Worker(socket, tokens)
         self._uids: dict[tuple[str, str], str] = {}
 
     # Names

@@ -1,6 +1,7 @@
 """The node's cache worker over its unix socket: one request at a time a connection, descriptors included.
 
-Owns the frame format's client side (api/byteplane.py of the platform defines it) and reconnecting. Blocking: a
+Owns the frame format's client side (api/byteplane.py of the platform defines it), reconnecting, and showing tokens to a
+worker that wants them: every file of one folder, read again whenever what was shown does not do. Blocking: a
 training process has threads or processes of its own. Safe to fork: a connection belongs to the process and thread
 that opened it; a child opens its own with its first call.
 """
@@ -20,6 +21,8 @@ from headrace_sdk.msgpack import Malformed, pack, unpack
 
 SOCKET_VARIABLE = "HEADRACE_SOCKET"
 SOCKET_DEFAULT = "/run/headrace/worker.sock"
+TOKENS_VARIABLE = "HEADRACE_TOKENS"
+TOKENS_DEFAULT = "/run/headrace/tokens"
 REQUEST_SECONDS = 120.0
 COMMIT_SECONDS = 1800.0
 PATIENCE_SECONDS = 30.0
@@ -27,7 +30,13 @@ PATIENCE_SECONDS = 30.0
 BACKOFF_SECONDS = 0.05
 
 HELLO, OPEN, ENSURE, CLOSE, READ, CREATE, COMMIT, ABORT, REMOVE, RENAME, MAKE_DIRECTORY = range(1, 12)
-FIND_DATASET, LOOKUP, LIST = range(12, 15)
+FIND_DATASET, LOOKUP, LIST, AUTHORIZE = range(12, 16)
+_TOKEN_ERRNOS = {
+    126,
+    127,
+    129,
+}  # ENOKEY, EKEYEXPIRED, EKEYREJECTED: a worker is on Linux, and we may be imported elsewhere
+"""The worker's word for: another token may help."""
 
 _HEADER = struct.Struct("<HBBHHQII")
 _MAGIC, _VERSION = 0x5248, 1
@@ -50,8 +59,9 @@ class Reply(NamedTuple):
 class Connection:
     """One connected socket. Calls from several threads wait for each other."""
 
-    def __init__(self, path: str) -> None:
-        """Connect and greet; OSError."""
+    def __init__(self, path: str, tokens: str) -> None:
+        """Connect and greet; OSError. `tokens` is the folder of tokens."""
+        self._tokens = tokens
         self.process = os.getpid()
         self.is_open = True
         self._lock = threading.Lock()
@@ -70,6 +80,38 @@ class Connection:
 
     def call(self, op: int, meta: dict[str, Any], timeout_seconds: float = REQUEST_SECONDS) -> Reply:
         """Return the worker's answer. OSError with the worker's errno when it refuses; ConnectionLost."""
+        try:
+            return self._call(op, meta, timeout_seconds)
+        except OSError as error:
+            if error.errno not in _TOKEN_ERRNOS or op == AUTHORIZE:
+                raise
+        problem = self._show_tokens()
+        try:
+            return self._call(op, meta, timeout_seconds)
+        except OSError as error:
+            if error.errno not in _TOKEN_ERRNOS:
+                raise
+            raise PermissionError(errno.EACCES, f"{error.strerror or error} ({problem})") from None
+
+    def _show_tokens(self) -> str:
+        """Show every token there is; return what to say when that was not enough."""
+        folder = Path(self._tokens)
+        shown, problem = 0, ""
+        try:
+            files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+            for path in files:
+                try:
+                    self.call(AUTHORIZE, {"token": path.read_text().strip()})
+                    shown += 1
+                except ConnectionLost:
+                    raise
+                except OSError as error:
+                    problem = f"; {path.name}: {error.strerror or error}"
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            problem = f"; {error.strerror}"
+        return f"{shown} good tokens in {folder}, which {TOKENS_VARIABLE} names{problem}"
+
+    def _call(self, op: int, meta: dict[str, Any], timeout_seconds: float) -> Reply:
         with self._lock:
             if not self.is_open or self.process != os.getpid():
                 raise ConnectionLost(errno.ECONNRESET, "the connection to the worker is closed")
@@ -169,8 +211,10 @@ class Connection:
 class Worker:
     """The worker at a socket path; what to use from any thread and after a fork."""
 
-    def __init__(self, path: str | None = None) -> None:
-        """`path` None: $HEADRACE_SOCKET, else /run/headrace/worker.sock. Connects with the first call."""
+    def __init__(self, path: str | None = None, tokens: str | None = None) -> None:
+        """`path` None: $HEADRACE_SOCKET, else /run/headrace/worker.sock; `tokens` None: $HEADRACE_TOKENS, else
+        /run/headrace/tokens. Connects with the first call."""
+        self.tokens = tokens or os.environ.get(TOKENS_VARIABLE) or TOKENS_DEFAULT
         self.path = path or os.environ.get(SOCKET_VARIABLE) or SOCKET_DEFAULT
         self._local = threading.local()
 
@@ -183,7 +227,7 @@ class Worker:
             deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                made = self._local.connection = Connection(self.path)
+                made = self._local.connection = Connection(self.path, self.tokens)
             except OSError as error:
                 is_hopeless = isinstance(error, PermissionError) or not Path(self.path).parent.is_dir()
                 if is_hopeless or time.monotonic() >= deadline:
@@ -230,4 +274,4 @@ class Worker:
                 raise
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Worker, (self.path,)
+        return Worker, (self.path, self.tokens)

@@ -19,12 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import grpc
-
 from api import byteplane as bp
 from api.byteplane import HEADER, Failure, Flag, Op, Struct
 from api.gen import metadata_pb2, metadata_pb2_grpc, worker_pb2, worker_pb2_grpc
+from api.trust.channels import open_blocking_channel
+from api.trust.files import TrustFiles
+from api.trust.identity import METADATA_SERVER, Identity, Role
+from headrace.trust.authority import TrustAuthority
 
+ADMIN = Identity(Role.ADMIN, "tests")
 ROOT = Path(__file__).resolve().parents[2]
 # A smaller probe and quicker news than in production, where a second is soon enough.
 TUNABLES = {"HEADRACE_WORKER_PROBE_BYTES": "1048576", "HEADRACE_WORKER_WORKERS_SECONDS": "0.2"}
@@ -69,6 +72,10 @@ class LocalClient:
 
     def close(self) -> None:
         self._socket.close()
+
+    def authorize(self, token: str) -> bp.Authorized:
+        """Show a token; WorkerRefused."""
+        return self.call(Op.AUTHORIZE, bp.Authorize(token=token), bp.Authorized)[0]
 
     def call(self, op: Op, meta: Struct, kind: type[M]) -> tuple[M, bytes, int | None]:
         """Return the reply's meta, its data and its descriptor; WorkerRefused."""
@@ -143,6 +150,7 @@ class WorkerProcess:
     environment: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
     metrics_port: int = 0
+    trust: Path | None = None
 
     @property
     def socket(self) -> Path:
@@ -166,6 +174,8 @@ class WorkerProcess:
                 "--credentials-dir": str(self.credentials),
                 "--metrics": f"127.0.0.1:{self.metrics_port}",
             }
+            if self.trust is not None:
+                options["--trust"] = str(self.trust)
             words = [word for option in options.items() for word in option]
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cacheruntime", "worker", *words, *tiers],
@@ -219,8 +229,14 @@ class CacheCluster:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
     workers: dict[str, WorkerProcess] = field(default_factory=dict)
+    is_trusting: bool = False
+    """Certificates and tokens; `channel` is an administrator's."""
+    metadata_environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.admin: TrustFiles | None = None
+        if self.is_trusting:
+            self.authority = TrustAuthority(self.folder / "authority")
         self.origin = self.folder / "origin"
         self.origin.mkdir(parents=True)
         self.credentials = self.folder / "credentials"
@@ -228,17 +244,44 @@ class CacheCluster:
         self.address = f"127.0.0.1:{free_port()}"
         self.metadata: subprocess.Popen[bytes] | None = None
         self.start_metadata()
-        self.channel = grpc.insecure_channel(self.address)
+        self.connect()
+
+    def connect(self) -> None:
+        """Open `channel` to metadata; again after the administrator's certificate changed."""
+        if self.is_trusting:
+            self.admin = self.trust(ADMIN)
+        self.channel = open_blocking_channel(self.address, self.admin, METADATA_SERVER)
         self.namespace = metadata_pb2_grpc.NamespaceStub(self.channel)
         self.residency = metadata_pb2_grpc.ResidencyStub(self.channel)
+
+    def trust_folder(self, identity: Identity) -> Path:
+        """Where the certificate of an identity is, made if it is not there."""
+        folder = self.folder / "trust" / identity.role / identity.name
+        self.authority.issue(identity, folder)
+        return folder
+
+    def trust(self, identity: Identity) -> TrustFiles:
+        """The certificate of an identity."""
+        return TrustFiles(self.trust_folder(identity))
+
+    def token(self, node: str, uid: str = "u-1", *, write: bool = False, seconds: int = 0) -> str:
+        """A token for the unix socket of a node, by the administrator."""
+        request = metadata_pb2.IssueTokenRequest(
+            uid=uid, write=write, audience=Identity(Role.NODE, node).uri, lifetime_seconds=seconds
+        )
+        return metadata_pb2_grpc.TrustStub(self.channel).IssueToken(request, timeout=20, wait_for_ready=True).token
 
     def start_metadata(self) -> None:
         with (self.folder / "metadata.log").open("ab") as log:
             store = f"sqlite:///{self.folder}/metadata.db"
             options = ["--listen", self.address, "--store", store, "--credentials-dir", str(self.credentials)]
+            if self.is_trusting:
+                options += ["--trust", str(self.trust_folder(METADATA_SERVER))]
+                options += ["--token-keys", str(self.authority.token_keys)]
             self.metadata = subprocess.Popen(
                 [sys.executable, "-m", "metadata", *options],
                 cwd=ROOT,
+                env={**os.environ, **self.metadata_environment},
                 stdout=log,
                 stderr=log,
             )
@@ -266,6 +309,8 @@ class CacheCluster:
         worker = WorkerProcess(
             node, folder, tiers or default, self.address, self.credentials, {**self.environment, **(environment or {})}
         )
+        if self.is_trusting:
+            worker.trust = self.trust_folder(Identity(Role.WORKER, node))
         self.workers[node] = worker
         worker.start()
         if is_ready:
@@ -321,7 +366,8 @@ class CacheCluster:
         }
 
     def control(self, node: str, call: Callable[[worker_pb2_grpc.WorkerControlStub], T]) -> T:
-        with grpc.insecure_channel(self.live()[node].control_endpoint) as channel:
+        endpoint = self.live()[node].control_endpoint
+        with open_blocking_channel(endpoint, self.admin, Identity(Role.WORKER, node)) as channel:
             return call(worker_pb2_grpc.WorkerControlStub(channel))
 
     def load(

@@ -6,6 +6,9 @@ import grpc
 
 from api.gen import metadata_pb2 as pb
 from api.gen import metadata_pb2_grpc
+from api.trust.channels import open_channel
+from api.trust.files import TrustFiles
+from api.trust.identity import METADATA_SERVER
 from fuse.csi.core.volumes import DatasetRef
 from fuse.csi.errors import NoSuchVolume, NotNow
 
@@ -15,12 +18,12 @@ CALL_SECONDS: Final = 10.0
 class Catalogue:
     """A client of the metadata service; close it."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, trust: TrustFiles | None = None) -> None:
         """`target`: HOST:PORT."""
         self._target = target
         # A restarted service is found again within a second, not after grpc's two minutes.
         options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
-        self._channel = grpc.aio.insecure_channel(target, options=options)
+        self._channel = open_channel(target, trust, METADATA_SERVER, options)
         self._stub: metadata_pb2_grpc.NamespaceAsyncStub = metadata_pb2_grpc.NamespaceStub(self._channel)
 
     async def is_writable(self, ref: DatasetRef) -> bool:

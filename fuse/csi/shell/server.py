@@ -17,9 +17,11 @@ import structlog
 from api import names
 from api.gen import csi_pb2_grpc, launcher_pb2_grpc, plugin_registration_pb2_grpc
 from api.gen import plugin_registration_pb2 as registration
+from api.trust.files import TrustError, TrustFiles
+from api.trust.identity import Identity, Role
 from fuse.csi.errors import NotNow, NotPossible
 from fuse.csi.settings import Settings
-from fuse.csi.shell import daemons
+from fuse.csi.shell import daemons, services
 from fuse.csi.shell.catalogue import Catalogue
 from fuse.csi.shell.controller import Controller, MadeVolumes
 from fuse.csi.shell.daemons import Daemons, DatasetFolders, LocalDaemons
@@ -27,7 +29,6 @@ from fuse.csi.shell.edge import Context, unary
 from fuse.csi.shell.launcher import Launcher, LauncherClient
 from fuse.csi.shell.node import NodeVolumes, watch
 from fuse.csi.shell.records import Records
-from fuse.csi.shell.services import Identity, Node
 from fuse.csi.shell.targets import Targets
 
 log = structlog.get_logger()
@@ -108,7 +109,7 @@ async def _launcher(settings: Settings, stack: AsyncExitStack) -> None:
 
 
 async def _plugin(settings: Settings, stack: AsyncExitStack) -> None:
-    catalogue = Catalogue(settings.metadata)
+    catalogue = Catalogue(settings.metadata, _trust(settings))
     stack.push_async_callback(catalogue.close)
     targets = Targets(str(settings.kubelet))
     stack.callback(targets.close)
@@ -124,8 +125,10 @@ async def _plugin(settings: Settings, stack: AsyncExitStack) -> None:
     stack.push_async_callback(_cancelled, healing)
 
     server = grpc.aio.server()
-    csi_pb2_grpc.add_IdentityServicer_to_server(Identity(catalogue, has_controller=settings.controller), server)
-    csi_pb2_grpc.add_NodeServicer_to_server(Node(settings.node, node), server)
+    csi_pb2_grpc.add_IdentityServicer_to_server(
+        services.Identity(catalogue, has_controller=settings.controller), server
+    )
+    csi_pb2_grpc.add_NodeServicer_to_server(services.Node(settings.node, node), server)
     if settings.controller:
         controller = Controller(catalogue, MadeVolumes(settings.state / "volumes"))
         csi_pb2_grpc.add_ControllerServicer_to_server(controller, server)
@@ -135,6 +138,20 @@ async def _plugin(settings: Settings, stack: AsyncExitStack) -> None:
         plugin_registration_pb2_grpc.add_RegistrationServicer_to_server(Registration(settings.socket), registrar)
         await _serve(registrar, settings.registration / f"{names.CSI_DRIVER}-reg.sock", stack)
     log.info("ready", role="plugin", socket=str(settings.socket), pid=os.getpid())
+
+
+def _trust(settings: Settings) -> TrustFiles | None:
+    """Return who we are and whom we believe; NotPossible."""
+    if settings.trust is None:
+        log.warning("trust_is_off", notice="nothing is encrypted, and whoever answers is believed")
+        return None
+    try:
+        trust = TrustFiles(settings.trust)
+    except TrustError as error:
+        raise NotPossible(f"trust: {error}") from error
+    if trust.identity != Identity(Role.NODE, settings.node):
+        raise NotPossible(f"trust {settings.trust} is of {trust.identity}, and this plugin is of {settings.node}")
+    return trust
 
 
 async def _serve(server: grpc.aio.Server, socket: Path, stack: AsyncExitStack) -> None:

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 CASES = {
+    "trust": {"tokens-4KiB", "tls-4KiB", "tls-4MiB"},
     "byte-plane": {"large-4MiB", "small-4KiB-files", "small-4KiB-ranges"},
     "checkpoint-reload": {"reload-same-node", "reload-other-node"},
     "cold-readers": {"cold-copies-stay", "cold-one-copy-a-cluster"},

@@ -13,6 +13,7 @@ from headrace.cluster import binaries, manifests
 from tests.conftest import ApiServer
 
 BASE = manifests.MANIFESTS / "base" / "csi"
+TRUST = manifests.MANIFESTS / "overlays" / "trust"
 EXAMPLE = manifests.MANIFESTS / "examples" / "volumes.yaml"
 NAMESPACE = "csi-manifests"
 NODE_NAMESPACE = "headrace-node"
@@ -42,6 +43,14 @@ def test_the_api_server_takes_every_object(api_server: ApiServer) -> None:
         dry = ("apply", "--server-side", "--dry-run=server", "--validate=strict")
         taken = kubectl(*dry, "-k", str(BASE)).splitlines()
         assert len(taken) == len(_objects())
+        assert len(kubectl(*dry, "-k", str(TRUST)).splitlines()) == len(_objects())
+        made = [each for each in yaml.safe_load_all(kubectl("kustomize", str(TRUST))) if each["kind"] == "DaemonSet"]
+        for each in made:
+            (container,) = each["spec"]["template"]["spec"]["containers"]
+            environment = {one["name"]: one.get("value") for one in container["env"]}
+            assert environment["HEADRACE_CSI_TRUST"] in [one["mountPath"] for one in container["volumeMounts"]]
+            assert environment["HEADRACE_CSI_METADATA"], "what the base has is still there"
+        assert len(made) == 2
         taken = kubectl("-n", NAMESPACE, *dry, "-f", str(EXAMPLE)).splitlines()
         assert len(taken) == len(manifests.load([EXAMPLE]))
     finally:

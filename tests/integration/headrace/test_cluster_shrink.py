@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,25 @@ def names_of(cluster: LocalCluster) -> set[str]:
     return {one.name for one in look("less", cluster.folder.root).nodes}
 
 
+def assert_no_secret_shows(cluster: LocalCluster) -> None:
+    """Keys of certificates and of tokens are in no log, argument, environment or metric of the parts that use them."""
+    trust = cluster.folder.root / "trust"
+    files = [*trust.glob("*/*/tls.key"), *trust.glob("authority/*.key"), *trust.glob("authority/token-keys/*.pem")]
+    secrets = [line for file in files for line in file.read_text().splitlines() if line and "-----" not in line]
+    assert len(files) == 10 and secrets
+    state = cluster.load()
+    seen = [file.read_text(errors="replace") for file in (cluster.folder.root / "logs").iterdir()]
+    for name, component in state.components.items():
+        seen += [Path(f"/proc/{component.process.pid}/{what}").read_text() for what in ("cmdline", "environ")]
+        if name in ("metadata", "cacheruntime", "jobcontroller", "node-0/worker", "node-0/fuse"):
+            assert str(trust) in seen[-2], "it runs with a certificate"
+    with urllib.request.urlopen(f"http://127.0.0.1:{state.ports['metadata-metrics']}/metrics", timeout=10) as answer:
+        seen.append(answer.read().decode())
+    assert not [secret for secret in secrets if any(secret in text for text in seen)]
+    assert not [text for text in seen if "hr1." in text], "what every token begins with"
+    assert not [text for text in seen if "trust_is_off" in text]
+
+
 def test_asking_for_less_takes_nodes_and_parts_away(
     tmp_path_factory: pytest.TempPathFactory, control_plane_binaries: Mapping[str, Path]
 ) -> None:
@@ -26,6 +46,7 @@ def test_asking_for_less_takes_nodes_and_parts_away(
     first, second = layout.nodes
     try:
         assert names_of(cluster) == {"node-0", "node-1"}
+        assert_no_secret_shows(cluster)
         cluster.up({"nodes": 1})
         assert names_of(cluster) == {"node-0"}
         assert mounts.below(cluster.folder.root) == [first.mount]

@@ -56,7 +56,7 @@ async def served() -> AsyncIterator[Served]:
     listener = socket.create_server(("127.0.0.1", 0))
     sessions: list[Answers] = []
 
-    def session(link: FrameSocket) -> Answers:
+    def session(link: FrameSocket, _: object) -> Answers:
         sessions.append(Answers(link))
         return sessions[-1]
 

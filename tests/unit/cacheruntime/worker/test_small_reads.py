@@ -22,6 +22,7 @@ from cacheruntime.worker.filler import Fetched, Source
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.rooms import TierFolder
 from cacheruntime.worker.tier_files import CachedFile
+from cacheruntime.worker.trust import OpenGate
 
 BLOCK = 1 << 20
 DATA = os.urandom(BLOCK + 5000)
@@ -73,7 +74,7 @@ class Plane:
     async def send(self, read: Read) -> bytes:
         raw = encode(Op.READ, 7, read)
         header: Header = decode_header(raw)
-        await self.answerer.answer(cast(Any, self.link), header, raw[HEADER.size :], for_peer=True)
+        await self.answerer.answer(cast(Any, self.link), header, raw[HEADER.size :], OpenGate(), for_peer=True)
         head, data = self.link.frames.pop()
         self.reply = decode_meta(head[HEADER.size :], ReadReply)
         assert self.reply.crc32c == crc32c(data)
@@ -174,7 +175,7 @@ async def test_only_what_needs_no_waiting_is_answered_at_once(plane: Plane, monk
             offset_bytes=offset, length_bytes=length, **fields,
         )  # fmt: skip
         raw = encode(Op.READ, 7, read)
-        ready = plane.answerer.answer_now(decode_header(raw), raw[HEADER.size :], for_peer=True)
+        ready = plane.answerer.answer_now(decode_header(raw), raw[HEADER.size :], OpenGate(), for_peer=True)
         if ready is None:
             return None
         head, data = ready
