@@ -14,7 +14,7 @@ import msgspec
 from pydantic import ValidationError
 
 from api.training_v1alpha1 import CheckpointSpec, TrainingJob, TrainingJobStatus, is_finished
-from jobcontroller.core import attempts, retention
+from jobcontroller.core import attempts, elastic, retention
 from jobcontroller.core.framework import Framework
 from jobcontroller.core.observed import Checkpoints, Observed, PodView, Problem
 from jobcontroller.errors import MetadataUnavailable
@@ -115,11 +115,13 @@ class Observer:
         status = job.status
         if status is None or status.created_attempt != status.attempt or is_finished(status):
             return
-        for role, count in status.started_replicas.items():
-            for index in range(count):
-                name = attempts.pod_name(job.metadata.name, role, index, status.attempt)
-                if name not in pods:
-                    await self._look_for(job, name, pods)
+        wanted = elastic.members(status)
+        if status.elastic is not None and status.elastic.reserves_created:
+            wanted += [(elastic.ROLE, index) for index in elastic.reserves(status)]
+        for role, index in wanted:
+            name = attempts.pod_name(job.metadata.name, role, index, status.attempt)
+            if name not in pods:
+                await self._look_for(job, name, pods)
 
     async def _look_for(self, job: TrainingJob, name: str, pods: dict[str, PodView]) -> None:
         try:

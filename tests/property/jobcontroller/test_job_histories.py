@@ -215,13 +215,13 @@ class JobHistory(RuleBasedStateMachine):
     def finish_pod(self, index: int) -> None:
         for pod in self._alive(index):
             if pod.phase is PodPhase.RUNNING:
-                self.pods[pod.name] = replace(
-                    pod,
-                    phase=PodPhase.SUCCEEDED,
-                    is_running=False,
-                    finished_at=self.now,
-                    ends=(ContainerEnd("main", 0, finished_at=self.now),),
-                )
+                self._finish(pod)
+
+    def _finish(self, pod: PodView) -> None:
+        end = ContainerEnd("main", 0, finished_at=self.now)
+        self.pods[pod.name] = replace(
+            pod, phase=PodPhase.SUCCEEDED, is_running=False, finished_at=self.now, ends=(end,)
+        )
 
     @rule(index=st.integers(0, REPLICAS - 1), how=st.sampled_from(FAILURES))
     def fail_pod(self, index: int, how: str) -> None:
