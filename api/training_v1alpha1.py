@@ -288,6 +288,9 @@ class ElasticStatus(Model):
     resizes: int = 0
     resized_at: ShortText | None = None
     lost_at: ShortText | None = Field(default=None, description="when members were lost last")
+    prewarmed: list[Name] = Field(
+        default_factory=list, max_length=32, description="DataLoads asked for to bring a checkpoint to a joining pod"
+    )
     setbacks: int = Field(default=0, description="losses that followed soon on a change; each doubles the cool-down")
 
 
@@ -316,6 +319,10 @@ class TrainingJobStatus(Model):
         default=None, description="queue the job holds GPUs of, from its admission until it ends or is suspended"
     )
     admitted_gpus: int | None = Field(default=None, alias="admittedGPUs", description="how many")
+    grace_seconds: int | None = Field(
+        default=None,
+        description="the pods' grace after SIGTERM, from a checkpoint's size and the nodes' measured rates",
+    )
     resume_step: int | None = Field(default=None, description="step the current attempt resumed from")
     resume_path: Path | None = Field(default=None, description="that checkpoint's path inside the dataset")
     checkpoints: list[CheckpointStatus] = Field(default_factory=list, max_length=16)

@@ -48,7 +48,7 @@ async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
     queue: WorkQueue[Key] = WorkQueue("trainingjobs")
     cron_queue: WorkQueue[Key] = WorkQueue("crontrainingjobs")
     metrics.QUEUE_DEPTH.set_function(lambda: len(queue))
-    caches = Caches(client, queue.add, time.monotonic, random.Random())
+    caches = Caches(client, queue.add, time.monotonic, random.Random(), settings.notice_taints)
     queues = Queues(client, queue.add, random.Random())
     recorder = EventRecorder(client, COMPONENT, identity)
     metadata = CheckpointClient(settings.metadata, settings.request_seconds) if settings.metadata else None

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from api.conditions import parse_timestamp, timestamp
-from jobcontroller.core import attempts, checkpoints
+from jobcontroller.core import attempts, checkpoints, notices
 from jobcontroller.core.exit_class import Failure, FailureKind, classify, first_cause, vanished
 from jobcontroller.core.turn import Turn
 
@@ -18,12 +18,12 @@ AFTER_LOSS_SECONDS = 120.0
 
 
 def of_attempt(turn: Turn) -> list[Failure]:
-    """Return every failed or vanished member of the current attempt."""
+    """Return every member of the current attempt that failed, vanished, or is about to be lost."""
     pods = turn.current_pods()
     found = [failure for failure in map(classify, pods) if failure is not None]
     if turn.status.created_attempt == turn.attempt or turn.observed.gone_pods:
         found.extend(_vanished(turn, {pod.key for pod in pods}))
-    return found
+    return found + notices.of_attempt(turn)
 
 
 def _vanished(turn: Turn, present: Collection[tuple[str, int]]) -> Iterator[Failure]:

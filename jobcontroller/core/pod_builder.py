@@ -33,6 +33,8 @@ def build_pod(
         "restartPolicy": "Never",
     }
     pod_spec.setdefault("schedulerName", names.DEFAULT_SCHEDULER_NAME)
+    if status.grace_seconds is not None:
+        pod_spec.setdefault("terminationGracePeriodSeconds", status.grace_seconds)
     priority_class = job.spec.run_policy.scheduling_policy.priority_class_name
     if priority_class is not None:
         pod_spec.setdefault("priorityClassName", priority_class)

@@ -26,6 +26,7 @@ from jobcontroller.core import (
     cleanup,
     data,
     deadlines,
+    drain,
     elastic,
     equipment,
     failures,
@@ -285,6 +286,7 @@ def _start_attempt(turn: Turn) -> Plan | None:
     status.started_attempt = turn.attempt
     status.started_replicas = roles.replicas(job.spec)
     elastic.begin(job, status)
+    status.grace_seconds = drain.grace_seconds(job, status, turn.observed.bytes_per_second)
     status.resume_step = chosen.step if chosen else None
     status.resume_path = chosen.path if chosen else None
     if status.start_time is None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from api.conditions import parse_timestamp, timestamp
 from api.training_v1alpha1 import ElasticStatus
-from jobcontroller.core import attempts, checkpoints, elastic, indexes
+from jobcontroller.core import attempts, checkpoints, drain, elastic, indexes, notices
 from jobcontroller.core.actions import CreatePod
 from jobcontroller.core.elastic import ROLE, Bounds
 from jobcontroller.core.exit_class import Failure, FailureKind
@@ -68,6 +68,9 @@ def survive(turn: Turn, found: Sequence[Failure]) -> bool:
     note_loss(turn, found)
     why = found[0].message if len(found) == 1 else f"{found[0].message}, and {len(found) - 1} more"
     _change_members(turn, left, SHRUNK, f"{why}; attempt {turn.attempt} goes on with {_size_text(len(left), limits)}")
+    if any(one.is_notice for one in found) and not state.reserves:
+        # The replacement is placed, and its node made warm, while the old pod drains.
+        _appoint_reserves(turn, state, min(len(lost), limits.maximum - len(left)))
     return True
 
 
@@ -140,7 +143,7 @@ def grow(turn: Turn) -> NewSize | None:
     chosen = elastic.reserves(turn.status)
     if not chosen:
         if all(pod.is_running for pod in members):
-            _appoint_reserves(turn, state, limits, members)
+            _appoint_when_due(turn, state, limits, members)
         return None
     missing = [index for index in chosen if index not in by_index]
     if missing and not state.reserves_created:
@@ -150,13 +153,19 @@ def grow(turn: Turn) -> NewSize | None:
     placed = [by_index[index] for index in chosen if by_index[index].node]
     if not placed or not all(pod.is_running for pod in members):
         return None
+    in_place = elastic.goes_on(turn.observed.framework, turn.job.spec)
+    if in_place:
+        drain.prewarm(turn, placed)
+    if any(pod.index not in chosen and not pod.is_finished for pod in turn.other_workers()):
+        # Who leaves interrupts the others once more than who joins at that moment.
+        return None
     ready_at = max(pod.scheduled_at or 0.0 for pod in placed)
     if len(placed) < len(chosen) and turn.now < ready_at + limits.cool_down_seconds:
         turn.wake_at(ready_at + limits.cool_down_seconds)
         return None
     joining = [pod.index for pod in placed]
     text = f"there is room for {len(joining)} more workers"
-    if elastic.goes_on(turn.observed.framework, turn.job.spec):
+    if in_place:
         state.reserves = indexes.text(frozenset(chosen) - frozenset(joining))
         size = elastic.workers(turn.status) + joining
         _change_members(turn, size, GROWN, f"{text}; attempt {turn.attempt} has {_size_text(len(size), limits)}")
@@ -180,9 +189,8 @@ def _note_change(turn: Turn, state: ElasticStatus) -> None:
     state.resized_at = timestamp(turn.now)
 
 
-def _appoint_reserves(turn: Turn, state: ElasticStatus, limits: Bounds, members: Sequence[PodView]) -> None:
-    have = elastic.workers(turn.status)
-    room = min(limits.maximum - len(have), MAX_RESERVES)
+def _appoint_when_due(turn: Turn, state: ElasticStatus, limits: Bounds, members: Sequence[PodView]) -> None:
+    room = limits.maximum - len(elastic.workers(turn.status))
     if room <= 0 or not _may_grow(turn):
         return
     changed_at = parse_timestamp(state.resized_at) if state.resized_at else 0.0
@@ -190,6 +198,11 @@ def _appoint_reserves(turn: Turn, state: ElasticStatus, limits: Bounds, members:
     if turn.now < due:
         turn.wake_at(due)
         return
+    _appoint_reserves(turn, state, room)
+
+
+def _appoint_reserves(turn: Turn, state: ElasticStatus, count: int) -> None:
+    have, room = elastic.workers(turn.status), min(count, MAX_RESERVES)
     first = state.next_index
     state.reserves, state.reserves_created = indexes.text(range(first, first + room)), False
     state.next_index = first + room
@@ -222,7 +235,7 @@ def _forget_bad_reserves(turn: Turn, state: ElasticStatus, by_index: dict[int, P
         if pod is None:
             name = attempts.pod_name(turn.job.metadata.name, ROLE, index, turn.attempt)
             return not state.reserves_created and name not in turn.observed.gone_pods
-        return not (pod.is_finished or pod.deletion_at is not None or pod.disruption)
+        return not (pod.is_finished or pod.deletion_at is not None or notices.is_about(turn, pod))
 
     state.reserves = indexes.text(index for index in elastic.reserves(turn.status) if is_good(index))
 

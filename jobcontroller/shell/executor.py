@@ -21,6 +21,7 @@ from jobcontroller.core.actions import (
     Action,
     AnnotatePod,
     ApplyConfigMap,
+    ApplyDataLoad,
     ApplyPodGroup,
     ApplyService,
     ApplySshKeys,
@@ -37,7 +38,7 @@ from kube.client import KubeClient
 from kube.errors import AlreadyExists, Conflict, Forbidden, Invalid, KubeError, NotFound
 from kube.events import EventRecorder
 from kube.objects import ObjectRef
-from kube.resources import CONFIG_MAPS, POD_GROUPS, PODS, SECRETS, SERVICES, TRAINING_JOBS, Resource
+from kube.resources import CONFIG_MAPS, DATA_LOADS, POD_GROUPS, PODS, SECRETS, SERVICES, TRAINING_JOBS, Resource
 
 _log = structlog.get_logger(__name__)
 
@@ -80,6 +81,9 @@ class Executor:
                 problem = await self._create(job, POD_GROUPS, action.name, action.body)
             elif problem is None and isinstance(action, ApplyConfigMap):
                 problem = await self._create_own(job, CONFIG_MAPS, action.name, action.body)
+            elif problem is None and isinstance(action, ApplyDataLoad):
+                # It only saves time: a refusal is logged and counted, and holds nothing up.
+                await self._create_own(job, DATA_LOADS, action.name, action.body)
             elif problem is None and isinstance(action, ApplySshKeys):
                 body = {**action.body, "stringData": ssh_keys.new_files()}
                 problem = await self._create_own(job, SECRETS, action.name, body)
@@ -215,8 +219,11 @@ class Executor:
         return Problem(reason, text, is_permanent, retry_at=self._wall_clock() + RETRY_REFUSED_SECONDS)
 
 
+_CREATIONS = CreatePod | ApplyPodGroup | ApplyService | ApplyConfigMap | ApplyDataLoad | ApplySshKeys | EmitEvent
+
+
 def _is_creation(action: Action) -> bool:
-    return isinstance(action, CreatePod | ApplyPodGroup | ApplyService | ApplyConfigMap | ApplySshKeys | EmitEvent)
+    return isinstance(action, _CREATIONS)
 
 
 def _owner_uid(stored: dict[str, Any]) -> str:

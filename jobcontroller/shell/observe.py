@@ -101,6 +101,8 @@ class Observer:
             has_service=self._caches.has_service(job.metadata.uid),
             datasets=self._datasets(job, key),
             checkpoints=await self._checkpoints_of(job, key, pods),
+            notices=self._caches.notices,
+            bytes_per_second=self._caches.bytes_per_second(),
             problem=problem,
             removal_problem=removal_problem,
             admission=self._queues.admission(job),

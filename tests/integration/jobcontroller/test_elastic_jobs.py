@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from api import names
-from kube.resources import POD_GROUPS
+from kube.resources import NODES, POD_GROUPS
 from tests.builders.job_cluster import Cluster, controller
 from tests.builders.training_jobs import job_body, workers
 
@@ -72,3 +72,33 @@ async def test_processes_that_count_each_other_begin_again_with_another_number(
         for pod in fresh:
             environment = {entry["name"]: entry["value"] for entry in pod["spec"]["containers"][0]["env"]}
             assert environment["JAX_NUM_PROCESSES"] == "2"
+
+
+async def test_a_member_leaves_a_node_that_will_be_taken_away_and_its_successor_waits_until_it_has_left(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    node = f"spot-{cluster.namespace}"
+    await cluster.client.create(NODES, {"metadata": {"name": node}})
+    try:
+        async with controller(cluster, tmp_path / "log", "--no-leader-elect"):
+            options = _elastic("PyTorch", 1, 2)
+            await cluster.submit(job_body("spot", replicaSpecs=workers(2), **options))
+            for pod in await cluster.wait_for_pods("spot", 0, 2):
+                await cluster.run_pod(pod, node if pod["metadata"]["name"] == "spot-worker-1-a0" else "node-1")
+            await cluster.wait_for_state("spot", "Running")
+            taint = {"key": "cloud.google.com/impending-node-termination", "effect": "NoSchedule"}
+            await cluster.client.patch(NODES, node, {"spec": {"taints": [taint]}})
+            pods = {pod["metadata"]["name"]: pod for pod in await cluster.wait_for_pods("spot", 0, 3)}
+            assert pods["spot-worker-1-a0"]["metadata"]["deletionTimestamp"], "it has its grace to save what it holds"
+            await cluster.place_pod(pods["spot-worker-2-a0"], "node-2")
+            status = (await cluster.job("spot"))["status"]
+            assert (status["attempt"], status["elastic"]["members"], status["elastic"]["reserves"]) == (0, "0", "2")
+            await cluster.reap()
+
+            async def joined() -> bool | None:
+                return (await cluster.job("spot"))["status"]["elastic"]["members"] == "0,2" or None
+
+            await cluster.until("the successor joins", joined)
+            assert "taint cloud.google.com/impending-node-termination" in (await cluster.events("spot"))["Shrunk"]
+    finally:
+        await cluster.client.delete(NODES, node)

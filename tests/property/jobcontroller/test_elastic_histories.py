@@ -76,9 +76,16 @@ class ElasticHistory(JobHistory):
         for pod in self._alive(index):
             self._run(pod)
 
+    @rule(index=st.integers(0, HIGH))
+    def announce(self, index: int) -> None:
+        """The node of a pod will be taken away."""
+        for pod in self._alive(index):
+            if pod.node:
+                self.notices[pod.node] = "karpenter.sh/disrupted"
+
     def _run(self, pod: PodView) -> None:
         self.started_names.add(pod.name)
-        placed = replace(pod, node="n", scheduled_at=pod.scheduled_at or self.now)
+        placed = replace(pod, node=pod.node or f"node-of-{pod.uid}", scheduled_at=pod.scheduled_at or self.now)
         if not pod.is_held:
             started = pod.started_at or self.now
             placed = replace(placed, phase=PodPhase.RUNNING, is_running=True, started_at=started)
@@ -100,6 +107,7 @@ class ElasticHistory(JobHistory):
     def teardown(self) -> None:
         """Nothing goes wrong any more: the job takes all the room there is, and comes to its end."""
         self.set_suspend(False)
+        self.notices.clear()
         for _ in range(120):
             self._settle()
             if self._is_at_its_largest() or is_finished(self.job.status):

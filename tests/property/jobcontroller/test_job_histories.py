@@ -45,6 +45,7 @@ class JobHistory(RuleBasedStateMachine):
         self.cache: dict[str, PodView] = {}
         self.next_uid = 0
         self.gone: set[str] = set()
+        self.notices: dict[str, str] = {}
         self.started_names: set[str] = set()
         self.attempts: list[int] = [0]
         self.restarts: list[int] = [0]
@@ -88,6 +89,7 @@ class JobHistory(RuleBasedStateMachine):
             gone_pods=frozenset(self.gone),
             groups=frozenset(self.groups),
             has_service=self.has_service,
+            notices=dict(self.notices),
         )
         plan = reconcile(seen, self.now)
         again = reconcile(seen, self.now)
