@@ -71,7 +71,12 @@ async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
         checkpoint_seconds=settings.checkpoint_seconds,
     )
     registry = new_registry(client.config)
-    handlers.register(registry, queue.add, cron_queue.add)
+
+    def job_changed(key: Key, resource_version: str) -> None:
+        if not controller.has_written(key, resource_version):
+            queue.add(key)
+
+    handlers.register(registry, job_changed, cron_queue.add)
     crons = Crons(client, recorder)
     try:
         async with asyncio.TaskGroup() as tasks:

@@ -85,7 +85,8 @@ class Caches:
         self._jobs: defaultdict[str, _OfJob] = defaultdict(_OfJob)
         self._datasets: Store[Dataset] = Store()
         self._readers: defaultdict[Key, set[Key]] = defaultdict(set)  # Dataset -> jobs that name it
-        self._created: dict[str, tuple[float, str, PodView]] = {}  # pod uid -> (until, job uid, view)
+        #: job uid -> pod uid -> (until, view)
+        self._created: defaultdict[str, dict[str, tuple[float, PodView]]] = defaultdict(dict)
         self._deleted: dict[str, tuple[float, float]] = {}  # pod uid -> (until, deletion_at)
         self._gone: OrderedDict[str, set[str]] = OrderedDict()  # job uid -> names of pods seen deleted
         #: taint by node, of nodes that will be taken away
@@ -115,17 +116,17 @@ class Caches:
         """The job's pods by name, own creations and deletions included."""
         now = self._clock()
         found = dict(self._jobs[job_uid].pods) if job_uid in self._jobs else {}
-        for uid, (until, owner, view) in list(self._created.items()):
+        for uid, (until, view) in list(self._created.get(job_uid, {}).items()):
             if now >= until:
-                del self._created[uid]
-            elif owner == job_uid:
+                self._forget_created(job_uid, uid)
+            else:
                 found.setdefault(view.name, view)
-        for uid in [uid for uid, (until, _) in self._deleted.items() if now >= until]:
-            del self._deleted[uid]
         for name, view in found.items():
-            ending = self._deleted.get(view.uid)
-            if ending is not None and view.deletion_at is None:
-                found[name] = replace(view, deletion_at=ending[1])
+            until, deletion_at = self._deleted.get(view.uid, (0.0, 0.0))
+            if now >= until:
+                self._deleted.pop(view.uid, None)
+            elif view.deletion_at is None:
+                found[name] = replace(view, deletion_at=deletion_at)
         return found
 
     def gone_pods_of(self, job_uid: str) -> frozenset[str]:
@@ -157,11 +158,15 @@ class Caches:
         pod = msgspec.convert(body, Pod)
         view = view_of(pod)
         if view is not None and owner_uid(pod) == job_uid:
-            self._created[view.uid] = (self._clock() + OVERLAY_SECONDS, job_uid, view)
+            self._created[job_uid][view.uid] = (self._clock() + OVERLAY_SECONDS, view)
 
     def deleted_pod(self, uid: str, deletion_at: float) -> None:
         """Show that a pod's deletion was accepted; its grace is over at `deletion_at` (seconds since 1970)."""
-        self._deleted[uid] = (self._clock() + OVERLAY_SECONDS, deletion_at)
+        now = self._clock()
+        self._deleted[uid] = (now + OVERLAY_SECONDS, deletion_at)
+        # Of a pod that was gone already no watch tells; the oldest are first.
+        while (first := next(iter(self._deleted))) != uid and self._deleted[first][0] <= now:
+            del self._deleted[first]
 
     def created_group(self, job_uid: str, name: str) -> None:
         """Show a PodGroup that exists."""
@@ -197,7 +202,7 @@ class Caches:
         view = view_of(pod)
         if view is None or owner_uid(pod) != job_uid:
             return
-        self._created.pop(view.uid, None)
+        shown = self._forget_created(job_uid, view.uid) or self._jobs[job_uid].pods.get(view.name)
         if change.kind is ChangeKind.DELETED:
             self._deleted.pop(view.uid, None)
             held = self._jobs[job_uid].pods.get(view.name)
@@ -208,6 +213,9 @@ class Caches:
         else:
             self._jobs[job_uid].pods[view.name] = view
             self._jobs[job_uid].key = _key_of(pod.metadata)
+            if shown == view:
+                # The echo of our own creation, or of a change nobody here decides by.
+                return
         self._touch(pod.metadata)
 
     def _group_changed(self, change: Change[Owned]) -> None:
@@ -258,6 +266,13 @@ class Caches:
 
     def _touch(self, metadata: ObjectMeta) -> None:
         self._touched(_key_of(metadata))
+
+    def _forget_created(self, job_uid: str, pod_uid: str) -> PodView | None:
+        of_job = self._created.get(job_uid, {})
+        _, view = of_job.pop(pod_uid, (0.0, None))
+        if not of_job:
+            self._created.pop(job_uid, None)
+        return view
 
     def _remember_gone(self, job_uid: str, name: str) -> None:
         self._gone.setdefault(job_uid, set()).add(name)

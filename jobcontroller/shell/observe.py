@@ -73,12 +73,18 @@ class Observer:
         self._known.pop(key, None)
 
     async def observe(
-        self, key: Key, problem: Problem | None, removal_problem: Problem | None = None
+        self,
+        key: Key,
+        problem: Problem | None,
+        removal_problem: Problem | None = None,
+        raw: Mapping[str, Any] | None = None,
     ) -> Seen | Unreadable | None:
-        """Return what is known of the job; None when there is no such job. Raises KubeError."""
+        """Return what is known of the job; None when there is no such job. Raises KubeError.
+
+        `raw` is the job as the API server just answered a write of it; None = it is to be read."""
         namespace, name = key
         try:
-            raw = await self._client.get(TRAINING_JOBS, name, namespace)
+            raw = raw if raw is not None else await self._client.get(TRAINING_JOBS, name, namespace)
         except NotFound:
             self._known.pop(key, None)
             self._asked_at_end.discard(key)

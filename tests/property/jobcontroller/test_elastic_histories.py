@@ -83,6 +83,14 @@ class ElasticHistory(JobHistory):
             if pod.node:
                 self.notices[pod.node] = "karpenter.sh/disrupted"
 
+    @rule(looks=st.integers(1, 6), seconds=st.sampled_from([1, 12]))
+    def all_is_well_for_a_while(self, looks: int, seconds: int) -> None:
+        """Most histories would not come far without it."""
+        for _ in range(looks):
+            if not self.job_is_gone:
+                self._settle()
+            self.now += seconds
+
     def _run(self, pod: PodView) -> None:
         self.started_names.add(pod.name)
         placed = replace(pod, node=pod.node or f"node-of-{pod.uid}", scheduled_at=pod.scheduled_at or self.now)
@@ -155,6 +163,6 @@ class ElasticHistory(JobHistory):
 
 TestElasticHistory = ElasticHistory.TestCase
 TestElasticHistory.settings = settings(
-    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 del JobHistory

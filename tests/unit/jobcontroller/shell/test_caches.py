@@ -131,3 +131,13 @@ async def test_the_rate_of_the_under_store_is_the_median_of_the_nodes_that_measu
     ]
     await watched.play("nodecaches", Listed(caches, "1"))
     assert watched.caches.bytes_per_second() == 300
+
+
+async def test_the_echo_of_an_own_creation_is_no_news(watched: Watched) -> None:
+    watched.caches.created_pod("job-uid", body())
+    await watched.play("pods", Listed([body()], "1"))
+    assert watched.touched == []
+    assert NAME in watched.caches.pods_of("job-uid")
+    placed = body(2) | {"spec": body()["spec"] | {"nodeName": "n1"}}
+    await watched.play("pods", Listed([placed], "2"))
+    assert watched.touched == [("ns", "tj")]
