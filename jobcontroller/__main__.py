@@ -24,6 +24,7 @@ from jobcontroller.shell.caches import Caches, Key
 from jobcontroller.shell.checkpoint_client import CheckpointClient
 from jobcontroller.shell.controller import Controller
 from jobcontroller.shell.crons import Crons
+from jobcontroller.shell.directories import Directories
 from jobcontroller.shell.executor import Executor
 from jobcontroller.shell.observe import Observer
 from jobcontroller.shell.queues import Queues
@@ -49,7 +50,8 @@ async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
     cron_queue: WorkQueue[Key] = WorkQueue("crontrainingjobs")
     metrics.QUEUE_DEPTH.set_function(lambda: len(queue))
     caches = Caches(client, queue.add, time.monotonic, random.Random(), settings.notice_taints)
-    queues = Queues(client, queue.add, random.Random())
+    directories = Directories()
+    queues = Queues(client, queue.add, random.Random(), directories)
     recorder = EventRecorder(client, COMPONENT, identity)
     metadata = CheckpointClient(settings.metadata, settings.request_seconds) if settings.metadata else None
     observer = Observer(
@@ -58,6 +60,7 @@ async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
         queues,
         FRAMEWORKS,
         metadata,
+        directories=directories,
         checkpoint_seconds=settings.checkpoint_seconds,
         clock=time.monotonic,
     )

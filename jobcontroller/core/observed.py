@@ -158,6 +158,8 @@ class Observed:
     #: what a node moves from the under store, measured; None = not known
     bytes_per_second: float | None = None
     problem: Problem | None = None
+    #: names of other unfinished jobs that write checkpoints into the same directory
+    checkpoint_sharers: tuple[str, ...] = ()
     #: why the last removal of a checkpoint failed; None = it did not
     removal_problem: Problem | None = None
     #: None = the job asks nothing of a queue

@@ -20,6 +20,7 @@ from jobcontroller.core.observed import Checkpoints, Observed, PodView, Problem
 from jobcontroller.errors import MetadataUnavailable
 from jobcontroller.shell.caches import Caches, Key
 from jobcontroller.shell.checkpoint_client import CheckpointClient
+from jobcontroller.shell.directories import Directories
 from jobcontroller.shell.pod_view import owner_uid, view_of
 from jobcontroller.shell.queues import Queues
 from kube.client import KubeClient
@@ -55,12 +56,14 @@ class Observer:
         frameworks: Mapping[str, Framework],
         checkpoints: CheckpointClient | None,
         *,
+        directories: Directories,
         checkpoint_seconds: float,
         clock: Callable[[], float],
     ) -> None:
         self._client = client
         self._caches = caches
         self._queues = queues
+        self._directories = directories
         self._frameworks = frameworks
         self._checkpoints = checkpoints
         self._checkpoint_seconds = checkpoint_seconds
@@ -110,6 +113,7 @@ class Observer:
             notices=self._caches.notices,
             bytes_per_second=self._caches.bytes_per_second(),
             problem=problem,
+            checkpoint_sharers=self._directories.others(job),
             removal_problem=removal_problem,
             admission=self._queues.admission(job),
         )

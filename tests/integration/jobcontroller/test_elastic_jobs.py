@@ -54,9 +54,8 @@ async def test_the_attempt_goes_on_without_a_lost_member_and_takes_another_in(cl
         for name in ("rubber-worker-0-a0", "rubber-worker-1-a0", "rubber-worker-3-a0"):
             await cluster.end_pod({"metadata": {"name": name}}, 0)
         await cluster.wait_for_state("rubber", "Succeeded")
-        said = await cluster.events("rubber")
-        assert "goes on with 2 workers of 2 to 3" in said["Shrunk"]
-        assert "has 3 workers of 2 to 3" in said["Grown"]
+        assert "goes on with 2 workers of 2 to 3" in await cluster.wait_for_event("rubber", "Shrunk")
+        assert "has 3 workers of 2 to 3" in await cluster.wait_for_event("rubber", "Grown")
 
 
 async def test_processes_that_count_each_other_begin_again_with_another_number(
@@ -99,6 +98,7 @@ async def test_a_member_leaves_a_node_that_will_be_taken_away_and_its_successor_
                 return (await cluster.job("spot"))["status"]["elastic"]["members"] == "0,2" or None
 
             await cluster.until("the successor joins", joined)
-            assert "taint cloud.google.com/impending-node-termination" in (await cluster.events("spot"))["Shrunk"]
+            said = await cluster.wait_for_event("spot", "Shrunk")
+            assert "taint cloud.google.com/impending-node-termination" in said
     finally:
         await cluster.client.delete(NODES, node)

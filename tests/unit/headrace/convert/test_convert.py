@@ -147,22 +147,23 @@ def test_crons_and_jobs_with_a_cron_policy_become_cron_training_jobs() -> None:
     bodies, notes = converted(CRONS)
     assert set(bodies) == {"CronTrainingJob/nightly", "CronTrainingJob/weekly"}
     nightly = bodies["CronTrainingJob/nightly"]["spec"]
-    template = nightly.pop("template")
+    template = nightly.pop("jobTemplate")
     assert nightly == {
         "schedule": "30 2 * * *",
         "concurrencyPolicy": "Replace",
         "deadline": "2030-12-31T00:00:00Z",
-        "historyLimit": 5,
+        "successfulJobsHistoryLimit": 5,
+        "failedJobsHistoryLimit": 5,
     }
     assert template["metadata"] == {"labels": {"team": "vision"}}
     assert template["spec"]["framework"] == "TensorFlow"
     assert template["spec"]["replicaSpecs"]["Worker"]["replicas"] == 2
     weekly = bodies["CronTrainingJob/weekly"]["spec"]
     assert (weekly["schedule"], weekly["concurrencyPolicy"]) == ("@weekly", "Forbid")
-    assert weekly["historyLimit"] == 100, "KubeDL keeps all unless told"
-    assert weekly["template"]["spec"]["replicaSpecs"]["Master"]["replicas"] == 1
+    assert weekly["failedJobsHistoryLimit"] == 100, "KubeDL keeps all unless told"
+    assert weekly["jobTemplate"]["spec"]["replicaSpecs"]["Master"]["replicas"] == 1
     assert any(note.startswith("Cron serve spec: template.kind Inference is no training job") for note in notes)
-    assert any("Cron serve: spec.template: Field required; the object was left out" in note for note in notes)
+    assert any("Cron serve: spec.jobTemplate: Field required; the object was left out" in note for note in notes)
     assert any("schedule is in UTC here" in note for note in notes)
     assert not any("cronPolicy" in note and "no counterpart" in note for note in notes)
 

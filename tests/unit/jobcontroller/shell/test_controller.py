@@ -9,6 +9,7 @@ from jobcontroller.core.turn import Policy
 from jobcontroller.frameworks.registry import FRAMEWORKS
 from jobcontroller.shell.caches import Caches
 from jobcontroller.shell.controller import Controller
+from jobcontroller.shell.directories import Directories
 from jobcontroller.shell.executor import Executor
 from jobcontroller.shell.observe import Observer
 from jobcontroller.shell.queues import Queues
@@ -51,10 +52,20 @@ def _controller(server: FakeServer) -> Controller:
     client = cast(KubeClient, server)
     caches = Caches(client, lambda _: None, lambda: 0.0, Random(0))
     recorder = EventRecorder(client, "tests", "tests")
-    queues = Queues(client, lambda _: None, Random(0))
+    directories = Directories()
+    queues = Queues(client, lambda _: None, Random(0), directories)
     return Controller(
         client,
-        Observer(client, caches, queues, FRAMEWORKS, None, checkpoint_seconds=10.0, clock=lambda: 0.0),
+        Observer(
+            client,
+            caches,
+            queues,
+            FRAMEWORKS,
+            None,
+            directories=directories,
+            checkpoint_seconds=10.0,
+            clock=lambda: 0.0,
+        ),
         Executor(client, caches, recorder, creations=50),
         Retention(None),
         policy=Policy(),
