@@ -81,7 +81,7 @@ def begin(job: TrainingJob, status: TrainingJobStatus) -> None:
     before = status.elastic or ElasticStatus(replicas=count)
     status.started_replicas[ROLE] = count
     status.elastic = before.model_copy(
-        update={"replicas": count, "reserves": "", "reserves_created": False, "next_index": count}
+        update={"replicas": count, "reserves": "", "reserves_created": False, "next_index": count, "lost_at": None}
     )
     set_members(status, range(count))
     status.elastic.spot = indexes.text(range(on_demand(job), count)) if spot_replicas(job) else ""

@@ -56,14 +56,14 @@ class NewSize:
 def survive(turn: Turn, found: Sequence[Failure]) -> bool:
     """Go on without the members that failed; False when the attempt has to be restarted."""
     limits, state = elastic.bounds(turn.job.spec), turn.status.elastic
-    if limits is None or state is None or not elastic.goes_on(turn.observed.framework, turn.job.spec):
+    if limits is None or state is None:
         return False
     if any(one.kind is FailureKind.USER_ERROR or one.role != ROLE for one in found):
         return False
     lost = frozenset(one.index for one in found)
     left = [index for index in elastic.workers(turn.status) if index not in lost]
     is_anchor_lost = elastic.anchor(turn.observed.framework, turn.job.spec) in lost
-    if is_anchor_lost or len(left) < limits.minimum or len(indexes.text(left)) > MAX_TEXT_CHARACTERS:
+    if is_anchor_lost or len(left) < limits.minimum or not _goes_on_as(turn, left):
         return False
     note_loss(turn, found)
     why = found[0].message if len(found) == 1 else f"{found[0].message}, and {len(found) - 1} more"
@@ -75,15 +75,16 @@ def survive(turn: Turn, found: Sequence[Failure]) -> bool:
 
 
 def note_loss(turn: Turn, found: Iterable[Failure]) -> None:
-    """Remember that members were lost, and whether that undid a change just made."""
+    """Remember that members were lost, if they were, and whether that undid a change just made."""
     limits, state = elastic.bounds(turn.job.spec), turn.status.elastic
-    if limits is None or state is None:
+    lost = [one for one in found if one.kind is not FailureKind.USER_ERROR]
+    if limits is None or state is None or not lost:
         return
     soon = state.resized_at is not None and (
         turn.now < parse_timestamp(state.resized_at) + CALM_PAUSES * _pause_seconds(state, limits)
     )
     state.setbacks = min(state.setbacks + 1, MAX_DOUBLINGS) if soon else 0
-    state.lost_at = timestamp(min([turn.now, *(one.at for one in found if one.at is not None)]))
+    state.lost_at = timestamp(min([turn.now, *(one.at for one in lost if one.at is not None)]))
 
 
 def workers_after(turn: Turn, found: Iterable[Failure]) -> int | None:
@@ -120,7 +121,7 @@ def fit(turn: Turn) -> NewSize | None:
     text = f"{len(unplaced)} workers found no room for {limits.cool_down_seconds:.0f} s"
     left = [pod.index for pod in placed]
     is_whole = elastic.anchor(turn.observed.framework, turn.job.spec) in (None, *left)
-    if is_whole and elastic.goes_on(turn.observed.framework, turn.job.spec):
+    if is_whole and _goes_on_as(turn, left):
         size = _size_text(len(left), limits)
         _change_members(turn, left, SHRUNK, f"{text}; attempt {turn.attempt} goes on with {size}")
         return None
@@ -153,7 +154,8 @@ def grow(turn: Turn) -> NewSize | None:
     placed = [by_index[index] for index in chosen if by_index[index].node]
     if not placed or not all(pod.is_running for pod in members):
         return None
-    in_place = elastic.goes_on(turn.observed.framework, turn.job.spec)
+    size = elastic.workers(turn.status) + [pod.index for pod in placed]
+    in_place = _goes_on_as(turn, size)
     if in_place:
         drain.prewarm(turn, placed)
     if any(pod.index not in chosen and not pod.is_finished for pod in turn.other_workers()):
@@ -167,13 +169,18 @@ def grow(turn: Turn) -> NewSize | None:
     text = f"there is room for {len(joining)} more workers"
     if in_place:
         state.reserves = indexes.text(frozenset(chosen) - frozenset(joining))
-        size = elastic.workers(turn.status) + joining
         _change_members(turn, size, GROWN, f"{text}; attempt {turn.attempt} has {_size_text(len(size), limits)}")
         return None
     if not _has_fresh_checkpoint(turn, ready_at):
         return None
     _note_change(turn, state)
-    return NewSize(len(elastic.workers(turn.status)) + len(joining), GROWN, text)
+    return NewSize(len(size), GROWN, text)
+
+
+def _goes_on_as(turn: Turn, chosen: Iterable[int]) -> bool:
+    """Whether the attempt itself can have these members from now on."""
+    fits = len(indexes.text(chosen)) <= MAX_TEXT_CHARACTERS
+    return fits and elastic.goes_on(turn.observed.framework, turn.job.spec)
 
 
 def _change_members(turn: Turn, chosen: Iterable[int], reason: str, text: str) -> None:

@@ -123,7 +123,8 @@ class ElasticHistory(JobHistory):
             self.now += 30
         assert self._is_at_its_largest() or is_finished(self.job.status), self.job.status
         for _ in range(60):
-            if is_finished(self.job.status) and not self.groups:
+            is_ending = any(pod.deletion_at is not None for pod in self.pods.values())
+            if is_finished(self.job.status) and not self.groups and not is_ending:
                 break
             self._settle()
             status = self.job.status
@@ -163,6 +164,6 @@ class ElasticHistory(JobHistory):
 
 TestElasticHistory = ElasticHistory.TestCase
 TestElasticHistory.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 del JobHistory

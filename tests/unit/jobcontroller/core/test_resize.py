@@ -127,6 +127,18 @@ def test_members_that_break_down_after_a_loss_are_not_to_blame() -> None:
     assert state(plan) == ("Restarting", "InfrastructureFailure")
 
 
+def test_a_program_that_fails_again_and_again_is_not_excused_by_its_own_failures() -> None:
+    one = _started(_job(replicaSpecs=workers(4, restartPolicy="OnFailure")))
+    plan = _look(one, *(running(index) for index in (0, 1, 3)), ended(1, 2, at=NOW - 10))
+    assert state(plan) == ("Restarting", "UserError")
+    one = _after(one, plan)
+    again = _look(one, now=NOW + 1)
+    pods = [running(index, 1) for index in (0, 1, 3)]
+    failed = _look(_after(one, again), *pods, ended(1, 2, 1, at=NOW + 20), now=NOW + 40)
+    assert failed.status is not None
+    assert (failed.status.restarts.user_error, failed.status.restarts.infrastructure) == (2, 0)
+
+
 def test_a_lost_members_place_is_taken_by_a_new_one_when_there_is_room_again() -> None:
     one = _started(_job(), members="0-1,3", resized_at="2023-11-14T22:29:00Z")  # NOW - 60
     pods = [running(index) for index in (0, 1, 3)]
