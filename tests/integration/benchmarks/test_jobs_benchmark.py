@@ -1,4 +1,4 @@
-"""The jobs benchmark works; how fast it is, is not a test."""
+"""The jobs benchmark works; how fast it is, is not a test. Nightly: it starts two control planes."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import jobs
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.nightly, pytest.mark.cluster]
 
 
 def test_both_job_controllers_are_measured(
