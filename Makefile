@@ -45,6 +45,7 @@ fuse-kills: setup ## KILLS=N SEED=S: daemons of a mount ended under use; what it
 
 nightly: oracle ## the long campaigns: hours, not minutes
 	@$(PYTHON) tools/bootstrap.py --next-apiserver
+	$(VENV)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r tools/nightly.txt
 	$(VENV)/python -m pytest -m nightly --timeout=0 $(ARGS)
 
 bench: setup ## NAME=… ARGS='…': python -m benchmarks (without NAME: list them)

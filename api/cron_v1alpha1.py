@@ -1,7 +1,7 @@
 """training.headrace.dev/v1alpha1: CronTrainingJob.
 
-Owns the fields, limits and rules. Field names and meanings are KubeDL's Cron's; `timeZone` and
-`startingDeadlineSeconds` are CronJob's. Written by: users (spec), the job controller (status).
+Owns the fields, limits and rules. Field names and meanings are Kubernetes' CronJob's; `deadline` is KubeDL's Cron's.
+Written by: users (spec), the job controller (status).
 """
 
 from typing import ClassVar, Literal
@@ -46,8 +46,11 @@ class CronTrainingJobSpec(Model):
     starting_deadline_seconds: int | None = Field(
         default=None, ge=0, description="a job that could not be made for this long is left out; default never"
     )
-    history_limit: int = Field(default=3, ge=0, le=100, description="finished jobs to keep; older ones are deleted")
-    template: TrainingJobTemplate
+    successful_jobs_history_limit: int = Field(
+        default=3, ge=0, le=100, description="jobs that ended well to keep; older ones are deleted"
+    )
+    failed_jobs_history_limit: int = Field(default=1, ge=0, le=100, description="the same of those that failed")
+    job_template: TrainingJobTemplate
 
 
 class RunRecord(Model):
@@ -66,7 +69,7 @@ class CronTrainingJobStatus(Model):
     active: list[ShortText] = Field(
         default_factory=list, max_length=128, description="names of jobs that have not ended"
     )
-    history: list[RunRecord] = Field(default_factory=list, max_length=100, description="newest first")
+    history: list[RunRecord] = Field(default_factory=list, max_length=200, description="newest first")
     last_schedule_time: ShortText | None = Field(default=None, description="newest time a job was made for")
     decided_time: ShortText | None = Field(
         default=None, description="newest time that is settled: a job was made for it, or it was left out"

@@ -114,6 +114,29 @@ class CheckpointSpec(Model):
     grace_seconds: int | None = Field(default=None, ge=1)
 
 
+class Elastic(Model):
+    """Workers may be fewer than `replicas` where members are lost or find no room, and more where there is room."""
+
+    RULES: ClassVar = (cel("!has(self.max) || self.min <= self.max", "elastic.min must not be above elastic.max"),)
+
+    min: int = Field(default=1, ge=1, le=20000, description="the job never trains with fewer workers")
+    max: int | None = Field(default=None, ge=1, le=20000, description="it takes room up to here; default replicas")
+    cool_down_seconds: int = Field(
+        default=60, ge=0, le=86400, description="least time between changes of size; doubled with every setback"
+    )
+
+
+class TorchElastic(Elastic):
+    """torchrun's elastic rendezvous: members that are left go on when others are lost or join."""
+
+    rdzv_backend: ShortText = "c10d"
+    rdzv_endpoint: ShortText | None = Field(
+        default=None, description="host:port of a store outside the job; default in the Master, else in Worker 0"
+    )
+    rdzv_conf: StringMap = Field(default_factory=dict)
+    max_restarts: int = Field(default=10, ge=0, le=1000, description="of one pod's processes, by torchrun")
+
+
 class PyTorchOptions(Model):
     """Options of framework PyTorch."""
 
@@ -121,12 +144,14 @@ class PyTorchOptions(Model):
         default=1, json_schema_extra={"x-kubernetes-int-or-string": True}
     )
     port: int | None = Field(default=None, ge=1, le=65535)
+    elastic: TorchElastic | None = None
 
 
 class JaxOptions(Model):
     """Options of framework JAX."""
 
     port: int | None = Field(default=None, ge=1, le=65535)
+    elastic: Elastic | None = None
 
 
 class TensorFlowOptions(Model):
@@ -136,18 +161,21 @@ class TensorFlowOptions(Model):
     enable_dynamic_worker: bool = Field(
         default=False, description="TF_CONFIG in the sparse form: a worker knows itself and the parameter servers"
     )
+    elastic: Elastic | None = None
 
 
 class XGBoostOptions(Model):
     """Options of framework XGBoost."""
 
     port: int | None = Field(default=None, ge=1, le=65535)
+    elastic: Elastic | None = None
 
 
 class PaddleOptions(Model):
     """Options of framework Paddle."""
 
     port: int | None = Field(default=None, ge=1, le=65535)
+    elastic: Elastic | None = None
 
 
 class MpiOptions(Model):
@@ -159,6 +187,13 @@ class MpiOptions(Model):
     ssh_port: int | None = Field(
         default=None, ge=1, le=65535, description="port of the workers' sshd; default what the image's ssh takes"
     )
+    elastic: Elastic | None = None
+
+
+class CustomOptions(Model):
+    """Options of framework Custom."""
+
+    elastic: Elastic | None = None
 
 
 class TrainingJobSpec(Model):
@@ -187,6 +222,7 @@ class TrainingJobSpec(Model):
     xgboost: XGBoostOptions | None = None
     paddle: PaddleOptions | None = None
     mpi: MpiOptions | None = None
+    custom: CustomOptions | None = None
 
 
 class ReplicaStatus(Model):
@@ -239,6 +275,25 @@ class PodPlacement(Model):
     node: ShortText
 
 
+class ElasticStatus(Model):
+    """The workers an elastic job has; sets of indexes are written as `0-3,6`. A number is never given twice in an
+    attempt: a pod that comes for a lost one is a new member."""
+
+    replicas: int = Field(description="workers the current attempt began with, or the next one begins with")
+    members: Text = Field(default="", description="workers of the current attempt")
+    reserves: Text = Field(default="", description="pods that look for room for more workers and wait, held")
+    reserves_created: bool = Field(default=False, description="all reserves were seen; one that is missing is gone")
+    spot: Text = Field(default="", description="of both, those on capacity that may be taken away")
+    next_index: int = 0
+    resizes: int = 0
+    resized_at: ShortText | None = None
+    lost_at: ShortText | None = Field(default=None, description="when members were lost last")
+    prewarmed: list[Name] = Field(
+        default_factory=list, max_length=32, description="DataLoads asked for to bring a checkpoint to a joining pod"
+    )
+    setbacks: int = Field(default=0, description="losses that followed soon on a change; each doubles the cool-down")
+
+
 class TrainingJobStatus(Model):
     """What the job controller saw last; restart counts and the attempt live here, so they survive it."""
 
@@ -259,10 +314,15 @@ class TrainingJobStatus(Model):
     created_attempt: int | None = Field(
         default=None, description="newest attempt of which every pod was seen; a pod of it that is missing is lost"
     )
+    elastic: ElasticStatus | None = None
     admitted_queue: Name | None = Field(
         default=None, description="queue the job holds GPUs of, from its admission until it ends or is suspended"
     )
     admitted_gpus: int | None = Field(default=None, alias="admittedGPUs", description="how many")
+    grace_seconds: int | None = Field(
+        default=None,
+        description="the pods' grace after SIGTERM, from a checkpoint's size and the nodes' measured rates",
+    )
     resume_step: int | None = Field(default=None, description="step the current attempt resumed from")
     resume_path: Path | None = Field(default=None, description="that checkpoint's path inside the dataset")
     checkpoints: list[CheckpointStatus] = Field(default_factory=list, max_length=16)

@@ -7,7 +7,6 @@ A scheduler is a command; {kubeconfig} and {name} (the pods' schedulerName) are 
 
 import argparse
 import asyncio
-import contextlib
 import shlex
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import yaml
 
 from api import names
 from benchmarks import frame
+from benchmarks.cluster import APISERVER_ARGS, create_all
 from benchmarks.scheduler_core import core_cases
 from benchmarks.scheduler_process import Scheduler, running
 from benchmarks.scheduler_restart import bound_pods, restart_cases
@@ -34,12 +34,10 @@ from headrace.cluster.binaries import require
 from headrace.cluster.control_plane import ControlPlane
 from kube.client import KubeClient
 from kube.config import load_config
-from kube.errors import AlreadyExists
 from kube.resources import NODES, POD_GROUPS, PODS, VOLCANO_POD_GROUPS, Resource
 from kube.watch import list_watch
 
 NAMESPACE = "default"
-CREATE_IN_FLIGHT = 32
 SETTLE_SECONDS = 3.0
 # A scheduler that binds nothing more for so long is stuck; the case then fails with what it did.
 STUCK_SECONDS = 60.0
@@ -53,14 +51,6 @@ GANG_APIS: dict[str, Resource] = {"scheduling.x-k8s.io": POD_GROUPS, "volcano": 
 QUICK_SHAPES = ("spread", "anti-affinity")
 RESTART_NODES, RESTART_PODS = 5000, 50_000
 QUICK_RESTART_PODS = 2000
-APISERVER_ARGS = (
-    # The control plane's own throttles would be what is measured.
-    "--enable-priority-and-fairness=false",
-    "--max-requests-inflight=0",
-    "--max-mutating-requests-inflight=0",
-    # No controller lifts the not-ready taint or makes service accounts here.
-    "--disable-admission-plugins=TaintNodesByCondition,ServiceAccount,DefaultTolerationSeconds",
-)
 
 
 class _Meta(msgspec.Struct, gc=False):
@@ -175,7 +165,7 @@ async def _measure(
     cases: list[frame.Case] = []
     async with KubeClient(load_config(plane.kubeconfig), user_agent="headrace-bench") as client:
         frame.progress(f"creating {options.nodes} nodes")
-        await _create_all(client, NODES, [_node(index) for index in range(options.nodes)], None)
+        await create_all(client, NODES, [_node(index) for index in range(options.nodes)], None)
         bench = Bench(client, plane.kubeconfig, folder)
         if options.only in ("", "plain"):
             cases += await _plain(bench, ours, theirs, plain, options.runs)
@@ -208,8 +198,8 @@ async def _restart(bench: "Bench", schedulers: Sequence[Scheduler], options: arg
     nodes = options.nodes if options.quick else RESTART_NODES
     pods = QUICK_RESTART_PODS if options.quick else RESTART_PODS
     frame.progress(f"restart: {nodes} nodes, {pods} bound pods")
-    await _create_all(bench.client, NODES, [_node(index) for index in range(nodes)], None)
-    await _create_all(bench.client, PODS, bound_pods(nodes, pods), NAMESPACE)
+    await create_all(bench.client, NODES, [_node(index) for index in range(nodes)], None)
+    await create_all(bench.client, PODS, bound_pods(nodes, pods), NAMESPACE)
     size = f"{nodes}-nodes-{pods}-pods"
     return await restart_cases(bench.client, bench.kubeconfig, bench.folder, schedulers, size=size, runs=options.runs)
 
@@ -287,9 +277,9 @@ class Bench:
             groups = [_group(f"{prefix}-g{index}", load.gang_size) for index in range(load.pods // load.gang_size)]
             for group in groups:
                 group["apiVersion"] = GANG_APIS[scheduler.gang_api].api_version
-            await _create_all(self.client, GANG_APIS[scheduler.gang_api], groups, NAMESPACE)
+            await create_all(self.client, GANG_APIS[scheduler.gang_api], groups, NAMESPACE)
         pods = [_pod(f"{prefix}-{index}", scheduler, load, prefix, index) for index in range(load.pods)]
-        await _create_all(self.client, PODS, pods, NAMESPACE)
+        await create_all(self.client, PODS, pods, NAMESPACE)
         await asyncio.sleep(SETTLE_SECONDS)
         watching = asyncio.create_task(_watch_binds(self.kubeconfig, prefix, len(pods)))
         await asyncio.sleep(0.5)
@@ -328,21 +318,6 @@ async def _watch_binds(kubeconfig: Path, prefix: str, count: int) -> float:
             last = now
             if len(bound) >= count:
                 return last - first
-
-
-async def _create_all(
-    client: KubeClient, resource: Any, bodies: Sequence[dict[str, Any]], namespace: str | None
-) -> None:
-    waiting = iter(bodies)
-
-    async def create() -> None:
-        for body in waiting:
-            with contextlib.suppress(AlreadyExists):
-                await client.create(resource, body, namespace)
-
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(CREATE_IN_FLIGHT):
-            tasks.create_task(create())
 
 
 def _node(index: int) -> dict[str, Any]:

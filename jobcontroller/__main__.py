@@ -25,6 +25,7 @@ from jobcontroller.shell.caches import Caches, Key
 from jobcontroller.shell.checkpoint_client import CheckpointClient
 from jobcontroller.shell.controller import Controller
 from jobcontroller.shell.crons import Crons
+from jobcontroller.shell.directories import Directories
 from jobcontroller.shell.executor import Executor
 from jobcontroller.shell.observe import Observer
 from jobcontroller.shell.queues import Queues
@@ -49,8 +50,9 @@ async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
     queue: WorkQueue[Key] = WorkQueue("trainingjobs")
     cron_queue: WorkQueue[Key] = WorkQueue("crontrainingjobs")
     metrics.QUEUE_DEPTH.set_function(lambda: len(queue))
-    caches = Caches(client, queue.add, time.monotonic, random.Random())
-    queues = Queues(client, queue.add, random.Random())
+    caches = Caches(client, queue.add, time.monotonic, random.Random(), settings.notice_taints)
+    directories = Directories()
+    queues = Queues(client, queue.add, random.Random(), directories)
     recorder = EventRecorder(client, COMPONENT, identity)
     metadata: CheckpointClient | None = None
     if settings.metadata:
@@ -62,6 +64,7 @@ async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
         queues,
         FRAMEWORKS,
         metadata,
+        directories=directories,
         checkpoint_seconds=settings.checkpoint_seconds,
         clock=time.monotonic,
     )
@@ -75,7 +78,12 @@ async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
         checkpoint_seconds=settings.checkpoint_seconds,
     )
     registry = new_registry(client.config)
-    handlers.register(registry, queue.add, cron_queue.add)
+
+    def job_changed(key: Key, resource_version: str) -> None:
+        if not controller.has_written(key, resource_version):
+            queue.add(key)
+
+    handlers.register(registry, job_changed, cron_queue.add)
     crons = Crons(client, recorder)
     try:
         async with asyncio.TaskGroup() as tasks:

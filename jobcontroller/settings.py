@@ -9,6 +9,8 @@ from pathlib import Path
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from jobcontroller.core import notices
+
 
 def parse_address(text: str) -> tuple[str, int]:
     """Return (host, port) of `HOST:PORT`; ValueError with what would be right."""
@@ -43,6 +45,9 @@ class Settings(BaseSettings):
     )
     settle_seconds: float = Field(
         default=3.0, ge=0, description="how long after a program's error its cause, a killed peer, is looked for"
+    )
+    notice_taints: tuple[str, ...] = Field(
+        default=notices.TAINTS, description="taints of nodes that will be taken away; members there leave at once"
     )
     request_seconds: float = Field(default=10.0, gt=0, description="deadline of one request to the metadata service")
 

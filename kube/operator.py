@@ -6,6 +6,7 @@ equal priority would freeze each other (kopf docs, peering).
 """
 
 import asyncio
+from typing import cast
 
 import kopf
 
@@ -16,6 +17,19 @@ WATCH_SILENCE_SECONDS = 360
 """A watch connection older than this is renewed; below it kopf relists by itself."""
 EXIT_SECONDS = 15.0
 """kopf ends the process itself when a stop takes longer; its own default is ten minutes, and supervisors wait less."""
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Keeps nothing to compare with: kopf would copy every object for it, and `on.event` handlers see no difference."""
+
+    def build(self, *, body: kopf.Body, extra_fields: object = None) -> kopf.BodyEssence:
+        return cast(kopf.BodyEssence, {})
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        return
 
 
 def new_registry(config: ClusterConfig) -> kopf.OperatorRegistry:
@@ -42,6 +56,7 @@ def new_registry(config: ClusterConfig) -> kopf.OperatorRegistry:
 def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
+    settings.persistence.diffbase_storage = _NoDiffs()
     settings.watching.server_timeout = WATCH_SERVER_TIMEOUT_SECONDS
     settings.watching.client_timeout = WATCH_SILENCE_SECONDS
     settings.scanning.disabled = False

@@ -34,7 +34,7 @@ def convert_cron(source: Fields) -> Body:
         metadata.take("namespace")
         metadata.finish()
         made: Body = {"spec": convert_job(group, kind, workload.part("spec"))}
-        spec["template"] = made | ({"metadata": labelled} if labelled else {})
+        spec["jobTemplate"] = made | ({"metadata": labelled} if labelled else {})
         workload.finish()
     else:
         source.note(
@@ -50,7 +50,7 @@ def convert_job_with_policy(kind: str, source: Fields) -> Body:
     policy = source.part("cronPolicy")
     spec = _policy(policy)
     policy.finish()
-    return spec | {"template": {"spec": convert_job(KUBEDL, kind, source)}}
+    return spec | {"jobTemplate": {"spec": convert_job(KUBEDL, kind, source)}}
 
 
 def has_policy(spec: Any) -> bool:
@@ -60,7 +60,9 @@ def has_policy(spec: Any) -> bool:
 
 
 def _policy(source: Fields) -> Body:
-    spec: Body = {"historyLimit": _MOST_HISTORY}
-    source.copy(spec, "schedule", "concurrencyPolicy", "suspend", "deadline", "historyLimit")
+    limit = source.take("historyLimit", _MOST_HISTORY)
+    # KubeDL counts both kinds together.
+    spec: Body = {"successfulJobsHistoryLimit": limit, "failedJobsHistoryLimit": limit}
+    source.copy(spec, "schedule", "concurrencyPolicy", "suspend", "deadline")
     source.note("schedule is in UTC here, in the controller's own zone there; spec.timeZone names another")
     return spec

@@ -66,9 +66,36 @@ def convert_job(group: str, kind: str, source: Fields) -> Body:
         source.note("mpirun reaches the workers over ssh, not kubectl exec: their image needs sshd")
     if known.options == "tensorflow" and source.take("enableDynamicWorker"):
         options["enableDynamicWorker"] = True
+    if known.options == "pytorch":
+        _elastic(source.part("elasticPolicy"), options)
+    scheduling = policy.get("schedulingPolicy", {})
+    if "elastic" in options and scheduling.pop("minAvailable", None) is not None:
+        source.note("schedulingPolicy.minAvailable was left out: pytorch.elastic.min says how many workers are enough")
     source.finish()
     spec: Body = {"framework": known.framework, "replicaSpecs": roles, "runPolicy": policy}
     return spec | ({known.options: options} if options else {})
+
+
+def _elastic(source: Fields, options: Body) -> None:
+    found: Body = {}
+    for theirs, ours in (("minReplicas", "min"), ("maxReplicas", "max")):
+        value = source.take(theirs)
+        if value is not None:
+            found[ours] = value
+    source.copy(found, "rdzvBackend", "maxRestarts")
+    host, port = source.take("rdzvHost"), source.take("rdzvPort")
+    if host is not None and port is not None:
+        found["rdzvEndpoint"] = f"{host}:{port}"
+    conf = {str(one.take("key")): str(one.take("value")) for one in source.parts("rdzvConf")}
+    if conf:
+        found["rdzvConf"] = conf
+    if "nprocPerNode" not in options:
+        per_node = source.take("nProcPerNode")
+        if per_node is not None:
+            options["nprocPerNode"] = per_node
+    source.finish()
+    if found:
+        options["elastic"] = found
 
 
 def _run_policy(source: Fields, policy: Body) -> None:

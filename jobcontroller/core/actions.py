@@ -81,6 +81,14 @@ class ApplySshKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class ApplyDataLoad:
+    """Make a DataLoad whose name only this job gives; it is fine if it is there, and no harm if it is refused."""
+
+    name: str
+    body: WireObject
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveCheckpoint:
     """Remove the checkpoint in this directory of the job's checkpoint dataset; it is fine if it is gone."""
 
@@ -112,6 +120,7 @@ Action = (
     | ApplyService
     | ApplyConfigMap
     | ApplySshKeys
+    | ApplyDataLoad
     | RemoveCheckpoint
     | DeleteJob
     | EmitEvent

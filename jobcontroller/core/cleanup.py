@@ -9,14 +9,19 @@ from collections.abc import Iterable
 
 from api.conditions import parse_timestamp
 from api.training_v1alpha1 import RunPolicy, TrainingJobStatus
+from jobcontroller.core import elastic
 from jobcontroller.core.observed import PodView
 
 
-def pods_to_end(policy: RunPolicy, pods: Iterable[PodView], attempt: int) -> list[PodView]:
-    """Return the pods cleanPodPolicy says to delete, and every pod of an older attempt."""
+def pods_to_end(policy: RunPolicy, pods: Iterable[PodView], status: TrainingJobStatus) -> list[PodView]:
+    """Return the pods cleanPodPolicy says to delete, every pod of an older attempt, and those that are no members."""
+    members = frozenset(elastic.members(status))
+    is_elastic = status.elastic is not None
 
     def goes(pod: PodView) -> bool:
-        if pod.attempt != attempt or policy.clean_pod_policy == "All":
+        if is_elastic and pod.key not in members:
+            return True
+        if pod.attempt != status.attempt or policy.clean_pod_policy == "All":
             return True
         return policy.clean_pod_policy == "Running" and not pod.is_finished
 

@@ -180,7 +180,7 @@ def _count(draft: _Draft, runs: Sequence[Run]) -> None:
             kind: Any = "Normal" if run.state == "Succeeded" else "Warning"
             draft.events.append(EmitEvent(reasons.RUN_ENDED, f"TrainingJob {run.name}: {run.state}", kind))
     status.active = active[:MAX_ACTIVE_SHOWN]
-    limit = draft.one.spec.history_limit
+    kept, beyond = _history(draft.one, ended)
     status.history = [
         RunRecord(
             name=run.name,
@@ -188,12 +188,24 @@ def _count(draft: _Draft, runs: Sequence[Run]) -> None:
             created=timestamp(run.created_at),
             finished=timestamp(run.finished_at) if run.finished_at is not None else None,
         )
-        for run in ended[:limit]
+        for run in kept
     ]
-    draft.deletions += [DeleteRun(run.name, run.uid, with_pods=False) for run in ended[limit:]]
+    draft.deletions += [DeleteRun(run.name, run.uid, with_pods=False) for run in beyond]
     well = [run.finished_at for run in ended if run.state == "Succeeded" and run.finished_at is not None]
     known = [parse_timestamp(status.last_successful_time)] if status.last_successful_time else []
     status.last_successful_time = timestamp(max(well + known)) if well or known else None
+
+
+def _history(one: CronTrainingJob, newest_first: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """Split jobs that have ended in those to keep and those beyond the limit of their kind."""
+    left = {True: one.spec.successful_jobs_history_limit, False: one.spec.failed_jobs_history_limit}
+    kept: list[Run] = []
+    beyond: list[Run] = []
+    for run in newest_first:
+        has_succeeded = run.state == "Succeeded"
+        (kept if left[has_succeeded] > 0 else beyond).append(run)
+        left[has_succeeded] -= 1
+    return kept, beyond
 
 
 def _settled_until(draft: _Draft) -> float:
@@ -264,7 +276,7 @@ def _say_what_comes(draft: _Draft, coming: float | None) -> None:
 
 
 def _body(one: CronTrainingJob, name: str, due: float) -> dict[str, Any]:
-    template = one.spec.template
+    template = one.spec.job_template
     group = f"{names.TRAINING_GROUP}/{names.API_VERSION}"
     own = {names.CRON_NAME_LABEL: one.metadata.name, names.CRON_UID_LABEL: one.metadata.uid}
     owner = {"apiVersion": group, "kind": CronTrainingJob.KIND, "name": one.metadata.name, "uid": one.metadata.uid}

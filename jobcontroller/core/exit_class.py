@@ -35,6 +35,8 @@ class Failure:
     exit_code: int | None = None
     was_out_of_memory: bool = False
     at: float | None = None
+    #: it is about to be lost, and runs still (core/notices.py)
+    is_notice: bool = False
 
 
 #: DisruptionTarget reasons (kubernetes.io/docs/concepts/workloads/pods/disruptions) that take a healthy pod's
@@ -106,8 +108,13 @@ def _time(failure: Failure) -> float:
     return float("inf") if failure.kind is FailureKind.USER_ERROR else float("-inf")
 
 
+def disruption_kind(reason: str) -> FailureKind:
+    """Return whose fault a DisruptionTarget of this reason is."""
+    return FailureKind.PREEMPTION if reason in _PREEMPTING_DISRUPTIONS else FailureKind.INFRASTRUCTURE
+
+
 def _disrupted(pod: PodView) -> Failure:
-    kind = FailureKind.PREEMPTION if pod.disruption in _PREEMPTING_DISRUPTIONS else FailureKind.INFRASTRUCTURE
+    kind = disruption_kind(pod.disruption)
     detail = f": {pod.disruption_message}" if pod.disruption_message else ""
     return _failure(pod, kind, f"was disrupted ({pod.disruption}){detail}")
 

@@ -6,20 +6,24 @@ Owns gathering; the classes are in core/exit_class.py and what follows in core/r
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 from api.conditions import parse_timestamp, timestamp
-from jobcontroller.core import attempts, checkpoints
+from jobcontroller.core import attempts, checkpoints, notices
 from jobcontroller.core.exit_class import Failure, FailureKind, classify, first_cause, vanished
 from jobcontroller.core.turn import Turn
 
+#: how long after a loss the errors of members that were to go on are blamed on it
+AFTER_LOSS_SECONDS = 120.0
+
 
 def of_attempt(turn: Turn) -> list[Failure]:
-    """Return every failed or vanished member of the current attempt."""
+    """Return every member of the current attempt that failed, vanished, or is about to be lost."""
     pods = turn.current_pods()
     found = [failure for failure in map(classify, pods) if failure is not None]
     if turn.status.created_attempt == turn.attempt or turn.observed.gone_pods:
         found.extend(_vanished(turn, {pod.key for pod in pods}))
-    return found
+    return found + notices.of_attempt(turn)
 
 
 def _vanished(turn: Turn, present: Collection[tuple[str, int]]) -> Iterator[Failure]:
@@ -47,8 +51,19 @@ def settled_at(turn: Turn, found: Sequence[Failure]) -> float:
 
 
 def cause(turn: Turn, found: Sequence[Failure]) -> Failure:
-    """Return the failure that brought the others about."""
-    return first_cause(found, turn.policy.settle_seconds)
+    """Return the failure that brought the others about.
+
+    Members of an elastic attempt that was to go on without a lost one, and that end soon after, were brought down by
+    that loss: their collectives broke, or torchrun's agents gave up."""
+    found_first = first_cause(found, turn.policy.settle_seconds)
+    lost_at = turn.status.elastic.lost_at if turn.status.elastic is not None else None
+    if found_first.kind is not FailureKind.USER_ERROR or lost_at is None or found_first.at is None:
+        return found_first
+    since = found_first.at - parse_timestamp(lost_at)
+    if not -turn.policy.settle_seconds <= since <= AFTER_LOSS_SECONDS:
+        return found_first
+    text = f"{found_first.message}, {max(0.0, since):.0f} s after other members were lost"
+    return replace(found_first, kind=FailureKind.INFRASTRUCTURE, message=text)
 
 
 def resume_text(turn: Turn) -> str:

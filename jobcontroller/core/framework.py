@@ -95,6 +95,19 @@ class Framework(Protocol):
 
 
 @runtime_checkable
+class Resizable(Framework, Protocol):
+    """A framework that lets the members of an attempt change while it runs."""
+
+    def resizes(self, spec: TrainingJobSpec) -> bool:
+        """Whether this job's members that run go on when others are lost or join."""
+        ...
+
+    def anchor(self, spec: TrainingJobSpec) -> int | None:
+        """The index of the Worker no other can do without; None = there is none."""
+        ...
+
+
+@runtime_checkable
 class Equipped(Framework, Protocol):
     """A framework that needs more than variables."""
 

@@ -153,7 +153,13 @@ class Observed:
     datasets: Mapping[str, DatasetView] = field(default_factory=dict)
     #: None = not asked for (the job has no checkpoint dataset)
     checkpoints: Checkpoints | None = None
+    #: taint by node, of nodes that will be taken away (core/notices.py)
+    notices: Mapping[str, str] = field(default_factory=dict)
+    #: what a node moves from the under store, measured; None = not known
+    bytes_per_second: float | None = None
     problem: Problem | None = None
+    #: names of other unfinished jobs that write checkpoints into the same directory
+    checkpoint_sharers: tuple[str, ...] = ()
     #: why the last removal of a checkpoint failed; None = it did not
     removal_problem: Problem | None = None
     #: None = the job asks nothing of a queue

@@ -12,7 +12,7 @@ from typing import Any
 
 from api import names
 from api.training_v1alpha1 import JobDataset, TrainingJob, TrainingJobSpec, TrainingJobStatus
-from jobcontroller.core import attempts, checkpoints, equipment, start_gate
+from jobcontroller.core import attempts, checkpoints, elastic, equipment, indexes, start_gate
 from jobcontroller.core.framework import Equipped, Framework, Rendezvous
 from jobcontroller.core.ownership import labels, owner_references
 
@@ -33,20 +33,19 @@ def build_pod(
         "restartPolicy": "Never",
     }
     pod_spec.setdefault("schedulerName", names.DEFAULT_SCHEDULER_NAME)
+    if status.grace_seconds is not None:
+        pod_spec.setdefault("terminationGracePeriodSeconds", status.grace_seconds)
     priority_class = job.spec.run_policy.scheduling_policy.priority_class_name
     if priority_class is not None:
         pod_spec.setdefault("priorityClassName", priority_class)
     metadata = _metadata(job, status, template.get("metadata") or {}, (role, index))
-    if (
-        replica.spot_replica_spec is not None
-        and index >= replica.replicas - replica.spot_replica_spec.spot_replica_number
-    ):
+    if replica.spot_replica_spec is not None and _is_spot(job, status, role, index):
         _apply_spot(metadata, pod_spec, replica.spot_replica_spec.to_wire())
     environment = _environment(job, status, framework, role, index)
     _fill_containers(pod_spec, environment, job.spec)
     if isinstance(framework, Equipped):
         equipment.mount(job, status, framework.equipment(rendezvous(job, status, framework)), role, pod_spec)
-    if replica.depends_on:
+    if replica.depends_on or (role == elastic.ROLE and index in elastic.reserves(status)):
         start_gate.close(metadata, pod_spec)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod_spec}
 
@@ -148,6 +147,14 @@ def _dataset_volumes(spec: TrainingJobSpec) -> tuple[list[dict[str, Any]], list[
         volumes.append({"name": volume, "persistentVolumeClaim": claim})
         mounts.append({"name": volume, "mountPath": dataset.mount_path, "readOnly": dataset.read_only})
     return volumes, mounts
+
+
+def _is_spot(job: TrainingJob, status: TrainingJobStatus, role: str, index: int) -> bool:
+    if role == elastic.ROLE and status.elastic is not None:
+        return index in indexes.parse(status.elastic.spot)
+    replica = job.spec.replica_specs[role]
+    spot = replica.spot_replica_spec
+    return spot is not None and index >= replica.replicas - spot.spot_replica_number
 
 
 def _apply_spot(metadata: dict[str, Any], pod_spec: dict[str, Any], spot: Mapping[str, Any]) -> None:

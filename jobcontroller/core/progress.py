@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from api.training_v1alpha1 import PODS_SCHEDULED, RUNNING
-from jobcontroller.core import reasons, startup
+from jobcontroller.core import elastic, reasons, resize, startup
 from jobcontroller.core.observed import PodPhase, PodView
 from jobcontroller.core.turn import Turn
 
@@ -25,6 +25,8 @@ def describe(turn: Turn) -> None:
     finished = sum(pod.phase is PodPhase.SUCCEEDED for pod in pods)
     if running and running + finished == wanted:
         text = f"all {wanted} pods run" if not finished else f"{running} of {wanted} pods run, {finished} finished"
+        size = resize.size_text(turn, sum(pod.role == elastic.ROLE for pod in pods))
+        text = f"{text}: {size}" if size else text
         reason = reasons.SOME_FINISHED if finished else reasons.ALL_RUNNING
         if not turn.draft.is_true(RUNNING):
             turn.event(RUNNING, f"attempt {turn.attempt}: all {wanted} pods run")

@@ -14,6 +14,7 @@ from api import names
 from api.conditions import parse_timestamp
 from api.quantities import to_int
 from api.training_v1alpha1 import TrainingJob, TrainingJobSpec, TrainingJobStatus, is_finished
+from jobcontroller.core import elastic
 from jobcontroller.core.ownership import is_ours
 from jobcontroller.core.queueing import Claim
 from jobcontroller.core.suspend import is_suspended, wants_suspension
@@ -23,7 +24,7 @@ def gpus_of(spec: TrainingJobSpec) -> int:
     """Return the GPUs all pods of the job ask for together; an amount that is no quantity counts as 0.
 
     As kube-scheduler counts a pod: its containers together, or its largest init container if that is more."""
-    return sum(replica.replicas * _gpus_of_pod(replica.template) for replica in spec.replica_specs.values())
+    return sum(_most_pods(spec, role) * _gpus_of_pod(one.template) for role, one in spec.replica_specs.items())
 
 
 def is_admitted(status: TrainingJobStatus | None) -> bool:
@@ -55,6 +56,13 @@ def claim_of(job: TrainingJob) -> Claim | None:
         submitted_at=parse_timestamp(job.metadata.creation_timestamp or "1970-01-01T00:00:00Z"),
         is_admitted=admitted,
     )
+
+
+def _most_pods(spec: TrainingJobSpec, role: str) -> int:
+    limits = elastic.bounds(spec) if role == elastic.ROLE else None
+    replicas = spec.replica_specs[role].replicas
+    # An elastic job may grow any moment; what it was not given it must not take.
+    return max(replicas, limits.maximum) if limits is not None else replicas
 
 
 def _gpus_of_pod(template: Mapping[str, Any]) -> int:

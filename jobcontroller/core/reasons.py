@@ -45,6 +45,8 @@ DATASET_NOT_CACHED: Final = "DatasetNotCached"
 
 # CheckpointRetention, and events of removals
 KEPT: Final = "Kept"
+SHARED_DIRECTORY: Final = "SharedDirectory"
+"""Other jobs write there too: nothing is removed, as nobody can tell whose a checkpoint is."""
 CHECKPOINT_REMOVED: Final = "CheckpointRemoved"
 """An event only."""
 CHECKPOINT_NOT_REMOVED: Final = "CheckpointNotRemoved"

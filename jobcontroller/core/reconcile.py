@@ -26,12 +26,15 @@ from jobcontroller.core import (
     cleanup,
     data,
     deadlines,
+    drain,
+    elastic,
     equipment,
     failures,
     fencing,
     gang,
     progress,
     reasons,
+    resize,
     restart_policy,
     retention,
     roles,
@@ -75,6 +78,7 @@ def reconcile(observed: Observed, now: float, policy: Policy | None = None) -> P
         _hold_back_queued,
         _start_attempt,
         _create_missing,
+        _change_size,
         _release_roles,
         _report,
     )
@@ -97,7 +101,7 @@ def _clean_up_finished(turn: Turn) -> Plan | None:
     if status is None or not is_finished(status):
         return None
     policy = job.spec.run_policy
-    going = cleanup.pods_to_end(policy, turn.observed.pods, status.attempt)
+    going = cleanup.pods_to_end(policy, turn.observed.pods, status)
     actions, again_seconds = fencing.end_pods(going, turn.now)
     actions += [DeletePodGroup(name) for name in sorted(turn.observed.groups)]
     expires_at = cleanup.expires_at(policy, status)
@@ -197,6 +201,8 @@ def _restart_after_failure(turn: Turn) -> Plan | None:
     if turn.now < settled_at:
         turn.wake_at(settled_at)
         return _report(turn)
+    if resize.survive(turn, found):
+        return None
     cause = failures.cause(turn, found)
     policy = turn.job.spec.run_policy
     replica = turn.job.spec.replica_specs.get(cause.role)
@@ -204,12 +210,14 @@ def _restart_after_failure(turn: Turn) -> Plan | None:
     if not verdict.may_restart:
         return _finish(turn, FAILED, verdict.reason, verdict.message)
     _record_end(turn, min(cause.at or turn.now, turn.now), failed=True)
+    resize.note_loss(turn, found)
+    workers = resize.workers_after(turn, found)
     turn.status.restarts = restart_policy.count(turn.status.restarts, cause.kind)
     handled = [*turn.status.handled_failures, *(failure.uid for failure in found)]
     turn.status.handled_failures = handled[-MAX_HANDLED_FAILURES:]
-    _begin_attempt(turn, turn.attempt + 1)
+    _begin_attempt(turn, turn.attempt + 1, workers)
     turn.draft.enter(RESTARTING, verdict.reason, verdict.message)
-    resume = failures.resume_text(turn)
+    resume = failures.resume_text(turn) + _size_clause(turn)
     turn.event(RESTARTING, f"{verdict.message}; attempt {turn.attempt} {resume}", "Warning")
     turn.outcome = verdict.reason
     return None
@@ -219,6 +227,10 @@ def _end_older_attempts(turn: Turn) -> Plan | None:
     older = turn.other_pods()
     actions, again_seconds = fencing.end_pods(older, turn.now, _grace_seconds(turn))
     turn.act(actions)
+    outsiders = [pod for pod in turn.other_workers() if pod.index not in elastic.reserves(turn.status)]
+    actions, outsiders_again_seconds = fencing.end_pods(outsiders, turn.now, _grace_seconds(turn))
+    turn.act(actions)
+    turn.wake_at(turn.now + outsiders_again_seconds if outsiders_again_seconds is not None else None)
     current = attempts.group_name(turn.job.metadata.name, turn.attempt)
     turn.act(DeletePodGroup(name) for name in sorted(turn.observed.groups - {current}))
     if not older:
@@ -273,6 +285,8 @@ def _start_attempt(turn: Turn) -> Plan | None:
         status.checkpoints = checkpoints.statuses(seen.found)
     status.started_attempt = turn.attempt
     status.started_replicas = roles.replicas(job.spec)
+    elastic.begin(job, status)
+    status.grace_seconds = drain.grace_seconds(job, status, turn.observed.bytes_per_second)
     status.resume_step = chosen.step if chosen else None
     status.resume_path = chosen.path if chosen else None
     if status.start_time is None:
@@ -307,7 +321,7 @@ def _create_missing(turn: Turn) -> Plan | None:
         turn.act([ApplyService(job.metadata.name, gang.service(job))])
     group = attempts.group_name(job.metadata.name, turn.attempt)
     if group not in turn.observed.groups:
-        turn.act([ApplyPodGroup(group, gang.pod_group(job, turn.attempt))])
+        turn.act([ApplyPodGroup(group, gang.pod_group(job, turn.attempt, turn.status.started_replicas))])
     if isinstance(framework, Equipped):
         files = framework.equipment(rendezvous(job, turn.status, framework))
         turn.act(equipment.creations(job, turn.attempt, files))
@@ -316,6 +330,19 @@ def _create_missing(turn: Turn) -> Plan | None:
         turn.act([CreatePod(body["metadata"]["name"], body)])
     text = problem.message if problem is not None else f"{len(present)} of {len(turn.members())} pods are created"
     turn.draft.wait(problem.reason if problem is not None else reasons.CREATING_PODS, text)
+    return turn.plan()
+
+
+def _change_size(turn: Turn) -> Plan | None:
+    change = resize.fit(turn) or resize.grow(turn)
+    if change is None:
+        return None
+    _record_end(turn, turn.now, failed=True)
+    _begin_attempt(turn, turn.attempt + 1, change.workers)
+    text = f"{change.text}; attempt {turn.attempt} {failures.resume_text(turn)}{_size_clause(turn)}"
+    turn.draft.enter(RESTARTING, change.reason, text)
+    turn.event(change.reason, text)
+    turn.outcome = change.reason
     return turn.plan()
 
 
@@ -349,9 +376,19 @@ def _finish(turn: Turn, state: str, reason: str, message: str) -> Plan:
     return plan
 
 
-def _begin_attempt(turn: Turn, attempt: int) -> None:
+def _begin_attempt(turn: Turn, attempt: int, workers: int | None = None) -> None:
+    """Commit to an attempt. `workers` of an elastic job: None = as many as the spec says."""
+    asked = turn.job.spec.replica_specs.get(elastic.ROLE)
+    if turn.status.elastic is not None and asked is not None:
+        turn.status.elastic.replicas = workers if workers is not None else asked.replicas
     turn.status.attempt = attempt
     turn.status.attempt_began_at = timestamp(turn.now)
+
+
+def _size_clause(turn: Turn) -> str:
+    state = turn.status.elastic
+    text = resize.size_text(turn, state.replicas) if state is not None else ""
+    return f", with {text}" if text else ""
 
 
 def _record_end(turn: Turn, until: float, *, failed: bool) -> None:

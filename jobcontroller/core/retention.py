@@ -5,12 +5,13 @@ makes a checkpoint complete (metadata/).
 
 Invariants: the `keep` newest complete checkpoints of the job stay, and so does the one the current attempt resumed
 from, for as long as that attempt lives; nothing goes that is incomplete or that another run may have written: what is
-in doubt stays. A checkpoint is entered in `status.retiringCheckpoints` before its removal begins and leaves it when
-nothing of it is listed any more, so a removal that was cut off is finished; no attempt resumes from one that is in."""
+in doubt stays, and all is in doubt while another job writes into the same directory. A checkpoint is entered in
+`status.retiringCheckpoints` before its removal begins and leaves it when nothing of it is listed any more, so a removal
+that was cut off is finished; no attempt resumes from one that is in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from api.conditions import parse_timestamp
 from api.training_v1alpha1 import CHECKPOINT_RETENTION, TrainingJob, TrainingJobStatus
@@ -24,6 +25,7 @@ from jobcontroller.core.turn import Turn
 MAX_RETIRING = 16
 #: pause before a removal is looked at again: a large one takes several calls
 LOOK_AGAIN_SECONDS = 1.0
+MAX_LISTED = 3
 
 
 def keeps(job: TrainingJob) -> int | None:
@@ -68,12 +70,41 @@ def apply(turn: Turn) -> None:
     listed = {one.path for one in seen.found}
     gone = [path for path in status.retiring_checkpoints if path not in listed]
     retiring = [path for path in status.retiring_checkpoints if path in listed]
-    more = [one.path for one in surplus(turn.job, status, seen.found) if one.path not in retiring]
+    sharers = turn.observed.checkpoint_sharers
+    surplus_now = [] if sharers else surplus(turn.job, status, seen.found)
+    more = [one.path for one in surplus_now if one.path not in retiring]
     status.retiring_checkpoints = (retiring + more)[:MAX_RETIRING]
     if gone:
         why = f"as spec.checkpoint.keep is {keep}" if keep is not None else "as spec.checkpoint.keep said"
         turn.event(reasons.CHECKPOINT_REMOVED, f"{', '.join(gone)}: removed, {why}")
+    if sharers and keep is not None:
+        _say_shared(turn, sharers)
+    else:
+        _say_kept(turn, keep)
     problem = turn.observed.removal_problem
+    if status.retiring_checkpoints and problem is not None and turn.now < problem.retry_at:
+        turn.wake_at(problem.retry_at)
+        return
+    if status.retiring_checkpoints:
+        turn.act(RemoveCheckpoint(path) for path in status.retiring_checkpoints)
+        turn.wake_at(turn.now + LOOK_AGAIN_SECONDS)
+
+
+def _say_shared(turn: Turn, sharers: Sequence[str]) -> None:
+    listed = ", ".join(sharers[:MAX_LISTED]) + (
+        f" and {len(sharers) - MAX_LISTED} more" if len(sharers) > MAX_LISTED else ""
+    )
+    text = (
+        f"no checkpoint is removed while {listed} write to the same directory, as nobody can tell whose one is; give "
+        "each job a spec.checkpoint.path of its own"
+    )
+    if turn.draft.is_true(CHECKPOINT_RETENTION):
+        turn.event(reasons.SHARED_DIRECTORY, text, "Warning")
+    turn.draft.set(CHECKPOINT_RETENTION, False, reasons.SHARED_DIRECTORY, text)
+
+
+def _say_kept(turn: Turn, keep: int | None) -> None:
+    status, problem = turn.status, turn.observed.removal_problem
     if not status.retiring_checkpoints or problem is None:
         kept = f"the newest {keep} complete" if keep is not None else "all"
         text = f"{kept} checkpoints are kept, and the one the attempt resumed from"
@@ -82,9 +113,3 @@ def apply(turn: Turn) -> None:
         if turn.draft.is_true(CHECKPOINT_RETENTION):
             turn.event(reasons.CHECKPOINT_NOT_REMOVED, problem.message, "Warning")
         turn.draft.set(CHECKPOINT_RETENTION, False, reasons.CHECKPOINT_NOT_REMOVED, problem.message)
-        if turn.now < problem.retry_at:
-            turn.wake_at(problem.retry_at)
-            return
-    if status.retiring_checkpoints:
-        turn.act(RemoveCheckpoint(path) for path in status.retiring_checkpoints)
-        turn.wake_at(turn.now + LOOK_AGAIN_SECONDS)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from api.training_v1alpha1 import PodPlacement, TrainingJob, TrainingJobStatus
-from jobcontroller.core import checkpoints, goodput, roles
+from jobcontroller.core import checkpoints, elastic, goodput, roles
 from jobcontroller.core.actions import Action, EmitEvent, Plan
 from jobcontroller.core.observed import Observed, PodView
 from jobcontroller.core.status import StatusDraft
@@ -54,8 +54,19 @@ class Turn:
         return self.draft.value.attempt
 
     def current_pods(self) -> list[PodView]:
-        """Pods of that attempt."""
-        return [pod for pod in self.observed.pods if pod.attempt == self.attempt]
+        """Members of that attempt."""
+        own = [pod for pod in self.observed.pods if pod.attempt == self.attempt]
+        if self.status.elastic is None or self.status.started_attempt != self.attempt:
+            return own
+        members = frozenset(self.members())
+        return [pod for pod in own if pod.key in members]
+
+    def other_workers(self) -> list[PodView]:
+        """Pods of that attempt that are no members: reserves, and those an elastic job goes on without."""
+        if self.status.elastic is None or self.status.started_attempt != self.attempt:
+            return []
+        members = frozenset(self.members())
+        return [pod for pod in self.observed.pods if pod.attempt == self.attempt and pod.key not in members]
 
     def other_pods(self) -> list[PodView]:
         """Pods of every other attempt."""
@@ -63,7 +74,7 @@ class Turn:
 
     def members(self) -> list[tuple[str, int]]:
         """(role, index) of every pod the started attempt has."""
-        return [(role, index) for role, count in self.status.started_replicas.items() for index in range(count)]
+        return elastic.members(self.status)
 
     def act(self, actions: Iterable[Action]) -> None:
         """Add actions, performed in this order once the status is stored."""
@@ -111,8 +122,17 @@ class Turn:
         is_changed = self.job.status is None or built.to_wire() != self.job.status.to_wire()
         return built if is_changed else None
 
+    def _first_pods(self, pods: list[PodView]) -> tuple[list[PodView], int]:
+        """The pods the attempt began with, and how many it needs: one that joins while others train starts nothing."""
+        state = self.status.elastic
+        if state is None or self.status.created_attempt != self.status.started_attempt:
+            return pods, sum(self.status.started_replicas.values())
+        first = [pod for pod in pods if pod.role != elastic.ROLE or pod.index < state.replicas] or pods
+        return first, len(first)
+
     def record_goodput(self, pods: list[PodView], began_at: float, *, until: float, ended: bool, failed: bool) -> None:
         """Write down the seconds of the attempt `pods` belong to."""
+        pods, wanted = self._first_pods(pods)
         if not pods:
             return
         newest = None
@@ -123,7 +143,7 @@ class Turn:
             attempt=pods[0].attempt,
             began_at=began_at,
             pods=pods,
-            wanted_pods=sum(self.status.started_replicas.values()),
+            wanted_pods=wanted,
             until=until,
             has_ended=ended,
             last_checkpoint_at=newest,

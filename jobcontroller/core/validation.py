@@ -12,7 +12,7 @@ from typing import Any
 
 from api import names
 from api.training_v1alpha1 import CheckpointSpec, TrainingJob, TrainingJobSpec
-from jobcontroller.core import checkpoints, roles, startup
+from jobcontroller.core import checkpoints, elastic, roles, startup
 from jobcontroller.core.framework import Framework
 
 #: the job's name is its Service's name, and a label's value on every pod
@@ -76,12 +76,31 @@ def _role_problems(spec: TrainingJobSpec, framework: Framework) -> Iterator[str]
     wanted = roles.replicas(spec)
     if not wanted:
         yield "spec.replicaSpecs: every role has replicas 0; at least one pod is needed"
+    yield from _elastic_problems(spec)
     minimum = spec.run_policy.scheduling_policy.min_available
     if minimum is not None and minimum > sum(wanted.values()):
         yield (
             f"spec.runPolicy.schedulingPolicy.minAvailable {minimum} is more than the {sum(wanted.values())} pods "
             "of the job"
         )
+
+
+def _elastic_problems(spec: TrainingJobSpec) -> Iterator[str]:
+    found, field_name = elastic.options(spec), f"spec.{spec.framework.lower()}.elastic"
+    if found is None:
+        return
+    workers = spec.replica_specs.get(elastic.ROLE)
+    if workers is None:
+        yield f"{field_name}: only the role {elastic.ROLE} is elastic, and the job has none"
+        return
+    most = found.max if found.max is not None else workers.replicas
+    if not found.min <= workers.replicas <= most:
+        yield (
+            f"spec.replicaSpecs.Worker.replicas is {workers.replicas}; it must be from {field_name}.min {found.min} to "
+            f"max {most}"
+        )
+    if spec.run_policy.scheduling_policy.min_available is not None:
+        yield f"spec.runPolicy.schedulingPolicy.minAvailable and {field_name} exclude each other; keep {field_name}.min"
 
 
 def _template_problems(

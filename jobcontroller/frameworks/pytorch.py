@@ -2,13 +2,18 @@
 
 Owns the legacy names `MASTER_ADDR`, `MASTER_PORT`, `RANK`, `WORLD_SIZE` (KubeDL's and training-operator v1's:
 rank of the *pod*; torchrun sets its own for each process) and torchrun's `PET_NNODES`, `PET_NODE_RANK`,
-`PET_NPROC_PER_NODE`, `PET_MASTER_ADDR`, `PET_MASTER_PORT`."""
+`PET_NPROC_PER_NODE`, `PET_MASTER_ADDR`, `PET_MASTER_PORT`.
+
+With `pytorch.elastic` ranks are torchrun's affair: `PET_NNODES` is `min:max` and `PET_RDZV_BACKEND`,
+`PET_RDZV_ENDPOINT`, `PET_RDZV_ID`, `PET_RDZV_CONF`, `PET_MAX_RESTARTS` take the place of the fixed names, as in
+training-operator v1. The store of backend c10d lives in one pod and dies with it (pytorch#67742), so its loss ends the
+attempt."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from api.training_v1alpha1 import PyTorchOptions, TrainingJobSpec
+from api.training_v1alpha1 import PyTorchOptions, TorchElastic, TrainingJobSpec
 from jobcontroller.core.framework import Rendezvous, RoleCounts
 from jobcontroller.frameworks.base import all_succeeded
 
@@ -32,6 +37,11 @@ class PyTorch:
             "PET_NPROC_PER_NODE",
             "PET_MASTER_ADDR",
             "PET_MASTER_PORT",
+            "PET_RDZV_BACKEND",
+            "PET_RDZV_ENDPOINT",
+            "PET_RDZV_ID",
+            "PET_RDZV_CONF",
+            "PET_MAX_RESTARTS",
         }
     )
 
@@ -54,7 +64,10 @@ class PyTorch:
         masters = rendezvous.replicas.get(MASTER, 0)
         rank = index if role == MASTER else masters + index
         host = rendezvous.host(MASTER if masters else WORKER, 0)
-        per_node = (rendezvous.spec.pytorch or PyTorchOptions()).nproc_per_node
+        options = rendezvous.spec.pytorch or PyTorchOptions()
+        per_node = options.nproc_per_node
+        if options.elastic is not None:
+            return _elastic_env(rendezvous, options.elastic, masters, host) | {"PET_NPROC_PER_NODE": str(per_node)}
         # With auto, gpu or cpu only the node knows how many processes it starts.
         world_size = rendezvous.pods * per_node if isinstance(per_node, int) else rendezvous.pods
         return {
@@ -70,6 +83,33 @@ class PyTorch:
             "PET_MASTER_PORT": str(rendezvous.port),
         }
 
+    def resizes(self, spec: TrainingJobSpec) -> bool:
+        """torchrun's rendezvous takes members in and does without lost ones."""
+        return spec.pytorch is not None and spec.pytorch.elastic is not None
+
+    def anchor(self, spec: TrainingJobSpec) -> int | None:
+        """Worker 0, where the store of the rendezvous is in it."""
+        elastic = spec.pytorch.elastic if spec.pytorch is not None else None
+        outside = MASTER in spec.replica_specs or (elastic is not None and elastic.rdzv_endpoint is not None)
+        return None if outside else 0
+
     def succeeded(self, roles: Mapping[str, RoleCounts]) -> bool:
         """Master and all workers, as in KubeDL."""
         return all_succeeded(roles, (MASTER, WORKER))
+
+
+def _elastic_env(rendezvous: Rendezvous, elastic: TorchElastic, masters: int, host: str) -> dict[str, str]:
+    workers = rendezvous.spec.replica_specs[WORKER].replicas
+    maximum = elastic.max if elastic.max is not None else workers
+    found = {
+        "PYTHONUNBUFFERED": "1",
+        "PET_NNODES": f"{masters + elastic.min}:{masters + maximum}",
+        "PET_RDZV_BACKEND": elastic.rdzv_backend,
+        "PET_RDZV_ENDPOINT": elastic.rdzv_endpoint or f"{host}:{rendezvous.port}",
+        # The attempt is part of the id: pods of an old one must not join.
+        "PET_RDZV_ID": f"{rendezvous.job_name}-a{rendezvous.attempt}",
+        "PET_MAX_RESTARTS": str(elastic.max_restarts),
+    }
+    if elastic.rdzv_conf:
+        found["PET_RDZV_CONF"] = ",".join(f"{key}={value}" for key, value in sorted(elastic.rdzv_conf.items()))
+    return found

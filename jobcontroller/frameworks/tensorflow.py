@@ -53,8 +53,16 @@ class TensorFlow:
         options = rendezvous.spec.tensorflow
         config: dict[str, Any] = {"cluster": cluster, "task": task, "environment": "cloud"}
         if options is not None and options.enable_dynamic_worker and role in (PS, WORKER):
-            config = {"sparseCluster": _sparse(cluster, role, index), "task": task}
+            config = {"sparseCluster": _sparse(rendezvous, cluster, role, index), "task": task}
         return {"TF_CONFIG": json.dumps(config, separators=(",", ":"))}
+
+    def resizes(self, spec: TrainingJobSpec) -> bool:
+        """In the sparse form workers know of no other worker, so parameter servers train with those there are."""
+        return spec.tensorflow is not None and spec.tensorflow.enable_dynamic_worker and PS in spec.replica_specs
+
+    def anchor(self, spec: TrainingJobSpec) -> int | None:
+        """Without a chief, worker 0 is it."""
+        return None if spec.replica_specs.keys() & {CHIEF, MASTER} else 0
 
     def succeeded(self, roles: Mapping[str, RoleCounts]) -> bool:
         """The chief decides; without one, all workers. Parameter servers and evaluators run until they are ended."""
@@ -62,8 +70,9 @@ class TensorFlow:
         return all_succeeded(roles, (leader,) if leader is not None else (WORKER,))
 
 
-def _sparse(cluster: Mapping[str, list[str]], role: str, index: int) -> dict[str, Any]:
+def _sparse(rendezvous: Rendezvous, cluster: Mapping[str, list[str]], role: str, index: int) -> dict[str, Any]:
     servers = cluster.get("ps", [])
     if role == PS:
         return {"worker": {}, "ps": servers[index : index + 1]}
-    return {"worker": {str(index): cluster["worker"][index]}, "ps": servers}
+    # A worker that joined later has an index beyond the number of workers.
+    return {"worker": {str(index): f"{rendezvous.host(WORKER, index)}:{rendezvous.port}"}, "ps": servers}

@@ -1,15 +1,16 @@
-"""What the controller has seen of pods, PodGroups, Services and Datasets, kept by watches.
+"""What the controller has seen of pods, PodGroups, Services, Datasets and nodes, kept by watches.
 
 Owns the copies and the index by job. Decides nothing; tells which job is touched by a change. Invariants: only
-objects labelled as a TrainingJob's are kept; own creations and deletions show at once (as "overlay"), so a
-decision taken before the watch reports them does not repeat them; an overlay ends with the watch's word or
-after 30 s, so that it cannot outlive the truth."""
+objects labelled as a TrainingJob's are kept, and of nodes whether one is to go and how fast it reads; own creations
+and deletions show at once (as "overlay"), so a decision taken before the watch reports them does not repeat them; an
+overlay ends with the watch's word or after 30 s, so that it cannot outlive the truth."""
 
 from __future__ import annotations
 
 import asyncio
+import statistics
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -17,18 +18,31 @@ from typing import Any
 import msgspec
 
 from api import names
+from jobcontroller.core import notices
 from jobcontroller.core.observed import DatasetView, PodView
 from jobcontroller.shell.pod_view import owner_uid, view_of
 from kube.client import KubeClient
-from kube.objects import Dataset, Object, ObjectMeta, Pod
-from kube.resources import DATASETS, POD_GROUPS, PODS, SERVICES, Resource
+from kube.objects import Dataset, NodeCache, Object, ObjectMeta, Pod, Taint
+from kube.resources import DATASETS, NODE_CACHES, NODES, POD_GROUPS, PODS, SERVICES, Resource
 from kube.store import Store
 from kube.watch import Change, ChangeKind, list_watch
 
 Key = tuple[str, str]
 OVERLAY_SECONDS = 30.0
+WATCHED = (PODS, POD_GROUPS, SERVICES, DATASETS, NODES, NODE_CACHES)
 #: jobs whose deleted pods are remembered; only those whose pods are just being created need it
 MAX_GONE_JOBS = 4096
+
+
+class _TaintedSpec(Object, frozen=True):
+    taints: tuple[Taint, ...] = ()
+
+
+class TaintedNode(Object, frozen=True):
+    """As little of a Node as shows that it will be taken away."""
+
+    metadata: ObjectMeta = ObjectMeta()
+    spec: _TaintedSpec = _TaintedSpec()
 
 
 class Owned(Object, frozen=True):
@@ -44,6 +58,7 @@ class _OfJob:
     pods: dict[str, PodView] = field(default_factory=dict)
     groups: set[str] = field(default_factory=set)
     services: set[str] = field(default_factory=set)
+    key: Key | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -56,7 +71,12 @@ class Caches:
     `touched` is called with the key of every job a change may matter to."""
 
     def __init__(
-        self, client: KubeClient, touched: Callable[[Key], None], clock: Callable[[], float], jitter: Random
+        self,
+        client: KubeClient,
+        touched: Callable[[Key], None],
+        clock: Callable[[], float],
+        jitter: Random,
+        notice_taints: Collection[str] = notices.TAINTS,
     ) -> None:
         self._client = client
         self._touched = touched
@@ -65,10 +85,15 @@ class Caches:
         self._jobs: defaultdict[str, _OfJob] = defaultdict(_OfJob)
         self._datasets: Store[Dataset] = Store()
         self._readers: defaultdict[Key, set[Key]] = defaultdict(set)  # Dataset -> jobs that name it
-        self._created: dict[str, tuple[float, str, PodView]] = {}  # pod uid -> (until, job uid, view)
+        #: job uid -> pod uid -> (until, view)
+        self._created: defaultdict[str, dict[str, tuple[float, PodView]]] = defaultdict(dict)
         self._deleted: dict[str, tuple[float, float]] = {}  # pod uid -> (until, deletion_at)
         self._gone: OrderedDict[str, set[str]] = OrderedDict()  # job uid -> names of pods seen deleted
-        self._synced = {plural: asyncio.Event() for plural in ("pods", "podgroups", "services", "datasets")}
+        #: taint by node, of nodes that will be taken away
+        self.notices: dict[str, str] = {}
+        self._notice_taints = frozenset(notice_taints)
+        self._rates: dict[str, int] = {}  # node -> bytes a second from the under store, where measured
+        self._synced = {one.plural: asyncio.Event() for one in WATCHED}
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -77,6 +102,8 @@ class Caches:
             tasks.create_task(self._follow(POD_GROUPS, Owned, Store(), self._group_changed, names.JOB_UID_LABEL))
             tasks.create_task(self._follow(SERVICES, Owned, Store(), self._service_changed, names.JOB_UID_LABEL))
             tasks.create_task(self._follow(DATASETS, Dataset, self._datasets, self._dataset_changed, None))
+            tasks.create_task(self._follow(NODES, TaintedNode, Store(), self._node_changed, None))
+            tasks.create_task(self._follow(NODE_CACHES, NodeCache, Store(), self._cache_changed, None))
 
     async def wait_synced(self) -> None:
         """Return when every kind was listed once."""
@@ -89,17 +116,17 @@ class Caches:
         """The job's pods by name, own creations and deletions included."""
         now = self._clock()
         found = dict(self._jobs[job_uid].pods) if job_uid in self._jobs else {}
-        for uid, (until, owner, view) in list(self._created.items()):
+        for uid, (until, view) in list(self._created.get(job_uid, {}).items()):
             if now >= until:
-                del self._created[uid]
-            elif owner == job_uid:
+                self._forget_created(job_uid, uid)
+            else:
                 found.setdefault(view.name, view)
-        for uid in [uid for uid, (until, _) in self._deleted.items() if now >= until]:
-            del self._deleted[uid]
         for name, view in found.items():
-            ending = self._deleted.get(view.uid)
-            if ending is not None and view.deletion_at is None:
-                found[name] = replace(view, deletion_at=ending[1])
+            until, deletion_at = self._deleted.get(view.uid, (0.0, 0.0))
+            if now >= until:
+                self._deleted.pop(view.uid, None)
+            elif view.deletion_at is None:
+                found[name] = replace(view, deletion_at=deletion_at)
         return found
 
     def gone_pods_of(self, job_uid: str) -> frozenset[str]:
@@ -120,6 +147,10 @@ class Caches:
         found = self._datasets.get(namespace, name)
         return dataset_view(found) if found is not None else None
 
+    def bytes_per_second(self) -> float | None:
+        """What a node moves from the under store: the median of those measured; None = none is."""
+        return statistics.median(self._rates.values()) if self._rates else None
+
     # ---- own actions ---------------------------------------------------------------------------
 
     def created_pod(self, job_uid: str, body: dict[str, Any]) -> None:
@@ -127,11 +158,15 @@ class Caches:
         pod = msgspec.convert(body, Pod)
         view = view_of(pod)
         if view is not None and owner_uid(pod) == job_uid:
-            self._created[view.uid] = (self._clock() + OVERLAY_SECONDS, job_uid, view)
+            self._created[job_uid][view.uid] = (self._clock() + OVERLAY_SECONDS, view)
 
     def deleted_pod(self, uid: str, deletion_at: float) -> None:
         """Show that a pod's deletion was accepted; its grace is over at `deletion_at` (seconds since 1970)."""
-        self._deleted[uid] = (self._clock() + OVERLAY_SECONDS, deletion_at)
+        now = self._clock()
+        self._deleted[uid] = (now + OVERLAY_SECONDS, deletion_at)
+        # Of a pod that was gone already no watch tells; the oldest are first.
+        while (first := next(iter(self._deleted))) != uid and self._deleted[first][0] <= now:
+            del self._deleted[first]
 
     def created_group(self, job_uid: str, name: str) -> None:
         """Show a PodGroup that exists."""
@@ -167,7 +202,7 @@ class Caches:
         view = view_of(pod)
         if view is None or owner_uid(pod) != job_uid:
             return
-        self._created.pop(view.uid, None)
+        shown = self._forget_created(job_uid, view.uid) or self._jobs[job_uid].pods.get(view.name)
         if change.kind is ChangeKind.DELETED:
             self._deleted.pop(view.uid, None)
             held = self._jobs[job_uid].pods.get(view.name)
@@ -177,6 +212,10 @@ class Caches:
             self._forget_empty(job_uid)
         else:
             self._jobs[job_uid].pods[view.name] = view
+            self._jobs[job_uid].key = _key_of(pod.metadata)
+            if shown == view:
+                # The echo of our own creation, or of a change nobody here decides by.
+                return
         self._touch(pod.metadata)
 
     def _group_changed(self, change: Change[Owned]) -> None:
@@ -203,8 +242,37 @@ class Caches:
         for reader in self._readers.pop((metadata.namespace, metadata.name), ()):
             self._touched(reader)
 
+    def _node_changed(self, change: Change[TaintedNode]) -> None:
+        node = change.object
+        taints = [(one.key, one.effect) for one in node.spec.taints]
+        is_gone = change.kind is ChangeKind.DELETED
+        found = None if is_gone else notices.taint_of(taints, self._notice_taints)
+        if found == self.notices.get(node.metadata.name):
+            return
+        if found is None:
+            del self.notices[node.metadata.name]
+            return
+        self.notices[node.metadata.name] = found
+        for of_job in self._jobs.values():
+            if of_job.key is not None and any(pod.node == node.metadata.name for pod in of_job.pods.values()):
+                self._touched(of_job.key)
+
+    def _cache_changed(self, change: Change[NodeCache]) -> None:
+        name, rate = change.object.metadata.name, change.object.status.origin.read_bytes_per_second
+        if change.kind is ChangeKind.DELETED or rate <= 0:
+            self._rates.pop(name, None)
+        else:
+            self._rates[name] = rate
+
     def _touch(self, metadata: ObjectMeta) -> None:
-        self._touched((metadata.namespace, metadata.labels.get(names.JOB_NAME_LABEL, "")))
+        self._touched(_key_of(metadata))
+
+    def _forget_created(self, job_uid: str, pod_uid: str) -> PodView | None:
+        of_job = self._created.get(job_uid, {})
+        _, view = of_job.pop(pod_uid, (0.0, None))
+        if not of_job:
+            self._created.pop(job_uid, None)
+        return view
 
     def _remember_gone(self, job_uid: str, name: str) -> None:
         self._gone.setdefault(job_uid, set()).add(name)
@@ -215,6 +283,10 @@ class Caches:
     def _forget_empty(self, job_uid: str) -> None:
         if job_uid in self._jobs and self._jobs[job_uid].is_empty:
             del self._jobs[job_uid]
+
+
+def _key_of(metadata: ObjectMeta) -> Key:
+    return metadata.namespace, metadata.labels.get(names.JOB_NAME_LABEL, "")
 
 
 def dataset_view(dataset: Dataset) -> DatasetView:

@@ -26,12 +26,15 @@ from jobcontroller.shell.observe import Observer, Seen, Unreadable
 from jobcontroller.shell.retention import Retention
 from kube.client import KubeClient
 from kube.errors import Conflict, KubeError, NotFound
+from kube.identity import JsonObject
 from kube.resources import TRAINING_JOBS
 
 _log = structlog.get_logger(__name__)
 
 #: a job somebody else just wrote is read again after this
 CONFLICT_SECONDS = 0.1
+#: turns a job gets at once, after the first, while each changes its status; then others have theirs
+MAX_MORE_TURNS = 3
 
 
 class Controller:
@@ -58,6 +61,7 @@ class Controller:
         self._checkpoint_seconds = checkpoint_seconds
         self._wall_clock = wall_clock
         self._problems: dict[Key, Problem] = {}
+        self._written: dict[Key, str] = {}  # the resourceVersion of our last write
 
     async def reconcile(self, key: Key) -> float | None:
         """Handle one job; seconds until it wants to be looked at again, None = when something happens.
@@ -75,31 +79,50 @@ class Controller:
         metrics.RECONCILES.labels("done").inc()
         return again_seconds
 
+    def has_written(self, key: Key, resource_version: str) -> bool:
+        """Whether that version of the job is our own last write: after each of them it is looked at anyway."""
+        return self._written.get(key) == resource_version
+
     async def _handle(self, key: Key) -> float | None:
-        seen = await self._observer.observe(key, self._problems.get(key), self._retention.problem(key))
+        again_seconds, stored = await self._turn(key, None)
+        for _ in range(MAX_MORE_TURNS):
+            if stored is None or again_seconds != 0.0:
+                break
+            # What the API server answered is as fresh as what it would be asked for now.
+            again_seconds, stored = await self._turn(key, stored)
+        return again_seconds
+
+    async def _turn(self, key: Key, raw: JsonObject | None) -> tuple[float | None, JsonObject | None]:
+        """Observe, decide, store and act once; seconds until the next look, and the job if its status was stored."""
+        seen = await self._observer.observe(key, self._problems.get(key), self._retention.problem(key), raw)
         if seen is None:
             self._retention.forget(key)
             self._problems.pop(key, None)
-            return None
+            self._written.pop(key, None)
+            return None, None
         if isinstance(seen, Unreadable):
             _log.error("job_unreadable", namespace=key[0], job=key[1], error=seen.message)
-            return self._resync_seconds
-        job = seen.observed.job
+            return self._resync_seconds, None
+        job, stored = seen.observed.job, None
         plan = reconcile(seen.observed, self._wall_clock(), self._policy)
         if plan.status is not None:
-            await self._store_status(seen, plan.status)
+            stored = await self._store_status(seen, plan.status)
+            self._written[key] = stored["metadata"]["resourceVersion"]
             self._tell(key, job, plan)
         problem = await self._executor.perform(job, plan.actions)
         if await self._retention.perform(key, job, plan.actions):
             self._observer.forget_checkpoints(key)
         self._remember(key, problem, plan)
-        return self._next_look_seconds(job, plan, problem)
+        again_seconds = self._next_look_seconds(job, plan, problem)
+        return again_seconds, stored if problem is None else None
 
-    async def _store_status(self, seen: Seen, status: TrainingJobStatus) -> None:
+    async def _store_status(self, seen: Seen, status: TrainingJobStatus) -> JsonObject:
         body: dict[str, Any] = {**_without_status(seen.raw), "status": status.to_wire()}
         metadata = seen.observed.job.metadata
         try:
-            await self._client.replace(TRAINING_JOBS, metadata.name, body, metadata.namespace, subresource="status")
+            return await self._client.replace(
+                TRAINING_JOBS, metadata.name, body, metadata.namespace, subresource="status"
+            )
         except (Conflict, NotFound) as error:
             raise StatusConflict(f"TrainingJob {metadata.namespace}/{metadata.name}: {error}") from error
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -21,6 +21,7 @@ from jobcontroller.core.actions import (
     Action,
     AnnotatePod,
     ApplyConfigMap,
+    ApplyDataLoad,
     ApplyPodGroup,
     ApplyService,
     ApplySshKeys,
@@ -37,7 +38,9 @@ from kube.client import KubeClient
 from kube.errors import AlreadyExists, Conflict, Forbidden, Invalid, KubeError, NotFound
 from kube.events import EventRecorder
 from kube.objects import ObjectRef
-from kube.resources import CONFIG_MAPS, POD_GROUPS, PODS, SECRETS, SERVICES, TRAINING_JOBS, Resource
+from kube.resources import CONFIG_MAPS, DATA_LOADS, POD_GROUPS, PODS, SECRETS, SERVICES, TRAINING_JOBS, Resource
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -72,20 +75,30 @@ class Executor:
             if isinstance(action, EmitEvent):
                 self._recorder.record(_reference(job), action.reason, action.note, kind=action.kind)
         await self._all(self._change(job, action) for action in actions if not _is_creation(action))
-        problem: Problem | None = None
-        for action in actions:
-            if problem is None and isinstance(action, ApplyService):
-                problem = await self._create(job, SERVICES, action.name, action.body)
-            elif problem is None and isinstance(action, ApplyPodGroup):
-                problem = await self._create(job, POD_GROUPS, action.name, action.body)
-            elif problem is None and isinstance(action, ApplyConfigMap):
-                problem = await self._create_own(job, CONFIG_MAPS, action.name, action.body)
-            elif problem is None and isinstance(action, ApplySshKeys):
-                body = {**action.body, "stringData": ssh_keys.new_files()}
-                problem = await self._create_own(job, SECRETS, action.name, body)
-        if problem is not None:
-            return problem
+        found = await self._all(self._prepare(job, action) for action in actions if not isinstance(action, CreatePod))
+        problems = [problem for problem in found if problem is not None]
+        if problems:
+            return min(problems, key=lambda problem: not problem.is_permanent)
         return await self._create_pods(job, [action for action in actions if isinstance(action, CreatePod)])
+
+    async def _prepare(self, job: TrainingJob, action: Action) -> Problem | None:
+        """Create what has to be there before the pods are."""
+        match action:
+            case ApplyService():
+                return await self._create(job, SERVICES, action.name, action.body)
+            case ApplyPodGroup():
+                return await self._create(job, POD_GROUPS, action.name, action.body)
+            case ApplyConfigMap():
+                return await self._create_own(job, CONFIG_MAPS, action.name, action.body)
+            case ApplySshKeys():
+                body = {**action.body, "stringData": ssh_keys.new_files()}
+                return await self._create_own(job, SECRETS, action.name, body)
+            case ApplyDataLoad():
+                # It only saves time: a refusal is logged and counted, and holds nothing up.
+                await self._create_own(job, DATA_LOADS, action.name, action.body)
+                return None
+            case _:
+                return None
 
     async def _create_pods(self, job: TrainingJob, pods: Sequence[CreatePod]) -> Problem | None:
         refused: list[Problem] = []
@@ -100,12 +113,13 @@ class Executor:
         await self._all(create(action) for action in pods)
         return min(refused, key=lambda problem: not problem.is_permanent, default=None)
 
-    async def _all(self, writes: Any) -> None:
+    async def _all(self, writes: Iterable[Awaitable[T]]) -> list[T]:
         """Wait for all writes, then raise the first error: one failed write must not cut off the others."""
         results = await asyncio.gather(*writes, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+        return [result for result in results if not isinstance(result, BaseException)]
 
     async def _change(self, job: TrainingJob, action: Action) -> None:
         match action:
@@ -215,8 +229,11 @@ class Executor:
         return Problem(reason, text, is_permanent, retry_at=self._wall_clock() + RETRY_REFUSED_SECONDS)
 
 
+_CREATIONS = CreatePod | ApplyPodGroup | ApplyService | ApplyConfigMap | ApplyDataLoad | ApplySshKeys | EmitEvent
+
+
 def _is_creation(action: Action) -> bool:
-    return isinstance(action, CreatePod | ApplyPodGroup | ApplyService | ApplyConfigMap | ApplySshKeys | EmitEvent)
+    return isinstance(action, _CREATIONS)
 
 
 def _owner_uid(stored: dict[str, Any]) -> str:

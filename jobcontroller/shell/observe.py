@@ -14,12 +14,13 @@ import msgspec
 from pydantic import ValidationError
 
 from api.training_v1alpha1 import CheckpointSpec, TrainingJob, TrainingJobStatus, is_finished
-from jobcontroller.core import attempts, retention
+from jobcontroller.core import attempts, elastic, retention
 from jobcontroller.core.framework import Framework
 from jobcontroller.core.observed import Checkpoints, Observed, PodView, Problem
 from jobcontroller.errors import MetadataUnavailable
 from jobcontroller.shell.caches import Caches, Key
 from jobcontroller.shell.checkpoint_client import CheckpointClient
+from jobcontroller.shell.directories import Directories
 from jobcontroller.shell.pod_view import owner_uid, view_of
 from jobcontroller.shell.queues import Queues
 from kube.client import KubeClient
@@ -55,12 +56,14 @@ class Observer:
         frameworks: Mapping[str, Framework],
         checkpoints: CheckpointClient | None,
         *,
+        directories: Directories,
         checkpoint_seconds: float,
         clock: Callable[[], float],
     ) -> None:
         self._client = client
         self._caches = caches
         self._queues = queues
+        self._directories = directories
         self._frameworks = frameworks
         self._checkpoints = checkpoints
         self._checkpoint_seconds = checkpoint_seconds
@@ -73,12 +76,18 @@ class Observer:
         self._known.pop(key, None)
 
     async def observe(
-        self, key: Key, problem: Problem | None, removal_problem: Problem | None = None
+        self,
+        key: Key,
+        problem: Problem | None,
+        removal_problem: Problem | None = None,
+        raw: Mapping[str, Any] | None = None,
     ) -> Seen | Unreadable | None:
-        """Return what is known of the job; None when there is no such job. Raises KubeError."""
+        """Return what is known of the job; None when there is no such job. Raises KubeError.
+
+        `raw` is the job as the API server just answered a write of it; None = it is to be read."""
         namespace, name = key
         try:
-            raw = await self._client.get(TRAINING_JOBS, name, namespace)
+            raw = raw if raw is not None else await self._client.get(TRAINING_JOBS, name, namespace)
         except NotFound:
             self._known.pop(key, None)
             self._asked_at_end.discard(key)
@@ -101,7 +110,10 @@ class Observer:
             has_service=self._caches.has_service(job.metadata.uid),
             datasets=self._datasets(job, key),
             checkpoints=await self._checkpoints_of(job, key, pods),
+            notices=self._caches.notices,
+            bytes_per_second=self._caches.bytes_per_second(),
             problem=problem,
+            checkpoint_sharers=self._directories.others(job),
             removal_problem=removal_problem,
             admission=self._queues.admission(job),
         )
@@ -115,11 +127,13 @@ class Observer:
         status = job.status
         if status is None or status.created_attempt != status.attempt or is_finished(status):
             return
-        for role, count in status.started_replicas.items():
-            for index in range(count):
-                name = attempts.pod_name(job.metadata.name, role, index, status.attempt)
-                if name not in pods:
-                    await self._look_for(job, name, pods)
+        wanted = elastic.members(status)
+        if status.elastic is not None and status.elastic.reserves_created:
+            wanted += [(elastic.ROLE, index) for index in elastic.reserves(status)]
+        for role, index in wanted:
+            name = attempts.pod_name(job.metadata.name, role, index, status.attempt)
+            if name not in pods:
+                await self._look_for(job, name, pods)
 
     async def _look_for(self, job: TrainingJob, name: str, pods: dict[str, PodView]) -> None:
         try:

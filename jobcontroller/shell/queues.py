@@ -20,6 +20,7 @@ from api.training_v1alpha1 import QueueSpec, QueueStatus, TrainingJob
 from jobcontroller.core import quota, reasons
 from jobcontroller.core.observed import Admission
 from jobcontroller.core.queueing import Admissions, Claim, Hold, JobKey, Quota, decide
+from jobcontroller.shell.directories import Directories
 from kube.client import KubeClient
 from kube.errors import KubeError, NotFound
 from kube.objects import Object, ObjectMeta
@@ -46,7 +47,10 @@ class Watched(Object, frozen=True):
 class Queues:
     """Fed by `run`; `touched` is called with the key of each job that was told to wait and should ask again."""
 
-    def __init__(self, client: KubeClient, touched: Callable[[JobKey], None], jitter: Random) -> None:
+    def __init__(
+        self, client: KubeClient, touched: Callable[[JobKey], None], jitter: Random, directories: Directories
+    ) -> None:
+        self._directories = directories
         self._client = client
         self._touched = touched
         self._jitter = jitter
@@ -147,7 +151,9 @@ class Queues:
     def _job_changed(self, change: Change[Watched]) -> None:
         metadata = change.object.metadata
         key = (metadata.namespace, metadata.name)
-        claim = None if change.kind is ChangeKind.DELETED else _claim_of(change.object)
+        is_gone = change.kind is ChangeKind.DELETED
+        self._directories.job_changed(key, {} if is_gone else change.object.spec, change.object.status)
+        claim = None if is_gone else _claim_of(change.object)
         if claim is None or claim.is_admitted:
             self._granted.pop(key, None)
         if claim is None:

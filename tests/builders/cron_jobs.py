@@ -15,7 +15,7 @@ def cron_body(name: str = "hourly", **spec: Any) -> dict[str, Any]:
         "apiVersion": "training.headrace.dev/v1alpha1",
         "kind": "CronTrainingJob",
         "metadata": {"name": name},
-        "spec": {"schedule": "0 * * * *", "template": template, **spec},
+        "spec": {"schedule": "0 * * * *", "jobTemplate": template, **spec},
     }
 
 

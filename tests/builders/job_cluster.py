@@ -154,6 +154,14 @@ class Cluster:
         found = (await self.client.list(EVENTS, self.namespace)).items
         return {item["reason"]: item["note"] for item in found if item["regarding"]["name"] == job}
 
+    async def wait_for_event(self, job: str, reason: str) -> str:
+        """Its note; events are written behind what they tell of."""
+
+        async def probe() -> str | None:
+            return (await self.events(job)).get(reason)
+
+        return await self.until(f"event {reason} of {job}", probe)
+
     async def bound_dataset(self, name: str, *, cached: str = "0%") -> None:
         mount = {"name": name, "mountPoint": f"file:///srv/{name}", "path": "/"}
         spec = {"mounts": [mount], "accessModes": ["ReadWriteMany"]}

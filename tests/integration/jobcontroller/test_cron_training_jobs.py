@@ -76,7 +76,7 @@ class Schedules:
 async def test_a_job_is_made_when_it_is_due_runs_and_is_told_of(cluster: Cluster, tmp_path: Path) -> None:
     crons = Schedules(cluster)
     async with cluster.kubelet(), controller(cluster, tmp_path / "log", "--no-leader-elect"):
-        await crons.create("tidy", historyLimit=1)
+        await crons.create("tidy", successfulJobsHistoryLimit=1)
         await crons.wait_for_reason("tidy", "Suspended")
         assert await crons.jobs("tidy") == []
         await crons.make_due("tidy", YEARLY[0])
@@ -92,13 +92,13 @@ async def test_a_job_is_made_when_it_is_due_runs_and_is_told_of(cluster: Cluster
             return [one["state"] for one in status["history"]] == ["Succeeded"] and status["active"] == []
 
         await cluster.until("the job is in the history", is_counted)
-        told = await cluster.events("tidy")
-        assert told["JobCreated"].startswith(f"TrainingJob {first} was made for ")
-        assert told["JobEnded"] == f"TrainingJob {first}: Succeeded"
+        created = await cluster.wait_for_event("tidy", "JobCreated")
+        assert created.startswith(f"TrainingJob {first} was made for ")
+        assert await cluster.wait_for_event("tidy", "JobEnded") == f"TrainingJob {first}: Succeeded"
 
         await crons.make_due("tidy", YEARLY[5])
         second = await crons.wait_for_job("tidy", first)
-        await crons.end(second, 1)
+        await crons.end(second, 0)
 
         async def is_trimmed() -> bool:
             return [job["metadata"]["name"] for job in await crons.jobs("tidy")] == [second]
@@ -142,7 +142,7 @@ async def test_a_name_that_is_taken_and_what_cannot_be_read_are_said(cluster: Cl
         await crons.create("wrong", schedule="0 25 * * *")
         text = await crons.wait_for_reason("wrong", "InvalidSpec")
         assert text.startswith("spec.schedule '0 25 * * *' cannot be read: bad hour")
-        assert (await cluster.events("wrong"))["InvalidSpec"] == text
+        assert await cluster.wait_for_event("wrong", "InvalidSpec") == text
 
         due = parse(YEARLY[3]).last_until(time.time())
         assert due is not None
@@ -159,7 +159,7 @@ async def test_a_name_that_is_taken_and_what_cannot_be_read_are_said(cluster: Cl
         assert await crons.wait_for_job("unlucky") == taken
 
         # What may not be changed in a job may be in what the next ones are made from.
-        custom = {"spec": {"template": {"spec": {"framework": "JAX"}}}}
+        custom = {"spec": {"jobTemplate": {"spec": {"framework": "JAX"}}}}
         await cluster.client.patch(CRON_TRAINING_JOBS, "unlucky", custom, cluster.namespace)
         with pytest.raises(Invalid, match="framework cannot be changed"):
             await cluster.client.patch(TRAINING_JOBS, taken, {"spec": {"framework": "JAX"}}, cluster.namespace)

@@ -89,7 +89,7 @@ async def test_a_gang_with_its_service_and_pods_is_created_and_succeeds(cluster:
         assert len(await cluster.pods("happy", 0)) == 2, "cleanPodPolicy Running keeps finished pods"
         assert "finalizers" not in done["metadata"]
         assert "annotations" not in done["metadata"], "kopf writes nothing to our objects"
-        assert "Succeeded" in await cluster.events("happy")
+        await cluster.wait_for_event("happy", "Succeeded")
 
 
 async def test_a_killed_pod_makes_a_new_attempt_that_resumes_from_the_newest_complete_checkpoint(
@@ -131,7 +131,7 @@ async def test_a_killed_pod_makes_a_new_attempt_that_resumes_from_the_newest_com
         for pod in fresh:
             await cluster.run_pod(pod)
         await cluster.wait_for_state("phoenix", "Running")
-        assert "exit code 137" in (await cluster.events("phoenix"))["Restarting"]
+        assert "exit code 137" in await cluster.wait_for_event("phoenix", "Restarting")
 
 
 async def test_a_controller_killed_in_the_middle_of_a_restart_goes_on_and_counts_once(

@@ -6,12 +6,8 @@ go over this machine's loopback)."""
 
 from __future__ import annotations
 
-import asyncio
-import secrets
-import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +15,10 @@ import pytest
 
 from kube.client import KubeClient
 from kube.config import load_config
-from kube.errors import Forbidden, NotFound
-from kube.resources import CONFIG_MAPS, NODES, PODS, SECRETS
-from tests.builders.job_cluster import ROOT, Cluster, controller
+from kube.errors import Forbidden
+from kube.resources import CONFIG_MAPS, PODS, SECRETS
+from tests.builders.job_cluster import Cluster, controller
+from tests.builders.process_nodes import ProcessNode, process_node
 from tests.builders.training_jobs import job_body
 
 pytestmark = [pytest.mark.cluster, pytest.mark.mount]
@@ -51,56 +48,6 @@ ROOT_ON_LOOPBACK = {
     "OMPI_MCA_btl": "self,tcp",
     "OMPI_MCA_hwloc_base_binding_policy": "none",
 }
-
-
-class ProcessNode:
-    """A node agent as a process."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name = name
-        self.folder = folder
-
-    def log_of(self, pod: dict[str, Any]) -> str:
-        file = self.folder / "pods" / pod["metadata"]["uid"] / "main" / "0.log"
-        return file.read_text() if file.exists() else ""
-
-
-@asynccontextmanager
-async def process_node(client: KubeClient, kubeconfig: Path, folder: Path, index: int) -> AsyncIterator[ProcessNode]:
-    """Start an agent, wait for its Node; at the end it ends its pods."""
-    name = f"mpi-{index}-{secrets.token_hex(3)}"
-    place = folder / name
-    place.mkdir()
-    flags = ["--network-index", str(40 + index), "--taint-patience-seconds", "0"]
-    with (folder / f"{name}.log").open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "headrace.node", "--name", name, "--kubeconfig", str(kubeconfig)),
-            *("--dir", str(place), "--mount", str(place / "mnt"), *flags),
-            cwd=ROOT,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        async with asyncio.timeout(60):
-            while not await is_ready(client, name):
-                await asyncio.sleep(0.1)
-        yield ProcessNode(name, place)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(60):
-            await process.wait()
-        print((folder / f"{name}.log").read_text()[-3000:])
-        await client.delete(NODES, name)
-
-
-async def is_ready(client: KubeClient, name: str) -> bool:
-    try:
-        node = await client.get(NODES, name)
-    except NotFound:
-        return False
-    found = node.get("status", {}).get("conditions", [])
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in found)
 
 
 def mpi_body(name: str) -> dict[str, Any]:

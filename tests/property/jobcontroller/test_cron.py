@@ -81,7 +81,9 @@ class World:
 def test_no_job_is_made_twice_and_in_the_end_every_time_is_settled(
     history: list[tuple[str, int]], policy: str, late: int | None, schedule: str, keep: int
 ) -> None:
-    one = cron_job(concurrencyPolicy=policy, startingDeadlineSeconds=late, schedule=schedule, historyLimit=keep)
+    one = cron_job(
+        concurrencyPolicy=policy, startingDeadlineSeconds=late, schedule=schedule, successfulJobsHistoryLimit=keep
+    )
     world = World(one)
     for move, argument in history:
         match move:

@@ -45,6 +45,7 @@ class JobHistory(RuleBasedStateMachine):
         self.cache: dict[str, PodView] = {}
         self.next_uid = 0
         self.gone: set[str] = set()
+        self.notices: dict[str, str] = {}
         self.started_names: set[str] = set()
         self.attempts: list[int] = [0]
         self.restarts: list[int] = [0]
@@ -88,6 +89,7 @@ class JobHistory(RuleBasedStateMachine):
             gone_pods=frozenset(self.gone),
             groups=frozenset(self.groups),
             has_service=self.has_service,
+            notices=dict(self.notices),
         )
         plan = reconcile(seen, self.now)
         again = reconcile(seen, self.now)
@@ -215,13 +217,13 @@ class JobHistory(RuleBasedStateMachine):
     def finish_pod(self, index: int) -> None:
         for pod in self._alive(index):
             if pod.phase is PodPhase.RUNNING:
-                self.pods[pod.name] = replace(
-                    pod,
-                    phase=PodPhase.SUCCEEDED,
-                    is_running=False,
-                    finished_at=self.now,
-                    ends=(ContainerEnd("main", 0, finished_at=self.now),),
-                )
+                self._finish(pod)
+
+    def _finish(self, pod: PodView) -> None:
+        end = ContainerEnd("main", 0, finished_at=self.now)
+        self.pods[pod.name] = replace(
+            pod, phase=PodPhase.SUCCEEDED, is_running=False, finished_at=self.now, ends=(end,)
+        )
 
     @rule(index=st.integers(0, REPLICAS - 1), how=st.sampled_from(FAILURES))
     def fail_pod(self, index: int, how: str) -> None:

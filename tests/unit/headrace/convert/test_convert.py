@@ -39,20 +39,19 @@ def test_a_kubeflow_job_keeps_its_run_policy_and_says_what_it_loses() -> None:
     bodies, notes = converted(JOBS)
     job = bodies["TrainingJob/bert"]
     assert job["metadata"] == {"name": "bert", "namespace": "nlp"}
-    assert job["spec"]["pytorch"] == {"nprocPerNode": 8}
+    assert job["spec"]["pytorch"] == {"nprocPerNode": 8, "elastic": {"min": 1, "max": 4}}
     assert job["spec"]["runPolicy"] == {
         "backoffLimit": 3,
         "suspend": True,
         "cleanPodPolicy": "None",
         "schedulingPolicy": {
-            "minAvailable": 5,
             "queue": "research",
             "priorityClassName": "high",
             "timeoutSeconds": 60,
         },
     }
     assert {role: one["replicas"] for role, one in job["spec"]["replicaSpecs"].items()} == {"Master": 1, "Worker": 4}
-    assert "PyTorchJob bert spec.elasticPolicy has no counterpart and was left out" in notes
+    assert any("minAvailable was left out" in note for note in notes)
 
 
 def test_the_default_of_each_systems_clean_pod_policy_is_written_out() -> None:
@@ -148,22 +147,23 @@ def test_crons_and_jobs_with_a_cron_policy_become_cron_training_jobs() -> None:
     bodies, notes = converted(CRONS)
     assert set(bodies) == {"CronTrainingJob/nightly", "CronTrainingJob/weekly"}
     nightly = bodies["CronTrainingJob/nightly"]["spec"]
-    template = nightly.pop("template")
+    template = nightly.pop("jobTemplate")
     assert nightly == {
         "schedule": "30 2 * * *",
         "concurrencyPolicy": "Replace",
         "deadline": "2030-12-31T00:00:00Z",
-        "historyLimit": 5,
+        "successfulJobsHistoryLimit": 5,
+        "failedJobsHistoryLimit": 5,
     }
     assert template["metadata"] == {"labels": {"team": "vision"}}
     assert template["spec"]["framework"] == "TensorFlow"
     assert template["spec"]["replicaSpecs"]["Worker"]["replicas"] == 2
     weekly = bodies["CronTrainingJob/weekly"]["spec"]
     assert (weekly["schedule"], weekly["concurrencyPolicy"]) == ("@weekly", "Forbid")
-    assert weekly["historyLimit"] == 100, "KubeDL keeps all unless told"
-    assert weekly["template"]["spec"]["replicaSpecs"]["Master"]["replicas"] == 1
+    assert weekly["failedJobsHistoryLimit"] == 100, "KubeDL keeps all unless told"
+    assert weekly["jobTemplate"]["spec"]["replicaSpecs"]["Master"]["replicas"] == 1
     assert any(note.startswith("Cron serve spec: template.kind Inference is no training job") for note in notes)
-    assert any("Cron serve: spec.template: Field required; the object was left out" in note for note in notes)
+    assert any("Cron serve: spec.jobTemplate: Field required; the object was left out" in note for note in notes)
     assert any("schedule is in UTC here" in note for note in notes)
     assert not any("cronPolicy" in note and "no counterpart" in note for note in notes)
 

@@ -52,14 +52,17 @@ def test_nothing_is_made_before_the_first_time() -> None:
 
 
 def test_a_job_is_made_for_the_time_and_owned() -> None:
-    template = {**cron_job().spec.template.to_wire(), "metadata": {"labels": {"team": "a"}, "annotations": {"x": "y"}}}
-    one = cron_job(template=template)
+    template = {
+        **cron_job().spec.job_template.to_wire(),
+        "metadata": {"labels": {"team": "a"}, "annotations": {"x": "y"}},
+    }
+    one = cron_job(jobTemplate=template)
     plan = decide(one, [], FIRST + 2)
     assert plan.creation is not None
     assert plan.creation.name == NAME
     body = plan.creation.body
     made = TrainingJob.model_validate(body)
-    assert made.spec == one.spec.template.spec
+    assert made.spec == one.spec.job_template.spec
     own = {names.CRON_NAME_LABEL: "hourly", names.CRON_UID_LABEL: "cron-uid"}
     assert body["metadata"]["labels"] == {"team": "a"} | own
     assert body["metadata"]["annotations"] == {"x": "y", names.SCHEDULED_AT_ANNOTATION: "2023-11-14T23:00:00Z"}
@@ -162,18 +165,22 @@ def test_after_the_deadline_nothing_is_made() -> None:
 def test_older_jobs_that_have_ended_go_and_running_ones_stay() -> None:
     runs = [run(f"hourly-{i}", "Failed" if i % 2 else "Succeeded", FIRST + i) for i in range(5)]
     runs.append(run("hourly-x", at=CREATED_AT))
-    plan = decide(cron_job(historyLimit=2, suspend=True), runs, FIRST + 100)
-    assert sorted(one.name for one in plan.deletions) == ["hourly-0", "hourly-1", "hourly-2"]
+    plan = decide(cron_job(successfulJobsHistoryLimit=2, failedJobsHistoryLimit=1, suspend=True), runs, FIRST + 100)
+    assert sorted(one.name for one in plan.deletions) == ["hourly-0", "hourly-1"]
     assert not any(one.with_pods for one in plan.deletions)
     assert plan.status is not None
-    assert [(one.name, one.state) for one in plan.status.history] == [("hourly-4", "Succeeded"), ("hourly-3", "Failed")]
+    assert [(one.name, one.state) for one in plan.status.history] == [
+        ("hourly-4", "Succeeded"),
+        ("hourly-3", "Failed"),
+        ("hourly-2", "Succeeded"),
+    ]
     assert plan.status.active == ["hourly-x"]
     assert plan.status.last_successful_time == timestamp(FIRST + 64)
 
 
 def test_of_two_jobs_of_one_second_the_one_for_the_earlier_time_goes() -> None:
     runs = [run("hourly-10", "Succeeded"), run("hourly-20", "Succeeded")]
-    plan = decide(cron_job(historyLimit=1, suspend=True), runs, FIRST + 100)
+    plan = decide(cron_job(successfulJobsHistoryLimit=1, suspend=True), runs, FIRST + 100)
     assert [one.name for one in plan.deletions] == ["hourly-10"]
 
 

@@ -422,6 +422,6 @@ def test_running_pods_tell_when_their_work_was_last_saved() -> None:
 
 def test_the_topology_a_job_asks_for_is_its_podgroups() -> None:
     policy = {"schedulingPolicy": {"topology": {"required": "zone", "preferred": "rack"}}}
-    annotations = pod_group(job(runPolicy=policy), 1)["metadata"]["annotations"]
+    annotations = pod_group(job(runPolicy=policy), 1, {"Worker": 2})["metadata"]["annotations"]
     assert annotations == {names.REQUIRED_TOPOLOGY_ANNOTATION: "zone", names.PREFERRED_TOPOLOGY_ANNOTATION: "rack"}
-    assert "annotations" not in pod_group(job(), 1)["metadata"]
+    assert "annotations" not in pod_group(job(), 1, {"Worker": 2})["metadata"]

@@ -159,3 +159,16 @@ def test_a_job_without_keep_keeps_all() -> None:
     plan = look(with_status(job(**spec)), saved(*range(10, 300, 10)))
     assert removals(plan) == []
     assert "CheckpointRetention" not in conditions(plan)
+
+
+def test_nothing_goes_while_another_job_writes_to_the_same_directory() -> None:
+    plan = look(keeping(1), saved(10, 20), checkpoint_sharers=("other",))
+    assert removals(plan) == []
+    assert conditions(plan)["CheckpointRetention"] == ("False", "SharedDirectory")
+    one = after(keeping(1), plan)
+    alone = look(one, saved(10, 20))
+    assert removals(alone) == ["run/10"]
+    assert conditions(alone)["CheckpointRetention"] == ("True", "Kept")
+    shared = look(after(one, alone), saved(10, 20, 30), checkpoint_sharers=("other",))
+    assert removals(shared) == ["run/10"], "what was begun is finished"
+    assert "while other write to the same directory" in events(shared)["SharedDirectory"]

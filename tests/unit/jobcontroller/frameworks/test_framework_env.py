@@ -45,6 +45,26 @@ def test_pytorch_with_a_master() -> None:
     assert FRAMEWORKS["PyTorch"].env(meeting, "Master", 0)["RANK"] == "0"
 
 
+def test_pytorch_elastic_leaves_ranks_to_torchrun() -> None:
+    options = {
+        "nprocPerNode": 8,
+        "elastic": {"min": 2, "max": 6, "rdzvConf": {"timeout": "900", "close_timeout": "60"}},
+    }
+    meeting = rendezvous({"Master": 1, "Worker": 3}, framework="PyTorch", pytorch=options)
+    expected = {
+        "PYTHONUNBUFFERED": "1",
+        "PET_NNODES": "3:7",
+        "PET_NPROC_PER_NODE": "8",
+        "PET_RDZV_BACKEND": "c10d",
+        "PET_RDZV_ENDPOINT": "tj-master-0-a3.tj:23456",
+        "PET_RDZV_ID": "tj-a3",
+        "PET_RDZV_CONF": "close_timeout=60,timeout=900",
+        "PET_MAX_RESTARTS": "10",
+    }
+    assert FRAMEWORKS["PyTorch"].env(meeting, "Worker", 9) == expected
+    assert FRAMEWORKS["PyTorch"].env(meeting, "Master", 0) == expected
+
+
 def test_pytorch_without_a_master() -> None:
     meeting = rendezvous({"Worker": 2}, framework="PyTorch", pytorch={"nprocPerNode": "gpu"})
     found = FRAMEWORKS["PyTorch"].env(meeting, "Worker", 1)

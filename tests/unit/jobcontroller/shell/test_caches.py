@@ -9,6 +9,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from jobcontroller.core.notices import TAINTS
 from jobcontroller.core.pod_builder import build_pod
 from jobcontroller.frameworks.registry import FRAMEWORKS
 from jobcontroller.shell import caches as caches_module
@@ -106,3 +107,37 @@ def test_the_cached_percentage_is_read_as_people_write_it(text: str | None, perc
     states = {} if text is None else {"cachedPercentage": text}
     found = dataset_view(msgspec.convert({"status": {"phase": "Bound", "cacheStates": states}}, Dataset))
     assert found.cached_percent == percent
+
+
+async def test_a_node_that_will_be_taken_away_touches_the_jobs_on_it(watched: Watched) -> None:
+    placed = body() | {"spec": body()["spec"] | {"nodeName": "n1"}}
+    await watched.play("pods", Listed([placed], "1"))
+    watched.touched.clear()
+    taint = {"key": TAINTS[0], "effect": "NoSchedule"}
+    nodes = [{"metadata": {"name": name}, "spec": {"taints": taints}} for name, taints in (("n1", [taint]), ("n2", []))]
+    await watched.play("nodes", Listed(nodes, "1"))
+    assert watched.caches.notices == {"n1": TAINTS[0]}
+    assert watched.touched == [("ns", "tj")]
+    healed = {"metadata": {"name": "n1", "resourceVersion": "2"}, "spec": {}}
+    await watched.play("nodes", Listed(nodes, "1"), Changes([Change(ChangeKind.MODIFIED, healed)]))
+    assert watched.caches.notices == {}
+
+
+async def test_the_rate_of_the_under_store_is_the_median_of_the_nodes_that_measured_one(watched: Watched) -> None:
+    assert watched.caches.bytes_per_second() is None
+    caches = [
+        {"metadata": {"name": f"n{rate}"}, "status": {"origin": {"readBytesPerSecond": rate}}}
+        for rate in (0, 100, 300, 900)
+    ]
+    await watched.play("nodecaches", Listed(caches, "1"))
+    assert watched.caches.bytes_per_second() == 300
+
+
+async def test_the_echo_of_an_own_creation_is_no_news(watched: Watched) -> None:
+    watched.caches.created_pod("job-uid", body())
+    await watched.play("pods", Listed([body()], "1"))
+    assert watched.touched == []
+    assert NAME in watched.caches.pods_of("job-uid")
+    placed = body(2) | {"spec": body()["spec"] | {"nodeName": "n1"}}
+    await watched.play("pods", Listed([placed], "2"))
+    assert watched.touched == [("ns", "tj")]

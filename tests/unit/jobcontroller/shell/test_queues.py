@@ -10,6 +10,7 @@ import msgspec
 
 from api.training_v1alpha1 import TrainingJob
 from jobcontroller.core.observed import Admission
+from jobcontroller.shell.directories import Directories
 from jobcontroller.shell.queues import NOT_SEEN, Queues, Watched
 from kube.watch import Change, ChangeKind
 from tests.builders.training_jobs import job_body, workers
@@ -29,7 +30,7 @@ class Bench:
     def __init__(self, nominal: int) -> None:
         self.touched: list[str] = []
         client: Any = None  # nothing is read or written
-        self.queues = Queues(client, lambda key: self.touched.append(key[1]), Random(0))
+        self.queues = Queues(client, lambda key: self.touched.append(key[1]), Random(0), Directories())
         for synced in self.queues._synced:
             synced.set()
         queue = {"metadata": {"name": "q"}, "spec": {"nominalGPUs": nominal}}

@@ -1,0 +1,100 @@
+"""How often a job is read and looked at; no server."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any, cast
+
+from jobcontroller.core.turn import Policy
+from jobcontroller.frameworks.registry import FRAMEWORKS
+from jobcontroller.shell.caches import Caches
+from jobcontroller.shell.controller import Controller
+from jobcontroller.shell.directories import Directories
+from jobcontroller.shell.executor import Executor
+from jobcontroller.shell.observe import Observer
+from jobcontroller.shell.queues import Queues
+from jobcontroller.shell.retention import Retention
+from kube.client import KubeClient
+from kube.errors import NotFound
+from kube.events import EventRecorder
+from tests.builders.training_jobs import job
+
+KEY = ("ns", "tj")
+
+
+class FakeServer:
+    """Holds one job; gives what it is asked to create a uid."""
+
+    def __init__(self) -> None:
+        self.job: dict[str, Any] | None = job().to_wire()
+        self.reads = 0
+        self.created: list[str] = []
+
+    async def get(self, resource: Any, name: str, namespace: str) -> Any:
+        self.reads += 1
+        if self.job is None:
+            raise NotFound(404, "NotFound", "it is gone")
+        return self.job
+
+    async def replace(self, resource: Any, name: str, body: Any, namespace: str, **_: Any) -> Any:
+        assert self.job is not None
+        assert body["metadata"]["resourceVersion"] == self.job["metadata"]["resourceVersion"]
+        version = str(int(self.job["metadata"]["resourceVersion"]) + 1)
+        self.job = {**body, "metadata": {**body["metadata"], "resourceVersion": version}}
+        return self.job
+
+    async def create(self, resource: Any, body: Any, namespace: str, **_: Any) -> Any:
+        self.created.append(resource.kind)
+        return {**body, "metadata": {**body["metadata"], "uid": f"uid-{len(self.created)}"}}
+
+
+def _controller(server: FakeServer) -> Controller:
+    client = cast(KubeClient, server)
+    caches = Caches(client, lambda _: None, lambda: 0.0, Random(0))
+    recorder = EventRecorder(client, "tests", "tests")
+    directories = Directories()
+    queues = Queues(client, lambda _: None, Random(0), directories)
+    return Controller(
+        client,
+        Observer(
+            client,
+            caches,
+            queues,
+            FRAMEWORKS,
+            None,
+            directories=directories,
+            checkpoint_seconds=10.0,
+            clock=lambda: 0.0,
+        ),
+        Executor(client, caches, recorder, creations=50),
+        Retention(None),
+        policy=Policy(),
+        resync_seconds=30.0,
+        checkpoint_seconds=10.0,
+    )
+
+
+async def test_a_new_job_is_read_once_and_looked_at_until_its_pods_are_there() -> None:
+    server = FakeServer()
+    controller = _controller(server)
+    assert await controller.reconcile(KEY) == 30.0
+    assert server.reads == 1
+    assert sorted(server.created) == ["Pod", "Pod", "PodGroup", "Service"]
+    assert server.job is not None
+    assert server.job["status"]["createdAttempt"] == 0
+    version = server.job["metadata"]["resourceVersion"]
+    assert controller.has_written(KEY, version), "the watch's word of that version is no news"
+    assert not controller.has_written(KEY, str(int(version) - 1))
+    assert await controller.reconcile(KEY) == 30.0
+    assert server.reads == 2, "another look reads it anew"
+
+
+async def test_what_is_known_of_a_job_is_forgotten_with_it() -> None:
+    server = FakeServer()
+    controller = _controller(server)
+    await controller.reconcile(KEY)
+    assert server.job is not None
+    version = server.job["metadata"]["resourceVersion"]
+    server.job = None
+    assert await controller.reconcile(KEY) is None
+    assert not controller.has_written(KEY, version)
