@@ -23,6 +23,8 @@ class Candidate:
     is_referenced: bool
     is_pinned: bool
     last_used_seconds: float
+    uses: float = 0.0
+    """How often it was opened, older times counting less (tiering.py)."""
 
 
 def may_displace(candidate: Candidate, *, uid: str, as_home: bool) -> bool:

@@ -5,6 +5,7 @@ disk, core decides.
 All state changes on the event loop; disk work of any size runs in threads.
 
     (none) --acquire--> open --release--> kept on disk, or gone when nothing of it is resident
+    kept, or open and complete --relocate--> another file in another tier; who had it open reads the old one on
     kept: its descriptor stays open for a while (idle_files.py); whatever makes it gone closes it
     kept --evict, superseded--> gone          open --evict, superseded--> unlinked --last release--> gone
 
@@ -19,10 +20,11 @@ import asyncio
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import structlog
 
+from cacheruntime.core import tiering
 from cacheruntime.core.block_map import BlockMap
 from cacheruntime.core.blocks import Version, version_name
 from cacheruntime.core.eviction import Candidate, victims
@@ -35,6 +37,9 @@ from cacheruntime.worker.rooms import FULL_ERRNOS, Rooms, TierFolder
 from cacheruntime.worker.tier_files import CachedFile
 
 log = structlog.get_logger()
+
+REUSED_MAX: Final = 1024
+"""More are forgotten: they come again when they are used again."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,8 +58,10 @@ class BlockStore:
         metrics: Metrics,
         changed: Callable[[str], None],
         idle_files_max: int = 64,
+        reuse_seconds: float = 10.0,
     ) -> None:
-        """`idle_files_max`: files nobody holds that stay open."""
+        """`idle_files_max`: files nobody holds that stay open. `reuse_seconds`: a file that rested so long is used once
+        more; shorter pauses are the same use."""
         self.block_size_bytes = block_size_bytes
         self._rooms = Rooms(folders, clock, metrics)
         self.tiers = self._rooms.tiers
@@ -64,8 +71,11 @@ class BlockStore:
         self._metrics = metrics
         self.index = FileIndex(changed)
         self._idle = IdleFiles(max(1, idle_files_max))
-        self._storing: dict[tuple[str, int], asyncio.Future[bool]] = {}
+        self._storing: dict[tuple[CachedFile, int], asyncio.Future[bool]] = {}
         self._checking: dict[str, asyncio.Lock] = {}
+        self._reuse_seconds = reuse_seconds
+        self.reused: dict[str, None] = {}
+        """Names of files that were used again below the fastest level, for whoever moves them (mover.py)."""
 
     def directory(self, tier: int) -> Path:
         """Folder of a tier."""
@@ -124,7 +134,7 @@ class BlockStore:
                 self.release(file)
                 raise
             else:
-                file.last_used_seconds = self._clock()
+                self._use(file)
                 return file
         raise AssertionError("the last try returns or raises")
 
@@ -139,8 +149,19 @@ class BlockStore:
         if not tier_files.is_open(file) or not tier_files.is_as_left(file):
             return None
         self._idle.use(file)
-        file.last_used_seconds = self._clock()
+        self._use(file)
         return file
+
+    def _use(self, file: CachedFile) -> None:
+        now = self._clock()
+        if now - file.last_used_seconds >= self._reuse_seconds:
+            self.index.count_use(file)
+            if (
+                tiering.is_worth_promoting(self.tiers[file.tier], self.tiers, file.uses)
+                and len(self.reused) < REUSED_MAX
+            ):
+                self.reused[file.name] = None
+        file.last_used_seconds = now
 
     def _open(self, file: CachedFile) -> None:
         """Of a file whose references were just counted."""
@@ -207,7 +228,7 @@ class BlockStore:
         self, file: CachedFile, index: int, data: memoryview, checksum: int, *, as_home: bool
     ) -> bool:
         """Keep one block of a held file; False when there is no room for it. Waits for another one's same block."""
-        key = (file.name, index)
+        key = (file, index)
         if (other := self._storing.get(key)) is not None:
             return await asyncio.shield(other)
         if file.map.has(index):
@@ -346,9 +367,38 @@ class BlockStore:
             self.release(file)
         return file.map.is_complete
 
+    def relocate(self, file: CachedFile, copy: CachedFile, staging: Path) -> bool:
+        """Let a finished copy in another tier, whose room is reserved, take the place of `file`, held by the caller.
+
+        False when the file is not what was copied any more, or an incomplete one that others read: their descriptor
+        would not see what is filled later. Who has a complete file open reads the old one on, which stays charged.
+        """
+        is_same = self.index.get(copy.name) is file and not file.is_unlinked and not file.writes
+        if not is_same or file.map.encode() != copy.map.encode():
+            return False
+        if file.references > 1 and not file.map.is_complete:
+            return False
+        try:
+            tier_files.take_place(copy, staging)
+        except OSError as error:
+            self._rooms.failed(copy.tier, error)
+            return False
+        copy.uses, copy.last_used_seconds, copy.is_pinned = file.uses, file.last_used_seconds, file.is_pinned
+        self.index.remove(file)
+        tier_files.unlink_file(file)
+        self.tiers[copy.tier].charge(copy.map.resident_bytes)
+        self.index.add(copy)
+        self.index.note(copy)
+        self._idle.keep(copy)
+        return True
+
     def failed(self, file: CachedFile, error: OSError) -> CacheError:
         """Note that a file's medium failed; return what that means to who wanted it."""
         return self._rooms.failed(file.tier, error)
+
+    def medium_failed(self, tier: int, error: OSError) -> CacheError:
+        """The same of a tier, whatever was to be written there."""
+        return self._rooms.failed(tier, error)
 
     def close(self) -> None:
         """Close the files that nobody holds."""
@@ -438,5 +488,6 @@ class BlockStore:
         tier_files.close_file(file)
         if not file.is_unlinked:
             tier_files.unlink_file(file)
-        self.index.remove(file)
+        if self.index.get(file.name) is file:  # else another one took its place
+            self.index.remove(file)
         self.tiers[file.tier].refund(file.map.resident_bytes)

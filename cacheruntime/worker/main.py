@@ -18,7 +18,7 @@ from prometheus_client import start_http_server
 from api.gen.worker_pb2_grpc import add_WorkerControlServicer_to_server
 from cacheruntime.core.reports import ReportState
 from cacheruntime.core.scrub import ScrubSchedule
-from cacheruntime.core.tiers import Tier
+from cacheruntime.core.tiers import Tier, moving_room
 from cacheruntime.errors import CacheError
 from cacheruntime.worker import local_socket
 from cacheruntime.worker.block_store import BlockStore
@@ -33,6 +33,7 @@ from cacheruntime.worker.loads import Loads
 from cacheruntime.worker.local_socket import LocalSession
 from cacheruntime.worker.metadata_client import MetadataClient
 from cacheruntime.worker.metrics import Metrics
+from cacheruntime.worker.mover import Mover
 from cacheruntime.worker.names import Names
 from cacheruntime.worker.path_order import PathOrder
 from cacheruntime.worker.peers import Peers
@@ -112,6 +113,7 @@ async def _serve(settings: WorkerSettings) -> None:
         metrics=metrics,
         changed=state.changed,
         idle_files_max=min(tunables.idle_descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4),
+        reuse_seconds=tunables.reuse_seconds,
     )
     locks = [await store.run(_lock, tier.directory) for tier in settings.tiers]
     found = await store.recover()
@@ -154,7 +156,6 @@ async def _serve(settings: WorkerSettings) -> None:
     )
     reader = Reader(store, filler, datasets, metrics)
     writes = Writes(store=store, reader=reader, filler=filler, datasets=datasets, metadata=metadata, metrics=metrics)
-    await store.run(writes.recover)
     renames = Renames(store, writes, datasets, metadata)
     names = Names(metadata)
     answerer = ReadAnswerer(store, reader, metrics, senders)
@@ -175,6 +176,14 @@ async def _serve(settings: WorkerSettings) -> None:
         ScrubSchedule(tunables.scrub_bytes_per_second, tunables.scrub_pass_seconds),
         metrics,
         repair=lambda file, index: reader.load_block(file, index, as_home=file.map.is_home),
+        clock=time.monotonic,
+    )
+
+    mover = Mover(
+        store,
+        metrics,
+        bytes_per_second=tunables.move_bytes_per_second,
+        interval_seconds=tunables.move_seconds,
         clock=time.monotonic,
     )
 
@@ -225,6 +234,7 @@ async def _serve(settings: WorkerSettings) -> None:
             tasks.create_task(workers.run())
             tasks.create_task(pruner.run())
             tasks.create_task(_recheck(store, found))
+            tasks.create_task(mover.run())
             if tunables.scrub_bytes_per_second:
                 tasks.create_task(scrubber.run())
             log.info("worker_ready", node=me.node, listen=me.endpoint, control=str(control))
@@ -245,7 +255,15 @@ async def _serve(settings: WorkerSettings) -> None:
 def _tier(settings: WorkerSettings, number: int) -> Tier:
     tier, tunables = settings.tiers[number], settings.tunables
     temporary = int(tier.quota_bytes * tunables.temporary_percent / 100)
-    return Tier(tier.medium, tier.quota_bytes, max(temporary, tunables.temporary_bytes_min))
+    is_fastest = tier.medium == settings.tiers[0].medium
+    return Tier(
+        tier.medium,
+        tier.quota_bytes,
+        max(temporary, tunables.temporary_bytes_min),
+        high=tier.high,
+        low=tier.low,
+        moving_room_bytes=0 if is_fastest else moving_room(tier.quota_bytes),
+    )
 
 
 def _lock(directory: Path) -> int:

@@ -26,6 +26,7 @@ class Metrics:
         self.scrubbed_bytes = counter("scrubbed_bytes", "bytes read again to see whether they are still right")
         self.scrub_passes = counter("scrub_passes", "times all that was cached has been read again")
         self.evicted_bytes = counter("evicted_bytes", "bytes that made room for others", "medium")
+        self.moved_bytes = counter("moved_bytes", "bytes that changed their level", "why", "source", "target")
         self.bypassed_bytes = counter("bypassed_bytes", "bytes served and not kept", "medium")
         self.failed_requests = counter("failed_requests", "requests answered with an errno", "op", "errno")
         self.failed_peers = counter("failed_peer_reads", "blocks a peer did not deliver")

@@ -11,6 +11,7 @@ import ctypes
 import ctypes.util
 import errno
 import os
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -30,6 +31,14 @@ _NO_DESCRIPTOR: Final = -1
 _PUNCH: Final = 0x01 | 0x02
 _libc = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+class BlockUnreadable(Exception):
+    """The medium a block lies on did not give it."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class CachedFile:
@@ -53,6 +62,7 @@ class CachedFile:
         "reserved_bytes",
         "temporary",
         "tier",
+        "uses",
         "writes",
         "written_ns",
     )
@@ -76,6 +86,8 @@ class CachedFile:
         self.reserved_bytes = 0
         self.temporary: set[int] = set()
         self.last_used_seconds = 0.0
+        self.uses = 0.0
+        """Times it was opened after a pause, older ones halved now and then (file_index.py)."""
         self.writes = 0
         self.written_ns = 0
         """mtime after our own last write; another one means that somebody else wrote."""
@@ -248,6 +260,58 @@ def take_over(file: CachedFile, staging: Path, checksums: list[int]) -> None:
             raise
 
 
+def begin_copy(file: CachedFile, tier: int, directory: Path) -> tuple[CachedFile, Path]:
+    """Return an open, empty copy of a file in another tier, and the temporary name it has until `take_place`. Blocks;
+    OSError."""
+    copy = CachedFile(BlockMap(file.version, file.map.block_size_bytes, is_home=file.map.is_home), tier, file.path)
+    folder = directory / STAGING_FOLDER
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    staging = folder / secrets.token_hex(16)
+    copy.path = data_path(directory, file.version)
+    copy.descriptor = os.open(staging, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(copy.descriptor, file.version.size_bytes)
+    except OSError:
+        discard_copy(copy, staging)
+        raise
+    return copy, staging
+
+
+def copy_block(file: CachedFile, index: int, copy: CachedFile) -> bool:
+    """Bring one resident block over; False when it does not have its checksum. Blocks; OSError of the target, reading
+    errors are BlockUnreadable."""
+    try:
+        data = read_block(file, index)
+    except OSError as error:
+        raise BlockUnreadable(error) from error
+    if data is None:
+        return False
+    write_at(copy.descriptor, memoryview(data), index * file.map.block_size_bytes)
+    copy.map.add(index, crc32c(data))
+    return True
+
+
+def take_place(copy: CachedFile, staging: Path) -> None:
+    """Show a finished copy under its name, bytes first, then the map that makes them count; a few system calls; OSError
+    leaves nothing under the name."""
+    copy.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    staging.rename(copy.path)
+    copy.written_ns = os.fstat(copy.descriptor).st_mtime_ns
+    try:
+        with copy.lock:
+            _save_map(copy, 0, whole=True)
+    except OSError:
+        unlink_file(copy)
+        raise
+
+
+def discard_copy(copy: CachedFile, staging: Path) -> None:
+    """Close and remove a copy that did not take its place."""
+    close_file(copy)
+    with suppress(OSError):
+        staging.unlink()
+
+
 def verify(file: CachedFile) -> list[int]:
     """Return the resident blocks whose bytes do not have their checksum. Blocks; OSError."""
     bad: list[int] = []
@@ -295,8 +359,14 @@ def checksums(descriptor: int, size_bytes: int, block_size_bytes: int) -> list[i
 
 
 def scan(directory: Path, tier: int, block_size_bytes: int) -> list[CachedFile]:
-    """Return the files a tier's maps tell of, unverified; what has no whole map is removed. Blocks."""
+    """Return the files a tier's maps tell of, unverified; what has no whole map is removed. Blocks.
+
+    What is staged goes too: half a copy, or written bytes that are in the under store if they were acknowledged.
+    """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if (directory / STAGING_FOLDER).is_dir():
+        for left in (directory / STAGING_FOLDER).iterdir():
+            left.unlink(missing_ok=True)
     found: list[CachedFile] = []
     for folder in _folders(directory):
         names = {entry.name for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False)}

@@ -89,12 +89,6 @@ class Writes:
         self._folder = store.directory(self._tier) / tier_files.STAGING_FOLDER
         self._stagings: dict[int, Staging] = {}
 
-    def recover(self) -> None:
-        """Drop staging files of earlier runs: what was acknowledged of them is in the under store. Blocks."""
-        if self._folder.exists():
-            for left in self._folder.iterdir():
-                left.unlink(missing_ok=True)
-
     async def create(self, uid: str, path: str, *, base_etag: str, base_size_bytes: int) -> Staging:
         """Return a new staging file, empty or with the bytes of the base version; ReadOnly, VersionChanged."""
         await self._datasets.locate_writable(uid, path)
