@@ -154,7 +154,7 @@ def _watermarks(text: str, marks: Sequence[str]) -> tuple[float, float]:
     low = found.get("low", min(LOW, high))
     if not 0 < low <= high <= 1:
         raise argparse.ArgumentTypeError(
-            f"watermarks of tier {text!r}: low {low} and high {high} must be 0 < low <= high <= 1"
+            f"watermarks of tier {text!r} are low {low} and high {high}; they must be 0 < low <= high <= 1"
         )
     return high, low
 
