@@ -65,9 +65,11 @@ def place(
 
 
 def _roomiest(tiers: Sequence[Tier], usable: Iterable[int], now_seconds: float) -> int:
-    def room(index: int) -> tuple[int, int]:
+    def room(index: int) -> tuple[bool, int, int]:
         tier = tiers[index]
-        return tier.free_bytes(now_seconds), tier.temporary_limit_bytes - tier.temporary_bytes
+        # A tier that keeps nothing is for when no other works.
+        is_kept = tier.quota_bytes > 0
+        return is_kept, tier.free_bytes(now_seconds), tier.temporary_limit_bytes - tier.temporary_bytes
 
     return max(usable, key=room)
 

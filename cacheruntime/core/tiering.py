@@ -75,8 +75,8 @@ def is_worth_promoting(tier: Tier, tiers: Sequence[Tier], uses: float) -> bool:
 
 def overfull(tiers: Sequence[Tier]) -> list[int]:
     """Return the tiers that should demote; cheap."""
-    slower = levels_of(tiers)[:-1]
-    return [i for level in slower for i in level if tiers[i].used_bytes > tiers[i].high * tiers[i].quota_bytes]
+    slowest = max(tier.level for tier in tiers)
+    return [i for i, t in enumerate(tiers) if t.level < slowest and t.used_bytes > t.high * t.quota_bytes]
 
 
 def demotions(tiers: Sequence[Tier], files: Iterable[Candidate], now_seconds: float) -> list[Move]:

@@ -40,7 +40,9 @@ class Tier:
     device_free_bytes: int = 1 << 62
     """What the medium itself has left, as last asked; others may use it too."""
     blocked_until_seconds: float = float("-inf")
-    """The medium itself was full: no admission before that time."""
+    """The medium itself was full, or failed: no admission before that time."""
+    unread_until_seconds: float = float("-inf")
+    """The medium failed or was slow: what lies there is fetched from elsewhere before that time."""
 
     @property
     def level(self) -> int:
@@ -50,6 +52,10 @@ class Tier:
     def is_blocked(self, now_seconds: float) -> bool:
         """Whether the medium refused bytes a short while ago."""
         return now_seconds < self.blocked_until_seconds
+
+    def is_unread(self, now_seconds: float) -> bool:
+        """Whether blocks are better fetched from elsewhere than read here."""
+        return now_seconds < self.unread_until_seconds
 
     def free_bytes(self, now_seconds: float) -> int:
         """Bytes that may still be admitted; 0 while blocked."""

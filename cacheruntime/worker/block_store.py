@@ -17,10 +17,11 @@ Invariants:
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+import errno
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import structlog
 
@@ -28,7 +29,7 @@ from cacheruntime.core import tiering
 from cacheruntime.core.block_map import BlockMap
 from cacheruntime.core.blocks import Version, version_name
 from cacheruntime.core.eviction import Candidate, victims
-from cacheruntime.errors import CacheError, NoRoom
+from cacheruntime.errors import CacheError, MediumFailed, NoRoom
 from cacheruntime.worker import tier_files
 from cacheruntime.worker.file_index import FileIndex
 from cacheruntime.worker.idle_files import IdleFiles
@@ -40,6 +41,9 @@ log = structlog.get_logger()
 
 REUSED_MAX: Final = 1024
 """More are forgotten: they come again when they are used again."""
+
+LATE_FACTOR: Final = 3
+"""Nobody waits for a medium longer than so many slow answers."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,11 +63,15 @@ class BlockStore:
         changed: Callable[[str], None],
         idle_files_max: int = 64,
         reuse_seconds: float = 10.0,
+        slow_seconds: float = 2.0,
     ) -> None:
         """`idle_files_max`: files nobody holds that stay open. `reuse_seconds`: a file that rested so long is used once
-        more; shorter pauses are the same use."""
+        more; shorter pauses are the same use. `slow_seconds`: a medium that takes longer for a block, several times, is
+        left alone for a while."""
         self.block_size_bytes = block_size_bytes
-        self._rooms = Rooms(folders, clock, metrics)
+        self._rooms = Rooms(folders, clock, metrics, slow_seconds=slow_seconds)
+        self._slow_seconds = slow_seconds
+        self._late: set[asyncio.Future[Any]] = set()
         self.tiers = self._rooms.tiers
         """The ledgers, fastest first."""
         self._threads = threads
@@ -126,7 +134,9 @@ class BlockStore:
                 self._open(file)
                 if not file.is_verified or tier_files.is_touched(file):
                     await self.check(file)
-            except NoRoom:
+            except NoRoom as error:
+                if isinstance(error, MediumFailed):
+                    self.drop(file)  # it can be fetched again; while it is here nobody could open it
                 self.release(file)
                 if not tries_left:
                     raise
@@ -211,10 +221,11 @@ class BlockStore:
         async with lock:
             if file.is_verified and not tier_files.is_touched(file):
                 return
+            asked = self._clock()
             try:
                 bad = await self.run(tier_files.verify, file)
             except OSError as error:
-                raise self._rooms.failed(file.tier, error) from error
+                raise self._rooms.failed(file.tier, error, asked) from error
             for index in bad:
                 self.drop_corrupt(file, index, found="check")
             file.is_verified = True
@@ -230,7 +241,8 @@ class BlockStore:
         """Keep one block of a held file; False when there is no room for it. Waits for another one's same block."""
         key = (file, index)
         if (other := self._storing.get(key)) is not None:
-            return await asyncio.shield(other)
+            done, _ = await asyncio.wait({other}, timeout=LATE_FACTOR * self._slow_seconds)
+            return bool(done) and other.result()
         if file.map.has(index):
             return True
         if not self._admit(file, len(data), as_home=as_home):
@@ -238,15 +250,31 @@ class BlockStore:
             return False
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._storing[key] = future
+        try:
+            return await self._in_time(file.tier, self._store_one(future, file, index, data, checksum, as_home=as_home))
+        except TimeoutError:
+            return False  # the medium may still take it; until then its room is charged
+
+    async def _store_one(
+        self,
+        future: asyncio.Future[bool],
+        file: CachedFile,
+        index: int,
+        data: memoryview,
+        checksum: int,
+        *,
+        as_home: bool,
+    ) -> bool:
         is_stored = False
         try:
             is_stored = await self._write(file, index, data, checksum, as_home=as_home)
         finally:
-            del self._storing[key]
+            del self._storing[file, index]
             future.set_result(is_stored)
         return is_stored
 
     async def _write(self, file: CachedFile, index: int, data: memoryview, checksum: int, *, as_home: bool) -> bool:
+        asked = self._clock()
         file.references += 1
         file.writes += 1
         is_stored = False
@@ -255,8 +283,9 @@ class BlockStore:
                 file, len(data), lambda: tier_files.write_block(file, index, data, checksum, as_home=as_home)
             )
             is_stored = True
+            self._rooms.answered(file.tier, asked)
         except OSError as error:
-            self._rooms.failed(file.tier, error)
+            self._rooms.failed(file.tier, error, asked)
         finally:
             file.writes -= 1
             if not is_stored:
@@ -273,33 +302,88 @@ class BlockStore:
         if file.has(index):
             return
         tier = self.tiers[file.tier]
+        if tier.is_unread(self._clock()):
+            raise MediumFailed(f"the {tier.medium} tier failed a short while ago")
         if not tier.take_temporary(len(data), self._clock()):
             raise NoRoom(
                 f"the cache is full and {tier.temporary_bytes} bytes of readers it cannot keep fill the "
                 f"{tier.medium} tier's temporary room of {tier.temporary_limit_bytes}"
             )
+        try:
+            await self._in_time(file.tier, self._write_temporarily(file, index, data))
+        except TimeoutError:
+            raise MediumFailed(f"the {tier.medium} tier did not take a block in time") from None
+
+    async def _write_temporarily(self, file: CachedFile, index: int, data: memoryview) -> None:
+        tier, asked = self.tiers[file.tier], self._clock()
+        file.references += 1
         file.writes += 1
         try:
             await self._write_with_room(file, len(data), lambda: tier_files.write_temporary_block(file, index, data))
+            self._rooms.answered(file.tier, asked)
         except OSError as error:
             tier.return_temporary(len(data))
-            raise self._rooms.failed(file.tier, error) from error
+            raise self._rooms.failed(file.tier, error, asked) from error
+        else:
+            if file.has(index):
+                tier.return_temporary(len(data))
+            else:
+                file.temporary.add(index)
         finally:
             file.writes -= 1
-        if file.has(index):
-            tier.return_temporary(len(data))
-        else:
-            file.temporary.add(index)
+            self.leave(file)
 
     async def read_block(self, file: CachedFile, index: int) -> bytearray | None:
-        """Return a resident block of a held file, checked; a block that fails is dropped and None returned."""
+        """Return a resident block of a held file, checked; None when it is damaged, which drops it, or when its medium
+        does not give it now."""
+        if self.is_unread(file):
+            return None
         try:
-            data = await self.run(tier_files.read_block, file, index)
+            data = await self._in_time(file.tier, self._read(file, index))
         except OSError as error:
-            raise self._rooms.failed(file.tier, error) from error
+            if error.errno == errno.EIO:
+                self.drop_corrupt(file, index, found="read")
+                return None
+            raise MediumFailed(f"a block cannot be read: {error.strerror}") from error
+        except TimeoutError:
+            return None
         if data is None:
             self.drop_corrupt(file, index, found="read")
         return data
+
+    async def _read(self, file: CachedFile, index: int) -> bytearray | None:
+        asked = self._clock()
+        file.references += 1  # also when nobody waits any more: its descriptor is in use
+        try:
+            data = await self.run(tier_files.read_block, file, index)
+        except OSError as error:
+            self._rooms.failed(file.tier, error, asked)
+            raise
+        finally:
+            self.leave(file)
+        self._rooms.answered(file.tier, asked)
+        return data
+
+    def is_unread(self, file: CachedFile) -> bool:
+        """Whether the file's blocks are better fetched from elsewhere now."""
+        return self.tiers[file.tier].is_unread(self._clock())
+
+    async def _in_time(self, tier: int, work: Coroutine[Any, Any, T]) -> T:
+        """Await work on a medium for the time of several slow answers; TimeoutError, and then it goes on by itself."""
+        asked = self._clock()
+        task = asyncio.ensure_future(work)
+        self._late.add(task)
+        task.add_done_callback(self._ended)
+        done, _ = await asyncio.wait({task}, timeout=LATE_FACTOR * self._slow_seconds)
+        if not done:
+            self._rooms.answered(tier, asked)
+            raise TimeoutError
+        return task.result()
+
+    def _ended(self, task: "asyncio.Future[Any]") -> None:
+        self._late.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody may be left to see it; what it means is noted
 
     def drop_corrupt(self, file: CachedFile, index: int, *, found: str) -> None:
         """A block's bytes do not have its checksum: it is not resident any more."""

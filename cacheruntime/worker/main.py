@@ -1,8 +1,10 @@
 """`python -m cacheruntime worker`: wiring, start and stop of one worker."""
 
 import asyncio
+import hashlib
 import os
 import resource
+import shutil
 import signal
 import socket
 import time
@@ -105,8 +107,9 @@ async def _serve(settings: WorkerSettings) -> None:
     # Their own threads: a peer that takes nothing for a while must not hold up the disks.
     senders = ThreadPoolExecutor(tunables.send_threads, thread_name_prefix="send")
     folders = [TierFolder(_tier(settings, number), tier.directory) for number, tier in enumerate(settings.tiers)]
+    spare = _spare(settings)
     store = BlockStore(
-        folders,
+        [*folders, *spare],
         block_size_bytes=tunables.block_size_bytes,
         threads=threads,
         clock=time.monotonic,
@@ -114,11 +117,12 @@ async def _serve(settings: WorkerSettings) -> None:
         changed=state.changed,
         idle_files_max=min(tunables.idle_descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4),
         reuse_seconds=tunables.reuse_seconds,
+        slow_seconds=tunables.slow_disk_seconds,
     )
     locks = [await store.run(_lock, tier.directory) for tier in settings.tiers]
     found = await store.recover()
     log.info("recovered", files=len(found), bytes=sum(tier.used_bytes for tier in store.tiers))
-    speeds = [await _measure(store, tier.directory, tunables.probe_bytes) for tier in settings.tiers]
+    speeds = [await _measure(store, tier.directory, tunables.probe_bytes) for tier in settings.tiers] + [0] * len(spare)
 
     listener = _listen(settings.listen, "--listen")
     me = Peer(settings.node, await store.run(_next_epoch, settings.tiers[-1].directory), _name(listener, settings))
@@ -250,6 +254,8 @@ async def _serve(settings: WorkerSettings) -> None:
             pool.shutdown(wait=False, cancel_futures=True)
         for lock in locks:
             os.close(lock)
+        for folder in spare:
+            shutil.rmtree(folder.directory, ignore_errors=True)
 
 
 def _tier(settings: WorkerSettings, number: int) -> Tier:
@@ -264,6 +270,21 @@ def _tier(settings: WorkerSettings, number: int) -> Tier:
         low=tier.low,
         moving_room_bytes=0 if is_fastest else moving_room(tier.quota_bytes),
     )
+
+
+def _spare(settings: WorkerSettings) -> list[TierFolder]:
+    """Memory that keeps nothing: where files are opened, and bytes held for readers, while no medium works."""
+    tunables = settings.tunables
+    if not tunables.spare_directory:
+        return []
+    name = hashlib.blake2b(str(settings.socket.absolute()).encode(), digest_size=8).hexdigest()
+    directory = Path(tunables.spare_directory) / f"headrace-spare-{name}"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("no_spare_memory", folder=str(directory), error=error.strerror)
+        return []
+    return [TierFolder(Tier("MEM", 0, tunables.temporary_bytes_min), directory)]
 
 
 def _lock(directory: Path) -> int:

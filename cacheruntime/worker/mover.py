@@ -97,7 +97,7 @@ class Mover:
 
     async def _move(self, move: Move, why: str) -> bool:
         file, tier = self._store.index.get(move.name), self._store.tiers[move.target]
-        if file is None or not _may_move(file, move, why):
+        if file is None or not _may_move(file, move, why) or self._store.is_unread(file):
             return False
         size_bytes = file.map.resident_bytes
         if tier.room_for_moves_bytes(self._clock()) < size_bytes:

@@ -139,7 +139,9 @@ class Reporter:
         return files, gone
 
     def _tiers(self) -> list[pb.Tier]:
-        return [self._level(level) for level in levels_of(self._store.tiers)]
+        tiers = self._store.tiers
+        # Spare memory keeps nothing, so nobody plans with it.
+        return [self._level(level) for level in levels_of(tiers) if any(tiers[number].quota_bytes for number in level)]
 
     def _level(self, level: Sequence[int]) -> pb.Tier:
         """All paths of one medium as one tier. A file lies on one path, so the slowest one is what may be promised."""

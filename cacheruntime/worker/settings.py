@@ -74,6 +74,12 @@ class Tunables(BaseSettings):
     scrub_pass_seconds: float = Field(
         default=6 * 3600, gt=0, description="least time from one such pass to the next: a small cache needs no more"
     )
+    slow_disk_seconds: float = Field(
+        default=2.0, gt=0, description="a medium that takes longer for one block, several times, is left alone a while"
+    )
+    spare_directory: str = Field(
+        default="/dev/shm", description="memory for readers while no tier takes their bytes; empty = none"
+    )
     move_bytes_per_second: int = Field(
         default=256 << 20, ge=0, description="at which files are moved between levels at most; 0 = no limit"
     )

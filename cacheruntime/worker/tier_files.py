@@ -166,11 +166,11 @@ def is_lost(file: CachedFile) -> bool:
 
 
 def unlink_file(file: CachedFile) -> None:
-    """Remove both names; whoever has the file open goes on reading it."""
+    """Remove both names; whoever has the file open reads on. What a failing medium keeps, a restart checks."""
     with file.lock:
         file.is_unlinked = True
         for path in (map_path(file.path), file.path):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 path.unlink()
 
 
@@ -313,12 +313,18 @@ def discard_copy(copy: CachedFile, staging: Path) -> None:
 
 
 def verify(file: CachedFile) -> list[int]:
-    """Return the resident blocks whose bytes do not have their checksum. Blocks; OSError."""
+    """Return the resident blocks whose bytes do not have their checksum, or cannot be read. Blocks; OSError."""
     bad: list[int] = []
     buffer = bytearray(min(_PIECE_BYTES, file.map.block_size_bytes))
     before_ns = os.fstat(file.descriptor).st_mtime_ns
     for index in file.map.resident_blocks():
-        if not _has_checksum(file, index, buffer):
+        try:
+            is_right = _has_checksum(file, index, buffer)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            is_right = False
+        if not is_right:
             bad.append(index)
     with file.lock:
         file.written_ns = before_ns if file.writes == 0 else file.written_ns

@@ -293,3 +293,40 @@ async def test_moves_keep_to_their_rate(tmp_path: Path, threads: ThreadPoolExecu
     assert await mover.turn() == 2
     # A second's worth at once; the clock stands still, so the rest is booked one after another.
     assert max(node.pauses) == pytest.approx(2 * FILE_BYTES / BLOCK - 1)
+
+
+async def test_while_no_medium_works_files_are_opened_in_spare_memory(
+    tmp_path: Path, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiers = [Tier("SSD", 1 << 20, 0), Tier("MEM", 0, 2 * BLOCK)]
+    now = 0.0
+    store = BlockStore(
+        [TierFolder(tier, tmp_path / tier.medium) for tier in tiers],
+        block_size_bytes=BLOCK,
+        threads=threads,
+        clock=lambda: now,
+        metrics=Metrics(),
+        changed=lambda _: None,
+    )
+    await store.recover()
+    version = a_version("a")
+    real = tier_files.open_file
+
+    def open_file(file: tier_files.CachedFile) -> None:
+        if file.tier == 0 and now < 100:
+            raise OSError(errno.EIO, "Input/output error")
+        real(file)
+
+    monkeypatch.setattr(tier_files, "open_file", open_file)
+    file = await store.acquire(version, wanted_bytes=FILE_BYTES, as_home=True)
+    assert file.tier == 1
+    piece = memoryview(bytes_of(version))[:BLOCK]
+    assert not await store.store_block(file, 0, piece, crc32c(piece), as_home=True)
+    await store.hold_temporarily(file, 0, piece)
+    assert os.pread(file.descriptor, BLOCK, 0) == piece
+    store.release(file)
+    now = 100.0
+    file = await store.acquire(version, wanted_bytes=FILE_BYTES, as_home=True)
+    assert file.tier == 0 and await store.store_block(file, 0, piece, crc32c(piece), as_home=True)
+    store.release(file)
+    assert tiers[1].used_bytes == tiers[1].temporary_bytes == 0
