@@ -24,6 +24,8 @@ class FileIndex:
         self._copies: defaultdict[str, int] = defaultdict(int)
         self._gone: dict[str, Version] = {}
         self._uses = 0.0
+        self.refetch_seconds_per_byte: Callable[[str], float] = lambda _: 0.0
+        """What a byte of a dataset costs to bring back; set by who knows."""
 
     def __len__(self) -> int:
         return len(self._files)
@@ -120,10 +122,11 @@ class FileIndex:
 
     def all_candidates(self) -> list[Candidate]:
         """Return every file as core sees it."""
-        return [candidate(file) for file in self._files.values()]
+        costs = {uid: self.refetch_seconds_per_byte(uid) for uid in self._held}
+        return [candidate(file, costs[file.version.uid]) for file in self._files.values()]
 
 
-def candidate(file: CachedFile) -> Candidate:
+def candidate(file: CachedFile, refetch_seconds_per_byte: float = 0.0) -> Candidate:
     """Return a file as core sees it."""
     return Candidate(
         name=file.name,
@@ -135,4 +138,5 @@ def candidate(file: CachedFile) -> Candidate:
         is_pinned=file.is_pinned,
         last_used_seconds=file.last_used_seconds,
         uses=file.uses,
+        refetch_seconds_per_byte=refetch_seconds_per_byte,
     )

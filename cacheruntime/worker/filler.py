@@ -42,6 +42,8 @@ log = structlog.get_logger()
 SPARE_PEERS = 1
 """Asked after all homes failed, before the under store: the next in line is the home once they are known dead."""
 
+RATES_MAX = 1000
+"""Datasets whose under store's speed is remembered."""
 QUESTION_SECONDS = 1.0
 """A peer that has not said within it whether it has a block is not just busy."""
 
@@ -106,6 +108,7 @@ class Filler:
         self._fills: Fills[Key] = Fills()
         self._flights: dict[Key, asyncio.Task[Fetched]] = {}
         self.origin_rate = BusyRate()
+        self._origin_rates: dict[str, BusyRate] = {}
         self.peer_rate = BusyRate()
 
     # Who keeps what
@@ -128,6 +131,11 @@ class Filler:
     def may_be_home(self, info: pb.DatasetInfo) -> bool:
         """Whether this node may keep blocks of the dataset at all."""
         return not info.eligible_nodes or self._workers.me.node in info.eligible_nodes
+
+    def refetch_seconds_per_byte(self, uid: str) -> float:
+        """Return what a byte of a dataset costs to bring back from its under store; 0 = nothing was measured."""
+        rate = self._origin_rates.get(uid, self.origin_rate).bytes_per_second or self.origin_rate.bytes_per_second
+        return 1 / rate if rate else 0.0
 
     # Fetching
 
@@ -300,12 +308,19 @@ class Filler:
         self._hedging.answered(peer, self._clock() - asked)
         return found
 
+    def _rate_of(self, uid: str) -> BusyRate:
+        if uid not in self._origin_rates and len(self._origin_rates) >= RATES_MAX:
+            del self._origin_rates[next(iter(self._origin_rates))]
+        return self._origin_rates.setdefault(uid, BusyRate())
+
     async def _origin(self, version: Version, index: int) -> Fetched:
         location = await self._datasets.locate(version.uid, version.path)
         length = block_length(index, version.size_bytes, self._block_size_bytes)
         async with self._origin_slots:
             data = memoryview(bytearray(length))
-            self.origin_rate.start(self._clock())
+            rates = (self.origin_rate, self._rate_of(version.uid))
+            for rate in rates:
+                rate.start(self._clock())
             moved = 0
             try:
                 async with asyncio.timeout(self._origin_seconds):
@@ -320,6 +335,7 @@ class Filler:
                 message = f"the under store sent {version.path!r} block {index} not within {seconds} s"
                 raise CacheError(message, is_retryable=True) from None
             finally:
-                self.origin_rate.finish(self._clock(), moved)
+                for rate in rates:
+                    rate.finish(self._clock(), moved)
         self._metrics.origin_bytes.inc(length)
         return Fetched(data, crc32c(data), Source.ORIGIN)

@@ -158,6 +158,7 @@ async def _serve(settings: WorkerSettings) -> None:
         origin_seconds=tunables.origin_read_seconds,
         clock=time.monotonic,
     )
+    store.index.refetch_seconds_per_byte = filler.refetch_seconds_per_byte
     reader = Reader(store, filler, datasets, metrics)
     writes = Writes(store=store, reader=reader, filler=filler, datasets=datasets, metadata=metadata, metrics=metrics)
     renames = Renames(store, writes, datasets, metadata)
