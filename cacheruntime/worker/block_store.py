@@ -30,9 +30,10 @@ from cacheruntime.core.block_map import BlockMap
 from cacheruntime.core.blocks import Version, version_name
 from cacheruntime.core.eviction import Candidate, victims
 from cacheruntime.errors import CacheError, MediumFailed, NoRoom
-from cacheruntime.worker import tier_files
+from cacheruntime.worker import file_copies, tier_files
 from cacheruntime.worker.file_index import FileIndex
 from cacheruntime.worker.idle_files import IdleFiles
+from cacheruntime.worker.late_work import LateWork
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.rooms import FULL_ERRNOS, Rooms, TierFolder
 from cacheruntime.worker.tier_files import CachedFile
@@ -41,7 +42,6 @@ log = structlog.get_logger()
 
 REUSED_MAX: Final = 1024
 """More are forgotten: they come again when they are used again."""
-
 LATE_FACTOR: Final = 3
 """Nobody waits for a medium longer than so many slow answers."""
 
@@ -70,8 +70,7 @@ class BlockStore:
         left alone for a while."""
         self.block_size_bytes = block_size_bytes
         self._rooms = Rooms(folders, clock, metrics, slow_seconds=slow_seconds)
-        self._slow_seconds = slow_seconds
-        self._late: set[asyncio.Future[Any]] = set()
+        self._late = LateWork(LATE_FACTOR * slow_seconds)
         self.tiers = self._rooms.tiers
         """The ledgers, fastest first."""
         self._threads = threads
@@ -166,10 +165,8 @@ class BlockStore:
         now = self._clock()
         if now - file.last_used_seconds >= self._reuse_seconds:
             self.index.count_use(file)
-            if (
-                tiering.is_worth_promoting(self.tiers[file.tier], self.tiers, file.uses)
-                and len(self.reused) < REUSED_MAX
-            ):
+            is_due = tiering.is_worth_promoting(self.tiers[file.tier], self.tiers, file.uses)
+            if is_due and len(self.reused) < REUSED_MAX:
                 self.reused[file.name] = None
         file.last_used_seconds = now
 
@@ -241,7 +238,7 @@ class BlockStore:
         """Keep one block of a held file; False when there is no room for it. Waits for another one's same block."""
         key = (file, index)
         if (other := self._storing.get(key)) is not None:
-            done, _ = await asyncio.wait({other}, timeout=LATE_FACTOR * self._slow_seconds)
+            done, _ = await asyncio.wait({other}, timeout=self._late.seconds)
             return bool(done) and other.result()
         if file.map.has(index):
             return True
@@ -369,21 +366,13 @@ class BlockStore:
         return self.tiers[file.tier].is_unread(self._clock())
 
     async def _in_time(self, tier: int, work: Coroutine[Any, Any, T]) -> T:
-        """Await work on a medium for the time of several slow answers; TimeoutError, and then it goes on by itself."""
+        """Await work on a medium; TimeoutError when it takes the time of several slow answers."""
         asked = self._clock()
-        task = asyncio.ensure_future(work)
-        self._late.add(task)
-        task.add_done_callback(self._ended)
-        done, _ = await asyncio.wait({task}, timeout=LATE_FACTOR * self._slow_seconds)
-        if not done:
+        try:
+            return await self._late.wait_for(work)
+        except TimeoutError:
             self._rooms.answered(tier, asked)
-            raise TimeoutError
-        return task.result()
-
-    def _ended(self, task: "asyncio.Future[Any]") -> None:
-        self._late.discard(task)
-        if not task.cancelled():
-            task.exception()  # nobody may be left to see it; what it means is noted
+            raise
 
     def drop_corrupt(self, file: CachedFile, index: int, *, found: str) -> None:
         """A block's bytes do not have its checksum: it is not resident any more."""
@@ -463,7 +452,7 @@ class BlockStore:
         if file.references > 1 and not file.map.is_complete:
             return False
         try:
-            tier_files.take_place(copy, staging)
+            file_copies.take_place(copy, staging)
         except OSError as error:
             self._rooms.failed(copy.tier, error)
             return False

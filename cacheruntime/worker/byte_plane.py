@@ -203,7 +203,7 @@ class ReadAnswerer:
     ) -> None:
         if read.resident_only:
             known = self._store.find(version)
-            if known is None or not known.map.has(index):
+            if known is None or not known.map.has(index) or self._store.is_unread(known):
                 raise NotResident(f"block {index} of {version.path!r} is not here")
         fetched = await self._reader.block(version, index, for_peer=for_peer)
         start = read.offset_bytes - index * self._store.block_size_bytes

@@ -238,8 +238,10 @@ class Filler:
         async def fetch() -> Fetched:
             for other in peers:
                 question = asyncio.create_task(self._ask(other, version, index, resident_only=True))
-                done, _ = await asyncio.wait({question}, timeout=QUESTION_SECONDS)
-                question.cancel()
+                try:
+                    done, _ = await asyncio.wait({question}, timeout=QUESTION_SECONDS)
+                finally:
+                    question.cancel()
                 if done and not isinstance(question.exception(), PeerFailed):
                     if other != peers[-1] and isinstance(question.exception(), NotResident):
                         continue

@@ -20,11 +20,12 @@ from cacheruntime.core import tiering
 from cacheruntime.core.rates import TokenBucket
 from cacheruntime.core.tiering import Move
 from cacheruntime.errors import CacheError
-from cacheruntime.worker import tier_files
+from cacheruntime.worker import file_copies
 from cacheruntime.worker.block_store import BlockStore
+from cacheruntime.worker.file_copies import BlockUnreadable
 from cacheruntime.worker.file_index import candidate
 from cacheruntime.worker.metrics import Metrics
-from cacheruntime.worker.tier_files import BlockUnreadable, CachedFile
+from cacheruntime.worker.tier_files import CachedFile
 
 log = structlog.get_logger()
 
@@ -122,7 +123,7 @@ class Mover:
     async def _copy(self, file: CachedFile, move: Move, why: str) -> bool:
         target = move.target
         try:
-            copy, staging = await self._store.run(tier_files.begin_copy, file, target, self._store.directory(target))
+            copy, staging = await self._store.run(file_copies.begin_copy, file, target, self._store.directory(target))
         except OSError as error:
             self._store.medium_failed(target, error)
             return False
@@ -138,7 +139,7 @@ class Mover:
             self._store.medium_failed(target, error)
         # Not when the worker stops: a thread may still write to it. The next start removes what is staged.
         if not is_moved:
-            tier_files.discard_copy(copy, staging)
+            file_copies.discard_copy(copy, staging)
         return is_moved
 
     async def _copy_blocks(self, file: CachedFile, copy: CachedFile) -> bool:
@@ -146,7 +147,7 @@ class Mover:
             await self._sleep(self._bucket.delay_seconds(file.map.length(index), self._clock()))
             if not file.map.has(index) or file.is_unlinked:
                 return False
-            if not await self._store.run(tier_files.copy_block, file, index, copy):
+            if not await self._store.run(file_copies.copy_block, file, index, copy):
                 self._store.drop_corrupt(file, index, found="move")
                 return False
         return True

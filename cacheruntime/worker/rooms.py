@@ -29,6 +29,11 @@ MEASURED_SECONDS: Final = 0.05
 """How long a medium's free room is taken as known; what we write meanwhile is charged anyway."""
 FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
+MEDIUM_ERRNOS: Final = frozenset(
+    {errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.EREMOTEIO, errno.EUCLEAN, errno.ETIMEDOUT}
+)
+"""The medium's own fault; others (no descriptors left, say) are not cured by leaving it alone."""
+
 Candidates = Callable[[], Iterable[Candidate]]
 
 
@@ -99,6 +104,9 @@ class Rooms:
             self._metrics.tier_full.labels(tier.medium).inc()
             log.error("tier_full", medium=tier.medium, folder=folder, error=error.strerror)
             return NoRoom(f"the {tier.medium} tier's medium is full: {error.strerror}")
+        if error.errno not in MEDIUM_ERRNOS:
+            log.error("tier_failed", medium=tier.medium, folder=folder, error=error.strerror)
+            return CacheError(f"the {tier.medium} tier failed: {error.strerror}", is_retryable=True)
         if self._health[number].failed(now if asked_seconds is None else asked_seconds, now):
             self._pause(number, "failed", error.strerror or str(error))
         return MediumFailed(f"the {tier.medium} tier failed: {error.strerror}")

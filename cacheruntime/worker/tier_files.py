@@ -11,7 +11,6 @@ import ctypes
 import ctypes.util
 import errno
 import os
-import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -31,14 +30,6 @@ _NO_DESCRIPTOR: Final = -1
 _PUNCH: Final = 0x01 | 0x02
 _libc = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-
-
-class BlockUnreadable(Exception):
-    """The medium a block lies on did not give it."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 class CachedFile:
@@ -183,7 +174,7 @@ def write_block(file: CachedFile, index: int, data: memoryview, checksum: int, *
         file.map.is_home = file.map.is_home or as_home
         file.map.add(index, checksum)
         try:
-            _save_map(file, index, whole=needs_header)
+            save_map(file, index, whole=needs_header)
         except OSError:
             file.map.drop(index)
             raise
@@ -228,7 +219,7 @@ def drop_block(file: CachedFile, index: int) -> bool:
         was_resident = file.map.drop(index)
         if was_resident:
             with suppress(OSError):
-                _save_map(file, index, whole=False)
+                save_map(file, index, whole=False)
         return was_resident
 
 
@@ -240,7 +231,7 @@ def rename_file(file: CachedFile, version: Version, target: Path) -> None:
         map_path(file.path).unlink(missing_ok=True)
         file.map = file.map.rekeyed(version)
         file.path, file.name = target, version_name(version)
-        _save_map(file, 0, whole=True)
+        save_map(file, 0, whole=True)
 
 
 def take_over(file: CachedFile, staging: Path, checksums: list[int]) -> None:
@@ -253,63 +244,11 @@ def take_over(file: CachedFile, staging: Path, checksums: list[int]) -> None:
         for index, checksum in enumerate(checksums):
             file.map.add(index, checksum)
         try:
-            _save_map(file, 0, whole=True)
+            save_map(file, 0, whole=True)
         except OSError:
             for index in range(len(checksums)):
                 file.map.drop(index)
             raise
-
-
-def begin_copy(file: CachedFile, tier: int, directory: Path) -> tuple[CachedFile, Path]:
-    """Return an open, empty copy of a file in another tier, and the temporary name it has until `take_place`. Blocks;
-    OSError."""
-    copy = CachedFile(BlockMap(file.version, file.map.block_size_bytes, is_home=file.map.is_home), tier, file.path)
-    folder = directory / STAGING_FOLDER
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    staging = folder / secrets.token_hex(16)
-    copy.path = data_path(directory, file.version)
-    copy.descriptor = os.open(staging, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.ftruncate(copy.descriptor, file.version.size_bytes)
-    except OSError:
-        discard_copy(copy, staging)
-        raise
-    return copy, staging
-
-
-def copy_block(file: CachedFile, index: int, copy: CachedFile) -> bool:
-    """Bring one resident block over; False when it does not have its checksum. Blocks; OSError of the target, reading
-    errors are BlockUnreadable."""
-    try:
-        data = read_block(file, index)
-    except OSError as error:
-        raise BlockUnreadable(error) from error
-    if data is None:
-        return False
-    write_at(copy.descriptor, memoryview(data), index * file.map.block_size_bytes)
-    copy.map.add(index, crc32c(data))
-    return True
-
-
-def take_place(copy: CachedFile, staging: Path) -> None:
-    """Show a finished copy under its name, bytes first, then the map that makes them count; a few system calls; OSError
-    leaves nothing under the name."""
-    copy.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    staging.rename(copy.path)
-    copy.written_ns = os.fstat(copy.descriptor).st_mtime_ns
-    try:
-        with copy.lock:
-            _save_map(copy, 0, whole=True)
-    except OSError:
-        unlink_file(copy)
-        raise
-
-
-def discard_copy(copy: CachedFile, staging: Path) -> None:
-    """Close and remove a copy that did not take its place."""
-    close_file(copy)
-    with suppress(OSError):
-        staging.unlink()
 
 
 def verify(file: CachedFile) -> list[int]:
@@ -413,7 +352,8 @@ def _load(path: Path, tier: int, block_size_bytes: int) -> CachedFile | None:
     return file
 
 
-def _save_map(file: CachedFile, index: int, *, whole: bool) -> None:
+def save_map(file: CachedFile, index: int, *, whole: bool) -> None:
+    """Store the map, or what of it tells of one block; nothing of an unlinked file. Under `lock`; OSError."""
     if file.is_unlinked:
         return
     if whole or not file.has_map_file:

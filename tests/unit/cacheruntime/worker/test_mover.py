@@ -11,7 +11,7 @@ import pytest
 from cacheruntime.core.blocks import Version
 from cacheruntime.core.checksums import crc32c
 from cacheruntime.core.tiers import Tier
-from cacheruntime.worker import tier_files
+from cacheruntime.worker import file_copies, tier_files
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.mover import Mover
@@ -270,7 +270,7 @@ async def test_a_target_that_fails_costs_nothing(
         failed.append(where)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(tier_files, where, fail)
+    monkeypatch.setattr(file_copies, where, fail)
     assert await node.mover.turn() == 0
     assert failed == [where], "the full target is asked once, then left alone"
     assert node.where(*versions) == ["MEM"] * 4
