@@ -63,7 +63,7 @@ class BlockStore:
         changed: Callable[[str], None],
         idle_files_max: int = 64,
         reuse_seconds: float = 10.0,
-        slow_seconds: float = 2.0,
+        slow_seconds: float = 10.0,
     ) -> None:
         """`idle_files_max`: files nobody holds that stay open. `reuse_seconds`: a file that rested so long is used once
         more; shorter pauses are the same use. `slow_seconds`: a medium that takes longer for a block, several times, is

@@ -44,7 +44,7 @@ SPARE_PEERS = 1
 
 RATES_MAX = 1000
 """Datasets whose under store's speed is remembered."""
-QUESTION_SECONDS = 1.0
+QUESTION_SECONDS = 1.5
 """A peer that has not said within it whether it has a block is not just busy."""
 
 

@@ -119,7 +119,7 @@ async def _serve(settings: WorkerSettings) -> None:
         reuse_seconds=tunables.reuse_seconds,
         slow_seconds=tunables.slow_disk_seconds,
     )
-    locks = [await store.run(_lock, tier.directory) for tier in settings.tiers]
+    locks = [await store.run(_lock, folder.directory) for folder in (*folders, *spare)]
     found = await store.recover()
     log.info("recovered", files=len(found), bytes=sum(tier.used_bytes for tier in store.tiers))
     speeds = [await _measure(store, tier.directory, tunables.probe_bytes) for tier in settings.tiers] + [0] * len(spare)

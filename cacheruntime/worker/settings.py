@@ -75,7 +75,7 @@ class Tunables(BaseSettings):
         default=6 * 3600, gt=0, description="least time from one such pass to the next: a small cache needs no more"
     )
     slow_disk_seconds: float = Field(
-        default=2.0, gt=0, description="a medium that takes longer for one block, several times, is left alone a while"
+        default=10.0, gt=0, description="a medium that takes longer for one block, several times, is left alone a while"
     )
     spare_directory: str = Field(
         default="/dev/shm", description="memory for readers while no tier takes their bytes; empty = none"
