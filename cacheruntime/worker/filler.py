@@ -45,7 +45,7 @@ SPARE_PEERS = 1
 RATES_MAX = 1000
 """Datasets whose under store's speed is remembered."""
 QUESTION_SECONDS = 1.5
-"""A peer that has not said within it whether it has a block is not just busy."""
+"""A peer that has not said anything within it, not even whether it has a block, is not just busy."""
 
 
 class Source(StrEnum):
@@ -236,6 +236,7 @@ class Filler:
         under store. A home that says it has not got the block yet is at the under store itself."""
 
         async def fetch() -> Fetched:
+            asked = self._clock()
             for other in peers:
                 question = asyncio.create_task(self._ask(other, version, index, resident_only=True))
                 try:
@@ -247,6 +248,8 @@ class Filler:
                         continue
                     found = question.result()
                     return Fetched(found.data, found.checksum, Source.PEER)
+            if self._peers.heard_since(peers[-1], asked):
+                raise NotResident("the peer is busy with other blocks; more load helps nobody")
             if not self._hedging.may_hedge(at_origin=True):
                 raise NotResident("no other peer has the block, and the budget for asking the under store is used up")
             return await self.fetch_for_peer(info, version, index, keep)
