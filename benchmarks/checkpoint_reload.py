@@ -1,8 +1,8 @@
 """Reloading a checkpoint after a restart: through the cache against directly from a slow origin.
 
 The checkpoint was read (or loaded) once before, so it is on one node; the kernel's page cache is dropped before every
-reload where that is permitted. `reload-same-node` reads on that node, `reload-other-node` on one that has none of it
-and gets it from its peer. The origin's cap makes the direct read take a minute (--quick: seconds).
+reload where that is permitted. `reload-SIZE-same-node` reads on that node, `reload-SIZE-other-node` on one that has
+none of it and gets it from its peer. The origin's cap makes each direct read take a minute (--quick: seconds).
 """
 
 import time
@@ -31,16 +31,17 @@ class Sizes:
     direct_seconds: float
 
 
-FULL: Final = Sizes(1_000_000_000, 62.0)
-QUICK: Final = Sizes(64 * MIB, 3.0)
+FULL: Final = (Sizes(1_000_000_000, 62.0), Sizes(4_000_000_000, 62.0))
+QUICK: Final = (Sizes(64 * MIB, 3.0),)
 
 
 def main(arguments: list[str]) -> int:
     """Measure and report."""
     options = frame.parser("checkpoint-reload", __doc__ or "").parse_args(arguments)
-    sizes = QUICK if options.quick else FULL
-    with TemporaryDirectory(prefix="headrace-bench-reload-") as name:
-        cases = _cases(Path(name), sizes, options.runs)
+    cases: list[Case] = []
+    for sizes in QUICK if options.quick else FULL:
+        with TemporaryDirectory(prefix="headrace-bench-reload-") as name:
+            cases += _cases(Path(name), sizes, options.runs)
     frame.report("checkpoint-reload", cases, options.json, options.plot)
     return 0
 
@@ -75,9 +76,21 @@ def _cases(directory: Path, sizes: Sizes, pairs: int) -> list[Case]:
             f"{sizes.size_bytes / 1e6:.0f} MB; {origin.cap}; {pages}; first read, by the cache, {first_seconds:.1f} s"
         )
         return [
-            Case(f"reload-{name}", "s", each, "direct", higher_is_better=False, goal=GOAL, note=note)
+            Case(
+                f"reload-{_size_name(sizes.size_bytes)}-{name}",
+                "s",
+                each,
+                "direct",
+                higher_is_better=False,
+                goal=GOAL,
+                note=note,
+            )
             for name, each in runs.items()
         ]
+
+
+def _size_name(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.0f}GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f}MB"
 
 
 def _seconds(read: Callable[[], int], size_bytes: int) -> float:

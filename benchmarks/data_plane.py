@@ -183,8 +183,11 @@ class DataPlane:
 
             self._await(process, "list of all workers", knows_all)
 
-    def start_worker(self, node: str, environment: Mapping[str, str] | None = None) -> Process:
-        """Start (or start again) a node's worker; returns when its socket answers."""
+    def start_worker(
+        self, node: str, environment: Mapping[str, str] | None = None, *, tiers: Sequence[str] = ()
+    ) -> Process:
+        """Start (or start again) a node's worker, with these `--tier` options or one SSD tier; returns when its socket
+        answers."""
         tier = self.directory / f"{node}-tier"
         tier.mkdir(exist_ok=True)
         socket = self.socket(node)
@@ -194,7 +197,7 @@ class DataPlane:
             [
                 *["-m", "cacheruntime", "worker", "--node", node, "--metadata", self.metadata_address],
                 *["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--socket", str(socket)],
-                *["--tier", f"SSD:{tier.absolute()}:{self._tier_bytes}"],
+                *(word for one in tiers or [f"SSD:{tier.absolute()}:{self._tier_bytes}"] for word in ("--tier", one)),
                 *["--credentials-dir", str(self.directory / "credentials")],
                 *self._trust_flags(Identity(Role.WORKER, node)),
             ],

@@ -11,6 +11,7 @@ Owns the words and the tables from under store reasons and gRPC codes. Kinds: re
     ├── ReadOnly        EROFS    the dataset or its mount may not be written
     ├── NotResident     ENODATA  a peer asked for resident bytes only
     ├── NoRoom          ENOBUFS  no tier can hold the bytes even for a moment; READ serves them inline
+    │   └── MediumFailed     the medium gives or takes no bytes now: others have them
     ├── BadRequest      EINVAL   a field of the request cannot be
     ├── PeerFailed      EIO      a peer is gone, late or answered nonsense (retryable elsewhere)
     └── others by errno: EIO (retryable or not), ENOSPC, EEXIST, ENOTEMPTY, ENOTDIR, EISDIR, ...
@@ -77,6 +78,10 @@ class NoRoom(CacheError):
     """No tier can hold the bytes, not even until the reader closes."""
 
     default_errno = errno.ENOBUFS
+
+
+class MediumFailed(NoRoom):
+    """A medium failed or is too slow: what lies on it can be had from elsewhere, and inline."""
 
 
 class BadRequest(CacheError):

@@ -69,7 +69,14 @@ def missing_packages() -> list[str]:
     if not any(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
         wanted.append("postgresql")  # the tests run the metadata service on a real one
     # The tests run an MPI job; of the ssh servers this is the one that starts nothing when it is installed.
-    for program, package in (("mpirun", "openmpi-bin"), ("ssh", "openssh-client"), ("dropbear", "dropbear-bin")):
+    # strace answers a worker's file calls with errors.
+    programs = (
+        ("mpirun", "openmpi-bin"),
+        ("ssh", "openssh-client"),
+        ("dropbear", "dropbear-bin"),
+        ("strace", "strace"),
+    )
+    for program, package in programs:
         if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
             wanted.append(package)
     return wanted

@@ -2,8 +2,9 @@
 
 Owns the choice of a tier for a file and of what a block may displace. All blocks of one version on a node lie in
 one sparse file, so in one tier: the tier is chosen once, for the bytes that file is expected to bring. Order:
-the fastest tier with room; else the slowest where eviction makes room (it hurts least); else bypass: the bytes
-are served and not kept.
+the fastest level with room, there the path with the largest part of its quota free, so that the disks of a level fill
+evenly; else the slowest where eviction makes room (it hurts least); else bypass: the bytes are served and not kept.
+What moves later between levels is tiering.py's.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cacheruntime.core.eviction import Candidate, victims
-from cacheruntime.core.tiers import Tier
+from cacheruntime.core.tiers import Tier, levels_of
 
 EVICT_PERCENT: Final = 2
 """Of a quota, dropped at a time: one look at all files then pays for many admissions."""
@@ -48,10 +49,12 @@ def place(
     `candidates` is called only when nothing has room: it lists every file of the node.
     """
     usable = [i for i, tier in enumerate(tiers) if not tier.is_blocked(now_seconds)]
-    for index in usable:
-        if wanted_bytes and tiers[index].free_bytes(now_seconds) >= wanted_bytes:
-            return Placement(index, wanted_bytes)
     if wanted_bytes:
+        for level in levels_of(tiers):
+            with_room = [i for i in level if i in usable and tiers[i].free_bytes(now_seconds) >= wanted_bytes]
+            if with_room:
+                emptiest = max(with_room, key=lambda i: tiers[i].free_bytes(now_seconds) / tiers[i].quota_bytes)
+                return Placement(emptiest, wanted_bytes)
         files = list(candidates())
         for index in reversed(usable):
             needed = wanted_bytes - tiers[index].free_bytes(now_seconds)
@@ -62,9 +65,11 @@ def place(
 
 
 def _roomiest(tiers: Sequence[Tier], usable: Iterable[int], now_seconds: float) -> int:
-    def room(index: int) -> tuple[int, int]:
+    def room(index: int) -> tuple[bool, int, int]:
         tier = tiers[index]
-        return tier.free_bytes(now_seconds), tier.temporary_limit_bytes - tier.temporary_bytes
+        # A tier that keeps nothing is for when no other works.
+        is_kept = tier.quota_bytes > 0
+        return is_kept, tier.free_bytes(now_seconds), tier.temporary_limit_bytes - tier.temporary_bytes
 
     return max(usable, key=room)
 

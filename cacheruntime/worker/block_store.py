@@ -5,6 +5,7 @@ disk, core decides.
 All state changes on the event loop; disk work of any size runs in threads.
 
     (none) --acquire--> open --release--> kept on disk, or gone when nothing of it is resident
+    kept, or open and complete --relocate--> another file in another tier; who had it open reads the old one on
     kept: its descriptor stays open for a while (idle_files.py); whatever makes it gone closes it
     kept --evict, superseded--> gone          open --evict, superseded--> unlinked --last release--> gone
 
@@ -16,25 +17,33 @@ Invariants:
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+import errno
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import structlog
 
+from cacheruntime.core import tiering
 from cacheruntime.core.block_map import BlockMap
 from cacheruntime.core.blocks import Version, version_name
 from cacheruntime.core.eviction import Candidate, victims
-from cacheruntime.errors import CacheError, NoRoom
-from cacheruntime.worker import tier_files
+from cacheruntime.errors import CacheError, MediumFailed, NoRoom
+from cacheruntime.worker import file_copies, tier_files
 from cacheruntime.worker.file_index import FileIndex
 from cacheruntime.worker.idle_files import IdleFiles
+from cacheruntime.worker.late_work import LateWork
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.rooms import FULL_ERRNOS, Rooms, TierFolder
 from cacheruntime.worker.tier_files import CachedFile
 
 log = structlog.get_logger()
+
+REUSED_MAX: Final = 1024
+"""More are forgotten: they come again when they are used again."""
+LATE_FACTOR: Final = 3
+"""Nobody waits for a medium longer than so many slow answers."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,10 +62,15 @@ class BlockStore:
         metrics: Metrics,
         changed: Callable[[str], None],
         idle_files_max: int = 64,
+        reuse_seconds: float = 10.0,
+        slow_seconds: float = 10.0,
     ) -> None:
-        """`idle_files_max`: files nobody holds that stay open."""
+        """`idle_files_max`: files nobody holds that stay open. `reuse_seconds`: a file that rested so long is used once
+        more; shorter pauses are the same use. `slow_seconds`: a medium that takes longer for a block, several times, is
+        left alone for a while."""
         self.block_size_bytes = block_size_bytes
-        self._rooms = Rooms(folders, clock, metrics)
+        self._rooms = Rooms(folders, clock, metrics, slow_seconds=slow_seconds)
+        self._late = LateWork(LATE_FACTOR * slow_seconds)
         self.tiers = self._rooms.tiers
         """The ledgers, fastest first."""
         self._threads = threads
@@ -64,8 +78,11 @@ class BlockStore:
         self._metrics = metrics
         self.index = FileIndex(changed)
         self._idle = IdleFiles(max(1, idle_files_max))
-        self._storing: dict[tuple[str, int], asyncio.Future[bool]] = {}
+        self._storing: dict[tuple[CachedFile, int], asyncio.Future[bool]] = {}
         self._checking: dict[str, asyncio.Lock] = {}
+        self._reuse_seconds = reuse_seconds
+        self.reused: dict[str, None] = {}
+        """Names of files that were used again below the fastest level, for whoever moves them (mover.py)."""
 
     def directory(self, tier: int) -> Path:
         """Folder of a tier."""
@@ -116,7 +133,9 @@ class BlockStore:
                 self._open(file)
                 if not file.is_verified or tier_files.is_touched(file):
                     await self.check(file)
-            except NoRoom:
+            except NoRoom as error:
+                if isinstance(error, MediumFailed):
+                    self.drop(file)  # it can be fetched again; while it is here nobody could open it
                 self.release(file)
                 if not tries_left:
                     raise
@@ -124,7 +143,7 @@ class BlockStore:
                 self.release(file)
                 raise
             else:
-                file.last_used_seconds = self._clock()
+                self._use(file)
                 return file
         raise AssertionError("the last try returns or raises")
 
@@ -139,8 +158,17 @@ class BlockStore:
         if not tier_files.is_open(file) or not tier_files.is_as_left(file):
             return None
         self._idle.use(file)
-        file.last_used_seconds = self._clock()
+        self._use(file)
         return file
+
+    def _use(self, file: CachedFile) -> None:
+        now = self._clock()
+        if now - file.last_used_seconds >= self._reuse_seconds:
+            self.index.count_use(file)
+            is_due = tiering.is_worth_promoting(self.tiers[file.tier], self.tiers, file.uses)
+            if is_due and len(self.reused) < REUSED_MAX:
+                self.reused[file.name] = None
+        file.last_used_seconds = now
 
     def _open(self, file: CachedFile) -> None:
         """Of a file whose references were just counted."""
@@ -190,10 +218,11 @@ class BlockStore:
         async with lock:
             if file.is_verified and not tier_files.is_touched(file):
                 return
+            asked = self._clock()
             try:
                 bad = await self.run(tier_files.verify, file)
             except OSError as error:
-                raise self._rooms.failed(file.tier, error) from error
+                raise self._rooms.failed(file.tier, error, asked) from error
             for index in bad:
                 self.drop_corrupt(file, index, found="check")
             file.is_verified = True
@@ -207,9 +236,10 @@ class BlockStore:
         self, file: CachedFile, index: int, data: memoryview, checksum: int, *, as_home: bool
     ) -> bool:
         """Keep one block of a held file; False when there is no room for it. Waits for another one's same block."""
-        key = (file.name, index)
+        key = (file, index)
         if (other := self._storing.get(key)) is not None:
-            return await asyncio.shield(other)
+            done, _ = await asyncio.wait({other}, timeout=self._late.seconds)
+            return bool(done) and other.result()
         if file.map.has(index):
             return True
         if not self._admit(file, len(data), as_home=as_home):
@@ -217,15 +247,31 @@ class BlockStore:
             return False
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._storing[key] = future
+        try:
+            return await self._in_time(file.tier, self._store_one(future, file, index, data, checksum, as_home=as_home))
+        except TimeoutError:
+            return False  # the medium may still take it; until then its room is charged
+
+    async def _store_one(
+        self,
+        future: asyncio.Future[bool],
+        file: CachedFile,
+        index: int,
+        data: memoryview,
+        checksum: int,
+        *,
+        as_home: bool,
+    ) -> bool:
         is_stored = False
         try:
             is_stored = await self._write(file, index, data, checksum, as_home=as_home)
         finally:
-            del self._storing[key]
+            del self._storing[file, index]
             future.set_result(is_stored)
         return is_stored
 
     async def _write(self, file: CachedFile, index: int, data: memoryview, checksum: int, *, as_home: bool) -> bool:
+        asked = self._clock()
         file.references += 1
         file.writes += 1
         is_stored = False
@@ -234,8 +280,9 @@ class BlockStore:
                 file, len(data), lambda: tier_files.write_block(file, index, data, checksum, as_home=as_home)
             )
             is_stored = True
+            self._rooms.answered(file.tier, asked)
         except OSError as error:
-            self._rooms.failed(file.tier, error)
+            self._rooms.failed(file.tier, error, asked)
         finally:
             file.writes -= 1
             if not is_stored:
@@ -252,33 +299,80 @@ class BlockStore:
         if file.has(index):
             return
         tier = self.tiers[file.tier]
+        if tier.is_unread(self._clock()):
+            raise MediumFailed(f"the {tier.medium} tier failed a short while ago")
         if not tier.take_temporary(len(data), self._clock()):
             raise NoRoom(
                 f"the cache is full and {tier.temporary_bytes} bytes of readers it cannot keep fill the "
                 f"{tier.medium} tier's temporary room of {tier.temporary_limit_bytes}"
             )
+        try:
+            await self._in_time(file.tier, self._write_temporarily(file, index, data))
+        except TimeoutError:
+            raise MediumFailed(f"the {tier.medium} tier did not take a block in time") from None
+
+    async def _write_temporarily(self, file: CachedFile, index: int, data: memoryview) -> None:
+        tier, asked = self.tiers[file.tier], self._clock()
+        file.references += 1
         file.writes += 1
         try:
             await self._write_with_room(file, len(data), lambda: tier_files.write_temporary_block(file, index, data))
+            self._rooms.answered(file.tier, asked)
         except OSError as error:
             tier.return_temporary(len(data))
-            raise self._rooms.failed(file.tier, error) from error
+            raise self._rooms.failed(file.tier, error, asked) from error
+        else:
+            if file.has(index):
+                tier.return_temporary(len(data))
+            else:
+                file.temporary.add(index)
         finally:
             file.writes -= 1
-        if file.has(index):
-            tier.return_temporary(len(data))
-        else:
-            file.temporary.add(index)
+            self.leave(file)
 
     async def read_block(self, file: CachedFile, index: int) -> bytearray | None:
-        """Return a resident block of a held file, checked; a block that fails is dropped and None returned."""
+        """Return a resident block of a held file, checked; None when it is damaged, which drops it, or when its medium
+        does not give it now."""
+        if self.is_unread(file):
+            return None
         try:
-            data = await self.run(tier_files.read_block, file, index)
+            data = await self._in_time(file.tier, self._read(file, index))
         except OSError as error:
-            raise self._rooms.failed(file.tier, error) from error
+            if error.errno == errno.EIO:
+                self.drop_corrupt(file, index, found="read")
+                return None
+            raise MediumFailed(f"a block cannot be read: {error.strerror}") from error
+        except TimeoutError:
+            return None
         if data is None:
             self.drop_corrupt(file, index, found="read")
         return data
+
+    async def _read(self, file: CachedFile, index: int) -> bytearray | None:
+        asked = self._clock()
+        file.references += 1  # also when nobody waits any more: its descriptor is in use
+        try:
+            data = await self.run(tier_files.read_block, file, index)
+        except OSError as error:
+            self._rooms.failed(file.tier, error, asked)
+            raise
+        finally:
+            self.leave(file)
+        self._rooms.answered(file.tier, asked)
+        return data
+
+    def is_unread(self, file: CachedFile) -> bool:
+        """Whether the file's blocks are better fetched from elsewhere now."""
+        return self.tiers[file.tier].is_unread(self._clock())
+
+    async def _in_time(self, tier: int, work: Coroutine[Any, Any, T]) -> T:
+        """Await work on a medium; TimeoutError when it takes the time of several slow answers."""
+        asked = self._clock()
+        try:
+            return await self._late.wait_for(work)
+        except TimeoutError:
+            self._rooms.answered(tier, asked)
+            raise
 
     def drop_corrupt(self, file: CachedFile, index: int, *, found: str) -> None:
         """A block's bytes do not have its checksum: it is not resident any more."""
@@ -346,9 +440,38 @@ class BlockStore:
             self.release(file)
         return file.map.is_complete
 
+    def relocate(self, file: CachedFile, copy: CachedFile, staging: Path) -> bool:
+        """Let a finished copy in another tier, whose room is reserved, take the place of `file`, held by the caller.
+
+        False when the file is not what was copied any more, or an incomplete one that others read: their descriptor
+        would not see what is filled later. Who has a complete file open reads the old one on, which stays charged.
+        """
+        is_same = self.index.get(copy.name) is file and not file.is_unlinked and not file.writes
+        if not is_same or file.map.encode() != copy.map.encode():
+            return False
+        if file.references > 1 and not file.map.is_complete:
+            return False
+        try:
+            file_copies.take_place(copy, staging)
+        except OSError as error:
+            self._rooms.failed(copy.tier, error)
+            return False
+        copy.uses, copy.last_used_seconds, copy.is_pinned = file.uses, file.last_used_seconds, file.is_pinned
+        self.index.remove(file)
+        tier_files.unlink_file(file)
+        self.tiers[copy.tier].charge(copy.map.resident_bytes)
+        self.index.add(copy)
+        self.index.note(copy)
+        self._idle.keep(copy)
+        return True
+
     def failed(self, file: CachedFile, error: OSError) -> CacheError:
         """Note that a file's medium failed; return what that means to who wanted it."""
         return self._rooms.failed(file.tier, error)
+
+    def medium_failed(self, tier: int, error: OSError) -> CacheError:
+        """The same of a tier, whatever was to be written there."""
+        return self._rooms.failed(tier, error)
 
     def close(self) -> None:
         """Close the files that nobody holds."""
@@ -438,5 +561,6 @@ class BlockStore:
         tier_files.close_file(file)
         if not file.is_unlinked:
             tier_files.unlink_file(file)
-        self.index.remove(file)
+        if self.index.get(file.name) is file:  # else another one took its place
+            self.index.remove(file)
         self.tiers[file.tier].refund(file.map.resident_bytes)

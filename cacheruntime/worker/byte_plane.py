@@ -8,6 +8,7 @@ block is read and checked for the first one, and the checksums of all its pieces
 (core/piece_checksums.py): what goes out was checked after it was read, each time.
 """
 
+import errno
 from collections import OrderedDict
 from concurrent.futures import Executor
 from functools import lru_cache
@@ -29,7 +30,7 @@ from api.byteplane import (
 from cacheruntime.core.blocks import Version, block_length, version_name
 from cacheruntime.core.checksums import crc32c
 from cacheruntime.core.piece_checksums import PieceChecksums, pieces_of
-from cacheruntime.errors import BadRequest, CacheError, NotResident
+from cacheruntime.errors import BadRequest, CacheError, NoRoom, NotResident
 from cacheruntime.worker import tier_files
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import check_path
@@ -155,9 +156,12 @@ class ReadAnswerer:
         if not is_whole and not self._pieces.knows(name, index):
             return False
         known = self._store.find(version)
-        if known is None or not known.map.has(index):
+        if known is None or not known.map.has(index) or self._store.is_unread(known):
             return False
-        file = await self._store.acquire(version, wanted_bytes=0, as_home=False)
+        try:
+            file = await self._store.acquire(version, wanted_bytes=0, as_home=False)
+        except NoRoom:
+            return False  # its medium failed: it is fetched
         try:
             if not file.map.has(index):
                 return False
@@ -176,7 +180,8 @@ class ReadAnswerer:
         try:
             found = await self._store.run(tier_files.read_range, file, block_start + start, end - start)
         except OSError as error:
-            raise self._store.failed(file, error) from error
+            self._store.failed(file, error)
+            return False
         around = memoryview(found or b"")
         if found is None or not self._pieces.are_right(file.name, index, start, around):
             return False
@@ -202,14 +207,21 @@ class ReadAnswerer:
             data_bytes=read.length_bytes,
             flags=Flag.REPLY,
         )
-        await link.send_file(head, file.descriptor, read.offset_bytes, read.length_bytes, self._senders)
+        try:
+            await link.send_file(head, file.descriptor, read.offset_bytes, read.length_bytes, self._senders)
+        except ConnectionResetError as lost:
+            # The next one who asks must not meet the same bad block.
+            if isinstance(lost.__cause__, OSError) and lost.__cause__.errno == errno.EIO:
+                self._store.failed(file, lost.__cause__)
+                self._store.drop_corrupt(file, index, found="read")
+            raise
 
     async def _send_fetched(
         self, link: FrameSocket, header: Header, read: Read, version: Version, index: int, *, for_peer: bool
     ) -> None:
         if read.resident_only:
             known = self._store.find(version)
-            if known is None or not known.map.has(index):
+            if known is None or not known.map.has(index) or self._store.is_unread(known):
                 raise NotResident(f"block {index} of {version.path!r} is not here")
         fetched = await self._reader.block(version, index, for_peer=for_peer)
         start = read.offset_bytes - index * self._store.block_size_bytes

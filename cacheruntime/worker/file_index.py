@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, ValuesView
 
 from cacheruntime.core.blocks import Version
 from cacheruntime.core.eviction import Candidate
+from cacheruntime.core.tiering import USES_A_FILE_MAX
 from cacheruntime.worker.tier_files import CachedFile
 
 
@@ -22,6 +23,9 @@ class FileIndex:
         self._held: defaultdict[str, int] = defaultdict(int)
         self._copies: defaultdict[str, int] = defaultdict(int)
         self._gone: dict[str, Version] = {}
+        self._uses = 0.0
+        self.refetch_seconds_per_byte: Callable[[str], float] = lambda _: 0.0
+        """What a byte of a dataset costs to bring back; set by who knows."""
 
     def __len__(self) -> int:
         return len(self._files)
@@ -50,12 +54,14 @@ class FileIndex:
         self._held[version.uid] += 1
         self._copies[version.uid] += not file.is_home
         self._gone.pop(file.name, None)
+        self._uses += file.uses
 
     def remove(self, file: CachedFile) -> None:
         """A file is not on this node any more, under this name at least."""
         version = file.version
         key = (version.uid, version.path)
         del self._files[file.name]
+        self._uses -= file.uses
         self._by_path[key].discard(file.name)
         if not self._by_path[key]:
             del self._by_path[key]
@@ -75,6 +81,15 @@ class FileIndex:
                 self._copies[file.version.uid] -= 1
         file.is_noted = True
         self._changed(file.name)
+
+    def count_use(self, file: CachedFile) -> None:
+        """The file was opened after a pause."""
+        file.uses += 1
+        self._uses += 1
+        if self._uses > USES_A_FILE_MAX * len(self._files):
+            for each in self._files.values():
+                each.uses /= 2
+            self._uses = sum(each.uses for each in self._files.values())
 
     # Reports
 
@@ -103,16 +118,25 @@ class FileIndex:
         is_alone = not (self._held.keys() - {uid})
         if is_alone and not (as_home and self._copies.get(uid, 0)):
             return []
-        return [
-            Candidate(
-                name=file.name,
-                uid=file.version.uid,
-                tier=file.tier,
-                resident_bytes=file.map.resident_bytes,
-                is_home=file.is_home,
-                is_referenced=file.references > 0,
-                is_pinned=file.is_pinned,
-                last_used_seconds=file.last_used_seconds,
-            )
-            for file in self._files.values()
-        ]
+        return self.all_candidates()
+
+    def all_candidates(self) -> list[Candidate]:
+        """Return every file as core sees it."""
+        costs = {uid: self.refetch_seconds_per_byte(uid) for uid in self._held}
+        return [candidate(file, costs[file.version.uid]) for file in self._files.values()]
+
+
+def candidate(file: CachedFile, refetch_seconds_per_byte: float = 0.0) -> Candidate:
+    """Return a file as core sees it."""
+    return Candidate(
+        name=file.name,
+        uid=file.version.uid,
+        tier=file.tier,
+        resident_bytes=file.map.resident_bytes,
+        is_home=file.is_home,
+        is_referenced=file.references > 0,
+        is_pinned=file.is_pinned,
+        last_used_seconds=file.last_used_seconds,
+        uses=file.uses,
+        refetch_seconds_per_byte=refetch_seconds_per_byte,
+    )

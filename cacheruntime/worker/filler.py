@@ -5,6 +5,7 @@ Owns the route of a block and single flight. Does not keep bytes: callers store 
     resident here? -> yes: done
     am I a home?   -> no: the homes, best first (a home fetches from the under store itself)
                    -> yes, not the first: the homes before me
+                      (a straggler is raced: whoever is next has the block, or the under store; core/hedging.py)
     then           -> if I joined after the next in line: does it still have the block?
                    -> the under store, pinned to the etag
 
@@ -14,7 +15,7 @@ and never handed on; a changed object is VersionChanged for everyone who waits.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -26,6 +27,7 @@ from api.gen import metadata_pb2 as pb
 from cacheruntime.core.blocks import Version, block_length, version_name
 from cacheruntime.core.checksums import crc32c
 from cacheruntime.core.fills import Fills, Join
+from cacheruntime.core.hedging import Hedging
 from cacheruntime.core.homes import eligible, rank
 from cacheruntime.core.rates import BusyRate
 from cacheruntime.errors import CacheError, NotResident, PeerFailed, from_store
@@ -39,6 +41,11 @@ log = structlog.get_logger()
 
 SPARE_PEERS = 1
 """Asked after all homes failed, before the under store: the next in line is the home once they are known dead."""
+
+RATES_MAX = 1000
+"""Datasets whose under store's speed is remembered."""
+QUESTION_SECONDS = 1.5
+"""A peer that has not said anything within it, not even whether it has a block, is not just busy."""
 
 
 class Source(StrEnum):
@@ -97,9 +104,11 @@ class Filler:
         self._question_slots = asyncio.Semaphore(peer_streams)
         self._origin_seconds = origin_seconds
         self._clock = clock
+        self._hedging: Hedging[Peer] = Hedging()
         self._fills: Fills[Key] = Fills()
         self._flights: dict[Key, asyncio.Task[Fetched]] = {}
         self.origin_rate = BusyRate()
+        self._origin_rates: dict[str, BusyRate] = {}
         self.peer_rate = BusyRate()
 
     # Who keeps what
@@ -122,6 +131,11 @@ class Filler:
     def may_be_home(self, info: pb.DatasetInfo) -> bool:
         """Whether this node may keep blocks of the dataset at all."""
         return not info.eligible_nodes or self._workers.me.node in info.eligible_nodes
+
+    def refetch_seconds_per_byte(self, uid: str) -> float:
+        """Return what a byte of a dataset costs to bring back from its under store; 0 = nothing was measured."""
+        rate = self._origin_rates.get(uid, self.origin_rate).bytes_per_second or self.origin_rate.bytes_per_second
+        return 1 / rate if rate else 0.0
 
     # Fetching
 
@@ -178,13 +192,69 @@ class Filler:
         for peer in ahead:
             if peer == me:
                 break
+            others = [other for other in ranking if other not in (peer, me)]
+            second = self._second_way((*others[:1], peer), info, version, index, keep)
             try:
-                found = await self._ask(peer, version, index, resident_only=False)
+                return await self._race(peer, version, index, second)
             except (PeerFailed, NotResident) as error:
                 log.info("peer_failed", peer=peer.node, error=error.message)
-                continue
-            return Fetched(found.data, found.checksum, Source.ORIGIN if found.from_origin else Source.PEER)
         return await self.fetch_for_peer(info, version, index, keep)
+
+    async def _race(
+        self, peer: Peer, version: Version, index: int, second: Callable[[], Coroutine[Any, Any, Fetched]]
+    ) -> Fetched:
+        """Ask a peer; when it is a straggler and the budget allows, ask somebody else too and take who is first."""
+        first = asyncio.create_task(self._first_way(peer, version, index))
+        racing: set[asyncio.Task[Fetched]] = {first}
+        try:
+            done, _ = await asyncio.wait(racing, timeout=self._hedging.delay_seconds)
+            if not done and self._hedging.may_hedge(at_origin=False):
+                self._metrics.hedges.inc()
+                racing.add(asyncio.create_task(second()))
+            while racing:
+                done, racing = await asyncio.wait(racing, return_when=asyncio.FIRST_COMPLETED)
+                won = [task for task in done if task.exception() is None]
+                if won and first not in won:
+                    self._metrics.hedges_won.inc()
+                    if not first.done() and self._hedging.lost(peer):
+                        self._workers.suspect(peer)
+                if won:
+                    return won[0].result()
+        finally:
+            for task in racing:
+                task.cancel()
+        return first.result()  # both failed: what the peer said is what counts
+
+    async def _first_way(self, peer: Peer, version: Version, index: int) -> Fetched:
+        found = await self._ask(peer, version, index, resident_only=False)
+        return Fetched(found.data, found.checksum, Source.ORIGIN if found.from_origin else Source.PEER)
+
+    def _second_way(
+        self, peers: Sequence[Peer], info: pb.DatasetInfo, version: Version, index: int, keep: KeepBytes
+    ) -> Callable[[], Coroutine[Any, Any, Fetched]]:
+        """Race the last of `peers`: one before it may have the block; else, if it does not even answer a question, the
+        under store. A home that says it has not got the block yet is at the under store itself."""
+
+        async def fetch() -> Fetched:
+            asked = self._clock()
+            for other in peers:
+                question = asyncio.create_task(self._ask(other, version, index, resident_only=True))
+                try:
+                    done, _ = await asyncio.wait({question}, timeout=QUESTION_SECONDS)
+                finally:
+                    question.cancel()
+                if done and not isinstance(question.exception(), PeerFailed):
+                    if other != peers[-1] and isinstance(question.exception(), NotResident):
+                        continue
+                    found = question.result()
+                    return Fetched(found.data, found.checksum, Source.PEER)
+            if self._peers.heard_since(peers[-1], asked):
+                raise NotResident("the peer is busy with other blocks; more load helps nobody")
+            if not self._hedging.may_hedge(at_origin=True):
+                raise NotResident("no other peer has the block, and the budget for asking the under store is used up")
+            return await self.fetch_for_peer(info, version, index, keep)
+
+        return fetch
 
     async def _at_home(self, info: pb.DatasetInfo, version: Version, index: int) -> Fetched:
         ranking = self.ranking(info, version, index)
@@ -215,7 +285,10 @@ class Filler:
 
         # Questions that no fetch waits behind must not wait behind fetches: two workers could wait for each other.
         async with self._question_slots if resident_only else self._peer_slots:
-            self.peer_rate.start(self._clock())
+            asked = self._clock()
+            self.peer_rate.start(asked)
+            if not resident_only:
+                self._hedging.asked()
             moved = 0
             try:
                 try:
@@ -237,14 +310,22 @@ class Filler:
             finally:
                 self.peer_rate.finish(self._clock(), moved)
         self._metrics.peer_bytes.inc(length)
+        self._hedging.answered(peer, self._clock() - asked)
         return found
+
+    def _rate_of(self, uid: str) -> BusyRate:
+        if uid not in self._origin_rates and len(self._origin_rates) >= RATES_MAX:
+            del self._origin_rates[next(iter(self._origin_rates))]
+        return self._origin_rates.setdefault(uid, BusyRate())
 
     async def _origin(self, version: Version, index: int) -> Fetched:
         location = await self._datasets.locate(version.uid, version.path)
         length = block_length(index, version.size_bytes, self._block_size_bytes)
         async with self._origin_slots:
             data = memoryview(bytearray(length))
-            self.origin_rate.start(self._clock())
+            rates = (self.origin_rate, self._rate_of(version.uid))
+            for rate in rates:
+                rate.start(self._clock())
             moved = 0
             try:
                 async with asyncio.timeout(self._origin_seconds):
@@ -259,6 +340,7 @@ class Filler:
                 message = f"the under store sent {version.path!r} block {index} not within {seconds} s"
                 raise CacheError(message, is_retryable=True) from None
             finally:
-                self.origin_rate.finish(self._clock(), moved)
+                for rate in rates:
+                    rate.finish(self._clock(), moved)
         self._metrics.origin_bytes.inc(length)
         return Fetched(data, crc32c(data), Source.ORIGIN)

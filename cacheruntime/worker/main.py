@@ -1,8 +1,10 @@
 """`python -m cacheruntime worker`: wiring, start and stop of one worker."""
 
 import asyncio
+import hashlib
 import os
 import resource
+import shutil
 import signal
 import socket
 import time
@@ -22,7 +24,7 @@ from api.trust.files import REFUSED_FILES, TrustError, TrustFiles
 from api.trust.identity import Identity, Role
 from cacheruntime.core.reports import ReportState
 from cacheruntime.core.scrub import ScrubSchedule
-from cacheruntime.core.tiers import Tier
+from cacheruntime.core.tiers import Tier, moving_room
 from cacheruntime.errors import CacheError
 from cacheruntime.worker import local_socket
 from cacheruntime.worker.block_store import BlockStore
@@ -37,6 +39,7 @@ from cacheruntime.worker.loads import Loads
 from cacheruntime.worker.local_socket import LocalSession
 from cacheruntime.worker.metadata_client import MetadataClient
 from cacheruntime.worker.metrics import Metrics
+from cacheruntime.worker.mover import Mover
 from cacheruntime.worker.names import Names
 from cacheruntime.worker.path_order import PathOrder
 from cacheruntime.worker.peers import Peers
@@ -111,19 +114,22 @@ async def _serve(settings: WorkerSettings) -> None:
     # Their own threads: a peer that takes nothing for a while must not hold up the disks.
     senders = ThreadPoolExecutor(tunables.send_threads, thread_name_prefix="send")
     folders = [TierFolder(_tier(settings, number), tier.directory) for number, tier in enumerate(settings.tiers)]
+    spare = _spare(settings)
     store = BlockStore(
-        folders,
+        [*folders, *spare],
         block_size_bytes=tunables.block_size_bytes,
         threads=threads,
         clock=time.monotonic,
         metrics=metrics,
         changed=state.changed,
         idle_files_max=min(tunables.idle_descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4),
+        reuse_seconds=tunables.reuse_seconds,
+        slow_seconds=tunables.slow_disk_seconds,
     )
-    locks = [await store.run(_lock, tier.directory) for tier in settings.tiers]
+    locks = [await store.run(_lock, folder.directory) for folder in (*folders, *spare)]
     found = await store.recover()
     log.info("recovered", files=len(found), bytes=sum(tier.used_bytes for tier in store.tiers))
-    speeds = [await _measure(store, tier.directory, tunables.probe_bytes) for tier in settings.tiers]
+    speeds = [await _measure(store, tier.directory, tunables.probe_bytes) for tier in settings.tiers] + [0] * len(spare)
 
     listener = _listen(settings.listen, "--listen")
     me = Peer(settings.node, await store.run(_next_epoch, settings.tiers[-1].directory), _name(listener, settings))
@@ -163,9 +169,9 @@ async def _serve(settings: WorkerSettings) -> None:
         origin_seconds=tunables.origin_read_seconds,
         clock=time.monotonic,
     )
+    store.index.refetch_seconds_per_byte = filler.refetch_seconds_per_byte
     reader = Reader(store, filler, datasets, metrics)
     writes = Writes(store=store, reader=reader, filler=filler, datasets=datasets, metadata=metadata, metrics=metrics)
-    await store.run(writes.recover)
     renames = Renames(store, writes, datasets, metadata)
     names = Names(metadata)
     answerer = ReadAnswerer(store, reader, metrics, senders)
@@ -186,6 +192,14 @@ async def _serve(settings: WorkerSettings) -> None:
         ScrubSchedule(tunables.scrub_bytes_per_second, tunables.scrub_pass_seconds),
         metrics,
         repair=lambda file, index: reader.load_block(file, index, as_home=file.map.is_home),
+        clock=time.monotonic,
+    )
+
+    mover = Mover(
+        store,
+        metrics,
+        bytes_per_second=tunables.move_bytes_per_second,
+        interval_seconds=tunables.move_seconds,
         clock=time.monotonic,
     )
 
@@ -255,6 +269,7 @@ async def _serve(settings: WorkerSettings) -> None:
             tasks.create_task(workers.run())
             tasks.create_task(pruner.run())
             tasks.create_task(_recheck(store, found))
+            tasks.create_task(mover.run())
             if tunables.scrub_bytes_per_second:
                 tasks.create_task(scrubber.run())
             log.info("worker_ready", node=me.node, listen=me.endpoint, control=str(control))
@@ -271,6 +286,8 @@ async def _serve(settings: WorkerSettings) -> None:
             pool.shutdown(wait=False, cancel_futures=True)
         for lock in locks:
             os.close(lock)
+        for folder in spare:
+            shutil.rmtree(folder.directory, ignore_errors=True)
 
 
 def _trust(settings: WorkerSettings) -> TrustFiles | None:
@@ -290,7 +307,30 @@ def _trust(settings: WorkerSettings) -> TrustFiles | None:
 def _tier(settings: WorkerSettings, number: int) -> Tier:
     tier, tunables = settings.tiers[number], settings.tunables
     temporary = int(tier.quota_bytes * tunables.temporary_percent / 100)
-    return Tier(tier.medium, tier.quota_bytes, max(temporary, tunables.temporary_bytes_min))
+    is_fastest = tier.medium == settings.tiers[0].medium
+    return Tier(
+        tier.medium,
+        tier.quota_bytes,
+        max(temporary, tunables.temporary_bytes_min),
+        high=tier.high,
+        low=tier.low,
+        moving_room_bytes=0 if is_fastest else moving_room(tier.quota_bytes),
+    )
+
+
+def _spare(settings: WorkerSettings) -> list[TierFolder]:
+    """Memory that keeps nothing: where files are opened, and bytes held for readers, while no medium works."""
+    tunables = settings.tunables
+    if not tunables.spare_directory:
+        return []
+    name = hashlib.blake2b(str(settings.socket.absolute()).encode(), digest_size=8).hexdigest()
+    directory = Path(tunables.spare_directory) / f"headrace-spare-{name}"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("no_spare_memory", folder=str(directory), error=error.strerror)
+        return []
+    return [TierFolder(Tier("MEM", 0, tunables.temporary_bytes_min), directory)]
 
 
 def _lock(directory: Path) -> int:

@@ -127,6 +127,7 @@ class Peers:
         self._clock = clock
         self._links: dict[Peer, list[_Link]] = {}
         self._connecting: dict[Peer, asyncio.Lock] = {}
+        self._heard: dict[Peer, float] = {}
 
     async def read(self, peer: Peer, request: Read) -> PeerBytes:
         """Return the range from that peer. PeerFailed (CorruptAnswer), or what the peer says of the object."""
@@ -144,6 +145,10 @@ class Peers:
         if crc32c(buffer) != reply.crc32c:
             raise CorruptAnswer(f"{peer.node} sent bytes that do not have their checksum")
         return PeerBytes(buffer, reply.crc32c, reply.from_origin)
+
+    def heard_since(self, peer: Peer, seconds: float) -> bool:
+        """Whether any answer of a peer began to arrive since that time of the clock: it is busy then, not stalled."""
+        return self._heard.get(peer, float("-inf")) > seconds
 
     def keep_only(self, peers: frozenset[Peer]) -> None:
         """Hang up on incarnations that are gone: whoever waits for them asks others."""
@@ -263,6 +268,7 @@ class Peers:
         reason = f"{peer.node} hung up"
         try:
             while (header := await link.socket.receive_header()) is not None:
+                self._heard[peer] = self._clock()
                 await self._deliver(link, header)
         except (OSError, FrameError) as error:
             reason = f"{peer.node}: {error}"
@@ -292,6 +298,7 @@ class Peers:
         _settle(link, header.request_id, reply)
 
     def _drop(self, peer: Peer, reason: str) -> None:
+        self._heard.pop(peer, None)
         for link in self._links.pop(peer, []):
             link.fail(reason)
         self._connecting.pop(peer, None)

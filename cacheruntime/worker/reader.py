@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from api.byteplane import Ensured
 from cacheruntime.core.blocks import Version, block_length, blocks_of_range, overlap_bytes
 from cacheruntime.core.checksums import crc32c
-from cacheruntime.errors import CacheError, NoRoom
+from cacheruntime.errors import CacheError, MediumFailed, NoRoom
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Datasets
 from cacheruntime.worker.filler import Fetched, Filler, Keep, KeepBytes, Source
@@ -141,9 +141,14 @@ class Reader:
         return store
 
     async def _resident(self, version: Version, index: int) -> bytearray | None:
-        file = await self._store.acquire(version, wanted_bytes=0, as_home=False)
+        try:
+            file = await self._store.acquire(version, wanted_bytes=0, as_home=False)
+        except NoRoom:
+            return None  # what this node's media do not give, others have
         try:
             return await self._store.read_block(file, index) if file.map.has(index) else None
+        except MediumFailed:
+            return None
         finally:
             self._store.release(file)
 

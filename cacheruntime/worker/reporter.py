@@ -12,6 +12,7 @@ import structlog
 
 from api.gen import metadata_pb2 as pb
 from cacheruntime.core.reports import ReportState
+from cacheruntime.core.tiers import levels_of
 from cacheruntime.errors import CacheError
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.filler import Filler, Source
@@ -138,15 +139,19 @@ class Reporter:
         return files, gone
 
     def _tiers(self) -> list[pb.Tier]:
-        return [
-            pb.Tier(
-                medium=tier.medium,
-                capacity_bytes=tier.quota_bytes,
-                used_bytes=tier.used_bytes,
-                read_bytes_per_second=speed,
-            )
-            for tier, speed in zip(self._store.tiers, self._tier_speeds, strict=True)
-        ]
+        tiers = self._store.tiers
+        # Spare memory keeps nothing, so nobody plans with it.
+        return [self._level(level) for level in levels_of(tiers) if any(tiers[number].quota_bytes for number in level)]
+
+    def _level(self, level: Sequence[int]) -> pb.Tier:
+        """All paths of one medium as one tier. A file lies on one path, so the slowest one is what may be promised."""
+        tiers = [self._store.tiers[number] for number in level]
+        return pb.Tier(
+            medium=tiers[0].medium,
+            capacity_bytes=sum(tier.quota_bytes for tier in tiers),
+            used_bytes=sum(tier.used_bytes for tier in tiers),
+            read_bytes_per_second=min(self._tier_speeds[number] for number in level),
+        )
 
     def _counters(self) -> pb.ReadCounters:
         read = self._reader.counters.by_source

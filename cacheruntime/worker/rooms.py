@@ -15,9 +15,10 @@ import structlog
 
 from cacheruntime.core import admission
 from cacheruntime.core.admission import Admission, Placement
+from cacheruntime.core.disk_health import DiskHealth
 from cacheruntime.core.eviction import Candidate
 from cacheruntime.core.tiers import Tier
-from cacheruntime.errors import CacheError, NoRoom
+from cacheruntime.errors import CacheError, MediumFailed, NoRoom
 from cacheruntime.worker.metrics import Metrics
 
 log = structlog.get_logger()
@@ -27,6 +28,11 @@ BLOCKED_SECONDS: Final = 15.0
 MEASURED_SECONDS: Final = 0.05
 """How long a medium's free room is taken as known; what we write meanwhile is charged anyway."""
 FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+MEDIUM_ERRNOS: Final = frozenset(
+    {errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.EREMOTEIO, errno.EUCLEAN, errno.ETIMEDOUT}
+)
+"""The medium's own fault; others (no descriptors left, say) are not cured by leaving it alone."""
 
 Candidates = Callable[[], Iterable[Candidate]]
 
@@ -42,12 +48,16 @@ class TierFolder:
 class Rooms:
     """Room on all tiers, fastest first."""
 
-    def __init__(self, folders: list[TierFolder], clock: Callable[[], float], metrics: Metrics) -> None:
+    def __init__(
+        self, folders: list[TierFolder], clock: Callable[[], float], metrics: Metrics, *, slow_seconds: float
+    ) -> None:
+        """`slow_seconds`: a block that takes longer to read or write is slow."""
         self._folders = folders
         self._clock = clock
         self._metrics = metrics
         self._measured_until = float("-inf")
         self.tiers = [folder.tier for folder in folders]
+        self._health = [DiskHealth(slow_seconds) for _ in folders]
 
     def directory(self, tier: int) -> Path:
         """Folder of a tier."""
@@ -85,16 +95,40 @@ class Rooms:
         """What media have left is not what we thought."""
         self._measured_until = float("-inf")
 
-    def failed(self, number: int, error: OSError) -> CacheError:
-        """Note that a medium failed, and return what that means to who wanted it."""
-        tier, folder = self.tiers[number], str(self.directory(number))
+    def failed(self, number: int, error: OSError, asked_seconds: float | None = None) -> CacheError:
+        """Note that a medium failed, and return what that means to who wanted it. `asked_seconds`: when it was asked,
+        if that was a while ago."""
+        tier, folder, now = self.tiers[number], str(self.directory(number)), self._clock()
         if error.errno in FULL_ERRNOS:
-            tier.blocked_until_seconds = self._clock() + BLOCKED_SECONDS
+            tier.blocked_until_seconds = now + BLOCKED_SECONDS
             self._metrics.tier_full.labels(tier.medium).inc()
             log.error("tier_full", medium=tier.medium, folder=folder, error=error.strerror)
             return NoRoom(f"the {tier.medium} tier's medium is full: {error.strerror}")
-        log.error("tier_failed", medium=tier.medium, folder=folder, error=error.strerror)
-        return CacheError(f"the {tier.medium} tier failed: {error.strerror}", is_retryable=True)
+        if error.errno not in MEDIUM_ERRNOS:
+            log.error("tier_failed", medium=tier.medium, folder=folder, error=error.strerror)
+            return CacheError(f"the {tier.medium} tier failed: {error.strerror}", is_retryable=True)
+        if self._health[number].failed(now if asked_seconds is None else asked_seconds, now):
+            self._pause(number, "failed", error.strerror or str(error))
+        return MediumFailed(f"the {tier.medium} tier failed: {error.strerror}")
+
+    def answered(self, number: int, asked_seconds: float) -> None:
+        """A medium did what it was asked at that time, or is still waited for."""
+        if self._health[number].answered(asked_seconds, self._clock()):
+            self._pause(number, "slow", f"answers take more than {self._health[number].slow_seconds} s")
+
+    def _pause(self, number: int, why: str, error: str) -> None:
+        tier, until = self.tiers[number], self._health[number].paused_until_seconds
+        tier.blocked_until_seconds = max(tier.blocked_until_seconds, until)
+        tier.unread_until_seconds = until
+        self._metrics.tier_paused.labels(tier.medium, why).inc()
+        log.error(
+            "tier_paused",
+            medium=tier.medium,
+            folder=str(self.directory(number)),
+            why=why,
+            error=error,
+            seconds=round(until - self._clock(), 1),
+        )
 
     def _measure(self) -> None:
         if self._clock() < self._measured_until:
@@ -106,4 +140,4 @@ class Rooms:
                 folder.tier.device_free_bytes = status.f_bavail * status.f_frsize
             except OSError as error:
                 folder.tier.device_free_bytes = 0
-                log.error("tier_failed", medium=folder.tier.medium, folder=str(folder.directory), error=error.strerror)
+                log.error("tier_not_measured", folder=str(folder.directory), error=error.strerror)

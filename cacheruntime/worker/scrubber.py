@@ -65,7 +65,7 @@ class Scrubber:
             length = file.map.length(index)
             await self._sleep(self._schedule.delay_seconds(length, self._clock()))
             # Only now: while we waited it may have been evicted, unlinked or renamed.
-            if self._store.index.get(file.name) is not file or file.is_unlinked:
+            if self._store.index.get(file.name) is not file or file.is_unlinked or self._store.is_unread(file):
                 return
             await self._check(file, index)
             self._metrics.scrubbed_bytes.inc(length)

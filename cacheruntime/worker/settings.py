@@ -14,16 +14,18 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from api.byteplane import BLOCK_SIZE_BYTES
 from api.quantities import to_int
-from cacheruntime.core.tiers import MEDIA
+from cacheruntime.core.tiers import HIGH, LOW, MEDIA
 
 
 @dataclass(frozen=True, slots=True)
 class TierSetting:
-    """One `--tier MEDIUM:DIRECTORY:QUOTA`."""
+    """One `--tier MEDIUM:DIRECTORY:QUOTA[,high=PART][,low=PART]`; several of one medium are the paths of one level."""
 
     medium: str
     directory: Path
     quota_bytes: int
+    high: float = HIGH
+    low: float = LOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,19 @@ class Tunables(BaseSettings):
     scrub_pass_seconds: float = Field(
         default=6 * 3600, gt=0, description="least time from one such pass to the next: a small cache needs no more"
     )
+    slow_disk_seconds: float = Field(
+        default=10.0, gt=0, description="a medium that takes longer for one block, several times, is left alone a while"
+    )
+    spare_directory: str = Field(
+        default="/dev/shm", description="memory for readers while no tier takes their bytes; empty = none"
+    )
+    move_bytes_per_second: int = Field(
+        default=256 << 20, ge=0, description="at which files are moved between levels at most; 0 = no limit"
+    )
+    move_seconds: float = Field(default=1.0, gt=0, description="interval of looking for files to move")
+    reuse_seconds: float = Field(
+        default=10.0, ge=0, description="a file that rested so long counts as used once more when it is opened"
+    )
     probe_bytes: int = Field(default=16 << 20, ge=0, description="size of the read that measures each tier at start")
 
 
@@ -99,7 +114,7 @@ class WorkerSettings:
             "control": str(self.control),
             "socket": str(self.socket),
             "trust": str(self.trust or "off"),
-            "tiers": [f"{t.medium}:{t.directory}:{t.quota_bytes}" for t in self.tiers],
+            "tiers": [f"{t.medium}:{t.directory}:{t.quota_bytes},high={t.high},low={t.low}" for t in self.tiers],
             **self.tunables.model_dump(),
         }
 
@@ -113,9 +128,10 @@ def parse_address(text: str) -> Address:
 
 
 def parse_tier(text: str) -> TierSetting:
-    """Return MEDIUM:DIRECTORY:QUOTA; ArgumentTypeError says what would be right."""
+    """Return MEDIUM:DIRECTORY:QUOTA[,high=PART][,low=PART]; ArgumentTypeError says what would be right."""
     medium, _, rest = text.partition(":")
-    directory, _, quota = rest.rpartition(":")
+    directory, _, room = rest.rpartition(":")
+    quota, *marks = room.split(",")
     if medium not in MEDIA or not directory.startswith("/"):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no tier; write it like SSD:/var/cache/headrace:200Gi with {', '.join(MEDIA)} as medium"
@@ -126,7 +142,29 @@ def parse_tier(text: str) -> TierSetting:
         raise argparse.ArgumentTypeError(f"quota of tier {text!r}: {error}") from error
     if quota_bytes <= 0:
         raise argparse.ArgumentTypeError(f"quota of tier {text!r} is {quota_bytes}; it must be above 0")
-    return TierSetting(medium, Path(directory), quota_bytes)
+    high, low = _watermarks(text, marks)
+    return TierSetting(medium, Path(directory), quota_bytes, high, low)
+
+
+def _watermarks(text: str, marks: Sequence[str]) -> tuple[float, float]:
+    found: dict[str, float] = {}
+    for mark in marks:
+        name, _, value = mark.partition("=")
+        if name not in ("high", "low") or name in found:
+            raise argparse.ArgumentTypeError(f"{mark!r} of tier {text!r} is no watermark; write it like high=0.95")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"{name} of tier {text!r} is {value!r}; it must be a part of the quota like 0.95"
+            ) from None
+    high = found.get("high", HIGH)
+    low = found.get("low", min(LOW, high))
+    if not 0 < low <= high <= 1:
+        raise argparse.ArgumentTypeError(
+            f"watermarks of tier {text!r} are low {low} and high {high}; they must be 0 < low <= high <= 1"
+        )
+    return high, low
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,7 +175,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--control", type=parse_address, default=Address("127.0.0.1", 0), metavar="HOST:PORT")
     parser.add_argument("--socket", required=True, type=Path, metavar="PATH", help="unix socket of local readers")
     parser.add_argument(
-        "--tier", required=True, type=parse_tier, action="append", metavar="MEDIUM:DIR:QUOTA", help="fastest first"
+        "--tier",
+        required=True,
+        type=parse_tier,
+        action="append",
+        metavar="MEDIUM:DIR:QUOTA[,high=H,low=L]",
+        help="one folder; several of one medium are one level, all are used",
     )
     parser.add_argument("--credentials-dir", required=True, type=Path, metavar="DIR")
     parser.add_argument(

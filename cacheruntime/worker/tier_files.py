@@ -53,6 +53,7 @@ class CachedFile:
         "reserved_bytes",
         "temporary",
         "tier",
+        "uses",
         "writes",
         "written_ns",
     )
@@ -76,6 +77,8 @@ class CachedFile:
         self.reserved_bytes = 0
         self.temporary: set[int] = set()
         self.last_used_seconds = 0.0
+        self.uses = 0.0
+        """Times it was opened after a pause, older ones halved now and then (file_index.py)."""
         self.writes = 0
         self.written_ns = 0
         """mtime after our own last write; another one means that somebody else wrote."""
@@ -154,11 +157,11 @@ def is_lost(file: CachedFile) -> bool:
 
 
 def unlink_file(file: CachedFile) -> None:
-    """Remove both names; whoever has the file open goes on reading it."""
+    """Remove both names; whoever has the file open reads on. What a failing medium keeps, a restart checks."""
     with file.lock:
         file.is_unlinked = True
         for path in (map_path(file.path), file.path):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 path.unlink()
 
 
@@ -171,7 +174,7 @@ def write_block(file: CachedFile, index: int, data: memoryview, checksum: int, *
         file.map.is_home = file.map.is_home or as_home
         file.map.add(index, checksum)
         try:
-            _save_map(file, index, whole=needs_header)
+            save_map(file, index, whole=needs_header)
         except OSError:
             file.map.drop(index)
             raise
@@ -216,7 +219,7 @@ def drop_block(file: CachedFile, index: int) -> bool:
         was_resident = file.map.drop(index)
         if was_resident:
             with suppress(OSError):
-                _save_map(file, index, whole=False)
+                save_map(file, index, whole=False)
         return was_resident
 
 
@@ -228,7 +231,7 @@ def rename_file(file: CachedFile, version: Version, target: Path) -> None:
         map_path(file.path).unlink(missing_ok=True)
         file.map = file.map.rekeyed(version)
         file.path, file.name = target, version_name(version)
-        _save_map(file, 0, whole=True)
+        save_map(file, 0, whole=True)
 
 
 def take_over(file: CachedFile, staging: Path, checksums: list[int]) -> None:
@@ -241,7 +244,7 @@ def take_over(file: CachedFile, staging: Path, checksums: list[int]) -> None:
         for index, checksum in enumerate(checksums):
             file.map.add(index, checksum)
         try:
-            _save_map(file, 0, whole=True)
+            save_map(file, 0, whole=True)
         except OSError:
             for index in range(len(checksums)):
                 file.map.drop(index)
@@ -249,12 +252,18 @@ def take_over(file: CachedFile, staging: Path, checksums: list[int]) -> None:
 
 
 def verify(file: CachedFile) -> list[int]:
-    """Return the resident blocks whose bytes do not have their checksum. Blocks; OSError."""
+    """Return the resident blocks whose bytes do not have their checksum, or cannot be read. Blocks; OSError."""
     bad: list[int] = []
     buffer = bytearray(min(_PIECE_BYTES, file.map.block_size_bytes))
     before_ns = os.fstat(file.descriptor).st_mtime_ns
     for index in file.map.resident_blocks():
-        if not _has_checksum(file, index, buffer):
+        try:
+            is_right = _has_checksum(file, index, buffer)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            is_right = False
+        if not is_right:
             bad.append(index)
     with file.lock:
         file.written_ns = before_ns if file.writes == 0 else file.written_ns
@@ -295,8 +304,14 @@ def checksums(descriptor: int, size_bytes: int, block_size_bytes: int) -> list[i
 
 
 def scan(directory: Path, tier: int, block_size_bytes: int) -> list[CachedFile]:
-    """Return the files a tier's maps tell of, unverified; what has no whole map is removed. Blocks."""
+    """Return the files a tier's maps tell of, unverified; what has no whole map is removed. Blocks.
+
+    What is staged goes too: half a copy, or written bytes that are in the under store if they were acknowledged.
+    """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if (directory / STAGING_FOLDER).is_dir():
+        for left in (directory / STAGING_FOLDER).iterdir():
+            left.unlink(missing_ok=True)
     found: list[CachedFile] = []
     for folder in _folders(directory):
         names = {entry.name for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False)}
@@ -337,7 +352,8 @@ def _load(path: Path, tier: int, block_size_bytes: int) -> CachedFile | None:
     return file
 
 
-def _save_map(file: CachedFile, index: int, *, whole: bool) -> None:
+def save_map(file: CachedFile, index: int, *, whole: bool) -> None:
+    """Store the map, or what of it tells of one block; nothing of an unlinked file. Under `lock`; OSError."""
     if file.is_unlinked:
         return
     if whole or not file.has_map_file:

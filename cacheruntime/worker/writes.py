@@ -101,12 +101,6 @@ class Writes:
         self._stagings: dict[int, Staging] = {}
         self._waiting: set[asyncio.Task[None]] = set()
 
-    def recover(self) -> None:
-        """Drop staging files of earlier runs: what was acknowledged of them is in the under store. Blocks."""
-        if self._folder.exists():
-            for left in self._folder.iterdir():
-                left.unlink(missing_ok=True)
-
     async def create(
         self, uid: str, path: str, *, base_etag: str, base_size_bytes: int, owner: object = None
     ) -> Staging:

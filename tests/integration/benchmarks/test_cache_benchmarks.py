@@ -13,7 +13,7 @@ import pytest
 CASES = {
     "trust": {"tokens-4KiB", "tls-4KiB", "tls-4MiB"},
     "byte-plane": {"large-4MiB", "small-4KiB-files", "small-4KiB-ranges"},
-    "checkpoint-reload": {"reload-same-node", "reload-other-node"},
+    "checkpoint-reload": {"reload-67MB-same-node", "reload-67MB-other-node"},
     "cold-readers": {"cold-copies-stay", "cold-one-copy-a-cluster"},
     "epochs": {f"{name}-c0.5{kind}" for name in ("unet3d", "resnet50", "cosmoflow") for kind in ("", "-hit-error")},
     "preload": {"preload-large-files", "preload-small-files"},

@@ -172,7 +172,8 @@ def test_a_flipped_bit_is_found_refetched_and_counted(cluster: CacheCluster) -> 
 
 
 def test_damage_that_leaves_no_trace_on_the_file_does_not_pass_to_a_peer(tmp_path: Path) -> None:
-    cluster = CacheCluster(tmp_path, environment={"HEADRACE_WORKER_BLOCK_SIZE_BYTES": str(1 << 20)})
+    tunables = {"HEADRACE_WORKER_BLOCK_SIZE_BYTES": str(1 << 20), "HEADRACE_WORKER_SCRUB_BYTES_PER_SECOND": "0"}
+    cluster = CacheCluster(tmp_path, environment=tunables)
     try:
         data = random.Random(8).randbytes(6 << 20)
         cluster.put_origin({"weights": data})

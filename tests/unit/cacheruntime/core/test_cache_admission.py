@@ -1,9 +1,11 @@
 """Admission, the ledger of a tier, single flight, rates: rules with their numbers."""
 
+from dataclasses import replace
+
 import pytest
 
 from cacheruntime.core.admission import admit, place
-from cacheruntime.core.eviction import Candidate
+from cacheruntime.core.eviction import Candidate, victims
 from cacheruntime.core.fills import Fills, Join
 from cacheruntime.core.load_plan import is_below
 from cacheruntime.core.rates import BusyRate, TokenBucket
@@ -162,3 +164,13 @@ def test_the_rate_limit_books_ahead_and_allows_a_burst_of_a_second() -> None:
 def test_targets_are_paths_not_prefixes_of_names() -> None:
     assert is_below("a/b", ["a"]) and is_below("a", ["a/"]) and is_below("x", []) and is_below("x", ["/"])
     assert not is_below("ab/c", ["a"])
+
+
+def test_what_comes_back_fast_goes_before_what_was_used_long_ago() -> None:
+    def file(name: str, used: float, bytes_per_second: float, *, is_home: bool = True) -> Candidate:
+        return replace(held(name, name, 10, is_home=is_home, used=used), refetch_seconds_per_byte=1 / bytes_per_second)
+
+    files = [file("slow", 1.0, 1e6), file("fast", 9.0, 1e9), file("fast-too", 8.0, 0.9e9)]
+    files.append(file("copy", 10.0, 1e3, is_home=False))  # its home has it, whatever the under store costs
+    chosen = victims(files, needed_bytes=40, tier=0, uid="other", as_home=True)
+    assert [victim.name for victim in chosen] == ["copy", "fast-too", "fast", "slow"]

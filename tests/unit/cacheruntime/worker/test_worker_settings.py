@@ -16,6 +16,12 @@ def test_tiers_are_sorted_fastest_first() -> None:
     assert (settings.control.host, settings.control.port) == ("127.0.0.1", 0)
 
 
+def test_watermarks_and_several_paths_of_a_level() -> None:
+    settings = parse([*GOOD, "--tier", "SSD:/ssd2:20Gi,high=0.8,low=0.5", "--tier", "SSD:/ssd3:1Gi,high=0.5"])
+    ssd = [(str(tier.directory), tier.high, tier.low) for tier in settings.tiers if tier.medium == "SSD"]
+    assert ssd == [("/ssd", 0.95, 0.85), ("/ssd2", 0.8, 0.5), ("/ssd3", 0.5, 0.5)]
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
@@ -23,6 +29,9 @@ def test_tiers_are_sorted_fastest_first() -> None:
         (["--tier", "SSD:/y:much"], "quota of tier 'SSD:/y:much': 'much' is not a quantity"),
         (["--tier", "SSD:/y:0"], "it must be above 0"),
         (["--tier", "HDD:/ssd:1Gi"], "two --tier options name the same directory"),
+        (["--tier", "SSD:/y:1Gi,height=0.9"], "'height=0.9' of tier 'SSD:/y:1Gi,height=0.9' is no watermark"),
+        (["--tier", "SSD:/y:1Gi,high=95%"], "is '95%'; it must be a part of the quota like 0.95"),
+        (["--tier", "SSD:/y:1Gi,high=0.5,low=0.6"], "they must be 0 < low <= high <= 1"),
         (["--metadata", "localhost"], "'localhost' is no address; write it like 127.0.0.1:7070"),
     ],
 )
