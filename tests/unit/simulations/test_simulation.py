@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from simulations.engine.core_driver import Attempt, CoreDriver
+from simulations.engine.core_driver import CoreDriver
+from simulations.engine.driver import Attempt
 from simulations.engine.ledger import InvariantViolation
 from simulations.engine.model import DatasetSpec, Fault, World
 from simulations.engine.outcome import Outcome
