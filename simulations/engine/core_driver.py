@@ -82,15 +82,20 @@ class CoreDriver:
             )
             self._inbox.append(events.PodPending(pod_request(Pod(metadata=meta, spec=spec), self._shapes, now)))
 
-    def ended(self, attempt: Attempt, ending: Ending) -> None:
-        """All pods of an attempt are gone, bound or not."""
+    def ended(self, attempt: Attempt, ending: Ending, later: Sequence[str] = ()) -> None:
+        """All pods of an attempt are gone, bound or not, but for `later`."""
         del ending  # the core sees room come back, whatever the reason
         if self._policy.gangs is Gangs.WHOLE and attempt.spec.pods > 1:
             self._inbox.append(events.GroupGone(objects.NAMESPACE, attempt.group))
         for uid in attempt.uids:
             del self._attempts[uid]
-            self._inbox.append(events.PodGone(uid))
+            if uid not in later:
+                self.gone(uid)
         attempt.permits.clear()
+
+    def gone(self, uid: str) -> None:
+        """A pod is gone."""
+        self._inbox.append(events.PodGone(uid))
 
     def node(self, index: int, *, is_up: bool, is_open: bool) -> None:
         """A node came, went, or was cordoned. Its pods are to be ended before it goes."""

@@ -3,7 +3,7 @@
 Owns the words between a simulation and a driver. Uids are `job.attempt.pod`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -50,8 +50,11 @@ class Driver(Protocol):
     def submit(self, attempt: Attempt, now: float, checkpoint: dict[int, float]) -> None:
         """The pods of an attempt exist; `checkpoint`: bytes of it by node."""
 
-    def ended(self, attempt: Attempt, ending: Ending) -> None:
-        """All pods of an attempt are gone, bound or not."""
+    def ended(self, attempt: Attempt, ending: Ending, later: Sequence[str] = ()) -> None:
+        """All pods of an attempt are gone, bound or not; those of `later` hold their room until `gone`."""
+
+    def gone(self, uid: str) -> None:
+        """A pod of an attempt that ended is gone now."""
 
     def node(self, index: int, *, is_up: bool, is_open: bool) -> None:
         """A node came, went, or was cordoned. Its pods are to be ended before it goes."""

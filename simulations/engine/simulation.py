@@ -10,6 +10,7 @@ or when nothing can happen any more.
 from collections.abc import Callable
 from math import ceil
 from random import Random
+from typing import Any
 
 from simulations.engine.cache import Cache
 from simulations.engine.clock import NEVER, EventHeap
@@ -77,7 +78,12 @@ class Simulation:
         self.faults = Faults(self, Random(f"{world.seed}/faults"))
         for number, job in enumerate(world.jobs):
             self.heap.push(job.submit_seconds, "submit", number)
-        self._handlers: dict[str, Callable[[int], None]] = {"submit": self.submit, "permit": self._permit_over}
+        self._ends = Random(f"{world.seed}/ends")
+        self._handlers: dict[str, Callable[[Any], None]] = {
+            "submit": self.submit,
+            "permit": self._permit_over,
+            "gone": self._gone,
+        }
 
     # ---- the loop ---------------------------------------------------------------------------
 
@@ -267,9 +273,19 @@ class Simulation:
             self.account.checkpoint_bytes += written * job.spec.checkpoint_bytes
 
     def _release(self, attempt: Attempt, ending: Ending) -> None:
+        spread = self.world.end_spread_seconds if ending is Ending.FINISHED and attempt.spec.pods > 1 else 0.0
+        later = list(attempt.node_of)[1:] if spread else []
         for uid in attempt.node_of:
-            self.ledger.free_up(uid)
-        self.driver.ended(attempt, ending)
+            if uid not in later:
+                self.ledger.free_up(uid)
+        self.driver.ended(attempt, ending, later)
+        for uid in later:
+            self.heap.push(self.heap.now + self._ends.uniform(0.0, spread), "gone", uid)
+        self._gpus = self.ledger.gpus()
+
+    def _gone(self, uid: str) -> None:
+        self.ledger.free_up(uid)
+        self.driver.gone(uid)
         self._gpus = self.ledger.gpus()
 
     def stop(self, number: int, *, saves: bool) -> None:

@@ -5,7 +5,7 @@ placement. Invariants: a gang's binds are handed on when all its members have on
 breaks its attempt, which is then to be started anew, as a job controller would.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -99,8 +99,9 @@ class KwokDriver:
             self._pods[name] = _Placed(uid, attempt)
             self._unseen.add(name)
 
-    def ended(self, attempt: Attempt, ending: Ending) -> None:
+    def ended(self, attempt: Attempt, ending: Ending, later: Sequence[str] = ()) -> None:
         """kwok ends bound pods, others are deleted."""
+        assert not later, "here pods leave when kwok ends them"
         unwritten = {write.name for write in self._out.pods}
         for uid in attempt.uids:
             name = objects.pod_name(uid)
@@ -115,6 +116,9 @@ class KwokDriver:
         self._out.pods = [write for write in self._out.pods if write.name not in names_ended]
         self._partial.pop(attempt.job, None)
         self.broken.pop(attempt.job, None)
+
+    def gone(self, uid: str) -> None:
+        """Never told: see `ended`."""
 
     def node(self, index: int, *, is_up: bool, is_open: bool) -> None:
         """A node came, went or was cordoned."""

@@ -32,7 +32,7 @@ from simulations.errors import ScenarioError
 from simulations.kwok import objects
 from simulations.kwok.clock import WorkClock
 from simulations.kwok.driver import Busy, KwokDriver
-from simulations.kwok.invariants import WatchedCluster
+from simulations.kwok.invariants import WatchedCluster, reason
 from simulations.kwok.process import Scheduler, SchedulerDied, log_tail, running
 from simulations.kwok.writer import Writer
 
@@ -105,6 +105,8 @@ class _Run:
             name = contender.scheduler.pod_scheduler_name
             return KwokDriver(world, cache, scheduler=name, gangs=policy.gangs, dataset_uids=uids)
 
+        # Pods leave their nodes when kwok ends them, one after the other anyway.
+        world = replace(world, end_spread_seconds=0.0)
         self._sim = Simulation(world, policy, price_per_gib=price, drive=drive)
         assert isinstance(self._sim.driver, KwokDriver)
         self._driver = self._sim.driver
@@ -116,7 +118,8 @@ class _Run:
         self._inbox: list[Change[Any]] = []
         self._listed: set[str] = set()
         self._busy: Busy | None = None
-        self._busy_since = self._looked_at = time.monotonic()
+        self._began = self._busy_since = self._looked_at = time.monotonic()
+        self._probe_is_told = False
         self._waited = dict.fromkeys(Busy, 0.0)
 
     async def watch(self, client: KubeClient, resource: Resource, kind: type[Any]) -> None:
@@ -139,13 +142,14 @@ class _Run:
         sim, driver, horizon = self._sim, self._driver, self._sim.world.horizon_seconds
         # All caches tell what they hold at the start, empty ones too: that a worker is there at all.
         driver.report(range(len(sim.world.nodes)))
+        self._writer.put(driver.take_writes())
+        await self._see_probe(process, [objects.probe_pod(self._contender.scheduler.pod_scheduler_name)], is_there=True)
+        await self._see_probe(process, [objects.pod_goes(objects.PROBE)], is_there=False)
         began = time.monotonic()
         clock = WorkClock(began)
         while sim.unfinished:
-            if process.returncode is not None:
-                raise SchedulerDied(f"{self._contender.scheduler.name} ended with code {process.returncode}")
             wall = time.monotonic()
-            self._take_in(wall)
+            self._take_in(process, wall)
             now = clock.now(wall)
             if not self._catch_up(min(now, horizon)) or now > horizon:
                 break
@@ -175,7 +179,20 @@ class _Run:
         more |= {f"waited_{cause.name.lower()}_seconds": seconds for cause, seconds in self._waited.items()}
         return replace(found, figures={**found.figures, **more})
 
-    def _take_in(self, wall: float) -> None:
+    async def _see_probe(
+        self, process: asyncio.subprocess.Process, writes: list[objects.Write], *, is_there: bool
+    ) -> None:
+        """Write, and wait until the probe was told why it waits, or is gone: a scheduler's start takes no simulated
+        time. The judge says when it is too long."""
+        self._writer.put([writes])
+        while self._probe_is_told is not is_there:
+            self._take_in(process, time.monotonic())
+            await self._wait(LOOK_SECONDS)
+
+    def _take_in(self, process: asyncio.subprocess.Process, wall: float) -> None:
+        if process.returncode is not None:
+            raise SchedulerDied(f"{self._contender.scheduler.name} ended with code {process.returncode}")
+        since = wall - self._began
         inbox, self._inbox = self._inbox, []
         self._news.clear()
         if inbox:
@@ -184,13 +201,15 @@ class _Run:
             item = change.object
             is_gone = change.kind is ChangeKind.DELETED
             if isinstance(item, Pod):
-                self._judge.pod(item, wall, is_gone=is_gone)
+                self._judge.pod(item, since, is_gone=is_gone)
                 self._driver.seen(item, is_gone=is_gone)
+                if item.metadata.name == objects.PROBE:
+                    self._probe_is_told = bool(reason(item)) and not is_gone
             elif isinstance(item, PodGroup):
-                self._judge.group(item, wall)
+                self._judge.group(item, since)
             elif not is_gone:
                 self._judge.node(item)
-        self._judge.look(wall)
+        self._judge.look(since)
 
     def _catch_up(self, now: float) -> bool:
         """Everything due by now, each at its time; False when all jobs are finished."""

@@ -24,7 +24,7 @@ KWOK_NODE: Final = {"kwok.x-k8s.io/node": "fake"}
 POD_ENDS, NODE_STATE = "kwok.headrace.dev/ends", "kwok.headrace.dev/state"
 ENDS_AS: Final = {Ending.FINISHED: "succeeded", Ending.LOST: "failed", Ending.PREEMPTED: "preempted"}
 UNREACHABLE: Final = {"key": "node.kubernetes.io/unreachable", "effect": "NoSchedule"}
-PRIORITY_CLASS = "simulated"
+PRIORITY_CLASS, PROBE, IMAGE = "simulated", "is-the-scheduler-there", "registry.invalid/none"
 
 
 class Verb(StrEnum):
@@ -131,11 +131,18 @@ def pods(
         meta = ObjectMeta(name=pod_name(uid), namespace=objects.NAMESPACE, labels=labels, annotations=annotations)
         body = _builtins(Pod(metadata=meta, spec=spec))
         for container in body["spec"]["containers"]:
-            container["image"] = "registry.invalid/none"
+            container["image"] = IMAGE
             if attempt.spec.gpus:
                 container["resources"]["limits"] = {names.GPU_RESOURCE: str(attempt.spec.gpus)}
         found.append(_create(PODS, body))
     return found
+
+
+def probe_pod(scheduler: str) -> Write:
+    """A pod no node takes: once it was told so its scheduler is there."""
+    container = {"name": "main", "image": IMAGE}
+    spec = {"schedulerName": scheduler, "containers": [container], "nodeSelector": {"simulated": "nowhere"}}
+    return _create(PODS, {"metadata": {"name": PROBE}, "spec": {**spec, "priorityClassName": PRIORITY_CLASS}})
 
 
 def pod_ends(name: str, ending: Ending) -> Write:
