@@ -64,6 +64,9 @@ def run_scenario(
         list[str] | None,
         typer.Option("--without-gangs", metavar="NAME", help="this command does not promise whole gangs (kwok)"),
     ] = None,
+    training_jobs: Annotated[
+        bool, typer.Option("--training-jobs", help="jobs are TrainingJobs, with the job controller as a process (kwok)")
+    ] = False,
     nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="scale the scenario to so many nodes")] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="and to so many jobs; default: as nodes")] = None,
     trace: Annotated[list[Path] | None, typer.Option("--trace", help="a CSV of openb or Philly; repeatable")] = None,
@@ -86,8 +89,8 @@ def run_scenario(
         raise UsageError(f"output {output!r} is not known; choose table, json or yaml")
     if engine not in ("event", "kwok"):
         raise UsageError(f"engine {engine!r} is not known; choose event or kwok")
-    if engine == "event" and (scheduler or without_gangs):
-        raise UsageError("--scheduler and --without-gangs are for --engine kwok; the event engine takes --policies")
+    if engine == "event" and (scheduler or without_gangs or training_jobs):
+        raise UsageError("--scheduler, --without-gangs and --training-jobs are for --engine kwok; use --policies")
     if engine == "kwok" and policies:
         raise UsageError("--policies is for the event engine; --engine kwok takes --scheduler")
     try:
@@ -99,10 +102,18 @@ def run_scenario(
             if engine == "kwok":
                 from headrace.cluster.bare import bare_cluster
                 from simulations.kwok import runs
+                from simulations.kwok.objects import Shape
 
                 tried = runs.wanted(scheduler or [runs.HEADRACE, runs.KUBE], without_gangs or [])
                 result = runs.run(
-                    loaded, tried, bare_cluster, seeds=seeds or 1, traces=traces, notes=notes, progress=bar.tell
+                    loaded,
+                    tried,
+                    bare_cluster,
+                    seeds=seeds or 1,
+                    shape=Shape.TRAINING_JOBS if training_jobs else Shape.PODS,
+                    traces=traces,
+                    notes=notes,
+                    progress=bar.tell,
                 )
             else:
                 from simulations.run import run

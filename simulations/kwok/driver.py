@@ -11,7 +11,6 @@ from enum import StrEnum
 
 import numpy as np
 
-from api import names
 from kube.objects import Pod
 from simulations.engine.cache import Cache
 from simulations.engine.clock import NEVER
@@ -22,7 +21,7 @@ from simulations.engine.model import World
 from simulations.engine.policy import Gangs
 from simulations.kwok import objects
 from simulations.kwok.invariants import is_over, reason
-from simulations.kwok.objects import Write
+from simulations.kwok.objects import Shape, Write
 
 
 class Busy(StrEnum):
@@ -39,6 +38,7 @@ class _Placed:
     """A pod of an attempt that has not ended."""
 
     uid: str
+    name: str
     attempt: Attempt
     is_over: bool = False
     node: int | None = None
@@ -60,20 +60,28 @@ class KwokDriver:
     """See the module's docstring; implements engine/driver.py's Driver."""
 
     def __init__(
-        self, world: World, cache: Cache, *, scheduler: str, gangs: Gangs, dataset_uids: Mapping[str, str]
+        self,
+        world: World,
+        cache: Cache,
+        *,
+        scheduler: str,
+        gangs: Gangs,
+        dataset_uids: Mapping[str, str],
+        shape: Shape = Shape.PODS,
     ) -> None:
         """`scheduler`: spec.schedulerName of the pods; `dataset_uids`: those the API server gave."""
         self._world, self._cache = world, cache
-        self._scheduler, self._gangs, self._uids = scheduler, gangs, dataset_uids
+        self._scheduler, self._gangs, self._uids, self._shape = scheduler, gangs, dataset_uids, shape
         self._number = {node.name: index for index, node in enumerate(world.nodes)}
         self._is_up = [True] * len(world.nodes)
         self._is_open = [True] * len(world.nodes)
         self._out = _Outbox()
         self._pods: dict[str, _Placed] = {}
+        self._members: dict[int, list[_Placed]] = {}
         self._unseen: set[str] = set()
         self._leaving: set[str] = set()
         self._partial: dict[int, Attempt] = {}
-        self._bound: list[tuple[str, int, Attempt]] = []
+        self._bound: list[tuple[_Placed, int]] = []
         self.broken: dict[int, str] = {}
         """Jobs whose attempt cannot start, and why; for who follows to stop them."""
         self.rests = False
@@ -89,31 +97,38 @@ class KwokDriver:
     def submit(self, attempt: Attempt, now: float, checkpoint: dict[int, float]) -> None:
         """Pods are to be created, with a PodGroup when they are several."""
         del now  # creation timestamps are the API server's
-        labels = {}
-        if attempt.spec.pods > 1 and self._gangs is Gangs.WHOLE:
+        names = objects.pod_names(attempt, self._shape)
+        members = [_Placed(uid, name, attempt) for uid, name in zip(attempt.uids, names, strict=True)]
+        self._members[attempt.job] = members
+        self._pods |= {placed.name: placed for placed in members}
+        self._unseen |= set(names)
+        if self._shape is Shape.TRAINING_JOBS:
+            # Later attempts are the job controller's to start.
+            if attempt.number == 1:
+                self._out.pods.append(objects.training_job(self._world, attempt, self._scheduler))
+            return
+        is_gang = attempt.spec.pods > 1 and self._gangs is Gangs.WHOLE
+        if is_gang:
             self._out.gangs.append(objects.gang(attempt))
-            labels = {names.POD_GROUP_LABEL: attempt.group}
-        self._out.pods += objects.pods(self._world, attempt, self._scheduler, checkpoint, labels)
-        for uid in attempt.uids:
-            name = objects.pod_name(uid)
-            self._pods[name] = _Placed(uid, attempt)
-            self._unseen.add(name)
+        self._out.pods += objects.pods(self._world, attempt, self._scheduler, checkpoint, is_gang=is_gang)
 
     def ended(self, attempt: Attempt, ending: Ending, later: Sequence[str] = ()) -> None:
         """kwok ends bound pods, others are deleted."""
         assert not later, "here pods leave when kwok ends them"
+        members = self._members.pop(attempt.job)
         unwritten = {write.name for write in self._out.pods}
-        for uid in attempt.uids:
-            name = objects.pod_name(uid)
-            placed = self._pods.pop(name)
-            self._unseen.discard(name)
-            if placed.is_over or name in unwritten:
+        for placed in members:
+            del self._pods[placed.name]
+            self._unseen.discard(placed.name)
+            if placed.is_over or placed.name in unwritten:
                 continue
-            self._leaving.add(name)
+            self._leaving.add(placed.name)
             is_bound = placed.node is not None
-            self._out.endings.append(objects.pod_ends(name, ending) if is_bound else objects.pod_goes(name))
-        names_ended = {objects.pod_name(uid) for uid in attempt.uids}
-        self._out.pods = [write for write in self._out.pods if write.name not in names_ended]
+            self._out.endings.append(
+                objects.pod_ends(placed.name, ending) if is_bound else objects.pod_goes(placed.name)
+            )
+        ended = {placed.name for placed in members}
+        self._out.pods = [write for write in self._out.pods if write.name not in ended]
         self._partial.pop(attempt.job, None)
         self.broken.pop(attempt.job, None)
 
@@ -135,13 +150,13 @@ class KwokDriver:
 
     def turn(self, now: float) -> list[tuple[str, int, Attempt]]:
         """Binds seen since the last turn, gangs whole."""
-        bound, self._bound = self._bound, []
         # Attempts may have ended since.
-        bound = [item for item in bound if objects.pod_name(item[0]) in self._pods]
-        for _, node, attempt in bound:
+        bound = [item for item in self._bound if self._pods.get(item[0].name) is item[0]]
+        self._bound = []
+        for placed, node in bound:
             if not (self._is_up[node] and self._is_open[node]):
-                self.broken[attempt.job] = f"bound to {self._world.nodes[node].name}, which went meanwhile"
-        fresh = [item for item in bound if item[2].job not in self.broken]
+                self.broken[placed.attempt.job] = f"bound to {self._world.nodes[node].name}, which went meanwhile"
+        fresh = [(at.uid, node, at.attempt) for at, node in bound if at.attempt.job not in self.broken]
         for uid, node, attempt in fresh:
             attempt.node_of[uid] = node
         return fresh
@@ -178,16 +193,14 @@ class KwokDriver:
             self._hand_on(placed)
 
     def _hand_on(self, placed: _Placed) -> None:
-        attempt = placed.attempt
-        if self._gangs is Gangs.WHOLE and attempt.spec.pods > 1:
-            members = [self._pods[objects.pod_name(uid)] for uid in attempt.uids]
+        attempt, members = placed.attempt, [placed]
+        if self._gangs is Gangs.WHOLE:
+            members = self._members[attempt.job]
             if any(member.node is None for member in members):
                 self._partial[attempt.job] = attempt
                 return
             self._partial.pop(attempt.job, None)
-        else:
-            members = [placed]
-        self._bound += [(member.uid, member.node, attempt) for member in members if member.node is not None]
+        self._bound += [(member, member.node) for member in members if member.node is not None]
 
     def take_writes(self) -> list[list[Write]]:
         """What is to be written: lists in order, each in any order."""
@@ -225,8 +238,4 @@ class KwokDriver:
         return any(int(ledger.fits(np.array(asks, dtype=np.int64)).sum()) >= needed for asks, needed in least.items())
 
     def _told(self, attempt: Attempt) -> str:
-        for uid in attempt.uids:
-            placed = self._pods.get(objects.pod_name(uid))
-            if placed is not None and placed.told:
-                return placed.told
-        return ""
+        return next((placed.told for placed in self._members[attempt.job] if placed.told), "")

@@ -6,6 +6,7 @@ all jobs have, at the horizon, or when nothing can happen any more.
 """
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +34,8 @@ from simulations.kwok import objects
 from simulations.kwok.clock import WorkClock
 from simulations.kwok.driver import Busy, KwokDriver
 from simulations.kwok.invariants import WatchedCluster, reason
-from simulations.kwok.process import Scheduler, SchedulerDied, log_tail, running
+from simulations.kwok.objects import Shape
+from simulations.kwok.process import Scheduler, SchedulerDied, job_controller, log_tail, running
 from simulations.kwok.writer import Writer
 
 # A gang may be bound in part while its binds are under way, and until Headrace takes one that fell apart back (30 s).
@@ -53,6 +55,7 @@ class Contender:
 
     scheduler: Scheduler
     policy: Policy
+    shape: Shape = Shape.PODS
 
 
 async def follow(
@@ -65,13 +68,19 @@ async def follow(
     async with KubeClient(config, user_agent="headrace-sim") as client:
         writer = Writer(client)
         run = _Run(world, contender, await _fill(writer, world), writer, price)
+        is_controlled = contender.shape is Shape.TRAINING_JOBS
+        programs = [contender.scheduler, *([job_controller()] if is_controlled else [])]
         try:
             async with asyncio.TaskGroup() as tasks:
                 helpers = [tasks.create_task(writer.run())]
                 helpers += [tasks.create_task(run.watch(client, resource, kind)) for resource, kind in WATCHED]
                 await run.synced()
-                async with running(contender.scheduler, kubeconfig, folder) as process:
-                    found = await run.go(process, progress)
+                async with contextlib.AsyncExitStack() as stack:
+                    for program in programs:
+                        run.processes.append(
+                            (program, await stack.enter_async_context(running(program, kubeconfig, folder)))
+                        )
+                    found = await run.go(progress)
                 for helper in helpers:
                     helper.cancel()
         except BaseExceptionGroup as group:
@@ -80,7 +89,8 @@ async def follow(
             while isinstance(cause, BaseExceptionGroup):
                 cause = cause.exceptions[0]
             if isinstance(cause, SchedulerDied):
-                raise SchedulerDied(f"{cause}; the end of its log:\n{log_tail(contender.scheduler, folder)}") from None
+                logs = "\n".join(log_tail(program, folder) for program in programs)
+                raise SchedulerDied(f"{cause}; the end of its log:\n{logs}") from None
             raise cause from None
     return found
 
@@ -100,10 +110,13 @@ class _Run:
     def __init__(self, world: World, contender: Contender, uids: dict[str, str], writer: Writer, price: float) -> None:
         policy = contender.policy
         self._contender, self._writer = contender, writer
+        self.processes: list[tuple[Scheduler, asyncio.subprocess.Process]] = []
 
         def drive(world: World, cache: Any) -> KwokDriver:
             name = contender.scheduler.pod_scheduler_name
-            return KwokDriver(world, cache, scheduler=name, gangs=policy.gangs, dataset_uids=uids)
+            return KwokDriver(
+                world, cache, scheduler=name, gangs=policy.gangs, dataset_uids=uids, shape=contender.shape
+            )
 
         # Pods leave their nodes when kwok ends them, one after the other anyway.
         world = replace(world, end_spread_seconds=0.0)
@@ -137,19 +150,19 @@ class _Run:
             await self._wait(LOOK_SECONDS)
             self._news.clear()
 
-    async def go(self, process: asyncio.subprocess.Process, progress: Progress | None) -> Outcome:
+    async def go(self, progress: Progress | None) -> Outcome:
         """Let time go until nothing happens any more."""
         sim, driver, horizon = self._sim, self._driver, self._sim.world.horizon_seconds
         # All caches tell what they hold at the start, empty ones too: that a worker is there at all.
         driver.report(range(len(sim.world.nodes)))
         self._writer.put(driver.take_writes())
-        await self._see_probe(process, [objects.probe_pod(self._contender.scheduler.pod_scheduler_name)], is_there=True)
-        await self._see_probe(process, [objects.pod_goes(objects.PROBE)], is_there=False)
+        await self._see_probe([objects.probe_pod(self._contender.scheduler.pod_scheduler_name)], is_there=True)
+        await self._see_probe([objects.pod_goes(objects.PROBE)], is_there=False)
         began = time.monotonic()
         clock = WorkClock(began)
         while sim.unfinished:
             wall = time.monotonic()
-            self._take_in(process, wall)
+            self._take_in(wall)
             now = clock.now(wall)
             if not self._catch_up(min(now, horizon)) or now > horizon:
                 break
@@ -179,19 +192,18 @@ class _Run:
         more |= {f"waited_{cause.name.lower()}_seconds": seconds for cause, seconds in self._waited.items()}
         return replace(found, figures={**found.figures, **more})
 
-    async def _see_probe(
-        self, process: asyncio.subprocess.Process, writes: list[objects.Write], *, is_there: bool
-    ) -> None:
+    async def _see_probe(self, writes: list[objects.Write], *, is_there: bool) -> None:
         """Write, and wait until the probe was told why it waits, or is gone: a scheduler's start takes no simulated
         time. The judge says when it is too long."""
         self._writer.put([writes])
         while self._probe_is_told is not is_there:
-            self._take_in(process, time.monotonic())
+            self._take_in(time.monotonic())
             await self._wait(LOOK_SECONDS)
 
-    def _take_in(self, process: asyncio.subprocess.Process, wall: float) -> None:
-        if process.returncode is not None:
-            raise SchedulerDied(f"{self._contender.scheduler.name} ended with code {process.returncode}")
+    def _take_in(self, wall: float) -> None:
+        for program, process in self.processes:
+            if process.returncode is not None:
+                raise SchedulerDied(f"{program.name} ended with code {process.returncode}")
         since = wall - self._began
         inbox, self._inbox = self._inbox, []
         self._news.clear()

@@ -12,9 +12,9 @@ from typing import Final
 import msgspec
 
 from api import names
-from kube.identity import JsonObject, ObjectMeta
-from kube.objects import Pod
-from kube.resources import DATASETS, NODE_CACHES, NODES, POD_GROUPS, PODS, PRIORITY_CLASSES, Resource
+from jobcontroller.core import attempts
+from kube.identity import JsonObject
+from kube.resources import DATASETS, NODE_CACHES, NODES, POD_GROUPS, PODS, PRIORITY_CLASSES, TRAINING_JOBS, Resource
 from simulations.engine import objects
 from simulations.engine.cache import Cache
 from simulations.engine.driver import Attempt, Ending
@@ -24,7 +24,7 @@ KWOK_NODE: Final = {"kwok.x-k8s.io/node": "fake"}
 POD_ENDS, NODE_STATE = "kwok.headrace.dev/ends", "kwok.headrace.dev/state"
 ENDS_AS: Final = {Ending.FINISHED: "succeeded", Ending.LOST: "failed", Ending.PREEMPTED: "preempted"}
 UNREACHABLE: Final = {"key": "node.kubernetes.io/unreachable", "effect": "NoSchedule"}
-PRIORITY_CLASS, PROBE, IMAGE = "simulated", "is-the-scheduler-there", "registry.invalid/none"
+PRIORITY_CLASS, PROBE, IMAGE, ROLE = "simulated", "is-the-scheduler-there", "registry.invalid/none", "Worker"
 
 
 class Verb(StrEnum):
@@ -100,9 +100,35 @@ def node_cache_status(world: World, cache: Cache, index: int, uids: Mapping[str,
     return Write(Verb.STATUS, NODE_CACHES, world.nodes[index].name, {"status": status})
 
 
-def pod_name(uid: str) -> str:
-    """The name of the pod a simulation calls `uid`."""
-    return f"p{uid}"
+class Shape(StrEnum):
+    """What a job is in the cluster."""
+
+    PODS = "pods"  # pods and a PodGroup, made here
+    TRAINING_JOBS = "training-jobs"  # a TrainingJob; the job controller makes all else, again after a failure
+
+
+def pod_names(attempt: Attempt, shape: Shape) -> list[str]:
+    """The names of an attempt's pods, in the order of its uids."""
+    if shape is Shape.PODS:
+        return [f"p{uid}" for uid in attempt.uids]
+    number = attempt.number - 1
+    return [attempts.pod_name(attempt.spec.name, ROLE, pod, number) for pod in range(attempt.spec.pods)]
+
+
+def training_job(world: World, attempt: Attempt, scheduler: str) -> Write:
+    """The TrainingJob of a job's first attempt. Where its checkpoints are only a metadata service could tell."""
+    template = _pod(world, attempt, scheduler, {})
+    return _create(
+        TRAINING_JOBS,
+        {
+            "metadata": {"name": attempt.spec.name},
+            "spec": {
+                "framework": "Custom",
+                "runPolicy": {"restarts": {"infrastructure": 1000, "preemption": 10_000}},
+                "replicaSpecs": {ROLE: {"replicas": attempt.spec.pods, "template": template}},
+            },
+        },
+    )
 
 
 def gang(attempt: Attempt) -> Write:
@@ -113,9 +139,18 @@ def gang(attempt: Attempt) -> Write:
 
 
 def pods(
-    world: World, attempt: Attempt, scheduler: str, checkpoint: Mapping[int, float], labels: dict[str, str]
+    world: World, attempt: Attempt, scheduler: str, checkpoint: Mapping[int, float], *, is_gang: bool
 ) -> list[Write]:
-    """The pods of an attempt."""
+    """The pods of an attempt; a gang's have its label."""
+    template = _pod(world, attempt, scheduler, checkpoint)
+    metadata = template["metadata"] | ({"labels": {names.POD_GROUP_LABEL: attempt.group}} if is_gang else {})
+    return [
+        _create(PODS, {**template, "metadata": {**metadata, "name": name}}) for name in pod_names(attempt, Shape.PODS)
+    ]
+
+
+def _pod(world: World, attempt: Attempt, scheduler: str, checkpoint: Mapping[int, float]) -> JsonObject:
+    """Metadata and spec of one of an attempt's pods, without a name."""
     # Priority and its preemption policy come from the class: the API server refuses them otherwise.
     spec = msgspec.structs.replace(
         objects.pod_spec(attempt.spec, scheduler),
@@ -125,17 +160,13 @@ def pods(
         restart_policy="Never",
         termination_grace_period_seconds=0,
     )
+    made = _builtins(spec)
+    for container in made["containers"]:
+        container["image"] = IMAGE
+        if attempt.spec.gpus:
+            container["resources"]["limits"] = {names.GPU_RESOURCE: str(attempt.spec.gpus)}
     annotations = objects.data_annotations(world, attempt.spec, checkpoint)
-    found = []
-    for uid in attempt.uids:
-        meta = ObjectMeta(name=pod_name(uid), namespace=objects.NAMESPACE, labels=labels, annotations=annotations)
-        body = _builtins(Pod(metadata=meta, spec=spec))
-        for container in body["spec"]["containers"]:
-            container["image"] = IMAGE
-            if attempt.spec.gpus:
-                container["resources"]["limits"] = {names.GPU_RESOURCE: str(attempt.spec.gpus)}
-        found.append(_create(PODS, body))
-    return found
+    return {"metadata": {"annotations": annotations}, "spec": made}
 
 
 def probe_pod(scheduler: str) -> Write:

@@ -46,6 +46,12 @@ def headrace_scheduler(*more: str) -> Scheduler:
     return Scheduler("headrace", command, names.DEFAULT_SCHEDULER_NAME)
 
 
+def job_controller() -> Scheduler:
+    """Headrace's job controller of this installation: no scheduler, but started and stopped as one."""
+    command = f"{shlex.quote(sys.executable)} -m jobcontroller --kubeconfig {{kubeconfig}} --no-leader-elect"
+    return Scheduler("jobcontroller", command, "")
+
+
 def kube_scheduler(
     binary: str,
     kubeconfig: Path,

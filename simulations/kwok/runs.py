@@ -20,6 +20,7 @@ from simulations.engine.outcome import Outcome
 from simulations.engine.policy import Gangs, Policy
 from simulations.errors import ScenarioError
 from simulations.kwok.follow import Contender, follow
+from simulations.kwok.objects import Shape
 from simulations.kwok.process import Scheduler, headrace_scheduler, kube_scheduler
 from simulations.policies.kube import default_plugins
 from simulations.policies.registry import POLICIES
@@ -42,6 +43,10 @@ NOTES = (
     "While a scheduler, the API server or kwok works a simulated second is a real one; when the cluster rests time "
     "jumps to the next event. Backoffs of refused pods pass in real time only, and are shortened (Headrace 0.2 s, "
     "kube-scheduler 1 s at most).",
+)
+BY_CONTROLLER = (
+    "Jobs are TrainingJobs: the job controller, a process too, makes their pods and PodGroups and starts them again. "
+    "Pods are not told where their checkpoints are, which only a metadata service knows."
 )
 
 
@@ -95,6 +100,7 @@ def run(
     start: Start,
     *,
     seeds: int = 1,
+    shape: Shape = Shape.PODS,
     traces: Traces = NO_TRACES,
     notes: Sequence[str] = (),
     progress: Callable[[Step], None] | None = None,
@@ -113,6 +119,7 @@ def run(
                     world,
                     item,
                     cluster,
+                    shape=shape,
                     price=scenario.origin_price_per_gib,
                     progress=teller(label, done, todo, began_all, progress),
                 )
@@ -121,7 +128,8 @@ def run(
             done += 1
         runs.setdefault("bound", []).append(bound(world, scenario.origin_price_per_gib))
     about = {item.name: ABOUT.get(item.name) or f"`{item.command}`" for item in schedulers}
-    return Result(scenario, traces.files, runs, walls, about, (*NOTES, *notes))
+    more = (BY_CONTROLLER, *notes) if shape is Shape.TRAINING_JOBS else notes
+    return Result(scenario, traces.files, runs, walls, about, (*NOTES, *more))
 
 
 def run_one(
@@ -129,11 +137,12 @@ def run_one(
     item: Wanted,
     cluster: Cluster,
     *,
+    shape: Shape = Shape.PODS,
     price: float = 0.0,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Outcome:
     """One scheduler on one world, on an empty cluster."""
-    contender = Contender(_scheduler(world, item, cluster), _policy(item))
+    contender = Contender(_scheduler(world, item, cluster), _policy(item), shape)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(follow(world, contender, cluster.kubeconfig, cluster.folder, price=price, progress=progress))
 

@@ -13,6 +13,7 @@ from simulations.engine.outcome import Outcome
 from simulations.engine.simulation import Simulation
 from simulations.kwok import runs
 from simulations.kwok.calibration import compare, jobs_alike
+from simulations.kwok.objects import Shape
 from simulations.kwok.process import SchedulerDied
 from simulations.policies.registry import POLICIES
 from simulations.run import run
@@ -22,9 +23,9 @@ from tests.builders.simulated import a_job, a_sim_node, a_world
 pytestmark = pytest.mark.cluster
 
 
-def in_kwok(world: World, word: str, *without_gangs: str) -> Outcome:
+def in_kwok(world: World, word: str, *, shape: Shape = Shape.PODS) -> Outcome:
     with bare_cluster() as cluster:
-        return runs.run_one(world, runs.wanted([word], without_gangs)[0], cluster)
+        return runs.run_one(world, runs.wanted([word], [])[0], cluster, shape=shape)
 
 
 def a_small_world() -> World:
@@ -62,6 +63,15 @@ def test_both_engines_agree_on_a_small_world_with_gangs_waiting_and_faults() -> 
     assert jobs_alike([event], [kwok]) == 1.0
     # More binds than pods: attempts that were stopped were bound again.
     assert (kwok.figures["binds_seen"] or 0) >= 11 + 3
+
+
+@pytest.mark.nightly
+def test_training_jobs_go_through_the_job_controller_and_are_started_again() -> None:
+    world = a_small_world()
+    found = in_kwok(world, "headrace", shape=Shape.TRAINING_JOBS)
+    assert found.figures["jobs_finished"] == len(world.jobs)
+    assert found.faults["crashes"] == found.faults["reclaims"] == 1
+    assert (found.figures["restarts"] or 0) >= 2
 
 
 @pytest.mark.nightly
