@@ -14,6 +14,7 @@ import typer
 import yaml
 
 from headrace.cli.tables import console
+from headrace.cli.whatif import whatif
 from headrace.errors import HeadraceError, UsageError
 
 sim = typer.Typer(
@@ -22,12 +23,15 @@ sim = typer.Typer(
 
 
 class SimulationFailed(HeadraceError):
-    """A run broke an invariant: a fault of the scheduler or of the simulation."""
+    """A run broke an invariant, a scheduler under test or the cluster failed, or the engines differ."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to `app`."""
     app.add_typer(sim, name="sim")
+
+
+sim.command("whatif")(whatif)
 
 
 @sim.command("list")
@@ -77,10 +81,10 @@ def run_scenario(
 
     With --engine kwok schedulers are processes beside a real etcd and kube-apiserver, nodes are kwok's.
     """
+    from kube.errors import KubeError
     from simulations.engine.ledger import InvariantViolation
     from simulations.errors import ScenarioError
     from simulations.kwok.process import SchedulerDied
-    from simulations.report.tables import as_values
     from simulations.scenarios.scale import scaled
     from simulations.scenarios.schema import find, load
     from simulations.traces.readers import read
@@ -128,14 +132,11 @@ def run_scenario(
         raise UsageError(str(error)) from None
     except KeyError as error:
         raise UsageError(str(error.args[0])) from None
-    except (InvariantViolation, SchedulerDied) as error:
+    except (InvariantViolation, SchedulerDied, KubeError) as error:
         raise SimulationFailed(f"scenario {scenario}: {error}") from None
     except OSError as error:
         raise UsageError(f"--report {report}: {error.strerror}; name a file that can be written") from None
-    if output == "table":
-        _show(result)
-    else:
-        _print(as_values(result), output)
+    show(result, output)
 
 
 @sim.command("calibrate")
@@ -149,6 +150,7 @@ def calibrate(
 ) -> None:
     """Run one scenario in both engines, event and kwok, and compare. Exit code 1 when they differ by more than 5 %."""
     from headrace.cluster.bare import bare_cluster
+    from kube.errors import KubeError
     from simulations.engine.ledger import InvariantViolation
     from simulations.errors import ScenarioError
     from simulations.kwok.calibration import TOLERANCE, compare, jobs_alike
@@ -168,7 +170,7 @@ def calibrate(
             kwok = run_kwok(loaded, wanted([scheduler], []), bare_cluster, seeds=seeds, progress=bar.tell)
     except ScenarioError as error:
         raise UsageError(str(error)) from None
-    except (InvariantViolation, SchedulerDied) as error:
+    except (InvariantViolation, SchedulerDied, KubeError) as error:
         raise SimulationFailed(f"scenario {scenario}: {error}") from None
     from rich.table import Table
 
@@ -228,11 +230,15 @@ def _means(runs: list[dict[str, float | None]]) -> dict[str, float | None]:
     return found
 
 
-def _show(result: Any) -> None:
+def show(result: Any, output: str) -> None:
+    """A result (simulations/run.py) as table, json or yaml."""
     from rich.table import Table
 
-    from simulations.report.tables import by_size, side_by_side
+    from simulations.report.tables import as_values, by_size, side_by_side
 
+    if output != "table":
+        _print(as_values(result), output)
+        return
     print(result.scenario.question)
     for note in result.notes:
         print(note)

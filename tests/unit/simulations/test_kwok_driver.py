@@ -5,14 +5,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from api.training_v1alpha1 import TrainingJob
 from kube.objects import Pod
-from kube.resources import NODE_CACHES, NODES, POD_GROUPS, PODS
+from kube.resources import NODE_CACHES, NODES, POD_GROUPS, PODS, TRAINING_JOBS
 from simulations.engine.driver import Attempt
 from simulations.engine.model import World
 from simulations.engine.policy import Gangs, Policy
 from simulations.engine.simulation import Simulation
 from simulations.kwok.driver import Busy, KwokDriver
-from simulations.kwok.objects import NODE_STATE, POD_ENDS, Verb, Write
+from simulations.kwok.objects import NODE_STATE, POD_ENDS, Shape, Verb, Write
 from simulations.policies.kube import default_plugins
 from tests.builders.simulated import a_job, a_world
 
@@ -22,9 +23,10 @@ FULL = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
 class Cluster:
     """A simulation and its driver, and this test's hands as the API server and the scheduler."""
 
-    def __init__(self, world: World, gangs: Gangs = Gangs.WHOLE) -> None:
+    def __init__(self, world: World, gangs: Gangs = Gangs.WHOLE, shape: Shape = Shape.PODS) -> None:
         def drive(world: World, cache: Any) -> KwokDriver:
-            return KwokDriver(world, cache, scheduler="s", gangs=gangs, dataset_uids={"d0": "uid-of-d0"})
+            uids = {"d0": "uid-of-d0"}
+            return KwokDriver(world, cache, scheduler="s", gangs=gangs, dataset_uids=uids, shape=shape)
 
         self.sim = Simulation(world, Policy("s", "", default_plugins, gangs, names_data=True), drive=drive)
         assert isinstance(self.sim.driver, KwokDriver)
@@ -162,6 +164,31 @@ def test_without_gangs_each_bind_counts_at_once() -> None:
     attempt: Attempt = cluster.sim.waiting[0]
     assert attempt.node_of == {"0.1.0": 0}
     assert not cluster.sim.running
+
+
+def test_a_training_job_is_written_once_and_its_attempts_pods_are_known_by_name() -> None:
+    cluster = Cluster(a_world(2, jobs=(a_job("train", pods=2, gpus=8, dataset=0),)), shape=Shape.TRAINING_JOBS)
+    (write,) = cluster.until(0.0)
+    assert write.resource is TRAINING_JOBS
+    job = TrainingJob.model_validate(write.body)  # the API's own model takes it
+    assert job.spec.replica_specs["Worker"].replicas == 2
+    cluster.see("train-worker-0-a0", "n0")
+    cluster.see("train-worker-1-a0", "n1")
+    cluster.until(1.0)
+    assert list(cluster.sim.running) == [0]
+    cluster.sim.stop(0, saves=False)
+    ends = cluster.until(2.0)
+    assert [(write.verb, write.name) for write in ends] == [
+        (Verb.PATCH, "train-worker-0-a0"),
+        (Verb.PATCH, "train-worker-1-a0"),
+    ]
+    for index in range(2):
+        cluster.see(f"train-worker-{index}-a0", f"n{index}", phase="Failed")
+    assert cluster.busy() is Busy.UNSEEN  # the job controller's next attempt is waited for
+    for index in range(2):
+        cluster.see(f"train-worker-{index}-a1", f"n{index}")
+    cluster.until(3.0)
+    assert cluster.sim.account.jobs[0].starts == 2
 
 
 @pytest.mark.parametrize(("saves", "ends"), [(False, "failed"), (True, "preempted")])
