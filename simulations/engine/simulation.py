@@ -274,7 +274,7 @@ class Simulation:
 
     def _release(self, attempt: Attempt, ending: Ending) -> None:
         spread = self.world.end_spread_seconds if ending is Ending.FINISHED and attempt.spec.pods > 1 else 0.0
-        later = list(attempt.node_of)[1:] if spread else []
+        later = list(attempt.node_of) if spread else []
         for uid in attempt.node_of:
             if uid not in later:
                 self.ledger.free_up(uid)

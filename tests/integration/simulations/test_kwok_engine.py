@@ -1,20 +1,26 @@
 """The engine with a real API server: etcd, kube-apiserver, kwok and scheduler processes, on small worlds."""
 
+import asyncio
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from headrace.cluster.bare import bare_cluster
+from kube.client import KubeClient
+from kube.config import load_config
+from kube.resources import NODES
 from simulations.engine.ledger import InvariantViolation
 from simulations.engine.model import Fault, World
 from simulations.engine.outcome import Outcome
 from simulations.engine.simulation import Simulation
-from simulations.kwok import runs
+from simulations.kwok import objects, runs
 from simulations.kwok.calibration import compare, jobs_alike
 from simulations.kwok.objects import Shape
 from simulations.kwok.process import SchedulerDied
+from simulations.kwok.writer import Writer
 from simulations.policies.registry import POLICIES
 from simulations.run import run
 from simulations.scenarios.schema import built_in, load
@@ -136,3 +142,30 @@ def test_both_engines_agree_on_the_calibration_scenario(scheduler: str) -> None:
     kwok = runs.run(scenario, runs.wanted([scheduler], []), bare_cluster, seeds=5)
     lines = compare(event.runs[scheduler], kwok.runs[scheduler])
     assert all(line.is_equal for line in lines), lines
+
+
+@pytest.mark.nightly
+def test_a_node_told_that_it_is_lost_is_not_ready_until_it_is_back() -> None:
+    world = a_world(1, jobs=(a_job(),))
+
+    async def until_ready_is(client: KubeClient, status: str) -> dict[str, Any]:
+        async with asyncio.timeout(30):
+            while True:
+                node = await client.get(NODES, "n0")
+                conditions = node["status"].get("conditions") or []
+                if [item["status"] for item in conditions if item["type"] == "Ready"] == [status]:
+                    return node
+                await asyncio.sleep(0.1)
+
+    async def walk(kubeconfig: Path) -> None:
+        async with KubeClient(load_config(kubeconfig), user_agent="test") as client:
+            writer = Writer(client)
+            await writer.write([objects.node(world, 0)])
+            await until_ready_is(client, "True")
+            await writer.write([objects.node_state(world, 0, is_up=False, is_open=True)])
+            assert (await until_ready_is(client, "Unknown"))["spec"]["taints"][0]["effect"] == "NoSchedule"
+            await writer.write([objects.node_state(world, 0, is_up=True, is_open=True)])
+            assert "taints" not in (await until_ready_is(client, "True"))["spec"]
+
+    with bare_cluster() as cluster:
+        asyncio.run(walk(cluster.kubeconfig))
