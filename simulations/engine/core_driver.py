@@ -62,6 +62,8 @@ class CoreDriver:
             self._tell_node(index)
         if policy.names_data:
             self._inbox += [events.DatasetChanged(objects.dataset_object(item)) for item in world.datasets]
+            # Workers tell of empty caches too, when they start: nobody brings data where no cache is known.
+            self.report(range(len(world.nodes)))
 
     # ---- events -----------------------------------------------------------------------------
 
