@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -21,14 +22,15 @@ from typing import Any
 import msgspec
 
 from benchmarks import frame
-from benchmarks.cluster import APISERVER_ARGS, create_all, started
+from benchmarks.cluster import create_all
 from headrace.cluster import manifests
 from headrace.cluster.binaries import require
-from headrace.cluster.control_plane import ControlPlane
+from headrace.cluster.control_plane import WITHOUT_CONTROLLERS, ControlPlane
 from kube.client import KubeClient
 from kube.config import load_config
 from kube.resources import TRAINING_JOBS, Resource
 from kube.watch import list_watch
+from simulations.kwok.process import Scheduler, running
 
 NAMESPACE = "default"
 JOBS, PODS = 10_000, 1000
@@ -155,7 +157,7 @@ def _run(side: Side, binaries: Mapping[str, Path], options: argparse.Namespace) 
             binaries,
             name="bench",
             components=("etcd", "kube-apiserver"),
-            extra_args={"kube-apiserver": APISERVER_ARGS},
+            extra_args={"kube-apiserver": WITHOUT_CONTROLLERS},
         )
         frame.progress(f"{side.name}: starting etcd and kube-apiserver")
         try:
@@ -167,20 +169,20 @@ def _run(side: Side, binaries: Mapping[str, Path], options: argparse.Namespace) 
 
 
 async def _measure(side: Side, kubeconfig: Path, folder: Path, options: argparse.Namespace) -> Run:
-    command = side.command(kubeconfig)
+    controller = Scheduler(side.name, shlex.join(side.command(kubeconfig)), "")
     async with (
         KubeClient(load_config(kubeconfig), user_agent="headrace-bench") as client,
-        started(side.name, command, kubeconfig, folder, otherwise="did not reconcile all jobs") as pid,
+        running(controller, kubeconfig, folder, otherwise="did not reconcile all jobs") as process,
     ):
         # The first one tells that the controller is there.
         await _submit(side, client, kubeconfig, {"first": 1})
         alone = await _submit(side, client, kubeconfig, {"one": options.pods})
         frame.progress(f"{side.name}: a job of {options.pods} pods in {alone:.2f} s; creating {options.jobs} jobs")
-        before = _cpu_seconds(pid)
+        before = _cpu_seconds(process.pid)
         seconds = await _submit(side, client, kubeconfig, {f"job-{index}": 1 for index in range(options.jobs)})
         rate = options.jobs / seconds
-        memory = _peak_mib(pid)
-        cpu = 1000 * (_cpu_seconds(pid) - before) / options.jobs
+        memory = _peak_mib(process.pid)
+        cpu = 1000 * (_cpu_seconds(process.pid) - before) / options.jobs
         frame.progress(f"{side.name}: {options.jobs} jobs in {seconds:.1f} s, {rate:.0f} jobs/s; {memory:.0f} MiB")
         return Run(rate, alone, memory, cpu)
 

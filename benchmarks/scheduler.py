@@ -7,8 +7,6 @@ A scheduler is a command; {kubeconfig} and {name} (the pods' schedulerName) are 
 
 import argparse
 import asyncio
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,24 +16,23 @@ from random import Random
 from typing import Any
 
 import msgspec
-import yaml
 
 from api import names
 from benchmarks import frame
-from benchmarks.cluster import APISERVER_ARGS, create_all
+from benchmarks.cluster import create_all
 from benchmarks.scheduler_core import core_cases
-from benchmarks.scheduler_process import Scheduler, running
 from benchmarks.scheduler_restart import bound_pods, restart_cases
 from benchmarks.scheduler_scale import scale_cases
 from benchmarks.scheduler_shapes import GOAL_RATIO as GOAL_SHAPED_RATIO
 from benchmarks.scheduler_shapes import SHAPES, Shape, core_shape_cases
 from headrace.cluster import manifests
 from headrace.cluster.binaries import require
-from headrace.cluster.control_plane import ControlPlane
+from headrace.cluster.control_plane import WITHOUT_CONTROLLERS, ControlPlane
 from kube.client import KubeClient
 from kube.config import load_config
 from kube.resources import NODES, POD_GROUPS, PODS, VOLCANO_POD_GROUPS, Resource
 from kube.watch import list_watch
+from simulations.kwok.process import QPS, Scheduler, headrace_scheduler, kube_scheduler, running
 
 NAMESPACE = "default"
 SETTLE_SECONDS = 3.0
@@ -43,7 +40,6 @@ SETTLE_SECONDS = 3.0
 STUCK_SECONDS = 60.0
 GOAL_RATIO = 2.5
 GOAL_GANG_RATIO = 1 / 1.1
-QPS, BURST = 5000, 10000
 KINDS = ("plain", "shaped", "gang", "core", "scale", "restart")
 # Members a gang: 20 gangs of 500, 500 of 20, one of 10,000 of the same number of pods.
 GANG_SIZES, GANG_PODS = (500, 20, 10_000), 10_000
@@ -131,7 +127,7 @@ def _cluster_cases(folder: Path, options: argparse.Namespace) -> list[frame.Case
         binaries,
         name="bench",
         components=("etcd", "kube-apiserver"),
-        extra_args={"kube-apiserver": APISERVER_ARGS},
+        extra_args={"kube-apiserver": WITHOUT_CONTROLLERS},
     )
     frame.progress("starting etcd and kube-apiserver")
     try:
@@ -142,24 +138,9 @@ def _cluster_cases(folder: Path, options: argparse.Namespace) -> list[frame.Case
         plane.stop()
 
 
-async def _measure(
-    plane: ControlPlane, kube_scheduler: str, folder: Path, options: argparse.Namespace
-) -> list[frame.Case]:
-    ours = Scheduler(
-        "headrace",
-        f"{shlex.quote(sys.executable)} -m scheduler --kubeconfig {{kubeconfig}} --no-leader-elect "
-        f"--qps {QPS} --scheduler-name {{name}} --log-level warning",
-        "headrace-scheduler",
-    )
-    config = folder / "kube-scheduler.yaml"
-    config.write_text(_kube_scheduler_config(plane.kubeconfig), encoding="utf-8")
-    theirs = [
-        Scheduler(
-            "kube-scheduler 1.36",
-            f"{shlex.quote(kube_scheduler)} --config {config} --secure-port=0",
-            "default-scheduler",
-        )
-    ]
+async def _measure(plane: ControlPlane, binary: str, folder: Path, options: argparse.Namespace) -> list[frame.Case]:
+    ours = headrace_scheduler()
+    theirs = [kube_scheduler(binary, plane.kubeconfig, folder, name="kube-scheduler 1.36")]
     theirs += [Scheduler(name, command, name, options.gang_api) for name, command in options.yardstick]
     plain = Load(f"plain-{options.nodes}-nodes", options.pods)
     cases: list[frame.Case] = []
@@ -363,14 +344,3 @@ def _group(name: str, size: int) -> dict[str, Any]:
         "metadata": {"name": name},
         "spec": {"minMember": size},
     }
-
-
-def _kube_scheduler_config(kubeconfig: Path) -> str:
-    return yaml.safe_dump(
-        {
-            "apiVersion": "kubescheduler.config.k8s.io/v1",
-            "kind": "KubeSchedulerConfiguration",
-            "clientConnection": {"kubeconfig": str(kubeconfig), "qps": QPS, "burst": BURST},
-            "leaderElection": {"leaderElect": False},
-        }
-    )

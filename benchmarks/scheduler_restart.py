@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import frame
-from benchmarks.scheduler_process import Scheduler, running
 from kube.client import KubeClient
 from kube.resources import PODS
+from simulations.kwok.process import Scheduler, running
 
 RESTART_GOAL_SECONDS = 5.0
 MEMORY_GOAL_MIB = 500.0
@@ -83,12 +83,12 @@ async def _once(
     }
     await client.create(PODS, body, NAMESPACE)
     started = time.monotonic()
-    async with running(scheduler, kubeconfig, folder) as pid:
+    async with running(scheduler, kubeconfig, folder) as process:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not (await client.get(PODS, name, NAMESPACE))["spec"].get("nodeName"):
                 await asyncio.sleep(LOOK_SECONDS)
         seconds = time.monotonic() - started
-        held = _peak_mebibytes(pid)
+        held = _peak_mebibytes(process.pid)
     await client.delete(PODS, name, NAMESPACE, grace_period_seconds=0)
     return seconds, held
 

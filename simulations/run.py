@@ -35,12 +35,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """All runs of a scenario. `wall_seconds`: by policy, all seeds together."""
+    """All runs of a scenario. `wall_seconds`: by policy, all seeds together; `about`: what each policy is; `notes`:
+    how they were run."""
 
     scenario: Scenario
     traces: tuple[str, ...]
     runs: dict[str, list[Outcome]]
     wall_seconds: dict[str, float]
+    about: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     def values(self, name: str, figure: str) -> list[float]:
         """A figure of a policy by seed; runs without it are left out."""
@@ -64,6 +67,7 @@ def run(
     policies: Sequence[str] = (),
     seeds: int | None = None,
     traces: Traces = NO_TRACES,
+    notes: Sequence[str] = (),
     progress: Callable[[Step], None] | None = None,
 ) -> Result:
     """Run a scenario. Raises KeyError for a policy that is not known, InvariantViolation when a run breaks one."""
@@ -77,20 +81,20 @@ def run(
     for seed in numbers:
         world = build(scenario, seed, traces)
         for name in chosen:
-            teller = _teller(f"{name}, seed {seed}", done, todo, started, progress)
+            tell = teller(f"{name}, seed {seed}", done, todo, started, progress)
             began = time.monotonic()
-            runs[name].append(
-                Simulation(world, POLICIES[name], price_per_gib=scenario.origin_price_per_gib).run(teller)
-            )
+            runs[name].append(Simulation(world, POLICIES[name], price_per_gib=scenario.origin_price_per_gib).run(tell))
             walls[name] += time.monotonic() - began
             done += 1
         runs.setdefault("bound", []).append(bound(world, scenario.origin_price_per_gib))
-    return Result(scenario, traces.files, runs, walls)
+    about = {name: POLICIES[name].about for name in chosen}
+    return Result(scenario, traces.files, runs, walls, about, tuple(notes))
 
 
-def _teller(
+def teller(
     label: str, done: int, todo: int, started: float, progress: Callable[[Step], None] | None
 ) -> Callable[[int, int, float], None] | None:
+    """What a run calls as it goes: tells `progress`, a few times a second, how far all runs are."""
     if progress is None:
         return None
     last = [0.0]

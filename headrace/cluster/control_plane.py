@@ -36,6 +36,14 @@ SERVER_HOSTS = (
 CONTROLLERS = "*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller"
 #: Nodes with this annotation are kwok's; all others are left alone.
 KWOK_NODES = "kwok.x-k8s.io/node=fake"
+#: Flags of an API server beside which no controllers run, and whose own throttles are not what is measured.
+WITHOUT_CONTROLLERS = (
+    "--enable-priority-and-fairness=false",
+    "--max-requests-inflight=0",
+    "--max-mutating-requests-inflight=0",
+    # No controller lifts the not-ready taint or makes service accounts here.
+    "--disable-admission-plugins=TaintNodesByCondition,ServiceAccount,DefaultTolerationSeconds",
+)
 KWOK_STAGES = Path(__file__).with_name("kwok_stages.yaml")
 
 

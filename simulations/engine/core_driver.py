@@ -1,75 +1,28 @@
 """The scheduler's real core, fed with simulated events: objects in, binds out.
 
-Owns the translation between numbers of the simulation and objects of Kubernetes, and Permit's waiting. Decides
-nothing. Uids are `job.attempt.pod`; nodes and datasets keep their names.
+Owns what becomes an event of the core, and Permit's waiting. Decides nothing.
 """
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from random import Random
 
 from api import names
-from kube.gang_objects import PodGroup, PodGroupSpec
 from kube.identity import ObjectMeta
-from kube.objects import (
-    CachedDataset,
-    CacheTier,
-    CacheWorker,
-    Container,
-    Dataset,
-    DatasetSnapshot,
-    DatasetStatus,
-    Node,
-    NodeCache,
-    NodeCacheStatus,
-    NodeSpec,
-    NodeStatus,
-    Pod,
-    PodSpec,
-    ResourceRequirements,
-)
+from kube.objects import Pod
 from scheduler.core import events
 from scheduler.core.decisions import Bind, DeletePod, Preempt
 from scheduler.core.engine import Engine
 from scheduler.core.pod_request import ShapeCache, pod_request
 from scheduler.core.queue import Pool
-from scheduler.settings import Settings, Speeds, engine_settings
+from scheduler.settings import Settings, engine_settings
+from simulations.engine import objects
 from simulations.engine.cache import Cache
-from simulations.engine.ledger import PODS_PER_NODE
+from simulations.engine.driver import Attempt, Ending
 from simulations.engine.model import JobSpec, World
 from simulations.engine.policy import Gangs, Policy
 
-NAMESPACE = "default"
 PERMIT_SECONDS = 60.0
-ZONE, REGION, RACK = "topology.kubernetes.io/zone", "topology.kubernetes.io/region", "topology.headrace.dev/rack"
 TURN_BINDS = 4096
-
-
-def label_of(dataset: str) -> str:
-    """Fluid's node label of a dataset's workers."""
-    return f"fluid.io/s-{NAMESPACE}-{dataset}"
-
-
-@dataclass(slots=True)
-class Attempt:
-    """One start of a job: its pods, and where they are to go."""
-
-    job: int
-    number: int
-    spec: JobSpec
-    node_of: dict[str, int] = field(default_factory=dict)  # bound pods
-    permits: dict[str, int] = field(default_factory=dict)  # placed, waiting for the others
-
-    @property
-    def uids(self) -> list[str]:
-        """Its pods."""
-        return [f"{self.job}.{self.number}.{pod}" for pod in range(self.spec.pods)]
-
-    @property
-    def group(self) -> str:
-        """Its PodGroup's name."""
-        return f"g{self.job}-{self.number}"
 
 
 class CoreDriver:
@@ -86,15 +39,8 @@ class CoreDriver:
     ) -> None:
         """`workers`: nodes with a fixed worker of a dataset, by dataset: those carry its label, whatever they hold."""
         self._world, self._policy, self._cache = world, policy, cache
-        speeds = world.speeds
         settings = Settings(
-            speeds=Speeds(
-                mem_bytes_per_second=speeds.mem,
-                ssd_bytes_per_second=speeds.ssd,
-                network_bytes_per_second=min(speeds.nic, speeds.peer_stream),
-                # One pod's share when every fourth node reads at once.
-                origin_bytes_per_second=min(speeds.origin_stream, speeds.origin * 4 / max(4, len(world.nodes))),
-            ),
+            speeds=objects.scheduler_speeds(world),
             # Nothing changes behind the core's back here, so a flush could only repeat a refusal.
             flush_seconds=6 * 3600.0,
         )
@@ -115,7 +61,9 @@ class CoreDriver:
         for index in range(len(world.nodes)):
             self._tell_node(index)
         if policy.names_data:
-            self._inbox += [events.DatasetChanged(_dataset(item.name, item.size_bytes)) for item in world.datasets]
+            self._inbox += [events.DatasetChanged(objects.dataset_object(item)) for item in world.datasets]
+            # Workers tell of empty caches too, when they start: nobody brings data where no cache is known.
+            self.report(range(len(world.nodes)))
 
     # ---- events -----------------------------------------------------------------------------
 
@@ -123,26 +71,33 @@ class CoreDriver:
         """The pods of an attempt exist; `checkpoint`: bytes of it by node."""
         is_gang = self._policy.gangs is Gangs.WHOLE and attempt.spec.pods > 1
         if is_gang:
-            meta = ObjectMeta(name=attempt.group, namespace=NAMESPACE, uid=f"u{attempt.group}")
-            self._inbox.append(
-                events.GroupChanged(PodGroup(metadata=meta, spec=PodGroupSpec(min_member=attempt.spec.pods)))
-            )
+            self._inbox.append(events.GroupChanged(objects.group_object(attempt.group, attempt.spec.pods)))
         labels = {names.POD_GROUP_LABEL: attempt.group} if is_gang else {}
-        annotations = self._annotations(attempt.spec, checkpoint)
-        spec = self._pod_spec(attempt.spec)
+        names_data = self._policy.names_data
+        annotations = objects.data_annotations(self._world, attempt.spec, checkpoint) if names_data else {}
+        affinity = self._injected(attempt.spec) if self._policy.labels_data else None
+        spec = objects.pod_spec(attempt.spec, names.DEFAULT_SCHEDULER_NAME, affinity)
         for uid in attempt.uids:
             self._attempts[uid] = attempt
-            meta = ObjectMeta(name=f"p{uid}", namespace=NAMESPACE, uid=uid, labels=labels, annotations=annotations)
+            meta = ObjectMeta(
+                name=f"p{uid}", namespace=objects.NAMESPACE, uid=uid, labels=labels, annotations=annotations
+            )
             self._inbox.append(events.PodPending(pod_request(Pod(metadata=meta, spec=spec), self._shapes, now)))
 
-    def ended(self, attempt: Attempt) -> None:
-        """All pods of an attempt are gone, bound or not."""
+    def ended(self, attempt: Attempt, ending: Ending, later: Sequence[str] = ()) -> None:
+        """All pods of an attempt are gone, bound or not, but for `later`."""
+        del ending  # the core sees room come back, whatever the reason
         if self._policy.gangs is Gangs.WHOLE and attempt.spec.pods > 1:
-            self._inbox.append(events.GroupGone(NAMESPACE, attempt.group))
+            self._inbox.append(events.GroupGone(objects.NAMESPACE, attempt.group))
         for uid in attempt.uids:
             del self._attempts[uid]
-            self._inbox.append(events.PodGone(uid))
+            if uid not in later:
+                self.gone(uid)
         attempt.permits.clear()
+
+    def gone(self, uid: str) -> None:
+        """A pod is gone."""
+        self._inbox.append(events.PodGone(uid))
 
     def node(self, index: int, *, is_up: bool, is_open: bool) -> None:
         """A node came, went, or was cordoned. Its pods are to be ended before it goes."""
@@ -157,7 +112,7 @@ class CoreDriver:
         """What these nodes' caches hold now."""
         for index in sorted(nodes):
             if self._policy.names_data:
-                self._inbox.append(events.CacheChanged(self._node_cache(index)))
+                self._inbox.append(events.CacheChanged(objects.node_cache_object(self._world, self._cache, index, {})))
             if self._policy.labels_data and not self._workers:
                 labels = set(self._cache.held(index))
                 if labels != self._labels[index]:
@@ -234,84 +189,19 @@ class CoreDriver:
     # ---- objects ----------------------------------------------------------------------------
 
     def _tell_node(self, index: int) -> None:
-        node = self._world.nodes[index]
-        labels = {
-            "kubernetes.io/hostname": node.name,
-            ZONE: node.zone,
-            REGION: "r",
-            RACK: f"r{node.rack}",
-        } | {label_of(self._world.datasets[dataset].name): "true" for dataset in sorted(self._labels[index])}
-        room = {"cpu": f"{node.cpu_milli}m", "memory": str(node.memory_bytes), "pods": str(PODS_PER_NODE)}
-        if node.gpus:
-            room[names.GPU_RESOURCE] = str(node.gpus)
-        self._inbox.append(
-            events.NodeChanged(
-                Node(
-                    metadata=ObjectMeta(name=node.name, labels=labels),
-                    spec=NodeSpec(unschedulable=not self._is_open[index]),
-                    status=NodeStatus(allocatable=room),
-                )
-            )
-        )
-
-    def _node_cache(self, index: int) -> NodeCache:
-        name = self._world.nodes[index].name
-        held = [
-            CachedDataset(
-                namespace=NAMESPACE,
-                name=self._world.datasets[dataset].name,
-                uid=f"u{self._world.datasets[dataset].name}",
-                snapshot=1,
-                resident_bytes={"MEM": int(sizes[0]), "SSD": int(sizes[1])},
-            )
-            for dataset, sizes in sorted(self._cache.held(index).items())
-        ]
-        capacity, used = self._cache.capacity(index), self._cache.used(index)
-        tiers = [
-            CacheTier(medium=medium, capacity=int(capacity[tier]), used=int(used[tier]))
-            for tier, medium in enumerate(("MEM", "SSD"))
-        ]
-        return NodeCache(
-            metadata=ObjectMeta(name=name),
-            status=NodeCacheStatus(worker=CacheWorker(endpoint=f"{name}:1", epoch=1), tiers=tiers, datasets=held),
-        )
-
-    def _annotations(self, spec: JobSpec, checkpoint: dict[int, float]) -> dict[str, str]:
-        if not self._policy.names_data:
-            return {}
-        found = {}
-        if spec.dataset is not None:
-            asked: dict[str, object] = {"name": self._world.datasets[spec.dataset].name}
-            if spec.max_wait_seconds:
-                asked["maxWaitSeconds"] = spec.max_wait_seconds
-            found[names.DATASETS_ANNOTATION] = json.dumps([asked])
-        if checkpoint:
-            where = {self._world.nodes[node].name: int(size) for node, size in sorted(checkpoint.items())}
-            found[names.CHECKPOINT_NODES_ANNOTATION] = json.dumps(where)
-        return found
-
-    def _pod_spec(self, spec: JobSpec) -> PodSpec:
-        asks = {"cpu": f"{spec.cpu_milli}m", "memory": str(spec.memory_bytes)}
-        if spec.gpus:
-            asks[names.GPU_RESOURCE] = str(spec.gpus)
-        return PodSpec(
-            containers=[Container(name="main", resources=ResourceRequirements(requests=asks))],
-            scheduler_name=names.DEFAULT_SCHEDULER_NAME,
-            priority=spec.priority,
-            # Jobs here have one priority: nothing could be preempted, and asking each time costs most of a refusal.
-            preemption_policy="Never",
-            affinity=self._injected(spec) if self._policy.labels_data else None,
-        )
+        node = objects.node_object(self._world, index, is_open=self._is_open[index], labelled=self._labels[index])
+        self._inbox.append(events.NodeChanged(node))
 
     def _injected(self, spec: JobSpec) -> dict[str, object] | None:
         """What Fluid's webhook adds at admission: the node term by label, zones and region as they are now."""
         if spec.dataset is None:
             return None
-        terms: list[dict[str, object]] = [_term(100, label_of(self._world.datasets[spec.dataset].name), ["true"])]
+        label = objects.label_of(self._world.datasets[spec.dataset].name)
+        terms: list[dict[str, object]] = [_term(100, label, ["true"])]
         workers = self._workers[spec.dataset] if self._workers else self._cache.holders[spec.dataset]
         zones = sorted({self._world.nodes[node].zone for node in workers})
         if zones:
-            terms += [_term(50, ZONE, zones), _term(20, REGION, ["r"])]
+            terms += [_term(50, objects.ZONE, zones), _term(20, objects.REGION, ["r"])]
         return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": terms}}
 
 
@@ -320,10 +210,3 @@ def _term(weight: int, key: str, values: list[str]) -> dict[str, object]:
         "weight": weight,
         "preference": {"matchExpressions": [{"key": key, "operator": "In", "values": values}]},
     }
-
-
-def _dataset(name: str, size_bytes: float) -> Dataset:
-    return Dataset(
-        metadata=ObjectMeta(name=name, namespace=NAMESPACE, uid=f"u{name}"),
-        status=DatasetStatus(snapshot=DatasetSnapshot(version=1, files=0, bytes=int(size_bytes))),
-    )

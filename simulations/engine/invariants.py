@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core import explain
-from simulations.engine.core_driver import Attempt
+from simulations.engine.driver import Attempt
 from simulations.engine.ledger import InvariantViolation, Ledger
 from simulations.engine.model import JobSpec
 from simulations.engine.policy import Gangs
@@ -22,6 +22,11 @@ NO_ROOM, WAITS_FOR_DATA = "nodes are available: ", ": waiting for node "
 def asks_of(spec: JobSpec) -> NDArray[np.int64]:
     """What one pod takes: GPUs, millicores, bytes, a slot."""
     return np.array([spec.gpus, spec.cpu_milli, spec.memory_bytes, 1], dtype=np.int64)
+
+
+def pods_needed(attempt: Attempt, gangs: Gangs) -> int:
+    """How many pods must fit before an attempt that waits could go on."""
+    return attempt.spec.pods if gangs is Gangs.WHOLE else 1
 
 
 def check_gang(attempt: Attempt, gangs: Gangs, now: float) -> None:
@@ -55,7 +60,7 @@ def check_reason(
     if WAITS_FOR_DATA in told:
         return
     fits = int(np.minimum(ledger.fits(asks_of(attempt.spec), held), attempt.spec.pods).sum())
-    needed = attempt.spec.pods if gangs is Gangs.WHOLE else 1
+    needed = pods_needed(attempt, gangs)
     if fits >= needed:
         raise InvariantViolation(
             f"untrue reason at {now:.1f} s: job {name} waits ({told!r}), but {fits} of its pods fit, needed: {needed}"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from simulations.engine.cache import Cache, Shares
-from simulations.engine.core_driver import Attempt
+from simulations.engine.driver import Attempt
 from simulations.engine.model import JobSpec, World
 from simulations.engine.network import NOTHING, Links, Usage, usage
 

@@ -93,6 +93,7 @@ class Speeds:
 @dataclass(frozen=True, slots=True)
 class World:
     """Everything a run starts from. `tick_seconds`: rates are shared anew at most this often; 0: at every event.
+    `end_spread_seconds`: the pods of a job that is done leave their nodes within so long.
     `report_seconds`: how often caches tell what they hold. `horizon_seconds`: the run ends then, finished or not."""
 
     name: str
@@ -104,6 +105,7 @@ class World:
     node_mtbf_seconds: float = float("inf")
     node_repair_seconds: float = 1800.0
     tick_seconds: float = 0.0
+    end_spread_seconds: float = 0.0
     report_seconds: float = 10.0
     horizon_seconds: float = float("inf")
     seed: int = 0

@@ -1,17 +1,21 @@
-"""One run: a world, a policy, a seed. Events in order of time; the real core decides, this follows what it decides.
+"""One run: a world, a policy, a seed. Events in order of time; a driver says what is bound, this follows.
 
 Owns the loop and the life of a job: waiting → running → finished, or back to waiting when its nodes go
-(engine/faults.py). Invariants: see engine/invariants.py; the same world, policy and seed give the same outcome byte
-for byte. A run ends when every job is finished, at the horizon, or when nothing can happen any more.
+(engine/faults.py). The driver is the real core in this process, or what stands for schedulers behind an API server;
+who has the second one calls `step` as that cluster's time goes. Invariants: see engine/invariants.py; with the core the
+same world, policy and seed give the same outcome byte for byte. A run ends when every job is finished, at the horizon,
+or when nothing can happen any more.
 """
 
 from collections.abc import Callable
 from math import ceil
 from random import Random
+from typing import Any
 
 from simulations.engine.cache import Cache
 from simulations.engine.clock import NEVER, EventHeap
-from simulations.engine.core_driver import PERMIT_SECONDS, Attempt, CoreDriver
+from simulations.engine.core_driver import PERMIT_SECONDS, CoreDriver
+from simulations.engine.driver import Attempt, Driver, Ending
 from simulations.engine.faults import Faults
 from simulations.engine.invariants import A_TIME, asks_of, check_gang, check_reason, held_by_permits
 from simulations.engine.jobs import Reading, Running, full_speed, goal_units, pods_by_node
@@ -30,7 +34,16 @@ Progress = Callable[[int, int, float], None]
 class Simulation:
     """See the module's docstring."""
 
-    def __init__(self, world: World, policy: Policy, *, price_per_gib: float = 0.05) -> None:
+    def __init__(
+        self,
+        world: World,
+        policy: Policy,
+        *,
+        price_per_gib: float = 0.05,
+        drive: Callable[[World, Cache], Driver] | None = None,
+    ) -> None:
+        """`drive` makes the driver; None: the core, with one generator for each use, so that a policy's draws do not
+        shift what happens to nodes."""
         self.world, self.policy = world, policy
         self._price = price_per_gib
         self.heap = EventHeap()
@@ -38,10 +51,12 @@ class Simulation:
         self.cache = Cache(world.nodes, world.datasets)
         self.links = _links(world)
         self.streams = Streams(self.links.capacity)
-        self.reading = Reading(world, self.links, self.cache, _workers(world, policy.workers))
-        # One generator for each use, so that a policy's draws do not shift what happens to nodes.
-        self.driver = CoreDriver(
-            world, policy, self.cache, Random(f"{world.seed}/policy"), workers=_workers(world, policy.workers)
+        workers = _workers(world, policy.workers)
+        self.reading = Reading(world, self.links, self.cache, workers)
+        self.driver: Driver = (
+            drive(world, self.cache)
+            if drive is not None
+            else CoreDriver(world, policy, self.cache, Random(f"{world.seed}/policy"), workers=workers)
         )
         self.account = Account([record(job) for job in world.jobs])
         self.waiting: dict[int, Attempt] = {}
@@ -51,63 +66,73 @@ class Simulation:
         self.checkpoint_at: list[dict[int, float]] = [{} for _ in world.jobs]
         self._asks = [asks_of(job) for job in world.jobs]
         self._starts = [0] * len(world.jobs)
-        self._unfinished = len(world.jobs)
+        self.unfinished = len(world.jobs)
         self._last_submit = max((job.submit_seconds for job in world.jobs), default=0.0)
         self._gpus = self.ledger.gpus()
         self._gang_idle = 0
         self._shared_at = -NEVER
         self._reported_at = -NEVER
+        self._next_picture = 0.0
         self._checked = 0
         self._permits_running: set[int] = set()
         self.faults = Faults(self, Random(f"{world.seed}/faults"))
         for number, job in enumerate(world.jobs):
             self.heap.push(job.submit_seconds, "submit", number)
-        self._handlers: dict[str, Callable[[int], None]] = {"submit": self.submit, "permit": self._permit_over}
+        self._ends = Random(f"{world.seed}/ends")
+        self._handlers: dict[str, Callable[[Any], None]] = {
+            "submit": self.submit,
+            "permit": self._permit_over,
+            "gone": self._gone,
+        }
 
     # ---- the loop ---------------------------------------------------------------------------
 
     def run(self, progress: Progress | None = None) -> Outcome:
         """Run to the end. `progress` hears jobs finished, jobs in all, and the virtual time."""
-        heap, picture_every = self.heap, self._picture_seconds()
-        next_picture = 0.0
-        while self._unfinished:
-            at = self._next()
-            if at == NEVER or at > self.world.horizon_seconds:
-                break
-            self.account.meter.advance(
-                at,
-                self._gpus,
-                is_pressed=bool(self.waiting),
-                is_loaded=at <= self._last_submit,
-                gang_idle=self._gang_idle,
-            )
-            heap.advance(at)
-            if at >= next_picture:
-                self._take_picture()
-                next_picture = at + picture_every
-            while (event := heap.pop_due()) is not None:
-                kind, payload = event
-                handler = self._handlers.get(kind)
-                if handler is not None:
-                    handler(payload)
-                else:
-                    self.faults.happen(kind, payload)
-            for slot in self.streams.due(at):
-                self._segment_ended(self._job_of_slot[slot])
-            self._report(at)
-            if self.driver.has_news or self.driver.next_due() <= at:
-                self._turn()
-            if self.streams.is_stale and at >= self._shared_at + self.world.tick_seconds:
-                self._set_peers()
-                self.streams.share(at)
-                self._shared_at = at
+        while self.unfinished and (at := self.next_at()) <= self.world.horizon_seconds and at != NEVER:
+            self.step(at)
             if progress is not None:
-                progress(len(self.world.jobs) - self._unfinished, len(self.world.jobs), at)
-        self._take_picture()
-        end = heap.now
-        return outcome(self.world, self.policy.name, self.account, end=end, price_per_gib=self._price)
+                progress(len(self.world.jobs) - self.unfinished, len(self.world.jobs), at)
+        return self.outcome()
 
-    def _next(self) -> float:
+    def step(self, at: float) -> None:
+        """Let everything happen that is due at `at` seconds, which is `next_at` or, with news of the driver, before."""
+        heap = self.heap
+        self.account.meter.advance(
+            at,
+            self._gpus,
+            is_pressed=bool(self.waiting),
+            is_loaded=at <= self._last_submit,
+            gang_idle=self._gang_idle,
+        )
+        heap.advance(at)
+        if at >= self._next_picture:
+            self._take_picture()
+            self._next_picture = at + self._picture_seconds()
+        while (event := heap.pop_due()) is not None:
+            kind, payload = event
+            handler = self._handlers.get(kind)
+            if handler is not None:
+                handler(payload)
+            else:
+                self.faults.happen(kind, payload)
+        for slot in self.streams.due(at):
+            self._segment_ended(self._job_of_slot[slot])
+        self._report(at)
+        if self.driver.has_news or self.driver.next_due() <= at:
+            self._turn()
+        if self.streams.is_stale and at >= self._shared_at + self.world.tick_seconds:
+            self._set_peers()
+            self.streams.share(at)
+            self._shared_at = at
+
+    def outcome(self) -> Outcome:
+        """The figures of what happened until now."""
+        self._take_picture()
+        return outcome(self.world, self.policy.name, self.account, end=self.heap.now, price_per_gib=self._price)
+
+    def next_at(self) -> float:
+        """When the next thing happens by itself; inf: never."""
         now = self.heap.now
         due = min(self.heap.next_at(), self.streams.next_end())
         if self.waiting:
@@ -142,9 +167,10 @@ class Simulation:
             self._gang_idle = sum(
                 (len(attempt.node_of) + len(attempt.permits)) * attempt.spec.gpus for attempt in self.waiting.values()
             )
-        self._check_reasons()
+        self.check_reasons()
 
-    def _check_reasons(self) -> None:
+    def check_reasons(self) -> None:
+        """That what some waiting jobs were told is so, others each time. Raises InvariantViolation."""
         waiting = list(self.waiting.values())
         held = held_by_permits(waiting, self.ledger) if self.policy.gangs is Gangs.PERMIT else None
         for offset in range(min(A_TIME, len(waiting))):
@@ -212,9 +238,9 @@ class Simulation:
         if job.done < job.goal:
             self._next_segment(job)
             return
-        self._close(job)
+        self._close(job, Ending.FINISHED)
         self.account.jobs[number].finished = self.heap.now
-        self._unfinished -= 1
+        self.unfinished -= 1
 
     def _settle(self, job: Running, units: float) -> None:
         """Count what a segment did until now."""
@@ -232,38 +258,49 @@ class Simulation:
         elif spec.dataset is not None:
             account.bytes.add(came)
 
-    def _close(self, job: Running) -> None:
+    def _close(self, job: Running, ending: Ending) -> None:
         number = job.attempt.job
         self.streams.close(job.slot)
         del self.running[number], self._job_of_slot[job.slot]
         if job.spec.dataset is not None:
             for node in job.pods_on:
                 self.cache.stop_reading(node, job.spec.dataset, self.heap.now)
-        self._release(job.attempt)
+        self._release(job.attempt, ending)
         speed = full_speed(job.spec, self.world)
         if job.spec.checkpoint_bytes:
             before = self._done[number] / speed // job.spec.checkpoint_seconds
             written = max(0.0, job.done / speed // job.spec.checkpoint_seconds - before)
             self.account.checkpoint_bytes += written * job.spec.checkpoint_bytes
 
-    def _release(self, attempt: Attempt) -> None:
+    def _release(self, attempt: Attempt, ending: Ending) -> None:
+        spread = self.world.end_spread_seconds if ending is Ending.FINISHED and attempt.spec.pods > 1 else 0.0
+        later = list(attempt.node_of) if spread else []
         for uid in attempt.node_of:
-            self.ledger.free_up(uid)
-        self.driver.ended(attempt)
+            if uid not in later:
+                self.ledger.free_up(uid)
+        self.driver.ended(attempt, ending, later)
+        for uid in later:
+            self.heap.push(self.heap.now + self._ends.uniform(0.0, spread), "gone", uid)
+        self._gpus = self.ledger.gpus()
+
+    def _gone(self, uid: str) -> None:
+        self.ledger.free_up(uid)
+        self.driver.gone(uid)
         self._gpus = self.ledger.gpus()
 
     def stop(self, number: int, *, saves: bool) -> None:
         """A job's pods end before it is done: it waits again and resumes from its newest checkpoint; with `saves` it
         wrote one just now. A job without checkpoints starts from nothing."""
+        ending = Ending.PREEMPTED if saves else Ending.LOST
         attempt = self.waiting.pop(number, None)
         if attempt is not None:
-            self._release(attempt)
+            self._release(attempt, ending)
             self.submit(number)
             return
         job = self.running[number]
         assert job.segment is not None
         self._settle(job, job.segment.units - self.streams.left(job.slot, self.heap.now))
-        self._close(job)
+        self._close(job, ending)
         spec, speed = job.spec, full_speed(job.spec, self.world)
         kept = self._done[number]
         if spec.checkpoint_bytes:

@@ -5,7 +5,6 @@ from html import escape
 
 import yaml
 
-from simulations.policies.registry import POLICIES
 from simulations.report.plots import figures
 from simulations.report.tables import by_size, cells_of
 from simulations.run import Result
@@ -21,16 +20,15 @@ STYLE = (
 def page(result: Result, command: str) -> str:
     """The report as HTML; `command` made it."""
     names = list(result.runs)
-    about = "".join(
-        f"<li><b>{escape(name)}</b>: {escape(POLICIES[name].about)}</li>" for name in names if name in POLICIES
-    )
+    about = "".join(f"<li><b>{escape(name)}</b>: {escape(text)}</li>" for name, text in result.about.items())
+    notes = "".join(f"<p>{escape(note)}</p>" for note in result.notes)
     faults = {name: runs[0].faults for name, runs in result.runs.items() if runs and runs[0].faults}
     pictures = "".join(f"<h2>{escape(title)}</h2><img alt='' src='{uri}'>" for title, uri in figures(result).items())
     traces = ", ".join(result.traces) or "none: synthetic, with published marginals where the scenario names a trace"
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(result.scenario.name)}</title>"
         f"<style>{STYLE}</style><h1>{escape(result.scenario.name)}</h1><p>{escape(result.scenario.question)}</p>"
-        f"<p>Made by <code>{escape(command)}</code>. Traces: {escape(traces)}.</p><ul>{about}"
+        f"<p>Made by <code>{escape(command)}</code>. Traces: {escape(traces)}.</p>{notes}<ul>{about}"
         "<li><b>bound</b>: no waiting, each byte from the origin once; not a schedule, nothing can do better</li></ul>"
         f"<h2>Figures, means over seeds ± half of the 95 % interval</h2>{_table(names, cells_of(result))}"
         f"<h2>By job size</h2>{_table(names, by_size(result))}"

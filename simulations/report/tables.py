@@ -53,6 +53,10 @@ ROWS: Final[tuple[Row, ...]] = (
     Row("GFR", "gfr", "%", PERCENT, 1),
     Row("goodput", "goodput", "%", PERCENT, 1),
     Row("fairness (Jain)", "fairness", "", 1.0, 3),
+    # Of the engine kwok only.
+    Row("binds seen", "binds_seen", "", 1.0, 0),
+    Row("wall time", "wall_seconds", "s", 1.0, 1),
+    Row("time skipped", "skipped_seconds", "h", HOUR),
 )
 
 
@@ -103,6 +107,7 @@ def as_values(result: Result, *, with_pictures: bool = True) -> dict[str, Any]:
         "scenario": result.scenario.model_dump(mode="json"),
         "traces": list(result.traces),
         "wall_seconds": result.wall_seconds,
+        "notes": list(result.notes),
         "runs": runs,
     }
 

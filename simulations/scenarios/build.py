@@ -43,6 +43,7 @@ def build(scenario: Scenario, seed: int, traces: Traces = NO_TRACES) -> World:
         node_mtbf_seconds=cluster.node_mtbf_seconds,
         node_repair_seconds=cluster.node_repair_seconds,
         tick_seconds=scenario.tick_seconds,
+        end_spread_seconds=scenario.end_spread_seconds,
         report_seconds=scenario.report_seconds,
         horizon_seconds=scenario.horizon_seconds,
         seed=seed,

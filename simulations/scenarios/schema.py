@@ -156,6 +156,8 @@ class Scenario(Model):
     seeds: Count = 3
     origin_price_per_gib: Annotated[float, Field(ge=0)] = 0.05
     tick_seconds: Annotated[float, Field(ge=0)] = 1.0
+    end_spread_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """The pods of a job that is done leave their nodes within so long; 0: all at once."""
     report_seconds: Annotated[float, Field(ge=0)] = 10.0
     horizon_seconds: Positive = float("inf")
 

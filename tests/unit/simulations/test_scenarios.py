@@ -53,7 +53,13 @@ def test_every_scenario_runs_small_and_its_faults_take_place(name: str) -> None:
     result = run(scenario, policies=("headrace", "fluid"), seeds=1)
     for outcomes in result.runs.values():
         assert outcomes[0].figures["jobs_finished"] == scenario.workload.jobs
-    kinds = {"spot": "notices", "upgrade": "upgrades", "remove": "removals", "brownout": "brownouts"}
+    kinds = {
+        "crash": "crashes",
+        "spot": "notices",
+        "upgrade": "upgrades",
+        "remove": "removals",
+        "brownout": "brownouts",
+    }
     for fault in scenario.faults:
         assert result.runs["headrace"][0].faults.get(kinds[fault.kind], 0) > 0
     bound, ours = result.runs["bound"][0].figures, result.runs["headrace"][0].figures

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from simulations.engine.core_driver import Attempt, CoreDriver
+from simulations.engine.core_driver import CoreDriver
+from simulations.engine.driver import Attempt
 from simulations.engine.ledger import InvariantViolation
 from simulations.engine.model import DatasetSpec, Fault, World
+from simulations.engine.objects import node_cache_object
 from simulations.engine.outcome import Outcome
 from simulations.engine.policy import Policy
 from simulations.engine.simulation import Simulation
@@ -159,3 +161,14 @@ def test_an_untrue_reason_is_caught() -> None:
     simulation.ledger.free[0] += simulation.ledger.whole[0]  # room the scheduler does not know of
     with pytest.raises(InvariantViolation, match="untrue reason"):
         simulation.run()
+
+
+def test_the_core_knows_empty_caches_from_the_start() -> None:
+    world = a_world(3, jobs=(a_job(),))
+    simulation = Simulation(world, HEADRACE)
+    assert isinstance(simulation.driver, CoreDriver)
+    simulation.driver.turn(0.0)
+    residency = simulation.driver.engine.state.residency
+    for index in range(3):
+        # Nothing new: the same was told before.
+        assert not residency.put_cache(node_cache_object(world, simulation.cache, index, {}))
