@@ -12,9 +12,10 @@ import hashlib
 import io
 import threading
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import Any, Final, TypeVar
 from xml.etree import ElementTree
 
@@ -26,7 +27,7 @@ from understores.errors import AccessDenied, Changed, InvalidKey, InvalidMount, 
 from understores.http_client import retry_after_seconds
 from understores.keys import checked_key, levels_to_cut
 from understores.oss_settings import OssKeys, OssMount, parse_keys, parse_mount
-from understores.sources import pieces
+from understores.sources import from_thread, joined, pieces
 
 MULTIPART_ABOVE_BYTES = 16 << 20
 PART_BYTES = 16 << 20
@@ -79,6 +80,8 @@ class _Call:
 class OssStore:
     """`UnderStore` over one bucket and prefix."""
 
+    can_stream = True
+
     def __init__(self, mount: OssMount, options: Mapping[str, str], secret_options: SecretOptions) -> None:
         self._mount = mount
         self._options = dict(options)
@@ -116,6 +119,10 @@ class OssStore:
 
     async def put(self, key: str, source: Source, size_bytes: int) -> ObjectInfo:
         return await self._run(self._put, key, source, size_bytes)
+
+    async def put_pieces(self, key: str, pieces: AsyncIterator[bytes]) -> ObjectInfo:
+        """See `StreamingStore`: at most 9,000 parts."""
+        return await self._run(self._put_stream, key, from_thread(pieces, asyncio.get_running_loop()))
 
     async def copy(self, source: str, target: str) -> ObjectInfo:
         return await self._run(self._copy, source, target)
@@ -241,15 +248,33 @@ class OssStore:
             with self._translated(key):
                 etag = self._opened().put_object(path, io.BytesIO(body), headers=_digest(body)).etag
         else:
-            etag = self._put_parts(call, key, source, size_bytes)
+            part_bytes = max(PART_BYTES, -(-size_bytes // PARTS_MAX))
+            etag = self._put_parts(call, key, joined(pieces(source, size_bytes), part_bytes))
+        return self._written(call, key, size_bytes, etag)
+
+    def _put_stream(self, call: _Call, key: str, source: Iterator[bytes]) -> ObjectInfo:
+        parts = joined(source, PART_BYTES)
+        first = next(parts, b"")
+        if len(first) < PART_BYTES:
+            return self._put(call, key, io.BytesIO(first), len(first))
+        sent = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal sent
+            for part in chain((first,), parts):
+                sent += len(part)
+                yield part
+
+        etag = self._put_parts(call, key, counted())
+        return self._written(call, key, sent, etag)
+
+    def _written(self, call: _Call, key: str, size_bytes: int, etag: str) -> ObjectInfo:
         info = self._head(call, key)
         if info.size_bytes != size_bytes or info.etag != etag:
             raise Changed(f"{self._where(key)} was written by somebody else at the same time.")
         return info
 
-    def _put_parts(self, call: _Call, key: str, source: Source, size_bytes: int) -> str:
-        part_bytes = max(PART_BYTES, -(-size_bytes // PARTS_MAX))
-        bodies = _joined(pieces(source, size_bytes), part_bytes)
+    def _put_parts(self, call: _Call, key: str, bodies: Iterator[bytes]) -> str:
         path = self._path(key)
 
         def upload(bucket: Any, upload_id: str, number: int, body: bytes) -> str:
@@ -365,14 +390,3 @@ class OssStore:
 
 def _digest(body: bytes) -> dict[str, str]:
     return {"Content-MD5": b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()}
-
-
-def _joined(source: Iterator[bytes], part_bytes: int) -> Iterator[bytes]:
-    part = bytearray()
-    for piece in source:
-        part += piece
-        while len(part) >= part_bytes:
-            yield bytes(part[:part_bytes])
-            del part[:part_bytes]
-    if part:
-        yield bytes(part)

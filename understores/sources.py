@@ -4,8 +4,9 @@ Invariant: `pieces` yields `size_bytes` in all or raises ShortBody; a descriptor
 Blocks: iterate in a thread.
 """
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 from understores.base import Source
@@ -26,3 +27,25 @@ def pieces(source: Source, size_bytes: int, *, start_bytes: int | None = None) -
             raise ShortBody(f"the source ended after {done} bytes of the {size_bytes} promised.", retryable=False)
         done += len(piece)
         yield piece
+
+
+def from_thread(source: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
+    """What comes from `source`, which `loop` runs, for a thread that waits for it."""
+
+    async def following() -> bytes:
+        return await anext(source, b"")
+
+    while piece := asyncio.run_coroutine_threadsafe(following(), loop).result():
+        yield piece
+
+
+def joined(source: Iterator[bytes], part_bytes: int) -> Iterator[bytes]:
+    """The same bytes in parts of `part_bytes`; the last may be shorter."""
+    part = bytearray()
+    for piece in source:
+        part += piece
+        while len(part) >= part_bytes:
+            yield bytes(part[:part_bytes])
+            del part[:part_bytes]
+    if part:
+        yield bytes(part)

@@ -167,7 +167,7 @@ def _oss(request: pytest.FixtureRequest, through: Through) -> Iterator[Mounted]:
             {**OSS_OPTIONS, "fs.oss.endpoint": f"http://127.0.0.1:{through(server.port)}"},
             SecretOptions(),
         )
-        yield Mounted(store, write, "oss")
+        yield Mounted(store, write, "oss", leftovers=lambda: list(oss.uploads))
 
 
 @contextmanager
