@@ -222,7 +222,7 @@ async def test_failed_listings_tell_why_and_keep_the_snapshot(
     for uid, mount_point, options, reason, words in (
         ("u1", "s3://no-such-bucket", s3_server.options(), "BucketNotFound", "'no-such-bucket' does not exist"),
         ("u2", "s3://b", {"endpoint": "ftp://x"}, "InvalidMount", "option 'endpoint'"),
-        ("u3", "nfs://b", {}, "InvalidMount", "accepted are file://, s3://"),
+        ("u3", "nfs://b", {}, "InvalidMount", "accepted are file://, hdfs://"),
         ("u4", "file:///no/such/dir", {}, "BucketNotFound", "/no/such/dir"),
     ):
         info = await client.sync(uid, mount_point, options=options)
