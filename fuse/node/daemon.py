@@ -85,6 +85,7 @@ class Daemon:
             if self._session is not None:
                 self._session.attach(leaving)
             if self._session is None:
+                await asyncio.to_thread(mounts.wait_until_served, self._mount_point)
                 await asyncio.to_thread(mounts.tune, self._mount_point)
             log.info("ready", mount=str(self._mount_point), pid=os.getpid(), backend=backend.name)
             await asyncio.wait({serving, stop, leave}, return_when=asyncio.FIRST_COMPLETED)

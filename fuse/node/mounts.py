@@ -26,6 +26,7 @@ MAX_BACKGROUND: Final = 128
 STALE_MOUNTS_MAX: Final = 16
 """Mounts stack; more than a few dead ones on top of each other are not ours."""
 UNMOUNT_SECONDS: Final = 10.0
+SERVED_SECONDS: Final = 10.0
 _MNT_DETACH: Final = 2
 
 
@@ -67,6 +68,17 @@ def detach(mount_point: Path) -> None:
         number = ctypes.get_errno()
         if number != errno.EINVAL:  # not mounted any more
             raise OSError(number, os.strerror(number), str(mount_point))
+
+
+def wait_until_served(mount_point: Path) -> None:
+    """Return when kernel and server have agreed (FUSE_INIT), or after a while. That agreement sets readahead back to
+    what the server's library says: who raises it before has raised nothing.
+
+    Another process asks: a thread of the server's own that waits for its answer could not be killed with it."""
+    try:
+        subprocess.run(["stat", str(mount_point)], check=False, timeout=SERVED_SECONDS, capture_output=True)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("not_served_yet", mount=str(mount_point), error=str(error))
 
 
 def tune(mount_point: Path) -> None:
