@@ -30,8 +30,10 @@ sanity-tool: setup
 
 # By file, the long ones first: tests of one file share what they started. Half of the time tests wait for processes.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+# Real processes on a busy machine: what fails is run once more, and counted and named as "rerun" in the last lines.
+RERUN := --reruns 1 --reruns-delay 2 -rfER
 test: lint oracle sanity-tool ## everything that must hold: lint, then all tests
-	$(VENV)/python -m pytest $(PARALLEL)
+	$(VENV)/python -m pytest $(PARALLEL) $(RERUN)
 
 csi-sanity: setup ## the ecosystem's tests of CSI drivers against ours, with what they skip and why
 	@$(PYTHON) tools/bootstrap.py --csi-sanity

@@ -218,6 +218,15 @@ def test_records_that_are_damaged_cost_no_mount(node: CsiNode) -> None:
     node.unpublish("a", "bench/train")
 
 
+def _all_come_from(launcher: int, node: CsiNode) -> bool:
+    daemons = node.daemons()
+    try:
+        parents = {int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1]) for pid in daemons}
+    except FileNotFoundError:
+        return False
+    return parents <= {launcher, *daemons} and launcher in parents
+
+
 def _control_mounts() -> set[str]:
     """Where fusectl is mounted: a daemon that is killed while it tunes its mount must not leave one."""
     lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -398,9 +407,9 @@ def test_a_launcher_starts_daemons_in_the_plugins_place(csi_plane: DataPlane, tm
         assert code == "UNAVAILABLE" and "launcher" in sentence
         with _launcher(node, socket) as launcher:
             target = node.publish("a", "bench/train")
+            # Daemons are forked while they start: who forked one may be gone by the time it is asked for.
+            eventually(lambda: _all_come_from(launcher.popen.pid, node))
             daemons = node.daemons()
-            parents = {int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1]) for pid in daemons}
-            assert parents <= {launcher.popen.pid, *daemons} and launcher.popen.pid in parents
             node.stop(signal.SIGKILL)
             assert _reads(target / "a.bin")
             node.start()
