@@ -32,8 +32,6 @@ class Sizes:
 
 
 FULL: Final = (Sizes(1_000_000_000, 62.0), Sizes(4_000_000_000, 62.0))
-EXTRA_PART: Final = 0.015
-"""1 % of all requests, and the two that may be raced from the start."""
 QUICK: Final = (Sizes(64 * MIB, 3.0),)
 
 
@@ -61,16 +59,15 @@ def _cases(directory: Path, sizes: Sizes, pairs: int) -> list[Case]:
         frame.progress("the first read, which fills the cache")
         first_seconds = _seconds(lambda: readers["first"].read_whole(path), sizes.size_bytes)
         runs: dict[str, list[Run]] = {"same-node": [], "other-node": []}
-        before, extra, is_cold = origin.sent_bytes(), 0, True
+        before, is_cold = origin.sent_bytes(), True
         for number in range(pairs):
             frame.progress(f"run {number + 1} of {pairs}")
             ours = {}
             for name, reader in zip(runs, readers.values(), strict=True):
                 is_cold &= drop_page_cache()
                 ours[name] = _seconds(lambda reader=reader: reader.read_whole(path), sizes.size_bytes)  # type: ignore[misc]
-            extra = max(extra, origin.sent_bytes() - before)
-            # A peer that does not even answer a question is raced, for 1 % of requests at most (core/hedging.py).
-            assert extra <= EXTRA_PART * sizes.size_bytes, f"{extra} bytes of a reload came from the origin"
+            extra = origin.sent_bytes() - before
+            assert extra == 0, f"a reload went to the origin for {extra} bytes"
             direct = _seconds(lambda: origin.read_through(FILE), sizes.size_bytes)
             before = origin.sent_bytes()
             for name, each in runs.items():
@@ -79,8 +76,6 @@ def _cases(directory: Path, sizes: Sizes, pairs: int) -> list[Case]:
         note = (
             f"{sizes.size_bytes / 1e6:.0f} MB; {origin.cap}; {pages}; first read, by the cache, {first_seconds:.1f} s"
         )
-        if extra:
-            note += f"; {extra / 1e6:.0f} MB of a reload came from the origin"
         return [
             Case(
                 f"reload-{_size_name(sizes.size_bytes)}-{name}",

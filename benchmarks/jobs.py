@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from benchmarks import frame
-from benchmarks.cluster import create_all
+from benchmarks.cluster import Meta, create_all
 from headrace.cluster import manifests
 from headrace.cluster.binaries import require
 from headrace.cluster.control_plane import WITHOUT_CONTROLLERS, ControlPlane
@@ -47,18 +47,6 @@ YARDSTICK = "Indexed Job (kube-controller-manager 1.36.3)"
 BATCH_JOBS = Resource("batch", "v1", "jobs", "Job", namespaced=True)
 
 
-class _Meta(msgspec.Struct, gc=False):
-    name: str = ""
-    namespace: str = ""
-    uid: str = ""
-    resourceVersion: str = ""
-
-    @property
-    def resource_version(self) -> str:
-        """For kube's watch, which reads it to resume."""
-        return self.resourceVersion
-
-
 class _Status(msgspec.Struct, gc=False):
     createdAttempt: int | None = None
     active: int = 0
@@ -67,7 +55,7 @@ class _Status(msgspec.Struct, gc=False):
 class _Job(msgspec.Struct, gc=False):
     """As little of a job, of either kind, as shows that its pods are made."""
 
-    metadata: _Meta = msgspec.field(default_factory=_Meta)
+    metadata: Meta = msgspec.field(default_factory=Meta)
     status: _Status = msgspec.field(default_factory=_Status)
 
 

@@ -19,7 +19,7 @@ import msgspec
 
 from api import names
 from benchmarks import frame
-from benchmarks.cluster import create_all
+from benchmarks.cluster import Meta, create_all
 from benchmarks.scheduler_core import core_cases
 from benchmarks.scheduler_restart import bound_pods, restart_cases
 from benchmarks.scheduler_scale import scale_cases
@@ -49,18 +49,6 @@ RESTART_NODES, RESTART_PODS = 5000, 50_000
 QUICK_RESTART_PODS = 2000
 
 
-class _Meta(msgspec.Struct, gc=False):
-    name: str = ""
-    namespace: str = ""
-    uid: str = ""
-    resourceVersion: str = ""
-
-    @property
-    def resource_version(self) -> str:
-        """For kube's watch, which reads it to resume."""
-        return self.resourceVersion
-
-
 class _Spec(msgspec.Struct, gc=False):
     nodeName: str = ""
 
@@ -68,7 +56,7 @@ class _Spec(msgspec.Struct, gc=False):
 class _Pod(msgspec.Struct, gc=False):
     """As little of a pod as shows a bind: watching must not cost what is measured."""
 
-    metadata: _Meta = msgspec.field(default_factory=_Meta)
+    metadata: Meta = msgspec.field(default_factory=Meta)
     spec: _Spec = msgspec.field(default_factory=_Spec)
 
 

@@ -39,6 +39,10 @@ class RetryPolicy:
     rotation_seconds: float = 10.0
     """After a credential file changed, refusals are retried for so long: files may be written one after the other."""
 
+    def transfer_seconds(self, size_bytes: int) -> float:
+        """How long moving so many bytes may take, all tries together."""
+        return self.deadline_seconds + size_bytes / self.slowest_bytes_per_second
+
     def delay_seconds(self, failures: int, error: UnderStoreError, jitter: Random) -> float:
         """Wait after the `failures`-th failure in a row (1, 2, …); a throttled one waits four times longer.
 
@@ -176,9 +180,7 @@ class RetryingStore:
         size_bytes: int = 0,
         deadline_seconds: float | None = None,
     ) -> T:
-        seconds = deadline_seconds or (
-            self._policy.deadline_seconds + size_bytes / self._policy.slowest_bytes_per_second
-        )
+        seconds = deadline_seconds or self._policy.transfer_seconds(size_bytes)
         last: UnderStoreError | None = None
         self._budget.earn()
         failures = 0

@@ -62,6 +62,17 @@ class TrustFiles:
         self._server_contexts: tuple[int, ssl.SSLContext] | None = None
         self._client_contexts: tuple[int, ssl.SSLContext] | None = None
 
+    @classmethod
+    def of(cls, folder: Path | None, who: Identity) -> "TrustFiles | None":
+        """Read the folder a process was given, whose certificate must be of `who`; None when it was given none.
+        TrustError."""
+        if folder is None:
+            return None
+        trust = cls(folder)
+        if trust.identity != who:
+            raise TrustError(f"{folder} is of {trust.identity}, and this is {who}")
+        return trust
+
     @property
     def identity(self) -> Identity:
         """Who we are. It does not change with the certificate."""

@@ -22,15 +22,13 @@ from cacheruntime.core.ahead import PIECE_BYTES, Written, whole_pieces
 from cacheruntime.worker.metrics import Metrics
 from understores.base import ObjectInfo, StreamingStore
 from understores.errors import UnderStoreError
+from understores.retrying import RetryPolicy
 
 log = structlog.get_logger()
 
 LOOK_SECONDS: Final = 0.1
 PIECES_AT_ONCE: Final = 2
 """Read again side by side at the end."""
-FINISH_SECONDS: Final = 60.0
-SLOWEST_BYTES_PER_SECOND: Final = 1 << 20
-"""As `RetryPolicy`: how long the rest may take."""
 GIVE_UP_SECONDS: Final = 20.0
 
 Run = Callable[..., Awaitable[bytes]]
@@ -88,7 +86,7 @@ class AheadUpload:
         self._may_go_on.set()
         left_bytes = size_bytes - sent * self._piece_bytes
         try:
-            async with asyncio.timeout(FINISH_SECONDS + left_bytes / SLOWEST_BYTES_PER_SECOND):
+            async with asyncio.timeout(RetryPolicy().transfer_seconds(left_bytes)):
                 info = await asyncio.shield(self._task)
         except (UnderStoreError, TimeoutError, _GivenUpError) as error:
             log.warning("ahead_upload_failed", key_bytes=size_bytes, error=str(error) or type(error).__name__)

@@ -294,14 +294,10 @@ def _trust(settings: WorkerSettings) -> TrustFiles | None:
     """Return who we are and whom we believe; CacheError."""
     if settings.trust is None:
         log.warning("trust_is_off", notice="whoever reaches a port or the socket may read and change every dataset")
-        return None
     try:
-        trust = TrustFiles(settings.trust)
+        return TrustFiles.of(settings.trust, Identity(Role.WORKER, settings.node))
     except TrustError as error:
         raise CacheError(f"--trust: {error}") from error
-    if trust.identity != Identity(Role.WORKER, settings.node):
-        raise CacheError(f"--trust {settings.trust} is of {trust.identity}, and this is the worker of {settings.node}")
-    return trust
 
 
 def _tier(settings: WorkerSettings, number: int) -> Tier:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from random import Random
 from typing import Any, Final
 
@@ -86,6 +86,8 @@ class Feed:
             field_selector=SELECTORS.get(kind),
             jitter=Random(),
         )
-        async for batch in batches:
-            store.apply(batch)
-            self._changed.set()
+        # Else its connection would be closed after the client.
+        async with aclosing(batches):  # type: ignore[type-var]
+            async for batch in batches:
+                store.apply(batch)
+                self._changed.set()

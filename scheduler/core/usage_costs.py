@@ -103,7 +103,7 @@ class ShapeCosts:
         kept = self._kept.get(pod.shape)
         if kept is None or kept.versions != versions:
             scales = scales_of(self.part.scores, pod, view)
-            kept = _Kept(versions, self._table.log_position, scales, self.anew(pod, view))
+            kept = _Kept(versions, self._table.log_position, scales, self._all(scales, pod, view))
             self._kept[pod.shape] = kept
             while len(self._kept) > MAX_SHAPES:
                 self._kept.popitem(last=False)
@@ -112,7 +112,7 @@ class ShapeCosts:
         changed = self._table.rows_changed_since(kept.log_position)
         kept.log_position = self._table.log_position
         if changed is None:
-            kept.cost = self.anew(pod, view)
+            kept.cost = self._all(kept.scales, pod, view)
         elif len(changed) <= FEW_ROWS:
             for row in set(changed):
                 kept.cost[row] = self.part.of_row(kept.scales, pod, view, row)
@@ -124,5 +124,8 @@ class ShapeCosts:
 
     def anew(self, pod: PodRequest, view: ClusterView) -> FloatArray:
         """Points by row on any view."""
-        cost = self.part.of_rows(scales_of(self.part.scores, pod, view), pod, view, ALL)
+        return self._all(scales_of(self.part.scores, pod, view), pod, view)
+
+    def _all(self, scales: Sequence[float], pod: PodRequest, view: ClusterView) -> FloatArray:
+        cost = self.part.of_rows(scales, pod, view, ALL)
         return np.zeros(view.size) if cost is None else cost

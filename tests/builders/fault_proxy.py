@@ -7,12 +7,13 @@ redirects lead back here.
 import asyncio
 import socket
 import struct
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Final, Self
+from typing import Final
 from urllib.parse import unquote
+
+from tests.builders.loopback_server import LoopThread
 
 HEAD_BYTES_MAX: Final = 64 << 10
 Matches = Callable[[str, str], bool]
@@ -52,41 +53,14 @@ class Fault:
     injected: int = 0
 
 
-class FaultProxy:
-    """`with` starts and stops it; `requests` are (method, target) of all that came."""
+class FaultProxy(LoopThread):
+    """`requests` are (method, target) of all that came."""
 
     def __init__(self, upstream_port: int) -> None:
+        super().__init__("fault-proxy")
         self._upstream_port = upstream_port
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="fault-proxy", daemon=True)
-        self._ready = threading.Event()
-        self._stop: asyncio.Event | None = None
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
-        self.port = 0
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.address}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._ready.wait(30)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._stop is not None
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(30)
-        assert not self._thread.is_alive()
-        self._loop.close()
-
-    def _run(self) -> None:
-        self._loop.run_until_complete(self._serve())
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()

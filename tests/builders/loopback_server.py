@@ -13,13 +13,12 @@ from aiohttp import web
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-class LoopbackServer:
-    """Serves every request by one handler; `with` starts and stops it."""
+class LoopThread:
+    """A server on a loopback port with a loop of its own; `with` starts and stops it. Subclasses give `_serve`."""
 
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
+    def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="loopback-server", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._ready = threading.Event()
         self._stop: asyncio.Event | None = None
         self.port = 0
@@ -46,6 +45,18 @@ class LoopbackServer:
 
     def _run(self) -> None:
         self._loop.run_until_complete(self._serve())
+
+    async def _serve(self) -> None:
+        """Set `_stop`, listen, set `port` and `_ready`; serve until `_stop` is set."""
+        raise NotImplementedError
+
+
+class LoopbackServer(LoopThread):
+    """Serves every request by one handler."""
+
+    def __init__(self, handler: Handler) -> None:
+        super().__init__("loopback-server")
+        self._handler = handler
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()

@@ -144,14 +144,10 @@ def _trust(settings: Settings) -> TrustFiles | None:
     """Return who we are and whom we believe; NotPossible."""
     if settings.trust is None:
         log.warning("trust_is_off", notice="nothing is encrypted, and whoever answers is believed")
-        return None
     try:
-        trust = TrustFiles(settings.trust)
+        return TrustFiles.of(settings.trust, Identity(Role.NODE, settings.node))
     except TrustError as error:
         raise NotPossible(f"trust: {error}") from error
-    if trust.identity != Identity(Role.NODE, settings.node):
-        raise NotPossible(f"trust {settings.trust} is of {trust.identity}, and this plugin is of {settings.node}")
-    return trust
 
 
 async def _serve(server: grpc.aio.Server, socket: Path, stack: AsyncExitStack) -> None:

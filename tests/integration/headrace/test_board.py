@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -52,6 +56,24 @@ def test_top_shows_what_the_api_server_has(api_server: Any) -> None:
     assert shown.exit_code == 0, shown.output
     assert [row["key"] for row in json.loads(shown.output)["datasets"]] == [f"{namespace}/pictures"]
     assert "0 of 0 caches serve" in CliRunner().invoke(app, [*words, "--once"]).output
+
+
+@pytest.mark.cluster
+def test_the_dashboard_is_served_until_it_is_interrupted(api_server: Any) -> None:
+    words = ["dashboard", "--listen", "127.0.0.1:0", "--kubeconfig", str(api_server.kubeconfig)]
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "headrace", *words], stdout=subprocess.PIPE, text=True
+    ) as served:
+        assert served.stdout is not None
+        try:
+            address = served.stdout.readline().split()[1]
+            with urllib.request.urlopen(address, timeout=20) as page:
+                assert b"<title>Headrace</title>" in page.read()
+            with urllib.request.urlopen(f"{address}api/picture", timeout=20) as answer:
+                assert json.loads(answer.read())["missing"] == []
+        finally:
+            served.send_signal(signal.SIGINT)
+        assert served.wait(30) == 130
 
 
 class Fixed:
