@@ -28,7 +28,7 @@ PASSAGES: Final = (1, 1, 1, 2, 3, 8)
 """Which passing of a point ends the process: mostly the first of its life."""
 REACH_SECONDS: Final = 8.0
 """A point that is not passed by then is passed while the process stops, or not this time."""
-LOOK_SECONDS: Final = 3.0
+LOOK_SECONDS: Final = 1.5
 END_SECONDS: Final = 60.0
 BOOKS: Final = 30
 BOOK_BYTES: Final = 150_000

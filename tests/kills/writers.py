@@ -59,6 +59,7 @@ class Client(threading.Thread):
                 self.end()
         except Exception as error:  # noqa: BLE001
             self.faults.append(f"{self.name} at its end: {type(error).__name__}: {error}")
+        self.lost()
 
     def step(self) -> None:
         """Do one thing."""
