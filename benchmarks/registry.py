@@ -11,6 +11,7 @@ BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
     "gpu-allocation": ("benchmarks.gpu_allocation", "GPUs that can be given away before pods stop fitting"),
     "jobs": ("benchmarks.jobs", "jobs reconciled a second and pods of one job, against Kubernetes' Indexed Job"),
     "metadata": ("benchmarks.metadata", "the metadata store: listing rate, lookup times, opening again"),
+    "preheat": ("benchmarks.preheat", "a cold epoch over a distant origin, fetched ahead of its reader or not"),
     "preload": ("benchmarks.preload", "a load of a whole dataset against the origin's capped rate"),
     "scheduler": ("benchmarks.scheduler", "pods placed a second, against kube-scheduler"),
     "simulations": ("benchmarks.simulations", "what placement by data saves, in simulated clusters"),

@@ -43,6 +43,7 @@ from cacheruntime.worker.mover import Mover
 from cacheruntime.worker.names import Names
 from cacheruntime.worker.path_order import PathOrder
 from cacheruntime.worker.peers import Peers
+from cacheruntime.worker.preheater import Preheater
 from cacheruntime.worker.pruner import Pruner
 from cacheruntime.worker.reader import Reader, in_parallel
 from cacheruntime.worker.renames import Renames
@@ -185,6 +186,15 @@ async def _serve(settings: WorkerSettings) -> None:
         streams=tunables.load_streams,
         clock=time.monotonic,
     )
+    preheater = Preheater(
+        store=store,
+        reader=reader,
+        metadata=metadata,
+        metrics=metrics,
+        streams=tunables.preheat_streams,
+        bytes_max=min(tunables.preheat_bytes, min(tier.temporary_limit_bytes for tier in store.tiers) // 2),
+        clock=time.monotonic,
+    )
     pruner = Pruner(store, datasets, metadata, interval_seconds=tunables.prune_seconds)
 
     scrubber = Scrubber(
@@ -235,6 +245,7 @@ async def _serve(settings: WorkerSettings) -> None:
             order=order,
             metrics=metrics,
             gate=gate_of(peer),
+            preheater=preheater,
         )
 
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -270,6 +281,7 @@ async def _serve(settings: WorkerSettings) -> None:
             tasks.create_task(pruner.run())
             tasks.create_task(_recheck(store, found))
             tasks.create_task(mover.run())
+            tasks.create_task(preheater.run())
             if tunables.scrub_bytes_per_second:
                 tasks.create_task(scrubber.run())
             log.info("worker_ready", node=me.node, listen=me.endpoint, control=str(control))

@@ -42,6 +42,8 @@ class Metrics:
         self.open_handles = gauge("open_handles", "handles of local readers and writers")
         self.ahead_bytes = counter("ahead_bytes", "bytes that were in the under store before their file was closed")
         self.ahead_uploads = counter("ahead_uploads", "uploads begun before the file was closed", "outcome")
+        self.preheated_bytes = counter("preheated_bytes", "bytes made readable before their reader came", "source")
+        self.preheated_files = counter("preheated_files", "files begun before their reader came", "outcome")
         self.commit_seconds = Histogram(
             "headrace_worker_commit_seconds", "time to make a written file durable", registry=self.registry
         )
