@@ -1,8 +1,8 @@
 """An object store with a counter and a cap: as much of S3 as a read-only mount asks for, over a directory.
 
 `python -m benchmarks.origin DIRECTORY BYTES_PER_SECOND [LATENCY_SECONDS]` serves `DIRECTORY/BUCKET/KEY` on a loopback
-port that it prints. All answers' bodies share one line of so many bytes a second; `/-/counters` tells what was asked for
-and how many bytes of objects were sent. The bytes are read from files, so their pages are warm; the cap is what is slow.
+port that it prints. All bodies share one line of so many bytes a second; `/-/counters` tells what was asked for
+and how many bytes of objects were sent. Files are read with their pages warm; the cap is what is slow.
 """
 
 import asyncio
