@@ -56,9 +56,7 @@ def main(arguments: list[str]) -> int:
         for number in range(options.runs):
             frame.progress(f"{shape.name}: run {number + 1} of {options.runs}")
             runs.append((_seconds(shape, is_ahead=True), _seconds(shape, is_ahead=False)))
-        note = (
-            f"{shape.files} files of {shape.file_bytes} bytes; {cap_text(BYTES_PER_SECOND)}, {LATENCY_SECONDS} s off"
-        )
+        note = f"{shape.files} files of {shape.file_bytes} bytes; {cap_text(BYTES_PER_SECOND)}, {LATENCY_SECONDS} s off"
         cases.append(Case(f"preheat-{shape.name}", "s", runs, YARDSTICK, higher_is_better=False, note=note))
     frame.report("preheat", cases, options.json, options.plot)
     return 0
