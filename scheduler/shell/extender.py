@@ -28,6 +28,14 @@ MAX_REQUEST_BYTES = 128 << 20
 RELOAD_SECONDS = 60.0
 
 
+class _Meta(msgspec.Struct):
+    name: str
+
+
+class _Named(msgspec.Struct):
+    metadata: _Meta
+
+
 class _Arguments(msgspec.Struct, rename="pascal"):
     pod: Pod
     nodes: dict[str, Any] | None = None
@@ -79,21 +87,22 @@ def _handler(
             metrics.EXTENDER.labels(verb, "not_ready").inc()
             return web.Response(status=503, text="the scheduler's state is not synced yet\n")
         try:
-            asked = _decoder.decode(await request.read())
+            answered = answer(_decoder.decode(await request.read()))
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             metrics.EXTENDER.labels(verb, "bad_request").inc()
             return web.Response(status=400, text=f"not the arguments of a scheduler extender (v1): {error}\n")
         metrics.EXTENDER.labels(verb, "answered").inc()
-        return web.Response(body=msgspec.json.encode(answer(asked)), content_type="application/json")
+        return web.Response(body=msgspec.json.encode(answered), content_type="application/json")
 
     return handle
 
 
 def _names(asked: _Arguments) -> list[str]:
+    """The nodes that are asked about. Raises msgspec.ValidationError."""
     if asked.node_names is not None:
         return asked.node_names
-    items = (asked.nodes or {}).get("items") or ()
-    return [item["metadata"]["name"] for item in items]
+    items = (asked.nodes or {}).get("items") or []
+    return [item.metadata.name for item in msgspec.convert(items, list[_Named])]
 
 
 def _filter(extender: DataExtender, asked: _Arguments) -> _Result:

@@ -128,14 +128,32 @@ def test_settings_from_a_file_and_arguments(tmp_path: Path) -> None:
         ("- a", "must hold a mapping"),
         ("a: [", "not valid YAML"),
         ("speeds: {origin_bytes_per_second: 0}", "speeds.origin_bytes_per_second"),
+        ("1: 2", "1: Extra inputs are not permitted"),
+        ("a: b: c", "is not valid YAML at line 1, column 5: mapping values are not allowed here"),
+        ("weights:\n\t- 1", "is not valid YAML at line 2, column 1: found character"),
+        ("[" * 5000, "is not valid YAML: nested too deeply"),
+        ("qps: 1\xe9", "is not UTF-8 (byte 6)"),
+        ("first_backoff_seconds: .inf", "first_backoff_seconds"),
+        ("weights: {stage_in: .nan}", "weights.stage_in"),
+        ("topology_keys: zone", "topology_keys: Input should be a valid tuple (got 'zone')"),
+        ("profiles: [{scheduler_name: headrace-scheduler}]", "settings: profiles: scheduler_name headrace-scheduler"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path: Path, text: str, says: str) -> None:
     file = tmp_path / "settings.yaml"
-    file.write_text(text)
+    file.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigurationError) as error:
         load(file, {})
     assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wrong_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_SCHEDULER_PROFILES", "packing")
+    with pytest.raises(ConfigurationError, match="mappings hold JSON") as error:
+        load(None, {})
+    assert "\n" not in str(error.value)
+    assert '"profiles"' in str(error.value)
 
 
 def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
