@@ -18,6 +18,7 @@ from kube.client import KubeClient
 from kube.config import load_config
 from kube.errors import ConfigError
 from kube.events import EventRecorder
+from kube.http import serve
 from kube.lease import LeaderElector
 from scheduler.core.engine import Engine
 from scheduler.core.extender import DataExtender
@@ -29,7 +30,6 @@ from scheduler.shell import verdict_lines
 from scheduler.shell.binder import Binder
 from scheduler.shell.evictor import Evictor
 from scheduler.shell.extender import serve_extender
-from scheduler.shell.http import serve
 from scheduler.shell.loop import Loop
 from scheduler.shell.publish import Publisher
 from scheduler.shell.translate import PodTranslator
