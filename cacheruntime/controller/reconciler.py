@@ -17,7 +17,7 @@ from api import names
 from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, NodeCacheStatus
 from api.gen import metadata_pb2
 from cacheruntime.controller import dataload, dataset, nodecache, runtime
-from cacheruntime.controller.credentials import CredentialFiles, SecretProblem
+from cacheruntime.controller.credentials import Credentials, SecretKey, SecretProblem
 from cacheruntime.controller.objects import Key, Objects
 from cacheruntime.controller.services import Metadata, Workers
 from kube.workqueue import WorkQueue
@@ -34,7 +34,7 @@ class Reconciler:
     """Brings metadata, workers and statuses in line with the objects."""
 
     def __init__(
-        self, objects: Objects, credentials: CredentialFiles, metadata: Metadata, workers: Workers, poll_seconds: float
+        self, objects: Objects, credentials: Credentials, metadata: Metadata, workers: Workers, poll_seconds: float
     ) -> None:
         self._objects = objects
         self._credentials = credentials
@@ -44,6 +44,8 @@ class Reconciler:
         self.datasets: WorkQueue[Key] = WorkQueue("datasets")
         self.loads: WorkQueue[Key] = WorkQueue("dataloads")
         self._written: dict[str, tuple[NodeCacheStatus, float]] = {}
+        self._secret_keys: dict[Key, set[SecretKey]] = {}
+        """What each Dataset that names credentials named last."""
         self._known_workers: Sequence[metadata_pb2.Worker] = ()
 
     async def run(self) -> None:
@@ -77,7 +79,7 @@ class Reconciler:
             message = "spec.nodeAffinity.required matches no node; blocks have nowhere to be kept"
             return await self._refuse_dataset(item, "NoEligibleNode", message)
         try:
-            await self._credentials.write(item.metadata.namespace, dataset.secret_keys(item))
+            await self._bring_credentials(item)
         except SecretProblem as error:
             return await self._refuse_dataset(item, "SecretNotFound", str(error))
         try:
@@ -106,8 +108,28 @@ class Reconciler:
         alive = [worker for worker in await self._metadata.workers() if worker.alive]
         await self._workers.evict(alive, item.metadata.uid)
         await self._metadata.remove(item.metadata.uid)
+        await self._drop_credentials(item, set())
         rest = [one for one in item.metadata.finalizers if one != names.DATASET_FINALIZER]
         await self._objects.set_finalizers(item, rest)
+
+    async def _bring_credentials(self, item: Dataset) -> None:
+        key, wanted = (item.metadata.namespace, item.metadata.name), dataset.secret_keys(item)
+        before = self._secret_keys.get(key, set())
+        if wanted:
+            self._secret_keys[key] = wanted
+        await self._credentials.write(item.metadata.namespace, wanted)
+        if before - wanted:
+            await self._drop_credentials(item, wanted)
+
+    async def _drop_credentials(self, item: Dataset, still_wanted: set[SecretKey]) -> None:
+        """Remove copies that this dataset named and nobody else does."""
+        mine = (item.metadata.namespace, item.metadata.name)
+        named = self._secret_keys.pop(mine, set()) | dataset.secret_keys(item)
+        if still_wanted:
+            self._secret_keys[mine] = still_wanted
+        if named:
+            others = [keys for (namespace, _), keys in self._secret_keys.items() if namespace == mine[0]]
+            await self._credentials.keep_only(mine[0], still_wanted.union(*others))
 
     # DataLoads
 
