@@ -56,9 +56,11 @@ bench: setup ## NAME=… ARGS='…': python -m benchmarks (without NAME: list th
 generate: setup ## CRDs and protobuf code from api/
 	$(VENV)/python -m api.generate
 
-lock: setup ## requirements.lock from pyproject.toml
-	$(VENV)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-annotate --no-header --extra demo --extra dev pyproject.toml -o requirements.lock
+COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-annotate --no-header
+lock: setup ## requirements.lock and requirements-image.lock from pyproject.toml
+	$(COMPILE) --extra demo --extra dev pyproject.toml -o requirements.lock
+	$(COMPILE) --extra build --constraint requirements.lock pyproject.toml -o requirements-image.lock
 
 clean: ## remove .venv and caches of the checkout
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info demo-out
