@@ -47,8 +47,8 @@ def eligible_nodes(dataset: Dataset, nodes: Mapping[str, Mapping[str, str]]) -> 
     return selected or None
 
 
-def sync_request(dataset: Dataset, eligible: Sequence[str]) -> metadata_pb2.SyncRequest:
-    """Return what metadata must know of the dataset."""
+def sync_request(dataset: Dataset, eligible: Sequence[str], *, force: bool = False) -> metadata_pb2.SyncRequest:
+    """Return what metadata must know of the dataset; `force`: list it again though it is listed."""
     meta, spec = dataset.metadata, dataset.spec
     return metadata_pb2.SyncRequest(
         uid=meta.uid,
@@ -59,6 +59,7 @@ def sync_request(dataset: Dataset, eligible: Sequence[str]) -> metadata_pb2.Sync
         writable=spec.is_writable,
         local_copies=spec.cache.local_copies,
         replicas=spec.cache.replicas,
+        force=force,
     )
 
 

@@ -18,7 +18,7 @@ def register(registry: kopf.OperatorRegistry, objects: Objects, reconciler: Reco
     async def on_dataset(type: str | None, body: kopf.Body, **_: Any) -> None:
         key = objects.see(Dataset, dict(body), is_deleted=type == "DELETED")
         reconciler.datasets.add(key)
-        for load_key in objects.keys(DataLoad):
+        for load_key in objects.loads_of(key):
             reconciler.loads.add(load_key)
 
     @kopf.on.event(group, version, DataLoad.PLURAL, registry=registry)

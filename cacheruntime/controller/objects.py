@@ -27,12 +27,18 @@ FIELD_MANAGER = "headrace-cache-controller"
 RESOURCES: dict[type[KubeObject], Resource] = {Dataset: DATASETS, DataLoad: DATA_LOADS, CacheRuntime: CACHE_RUNTIMES}
 
 
+def load_dataset(load: DataLoad) -> Key:
+    """Return the key of the Dataset a load brings in."""
+    return (load.spec.dataset.namespace or load.metadata.namespace, load.spec.dataset.name)
+
+
 class Objects:
     """What was seen last of every kind, raw; parsed when asked for (a bad object harms only its own key)."""
 
     def __init__(self, client: KubeClient) -> None:
         self._client = client
         self._raw: dict[type[KubeObject], dict[Key, dict[str, Any]]] = {kind: {} for kind in RESOURCES}
+        self._loads_of: dict[Key, set[Key]] = {}
         self.nodes: dict[str, dict[str, str]] = {}
         """Labels by node name."""
 
@@ -44,7 +50,22 @@ class Objects:
             self._raw[kind].pop(key, None)
         else:
             self._raw[kind][key] = body
+        if kind is DataLoad:
+            self._see_load(key, body, is_deleted=is_deleted)
         return key
+
+    def _see_load(self, key: Key, body: dict[str, Any], *, is_deleted: bool) -> None:
+        """Which Dataset a load is of can never change."""
+        named = body["spec"]["dataset"]
+        of = (named.get("namespace") or key[0], named["name"])
+        loads = self._loads_of.setdefault(of, set())
+        loads.discard(key) if is_deleted else loads.add(key)
+        if not loads:
+            del self._loads_of[of]
+
+    def loads_of(self, dataset: Key) -> list[Key]:
+        """Return the keys of the DataLoads of a Dataset."""
+        return list(self._loads_of.get(dataset, ()))
 
     def keys(self, kind: type[KubeObject]) -> list[Key]:
         """Return the keys of every object of that kind."""

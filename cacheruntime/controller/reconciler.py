@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from api import names
 from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, NodeCacheStatus
 from api.gen import metadata_pb2
-from cacheruntime.controller import dataload, dataset, nodecache, runtime
+from cacheruntime.controller import dataload, dataset, load_turns, nodecache, runtime
 from cacheruntime.controller.credentials import Credentials, SecretKey, SecretProblem
-from cacheruntime.controller.objects import Key, Objects
+from cacheruntime.controller.objects import Key, Objects, load_dataset
 from cacheruntime.controller.services import Metadata, Workers
 from kube.workqueue import WorkQueue
 
@@ -27,7 +27,6 @@ log = structlog.get_logger()
 SYNC_POLL_SECONDS = 0.5
 LOAD_POLL_SECONDS = 0.5
 FAILED_RETRY_SECONDS = 10.0
-WAIT_SECONDS = 2.0
 
 
 class Reconciler:
@@ -141,25 +140,27 @@ class Reconciler:
             return None
         if load is None or load.metadata.deletion_timestamp is not None:
             return None
-        if load.status is not None and load.status.phase in dataload.FINISHED_PHASES:
-            return await self._expire_load(load)
-        refusal = dataload.refusal(load)
-        if refusal is not None:
-            await self._objects.write_status(load, dataload.failed_status(load, "NotSupported", refusal, time.time()))
-            return 0.0
-        return await self._advance_load(load)
-
-    async def _expire_load(self, load: DataLoad) -> float | None:
-        left = dataload.expiry_seconds(load, time.time())
-        if left == 0:
+        source = self._objects.get(Dataset, load_dataset(load))
+        snapshot = source.status.snapshot if source is not None and source.status is not None else None
+        turn = load_turns.next_turn(load, self._find_load, 0 if snapshot is None else snapshot.version, time.time())
+        if turn.status is not None:
+            await self._objects.write_status(load, turn.status)
+            load = self._objects.get(DataLoad, key) or load
+        if turn.runs:
+            return await self._advance_load(load, source)
+        if dataload.expiry_seconds(load, time.time()) == 0:
             await self._objects.delete_load(load)
             return None
-        return left
+        return turn.again_seconds
 
-    async def _advance_load(self, load: DataLoad) -> float | None:
-        namespace = load.spec.dataset.namespace or load.metadata.namespace
-        name = load.spec.dataset.name
-        source = self._objects.get(Dataset, (namespace, name))
+    def _find_load(self, key: Key) -> DataLoad | None:
+        try:
+            return self._objects.get(DataLoad, key)
+        except ValidationError:
+            return None  # its own reconcile says so; for others it is not there
+
+    async def _advance_load(self, load: DataLoad, source: Dataset | None) -> float | None:
+        namespace, name = load_dataset(load)
         if source is None:
             return await self._wait_load(
                 load, "DatasetNotFound", f"Dataset {namespace}/{name} does not exist; create it"
@@ -170,6 +171,12 @@ class Reconciler:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return await self._wait_load(load, "DatasetNotListed", f"Dataset {namespace}/{name} is not listed yet")
             raise
+        if load.spec.load_metadata and not dataload.is_listed_since_start(load, info):
+            if not info.syncing:
+                eligible = dataset.eligible_nodes(source, self._objects.nodes) or []
+                await self._metadata.sync(dataset.sync_request(source, eligible, force=True))
+            why = f": {info.error}" if info.error else ""
+            return await self._wait_load(load, "DatasetNotListed", f"Dataset {namespace}/{name} is listed anew{why}")
         if not info.snapshot_version:
             why = info.error or "its files are being listed"
             return await self._wait_load(load, "DatasetNotListed", f"Dataset {namespace}/{name}: {why}")
@@ -198,7 +205,7 @@ class Reconciler:
 
     async def _wait_load(self, load: DataLoad, reason: str, message: str) -> float:
         await self._objects.write_status(load, dataload.waiting_status(load, reason, message, time.time()))
-        return WAIT_SECONDS
+        return load_turns.WAIT_SECONDS
 
     # What workers hold
 

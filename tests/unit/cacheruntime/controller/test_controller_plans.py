@@ -144,7 +144,7 @@ class TestDataLoad:
 
     def test_a_finished_load_goes_when_its_time_is_over(self) -> None:
         load = a_load(ttlSecondsAfterFinished=60)
-        load.status = dataload.failed_status(load, "X", "y", NOW)
+        load.status = dataload.status(load, [[a_share(9, 10, failed=1)]], 3, NOW)
         assert dataload.expiry_seconds(load, NOW + 59) == 1
         assert dataload.expiry_seconds(load, NOW + 61) == 0
         assert dataload.expiry_seconds(a_load(), NOW) is None
