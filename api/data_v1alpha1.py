@@ -4,7 +4,7 @@ Owns the fields, limits and rules. Where Fluid has a field, ours has its name an
 generated from here (`make generate`). Written by: users (spec), the cache controller (status).
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -429,6 +429,9 @@ class DatasetOnNode(Model):
     groups: Annotated[dict[Annotated[str, StringConstraints(max_length=256)], int], Field(max_length=64)] | None = None
 
 
+DATASETS_ON_NODE_MAX: Final = 1024
+
+
 class NodeCacheStatus(Model):
     """What the node's cache worker holds."""
 
@@ -436,7 +439,11 @@ class NodeCacheStatus(Model):
     tiers: list[TierStatus] = Field(default_factory=list, max_length=8)
     network: RateStatus = Field(default_factory=RateStatus)
     origin: RateStatus = Field(default_factory=RateStatus)
-    datasets: list[DatasetOnNode] = Field(default_factory=list, max_length=1024)
+    datasets: list[DatasetOnNode] = Field(
+        default_factory=list,
+        max_length=DATASETS_ON_NODE_MAX,
+        description="if there are more, those with the most bytes",
+    )
 
 
 class NodeCache(KubeObject):

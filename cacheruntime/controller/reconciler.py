@@ -6,11 +6,13 @@ now (level-triggered); a step that fails is retried by the queue, none is skippe
 """
 
 import asyncio
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
 import structlog
+from prometheus_client import Counter
 from pydantic import ValidationError
 
 from api import names
@@ -20,6 +22,7 @@ from cacheruntime.controller import dataload, dataset, load_turns, nodecache, ru
 from cacheruntime.controller.credentials import Credentials, SecretKey, SecretProblem
 from cacheruntime.controller.objects import Key, Objects, load_dataset
 from cacheruntime.controller.services import Metadata, Workers
+from kube.errors import KubeError
 from kube.workqueue import WorkQueue
 
 log = structlog.get_logger()
@@ -27,6 +30,9 @@ log = structlog.get_logger()
 SYNC_POLL_SECONDS = 0.5
 LOAD_POLL_SECONDS = 0.5
 FAILED_RETRY_SECONDS = 10.0
+POLL_SHARE = 9.0
+"""A poll rests nine times as long as it took: it is never more than a tenth of what metadata and we do."""
+POLL_ERRORS = Counter("headrace_controller_poll_errors", "Polls of residency that failed; by whom.", ["of"])
 
 
 class Reconciler:
@@ -42,6 +48,8 @@ class Reconciler:
         self._poll_seconds = poll_seconds
         self.datasets: WorkQueue[Key] = WorkQueue("datasets")
         self.loads: WorkQueue[Key] = WorkQueue("dataloads")
+        self._told: dict[str, tuple[Key, bytes]] = {}
+        """What metadata told last, by uid: whose it is, and a digest of all else."""
         self._written: dict[str, tuple[NodeCacheStatus, float]] = {}
         self._secret_keys: dict[Key, set[SecretKey]] = {}
         """What each Dataset that names credentials named last."""
@@ -52,7 +60,8 @@ class Reconciler:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.datasets.run(self._reconcile_dataset))
             tasks.create_task(self.loads.run(self._reconcile_load))
-            tasks.create_task(self._poll_for_ever())
+            tasks.create_task(self._for_ever(self._poll_workers))
+            tasks.create_task(self._for_ever(self._poll_datasets))
 
     # Datasets
 
@@ -91,7 +100,8 @@ class Reconciler:
         status = dataset.status(item, info, capacity, time.time())
         await self._objects.write_status(item, status)
         if info.snapshot_version:
-            await self._objects.ensure_volumes(*dataset.volumes(item.model_copy(update={"status": status})))
+            uid, known = item.metadata.uid, item.model_copy(update={"status": status})
+            await self._objects.ensure_volumes(uid, *dataset.volumes(known))
         if info.syncing:
             return SYNC_POLL_SECONDS
         return FAILED_RETRY_SECONDS if info.error else None
@@ -103,7 +113,7 @@ class Reconciler:
     async def _forget_dataset(self, item: Dataset) -> None:
         if names.DATASET_FINALIZER not in item.metadata.finalizers:
             return
-        await self._objects.delete_volumes(*dataset.volumes(item))
+        await self._objects.delete_volumes(item.metadata.uid, *dataset.volumes(item))
         alive = [worker for worker in await self._metadata.workers() if worker.alive]
         await self._workers.evict(alive, item.metadata.uid)
         await self._metadata.remove(item.metadata.uid)
@@ -209,23 +219,36 @@ class Reconciler:
 
     # What workers hold
 
-    async def _poll_for_ever(self) -> None:
-        seen: dict[str, bytes] = {}
+    async def _for_ever(self, poll: Callable[[], Awaitable[None]]) -> None:
+        """Poll again and again; what takes long is done more seldom, so that it never is most of what is done."""
         while True:
+            began = time.monotonic()
             try:
-                await self._poll_once(seen)
+                await poll()
             except grpc.aio.AioRpcError as error:
+                POLL_ERRORS.labels("metadata").inc()
                 log.warning("metadata does not answer", code=error.code().name, details=error.details())
-            await asyncio.sleep(self._poll_seconds)
+            except KubeError as error:
+                POLL_ERRORS.labels("api-server").inc()
+                log.warning("the API server does not take what was found", error=str(error)[:500])
+            await asyncio.sleep(max(self._poll_seconds, POLL_SHARE * (time.monotonic() - began)))
 
-    async def _poll_once(self, seen: dict[str, bytes]) -> None:
+    async def _poll_datasets(self) -> None:
+        told: dict[str, tuple[Key, bytes]] = {}
+        for info in await self._metadata.datasets():
+            digest = hashlib.blake2b(info.SerializeToString(deterministic=True), digest_size=16).digest()
+            key = (info.namespace, info.name)
+            told[info.uid] = (key, digest)
+            if self._told.get(info.uid) != told[info.uid]:
+                self.datasets.add(key)
+        # A metadata service that lost its database has to be told of them again.
+        for uid in self._told.keys() - told.keys():
+            self.datasets.add(self._told[uid][0])
+        self._told = told
+
+    async def _poll_workers(self) -> None:
         self._known_workers = await self._metadata.workers()
         await self._workers.keep_only({worker.control_endpoint for worker in self._known_workers if worker.alive})
-        for info in await self._metadata.datasets():
-            text = info.SerializeToString(deterministic=True)
-            if seen.get(info.uid) != text:
-                seen[info.uid] = text
-                self.datasets.add((info.namespace, info.name))
         await self._publish_node_caches(await self._metadata.by_node())
         for key in self._objects.keys(CacheRuntime):
             item = self._objects.get(CacheRuntime, key)
