@@ -22,6 +22,7 @@ from kube.http import serve
 from kube.lease import LeaderElector
 from scheduler.core.engine import Engine
 from scheduler.core.extender import DataExtender
+from scheduler.core.fluid import FluidView
 from scheduler.errors import ConfigurationError
 from scheduler.plugins.registry import build
 from scheduler.plugins.stage_in import StageIn
@@ -108,7 +109,14 @@ async def _run(settings: Settings, kubeconfig: Path | None) -> None:
             bind_seconds=settings.volume_bind_seconds,
         )
         translator = PodTranslator(settings.scheduler_names, time.monotonic() - time.time())
-        watches = Watches(client, kinds(translator), loop.deliver, Random(), publisher.found)
+        fluid = FluidView() if settings.reads_fluid else None
+        watches = Watches(
+            client,
+            kinds(translator, reads_fluid=settings.reads_fluid),
+            loop.deliver if fluid is None else lambda events: loop.deliver(fluid.translate(events)),
+            Random(),
+            publisher.found,
+        )
         elector = (
             LeaderElector(client, settings.lease_namespace, settings.lease_name, identity)
             if settings.leader_elect
