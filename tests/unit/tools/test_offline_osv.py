@@ -57,7 +57,7 @@ def test_it_answers_over_http_and_hands_the_exit_status_on(tmp_path: Path, capfd
     url = f"http://127.0.0.1:{server.server_port}/v1/query"
     try:
         for version, ids in (("1.0", ["PYSEC-1"]), ("2", [])):
-            asked = {"package": {"name": "P", "ecosystem": "PyPI"}, "version": version}
+            asked: Any = {"package": {"name": "P", "ecosystem": "PyPI"}, "version": version}
             answer = requests.post(url, json=asked, timeout=10).json()
             assert [one["id"] for one in answer.get("vulns", [])] == ids
     finally:
