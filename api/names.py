@@ -26,6 +26,15 @@ STORAGE_CLASS: Final = "headrace"
 DATASET_LABEL: Final = "data.headrace.dev/dataset"
 """On the PVC and PV of a Dataset: its name. Written by the cache controller; read by scheduler and nodes."""
 
+FLUID_GROUP: Final = "data.fluid.io"
+FLUID_CSI_DRIVER: Final = "fuse.csi.fluid.io"
+"""Driver of the PersistentVolume Fluid makes for each of its Datasets; attributes below, absent in older releases."""
+FLUID_CSI_ATTRIBUTE_NAME: Final = "runtime_name"
+FLUID_CSI_ATTRIBUTE_NAMESPACE: Final = "runtime_namespace"
+FLUID_STORAGE_LABEL: Final = "fluid.io/s-"
+"""Begins the label Fluid puts on a node where a Dataset has a cache worker; NAMESPACE-NAME or the uid follows. Read by
+the scheduler, where it reads Fluid's objects."""
+
 DATASETS_ANNOTATION: Final = "data.headrace.dev/datasets"
 """On a pod: JSON list of the data it reads (api.md "How a pod names its data"). Users and job controller
 write it; the scheduler reads it."""

@@ -6,6 +6,7 @@ BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
     "byte-plane": ("benchmarks.byte_plane", "the worker's byte plane against a bare sendfile loop"),
     "checkpoint-reload": ("benchmarks.checkpoint_reload", "a checkpoint from the cache against a slow origin"),
     "cold-readers": ("benchmarks.cold_readers", "bytes that many readers of one cold dataset cost its origin"),
+    "datasets": ("benchmarks.datasets", "many Datasets: how soon one is bound, what the controller costs"),
     "epochs": ("benchmarks.epochs", "accelerator utilisation by the cached fraction, against LRU and no cache"),
     "fuse": ("benchmarks.fuse", "the FUSE mount against ext4, cp and a direct put"),
     "gpu-allocation": ("benchmarks.gpu_allocation", "GPUs that can be given away before pods stop fitting"),

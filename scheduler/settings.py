@@ -108,6 +108,9 @@ class Settings(BaseSettings):
     """Volcano's job controller makes pods only for PodGroups in phase Inqueue, and no PodGroup says which scheduler
     it is for. On: every Volcano PodGroup is admitted at once; right where Volcano's own scheduler does not run. Off:
     only those that have pods of ours."""
+    reads_fluid: bool = False
+    """Where Fluid is installed: its Datasets and its labels on nodes count as Datasets and caches of ours do, and pods
+    with its volumes are placed by them. Needs list and watch of datasets in data.fluid.io."""
     gated_grace_seconds: Positive = 5.0
     """A gang's members are told what they wait for after this, as kube-scheduler does since 1.35."""
     first_backoff_seconds: Positive = 1.0
@@ -176,6 +179,7 @@ def engine_settings(settings: Settings) -> EngineSettings:
         gated_grace_seconds=settings.gated_grace_seconds,
         topology_keys=settings.topology_keys,
         admits_volcano_groups=settings.admits_volcano_groups,
+        reads_fluid=settings.reads_fluid,
         first_backoff_seconds=settings.first_backoff_seconds,
         max_backoff_seconds=settings.max_backoff_seconds,
         flush_seconds=settings.flush_seconds,

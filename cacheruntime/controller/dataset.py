@@ -10,6 +10,7 @@ from typing import Any
 
 from api import names
 from api.conditions import Condition, ConditionStatus, set_condition, timestamp
+from api.credentials import credential_path
 from api.data_v1alpha1 import (
     READY,
     REASON_LISTED,
@@ -26,11 +27,6 @@ from cacheruntime.controller.node_selector import matches
 
 PV_CAPACITY_MIN_BYTES = 1 << 30
 GROUP_NAME_MAX = 256
-
-
-def credential_file(namespace: str, secret: str, key: str) -> str:
-    """Return the path below the credentials folder that holds one key of a Secret."""
-    return f"{namespace}/{secret}/{key}"
 
 
 def secret_keys(dataset: Dataset) -> set[tuple[str, str]]:
@@ -51,8 +47,8 @@ def eligible_nodes(dataset: Dataset, nodes: Mapping[str, Mapping[str, str]]) -> 
     return selected or None
 
 
-def sync_request(dataset: Dataset, eligible: Sequence[str]) -> metadata_pb2.SyncRequest:
-    """Return what metadata must know of the dataset."""
+def sync_request(dataset: Dataset, eligible: Sequence[str], *, force: bool = False) -> metadata_pb2.SyncRequest:
+    """Return what metadata must know of the dataset; `force`: list it again though it is listed."""
     meta, spec = dataset.metadata, dataset.spec
     return metadata_pb2.SyncRequest(
         uid=meta.uid,
@@ -63,13 +59,14 @@ def sync_request(dataset: Dataset, eligible: Sequence[str]) -> metadata_pb2.Sync
         writable=spec.is_writable,
         local_copies=spec.cache.local_copies,
         replicas=spec.cache.replicas,
+        force=force,
     )
 
 
 def _mount(dataset: Dataset, mount: Mount, *, single: bool) -> metadata_pb2.Mount:
     spec, namespace = dataset.spec, dataset.metadata.namespace
     secret_options = {
-        one.name: credential_file(namespace, one.value_from.secret_key_ref.name, one.value_from.secret_key_ref.key)
+        one.name: credential_path(namespace, one.value_from.secret_key_ref.name, one.value_from.secret_key_ref.key)
         for one in [*spec.shared_encrypt_options, *mount.encrypt_options]
     }
     # Fluid: the default is /{name}; a dataset with one mount at "/" shows it at its root.

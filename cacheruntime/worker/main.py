@@ -8,14 +8,14 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
 import structlog
 import uvloop
-from prometheus_client import start_http_server
 
 from api.byteplane import HelloReply
 from api.gen.worker_pb2_grpc import add_WorkerControlServicer_to_server
@@ -57,6 +57,8 @@ from cacheruntime.worker.trees import Trees
 from cacheruntime.worker.trust import ControlGate, Gate, OpenGate, ShutGate, TokenGate, TokenKeys
 from cacheruntime.worker.workers import Peer, Workers
 from cacheruntime.worker.writes import Writes
+from kube.errors import ConfigError
+from kube.http import serve
 
 log = structlog.get_logger()
 
@@ -265,9 +267,9 @@ async def _serve(settings: WorkerSettings) -> None:
         tier_speeds=speeds,
     )
     local_listener = local_socket.listen(settings.socket)
-    _serve_metrics(settings.metrics, metrics)
+    ready = asyncio.Event()
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with _probes(settings, metrics, ready.is_set), asyncio.TaskGroup() as tasks:
             tasks.create_task(FrameServer(listener, peer_session, metrics, trust).run())
             await server.start()
             await reporter.register()
@@ -284,6 +286,7 @@ async def _serve(settings: WorkerSettings) -> None:
             tasks.create_task(preheater.run())
             if tunables.scrub_bytes_per_second:
                 tasks.create_task(scrubber.run())
+            ready.set()
             log.info("worker_ready", node=me.node, listen=me.endpoint, control=str(control))
     finally:
         settings.socket.unlink(missing_ok=True)
@@ -376,13 +379,14 @@ def _bind_control(server: grpc.aio.Server, address: Address, trust: TrustFiles |
         raise CacheError(f"--control {address} cannot be used: the port is in use or not ours") from error
 
 
-def _serve_metrics(address: Address | None, metrics: Metrics) -> None:
-    if address is None:
-        return
+@asynccontextmanager
+async def _probes(settings: WorkerSettings, metrics: Metrics, is_ready: Callable[[], bool]) -> AsyncIterator[None]:
+    address = None if settings.metrics is None else str(settings.metrics)
     try:
-        start_http_server(address.port, addr=address.host, registry=metrics.registry)
-    except OSError as error:
-        raise CacheError(f"--metrics {address} cannot be used: {error.strerror}") from error
+        async with serve(address, is_ready=is_ready, registry=metrics.registry):
+            yield
+    except ConfigError as error:
+        raise CacheError(str(error)) from error
 
 
 def _next_epoch(directory: Path) -> int:

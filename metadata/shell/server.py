@@ -78,6 +78,13 @@ class MetadataServer:
         self._namespace = NamespaceService(catalog)
         self._services = (ResidencyService(catalog), CheckpointService(catalog))
         self._tokens = TrustService(catalog, keys, settings.token_seconds)
+        self.is_ready = False
+        """Calls are taken; False again once the process is to end."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether what is written still reaches the database."""
+        return not self._database.broken.is_set()
 
     async def run(self, stop: asyncio.Event) -> int:
         """Serve until `stop` is set (returns 0) or the disk fails (returns 1)."""
@@ -90,11 +97,13 @@ class MetadataServer:
             await self._listings.resume()  # before the first Sync, which joins them
             server, address = await self._serve()
             await self._namespace.resume_purges()
+            self.is_ready = True
             log.info("metadata.ready", address=address)
             waits = [asyncio.create_task(stop.wait()), asyncio.create_task(self._database.broken.wait())]
             await asyncio.wait([*waits, *tasks], return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:
                 wait.cancel()
+            self.is_ready = False
             log.info("metadata.stopping", broken=self._database.broken.is_set())
             self._watchers.close()
             await server.stop(self._settings.shutdown_seconds)

@@ -16,12 +16,12 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from kube.http import listening
 from kube.objects import Pod
 from scheduler.core.data_request import BadDataRequest
 from scheduler.core.extender import DataExtender
 from scheduler.errors import ConfigurationError
 from scheduler.shell import metrics
-from scheduler.shell.http import listening
 
 # 5,000 nodes as whole objects, when nodeCacheCapable is off: about 20 KiB each.
 MAX_REQUEST_BYTES = 128 << 20

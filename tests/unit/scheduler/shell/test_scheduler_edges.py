@@ -5,13 +5,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from kube.errors import ConfigError
+from kube.http import parse_address
 from kube.objects import ContainerStatus, PodStatus, ResourceRequirements
 from kube.watch import Change, ChangeKind, Changes, Listed
 from scheduler.core import events
 from scheduler.core.events import PodAssigned, PodGone, PodPending
 from scheduler.errors import ConfigurationError
 from scheduler.settings import load
-from scheduler.shell.http import parse_address
 from scheduler.shell.translate import PodTranslator
 from scheduler.shell.watches import Follower, kinds
 from tests.builders.scheduler_objects import PodBuilder, a_node, a_pod
@@ -164,5 +165,5 @@ def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
 def test_addresses() -> None:
     assert parse_address("127.0.0.1:80") == ("127.0.0.1", 80)
     assert parse_address(":80") == ("127.0.0.1", 80)
-    with pytest.raises(ConfigurationError, match="HOST:PORT"):
+    with pytest.raises(ConfigError, match="HOST:PORT"):
         parse_address("80")
