@@ -46,6 +46,14 @@ def writable_dataset(node: Node) -> Dataset:
     return node.dataset
 
 
+def kept_mode(mode: int) -> int:
+    """Return the permission bits; Unsupported when there are none, which the namespace takes for a mode not known."""
+    permissions = mode & PERMISSION_BITS
+    if not permissions:
+        raise Unsupported("mode 0000 cannot be kept: give the owner a permission at least")
+    return permissions
+
+
 class Changes:
     """Writing operations of one mount."""
 
@@ -78,13 +86,14 @@ class Changes:
         state = self._state
         if parent.is_detached:
             raise NotFound(f"the directory of {name} was removed")
+        permissions = kept_mode(mode)
         staging = state.worker.stage(dataset.uid, join(parent.path, name), "", 0)
         try:
             await staging.open()
         except BaseException:
             staging.close()
             raise
-        entry = Entry(is_directory=False, mtime_ns=state.wall_ns(), mode=mode & PERMISSION_BITS)
+        entry = Entry(is_directory=False, mtime_ns=state.wall_ns(), mode=permissions)
         node = state.inodes.child(parent, name, Kind.FILE, dataset, entry)
         if node.writing is None:
             node.writing = Writing(staging, mode=entry.mode, mtime_ns=entry.mtime_ns, base=None)
@@ -217,7 +226,7 @@ class Changes:
         if size_bytes is not None:
             await self._truncate(node, size_bytes)
         if mode is not None:
-            self._set_mode(node, mode & PERMISSION_BITS)
+            self._set_mode(node, kept_mode(mode))
         if mtime_ns is not None and node.writing is not None:
             node.writing.set_mtime(mtime_ns)
         if node.writing is not None:

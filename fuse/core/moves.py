@@ -10,7 +10,7 @@ under the old name goes on under the new one.
 from typing import Final
 
 from fuse.core.attrs import Attributes
-from fuse.core.changes import PERMISSION_BITS, Changes, writable_dataset
+from fuse.core.changes import Changes, kept_mode, writable_dataset
 from fuse.core.contracts import Dataset, Entry
 from fuse.core.directories import Change
 from fuse.core.inodes import Kind, Node
@@ -47,7 +47,7 @@ class Moves:
         name = decode_name(raw_name)
         if await self._find(parent, name) is not None:
             raise AlreadyExists(f"{join(parent.path, name)} exists")
-        permissions = mode & PERMISSION_BITS
+        permissions = kept_mode(mode)
         version = await state.worker.make_directory(dataset.uid, join(parent.path, name), permissions)
         entry = Entry(is_directory=True, mtime_ns=state.wall_ns(), mode=permissions, version=version)
         state.directories.changed_here(dataset.uid, version, [(parent.path, name, entry)])

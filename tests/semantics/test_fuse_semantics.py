@@ -436,6 +436,15 @@ def test_mode_of_committed(work: Path) -> None:
     _fails(errno.ENOTSUP, lambda: work.chmod(0o700))
 
 
+def test_mode_zero(work: Path) -> None:
+    """Mode 0 cannot be kept: creating a file or directory with it and setting it are ENOTSUP."""
+    _fails(errno.ENOTSUP, lambda: os.open(work / "a", os.O_CREAT | os.O_WRONLY, 0))
+    _fails(errno.ENOTSUP, lambda: (work / "d").mkdir(0))
+    with (work / "b").open("wb") as file:
+        _fails(errno.ENOTSUP, lambda: os.fchmod(file.fileno(), 0))
+    assert [(path.name, stat.S_IMODE(path.stat().st_mode)) for path in work.iterdir()] == [("b", 0o644)]
+
+
 def test_times_of_committed(work: Path) -> None:
     """Setting the times of a committed file succeeds and is not kept, because copying programs do it and treat a
     refusal as failure."""
