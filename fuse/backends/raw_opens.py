@@ -25,6 +25,9 @@ log = structlog.get_logger()
 
 PASSTHROUGH_BYTES_MIN: Final = 1 << 20
 """Smaller files are read in one request and then by the page cache; asking the worker would cost more."""
+# Plain numbers: of flags of an enumeration each operation makes an object.
+_LIGHT: Final = int(OpenFlag.NO_FLUSH)
+_LIGHT_KEPT: Final = int(OpenFlag.NO_FLUSH | OpenFlag.KEEP_CACHE)
 
 
 class Opens:
@@ -46,6 +49,31 @@ class Opens:
                 self.modes.opened_passthrough(inode, handle.backing_id, handle.backing_key)
             elif handle.choice is Choice.CACHED:
                 self.modes.opened_cached(inode)
+
+    def opened_now(self, inode: int) -> bytes | None:
+        """Open a small file for reading, and return the answer; None when that may have to wait for somebody. Most
+        opens are such, and a coroutine for each step of them would cost as much again."""
+        node = self._state.inodes.get(inode)
+        if not _is_read_only(node) or self._may_be_whole(node) or self.modes.is_passthrough(inode):
+            return None
+        opened = self._operations.reads.open_now(node)
+        if opened is None:
+            return None
+        number, keeps_cache = opened
+        handle = self._state.handles.file(number)
+        handle.choice, handle.is_light = Choice.CACHED, True
+        self.modes.opened_cached(inode)
+        return protocol.OPEN_OUT.pack(number, _LIGHT_KEPT if keeps_cache else _LIGHT, 0)
+
+    def released_now(self, inode: int, number: int) -> bool:
+        """Close what `opened_now` opened; return False for any other handle."""
+        handle = self._state.handles.file(number)
+        if not handle.is_light or handle.choice is not Choice.CACHED:
+            return False
+        self._state.handles.pop_file(number)
+        self._operations.reads.release(handle)
+        self.modes.released(inode, Choice.CACHED)
+        return True
 
     async def opened(self, number: int, *, keeps_cache: bool, writes: bool) -> bytes:
         """Choose how the open file reaches its bytes; return the answer."""
