@@ -135,6 +135,35 @@ async def test_what_may_be_read_past_us_is_asked_of_the_worker(books: Kernel) ->
     assert not len(books.mount.operations.state.handles)
 
 
+async def test_pages_of_a_file_that_became_whole_are_let_go_with_its_last_reader(books: Kernel) -> None:
+    """From then on it is opened onto the worker's file; the pages would be a second copy of it in memory."""
+    dropped: list[int] = []
+    books.handlers.opens.drop_pages = dropped.append
+    put(books, "large", PASSTHROUGH_BYTES_MIN)
+    inode = await books.mount.inode("large")
+
+    first, second = [(await books.open(inode))[0] for _ in range(2)]
+    assert len(await books.mount.read(first)) == PASSTHROUGH_BYTES_MIN
+    await books.release(inode, first)
+    assert dropped == []  # somebody has the pages in use still
+    await books.release(inode, second)
+    assert dropped == [inode]
+
+
+async def test_pages_of_other_files_stay(books: Kernel) -> None:
+    dropped: list[int] = []
+    books.handlers.opens.drop_pages = dropped.append
+    put(books, "small", 4096)
+    put(books, "unread", PASSTHROUGH_BYTES_MIN)
+    for path, is_read in (("small", True), ("unread", False)):
+        inode = await books.mount.inode(path)
+        number, _ = await books.open(inode)
+        if is_read:
+            await books.mount.read(number)
+        await books.release(inode, number)
+    assert dropped == []
+
+
 async def test_a_writable_dataset_is_held_against_its_listing(work: Kernel) -> None:
     put(work, "file", 10)
     inode = await work.mount.inode("file")
