@@ -31,6 +31,7 @@ from cacheruntime.core.hedging import Hedging
 from cacheruntime.core.homes import eligible, rank
 from cacheruntime.core.rates import BusyRate
 from cacheruntime.errors import CacheError, NotResident, PeerFailed, from_store
+from cacheruntime.worker.buffers import Buffers
 from cacheruntime.worker.datasets import Datasets
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.peers import CorruptAnswer, PeerBytes, PeerRefused, Peers
@@ -93,6 +94,7 @@ class Filler:
         peer_streams: int,
         origin_seconds: float,
         clock: Callable[[], float],
+        buffers: Buffers,
     ) -> None:
         self._workers = workers
         self._peers = peers
@@ -104,6 +106,7 @@ class Filler:
         self._question_slots = asyncio.Semaphore(peer_streams)
         self._origin_seconds = origin_seconds
         self._clock = clock
+        self._buffers = buffers
         self._hedging: Hedging[Peer] = Hedging()
         self._fills: Fills[Key] = Fills()
         self._flights: dict[Key, asyncio.Task[Fetched]] = {}
@@ -322,7 +325,7 @@ class Filler:
         location = await self._datasets.locate(version.uid, version.path)
         length = block_length(index, version.size_bytes, self._block_size_bytes)
         async with self._origin_slots:
-            data = memoryview(bytearray(length))
+            data = self._buffers.take(length)
             rates = (self.origin_rate, self._rate_of(version.uid))
             for rate in rates:
                 rate.start(self._clock())

@@ -28,6 +28,7 @@ from cacheruntime.core.tiers import Tier, moving_room
 from cacheruntime.errors import CacheError
 from cacheruntime.worker import local_socket
 from cacheruntime.worker.block_store import BlockStore
+from cacheruntime.worker.buffers import Buffers
 from cacheruntime.worker.byte_plane import PeerSession, ReadAnswerer
 from cacheruntime.worker.control_service import ControlService
 from cacheruntime.worker.datasets import Datasets
@@ -146,11 +147,13 @@ async def _serve(settings: WorkerSettings) -> None:
     datasets = Datasets(
         metadata, settings.credentials_dir, fresh_seconds=tunables.dataset_seconds, clock=time.monotonic
     )
+    buffers = Buffers(tunables.block_size_bytes)
     peers = Peers(
         me.node,
         connect_seconds=tunables.peer_connect_seconds,
         read_seconds=tunables.peer_read_seconds,
         clock=time.monotonic,
+        buffers=buffers,
         trust=trust,
         tokens=metadata.tokens,
     )
@@ -171,6 +174,7 @@ async def _serve(settings: WorkerSettings) -> None:
         peer_streams=tunables.peer_streams,
         origin_seconds=tunables.origin_read_seconds,
         clock=time.monotonic,
+        buffers=buffers,
     )
     store.index.refetch_seconds_per_byte = filler.refetch_seconds_per_byte
     reader = Reader(store, filler, datasets, metrics)

@@ -37,6 +37,7 @@ from api.trust.identity import Identity, NotAnIdentity, Role
 from api.trust.source import Shown, TokenSource
 from cacheruntime.core.checksums import crc32c
 from cacheruntime.errors import CacheError, Denied, Missing, NotResident, PeerFailed, VersionChanged, from_rpc
+from cacheruntime.worker.buffers import Buffers
 from cacheruntime.worker.frame_socket import FrameSocket
 from cacheruntime.worker.tls_socket import TlsFrameSocket
 from cacheruntime.worker.workers import Peer
@@ -115,6 +116,7 @@ class Peers:
         connect_seconds: float,
         read_seconds: float,
         clock: Callable[[], float],
+        buffers: Buffers,
         trust: TrustFiles | None = None,
         tokens: TokenSource | None = None,
     ) -> None:
@@ -125,6 +127,7 @@ class Peers:
         self._connect_seconds = connect_seconds
         self._read_seconds = read_seconds
         self._clock = clock
+        self._buffers = buffers
         self._links: dict[Peer, list[_Link]] = {}
         self._connecting: dict[Peer, asyncio.Lock] = {}
         self._heard: dict[Peer, float] = {}
@@ -182,7 +185,7 @@ class Peers:
         await self._request(link, Op.AUTHORIZE, Authorize(token=token), memoryview(bytearray()), Authorized)
 
     async def _ask(self, link: _Link, request: Read) -> tuple[memoryview, ReadReply]:
-        buffer = memoryview(bytearray(request.length_bytes))
+        buffer = self._buffers.take(request.length_bytes)
         reply = await self._request(link, Op.READ, request, buffer, ReadReply)
         assert isinstance(reply, ReadReply)
         return buffer, reply
