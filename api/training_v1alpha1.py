@@ -254,6 +254,14 @@ class CheckpointStatus(Model):
         default_factory=dict
     )
     completed_at: ShortText | None = None
+    problem: ShortText | None = Field(default=None, description="why it is not complete")
+
+
+class DistrustedCheckpoint(Model):
+    """A complete checkpoint from which attempts ended with an error again and again; saved anew it counts again."""
+
+    path: Path
+    completed_at: ShortText | None = None
 
 
 class Goodput(Model):
@@ -329,6 +337,10 @@ class TrainingJobStatus(Model):
     retiring_checkpoints: list[Path] = Field(
         default_factory=list, max_length=16, description="paths being removed by checkpoint.keep; never resumed from"
     )
+    failed_resumes: int = Field(
+        default=0, description="attempts in a row that ended with an error before a checkpoint after resumeStep"
+    )
+    distrusted_checkpoints: list[DistrustedCheckpoint] = Field(default_factory=list, max_length=16)
     goodput: list[Goodput] = Field(default_factory=list, max_length=64)
     placement: list[PodPlacement] = Field(default_factory=list, max_length=1024)
     start_time: ShortText | None = None

@@ -54,7 +54,7 @@ def prewarm(turn: Turn, pods: Iterable[PodView]) -> None:
     if checkpoint is None or checkpoint.dataset is None or seen is None or seen.error or state is None:
         return
     created_at = parse_timestamp(turn.job.metadata.creation_timestamp or timestamp(0))
-    newest = checkpoints.newest_complete(seen.found, created_at, turn.status.retiring_checkpoints)
+    newest = checkpoints.newest_complete(seen.found, created_at, turn.status)
     if newest is None:
         return
     for node in sorted({pod.node for pod in pods} - newest.node_bytes.keys()):

@@ -74,7 +74,7 @@ def resume_text(turn: Turn) -> str:
     if seen is None or seen.error:
         return "resumes from the newest complete checkpoint"
     created_at = parse_timestamp(turn.job.metadata.creation_timestamp or timestamp(0))
-    newest = checkpoints.newest_complete(seen.found, created_at)
+    newest = checkpoints.newest_complete(seen.found, created_at, turn.status)
     if newest is None:
         return "starts from the beginning: no checkpoint is complete yet"
     return f"resumes from step {newest.step} or a newer complete checkpoint"

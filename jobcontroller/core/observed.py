@@ -96,7 +96,7 @@ class DatasetView:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointView:
-    """A checkpoint the metadata service knows; `path` is inside the dataset, `completed_at` None = not said."""
+    """A checkpoint the metadata service knows; paths are inside the dataset, `completed_at` None = not said."""
 
     step: int
     path: str
@@ -104,6 +104,10 @@ class CheckpointView:
     size_bytes: int = 0
     node_bytes: Mapping[str, int] = field(default_factory=dict)
     completed_at: float | None = None
+    #: why it is not complete, as a clause
+    problem: str = ""
+    #: the file that made it complete, if that is inside it
+    seal: str = ""
 
 
 @dataclass(frozen=True, slots=True)

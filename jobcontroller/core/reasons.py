@@ -51,6 +51,11 @@ CHECKPOINT_REMOVED: Final = "CheckpointRemoved"
 """An event only."""
 CHECKPOINT_NOT_REMOVED: Final = "CheckpointNotRemoved"
 
+CHECKPOINT_SKIPPED: Final = "CheckpointSkipped"
+"""An event only: an attempt resumes from an older checkpoint, as the newest is torn."""
+CHECKPOINT_DISTRUSTED: Final = "CheckpointDistrusted"
+"""An event only: no attempt got from this complete checkpoint to the next."""
+
 # Running
 ALL_RUNNING: Final = "AllPodsRunning"
 SOME_FINISHED: Final = "SomePodsFinished"

@@ -15,7 +15,7 @@ number in the status is the commit point of a restart."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from api.conditions import parse_timestamp, timestamp
@@ -43,8 +43,9 @@ from jobcontroller.core import (
     validation,
 )
 from jobcontroller.core.actions import ApplyPodGroup, ApplyService, CreatePod, DeleteJob, DeletePodGroup, Plan
+from jobcontroller.core.exit_class import FailureKind
 from jobcontroller.core.framework import Equipped
-from jobcontroller.core.observed import Observed, PodView
+from jobcontroller.core.observed import CheckpointView, Observed, PodView
 from jobcontroller.core.ownership import is_ours
 from jobcontroller.core.pod_builder import build_pod, rendezvous
 from jobcontroller.core.status import StatusDraft
@@ -215,12 +216,28 @@ def _restart_after_failure(turn: Turn) -> Plan | None:
     turn.status.restarts = restart_policy.count(turn.status.restarts, cause.kind)
     handled = [*turn.status.handled_failures, *(failure.uid for failure in found)]
     turn.status.handled_failures = handled[-MAX_HANDLED_FAILURES:]
+    if cause.kind is FailureKind.USER_ERROR:
+        _doubt_checkpoint(turn)
     _begin_attempt(turn, turn.attempt + 1, workers)
     turn.draft.enter(RESTARTING, verdict.reason, verdict.message)
     resume = failures.resume_text(turn) + _size_clause(turn)
     turn.event(RESTARTING, f"{verdict.message}; attempt {turn.attempt} {resume}", "Warning")
     turn.outcome = verdict.reason
     return None
+
+
+def _doubt_checkpoint(turn: Turn) -> None:
+    seen, created_at = turn.observed.checkpoints, turn.job.metadata.creation_timestamp
+    if seen is None or seen.error:
+        return
+    path = turn.status.resume_path
+    doubted = checkpoints.note_failed_resume(turn.status, seen.found, parse_timestamp(created_at or timestamp(0)))
+    if doubted is not None:
+        text = (
+            f"{checkpoints.FAILED_RESUMES_TO_DISTRUST} attempts that resumed from {path} ended with an error before a "
+            "newer checkpoint was complete; none resumes from it any more until it is saved anew"
+        )
+        turn.event(reasons.CHECKPOINT_DISTRUSTED, text, "Warning")
 
 
 def _end_older_attempts(turn: Turn) -> Plan | None:
@@ -280,9 +297,10 @@ def _start_attempt(turn: Turn) -> Plan | None:
         chosen = checkpoints.newest_complete(
             seen.found,
             parse_timestamp(job.metadata.creation_timestamp or timestamp(0)),
-            status.retiring_checkpoints,
+            status,
         )
         status.checkpoints = checkpoints.statuses(seen.found)
+        _say_skipped(turn, seen.found, chosen)
     status.started_attempt = turn.attempt
     status.started_replicas = roles.replicas(job.spec)
     elastic.begin(job, status)
@@ -295,6 +313,16 @@ def _start_attempt(turn: Turn) -> Plan | None:
     begins = f"resumes from step {chosen.step} ({chosen.path})" if chosen else "starts from the beginning"
     turn.event("AttemptStarted", f"attempt {turn.attempt} {begins}")
     return None
+
+
+def _say_skipped(turn: Turn, found: Sequence[CheckpointView], chosen: CheckpointView | None) -> None:
+    torn = checkpoints.newest_torn(found, chosen, turn.status)
+    if torn is not None:
+        instead = f"resumes from {chosen.path}" if chosen is not None else "starts from the beginning"
+        text = (
+            f"checkpoint {torn.path} is not complete: {torn.problem or 'it is torn'}; attempt {turn.attempt} {instead}"
+        )
+        turn.event(reasons.CHECKPOINT_SKIPPED, text, "Warning")
 
 
 def _create_missing(turn: Turn) -> Plan | None:

@@ -254,7 +254,7 @@ def _has_fresh_checkpoint(turn: Turn, ready_at: float) -> bool:
         return True
     if seen is not None and not seen.error:
         created_at = parse_timestamp(turn.job.metadata.creation_timestamp or timestamp(0))
-        newest = checkpoints.newest_complete(seen.found, created_at, turn.status.retiring_checkpoints)
+        newest = checkpoints.newest_complete(seen.found, created_at, turn.status)
         if newest is not None and newest.completed_at is not None and newest.completed_at >= ready_at:
             return True
     turn.wake_at(ready_at + CHECKPOINT_WAIT_SECONDS)

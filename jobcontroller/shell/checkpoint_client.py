@@ -16,8 +16,6 @@ from api.trust.source import TokenSource
 from jobcontroller.core.observed import CheckpointView
 from jobcontroller.errors import MetadataUnavailable, RemovalFailed
 
-#: what `format: auto` means as long as the service knows markers only
-DEFAULT_FORMAT = "Marker"
 #: workers that are asked to remove something, one after another, before that counts as failed
 MAX_WORKERS_TRIED = 3
 
@@ -52,7 +50,7 @@ class CheckpointClient:
         wanted = metadata_pb2.ListCheckpointsRequest(
             uid=dataset.uid,
             path=spec.path.strip("/"),
-            format=DEFAULT_FORMAT if spec.format == "auto" else spec.format,
+            format=spec.format,
             marker=spec.marker,
         )
         try:
@@ -63,12 +61,12 @@ class CheckpointClient:
             raise MetadataUnavailable(f"checkpoints in Dataset {spec.dataset}: {_text(error)}") from error
         return tuple(_view(checkpoint) for checkpoint in answer.checkpoints)
 
-    async def remove(self, namespace: str, spec: CheckpointSpec, path: str) -> None:
-        """Have a worker remove a share of a checkpoint, its marker first; it is fine if nothing is left of it.
+    async def remove(self, namespace: str, spec: CheckpointSpec, path: str, first: str) -> None:
+        """Have a worker remove a share of a checkpoint, the file `first` in it first; fine if nothing is left of it.
 
         Raises MetadataUnavailable and RemovalFailed."""
         dataset = await self._dataset(namespace, spec)
-        wanted = worker_pb2.RemoveTreeRequest(uid=dataset.uid, path=path, first=spec.marker)
+        wanted = worker_pb2.RemoveTreeRequest(uid=dataset.uid, path=path, first=first)
         refusal: grpc.aio.AioRpcError | None = None
         for worker in await self._workers(dataset):
             try:
@@ -130,6 +128,8 @@ def _view(checkpoint: metadata_pb2.Checkpoint) -> CheckpointView:
         size_bytes=checkpoint.bytes,
         node_bytes=dict(checkpoint.nodes),
         completed_at=checkpoint.completed_at_ns / 1e9 if checkpoint.completed_at_ns else None,
+        problem=checkpoint.problem,
+        seal=checkpoint.seal,
     )
 
 
