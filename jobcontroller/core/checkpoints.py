@@ -130,6 +130,9 @@ def environment(spec: TrainingJobSpec, status: TrainingJobStatus, template: Mapp
     if place is None:
         return {}
     result = {names.ENV_CHECKPOINT_DIR: place}
+    hangs = spec.run_policy.hang_detection
+    if hangs is not None and hangs.progress_file is not None:
+        result[names.ENV_PROGRESS_FILE] = _join(place, hangs.progress_file)
     root = _root(spec, template)
     if root is not None and status.resume_path is not None and status.resume_step is not None:
         result[names.ENV_RESUME_FROM] = _join(root, status.resume_path)

@@ -38,6 +38,32 @@ class ContainerEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a program said of itself; `step` None = it named none."""
+
+    at: float
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """The newest sign of life of one kind (HangDetection.signals); `at` None = there was none."""
+
+    signal: str
+    at: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """One reading of the signs that are not in the pods; `error` not empty = it failed and says nothing."""
+
+    read_at: float
+    found: tuple[Sign, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PodView:
     """One pod of the job, as last seen."""
 
@@ -72,6 +98,8 @@ class PodView:
     checkpointed_at: str = ""
     #: its containers wait until names.START_ANNOTATION says they may start
     is_held: bool = False
+    #: news of it alone is no reason to decide anew
+    heartbeat: Heartbeat | None = field(default=None, compare=False)
 
     @property
     def is_finished(self) -> bool:
@@ -166,5 +194,7 @@ class Observed:
     checkpoint_sharers: tuple[str, ...] = ()
     #: why the last removal of a checkpoint failed; None = it did not
     removal_problem: Problem | None = None
+    #: None = the job asks for no hang detection, or no reading was due yet
+    signs: Signs | None = None
     #: None = the job asks nothing of a queue
     admission: Admission | None = None

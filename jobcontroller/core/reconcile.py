@@ -32,6 +32,7 @@ from jobcontroller.core import (
     failures,
     fencing,
     gang,
+    hang,
     progress,
     reasons,
     resize,
@@ -216,7 +217,9 @@ def _restart_after_failure(turn: Turn) -> Plan | None:
     turn.status.restarts = restart_policy.count(turn.status.restarts, cause.kind)
     handled = [*turn.status.handled_failures, *(failure.uid for failure in found)]
     turn.status.handled_failures = handled[-MAX_HANDLED_FAILURES:]
-    if cause.kind is FailureKind.USER_ERROR:
+    if cause.is_hang:
+        turn.status.hung_at_step = hang.step_of(turn)
+    elif cause.kind is FailureKind.USER_ERROR:
         _doubt_checkpoint(turn)
     _begin_attempt(turn, turn.attempt + 1, workers)
     turn.draft.enter(RESTARTING, verdict.reason, verdict.message)
@@ -305,6 +308,7 @@ def _start_attempt(turn: Turn) -> Plan | None:
     status.started_replicas = roles.replicas(job.spec)
     elastic.begin(job, status)
     status.grace_seconds = drain.grace_seconds(job, status, turn.observed.bytes_per_second)
+    status.prewarmed = []
     status.resume_step = chosen.step if chosen else None
     status.resume_path = chosen.path if chosen else None
     if status.start_time is None:
@@ -381,6 +385,7 @@ def _release_roles(turn: Turn) -> Plan | None:
 
 def _report(turn: Turn) -> Plan:
     progress.describe(turn)
+    drain.prewarm_restart(turn)
     pods = turn.current_pods()
     turn.record_goodput(pods, _began_at(turn), until=turn.now, ended=False, failed=False)
     seen = turn.observed.checkpoints

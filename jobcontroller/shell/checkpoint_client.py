@@ -61,6 +61,21 @@ class CheckpointClient:
             raise MetadataUnavailable(f"checkpoints in Dataset {spec.dataset}: {_text(error)}") from error
         return tuple(_view(checkpoint) for checkpoint in answer.checkpoints)
 
+    async def changed_at(self, namespace: str, spec: CheckpointSpec, path: str) -> float | None:
+        """Return when a file below the checkpoint directory was changed; None = there is none.
+
+        Raises MetadataUnavailable."""
+        dataset = await self._dataset(namespace, spec)
+        where = "/".join(part for part in (spec.path.strip("/"), path) if part)
+        try:
+            request = metadata_pb2.LookupRequest(uid=dataset.uid, path=where)
+            entry = await self._namespace.Lookup(request, timeout=self._deadline_seconds)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return None
+            raise MetadataUnavailable(f"{where} in Dataset {spec.dataset}: {_text(error)}") from error
+        return entry.mtime_ns / 1e9
+
     async def remove(self, namespace: str, spec: CheckpointSpec, path: str, first: str) -> None:
         """Have a worker remove a share of a checkpoint, the file `first` in it first; fine if nothing is left of it.
 

@@ -231,7 +231,7 @@ class _Series:
     def _damage(self, found: tuple[CheckpointView, ...]) -> None:
         """Cut a shard of the newest complete checkpoint off, spoil it, or remove it."""
         newest = checkpoints.newest_complete(found, 0.0, self._status)
-        if newest is None:
+        if newest is None or newest.step in self._damaged:
             return
         name = self._chance.choice(shard_files(self._protocol, newest.step))
         path = self._mount / newest.path / name

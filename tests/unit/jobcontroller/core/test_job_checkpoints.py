@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from api.training_v1alpha1 import DistrustedCheckpoint, TrainingJob
-from jobcontroller.core.actions import EmitEvent, Plan
+from jobcontroller.core.actions import ApplyDataLoad, EmitEvent, Plan
+from jobcontroller.core.drain import MOST_WARM_BYTES
 from jobcontroller.core.observed import Checkpoints, CheckpointView, DatasetView
 from jobcontroller.core.reconcile import reconcile
 from tests.builders.training_jobs import CREATED_AT, ended, job, observed, running, with_status
@@ -14,7 +16,7 @@ NOW = CREATED_AT + 1000
 
 
 def a_job(**status: Any) -> TrainingJob:
-    spec = {
+    spec: dict[str, Any] = {
         "datasets": [{"name": "ckpt", "mountPath": "/ckpt", "readOnly": False}],
         "checkpoint": {"dataset": "ckpt", "path": "run"},
         "runPolicy": {"restarts": {"userError": 6}},
@@ -94,3 +96,31 @@ def test_failures_of_the_infrastructure_say_nothing_about_a_checkpoint() -> None
     assert plan.status is not None
     assert plan.status.attempt == 4
     assert (plan.status.failed_resumes, plan.status.distrusted_checkpoints) == (1, [])
+
+
+def test_the_checkpoint_is_brought_to_nodes_of_a_restarted_attempt_that_have_nothing_of_it() -> None:
+    """While their containers are made; once for each node, and not where a part of it is."""
+    one = a_job(attempt=1, started_attempt=1, created_attempt=1, resume_step=10, resume_path="run/10")
+    found = replace(complete(10), node_bytes={"n1": 5})
+    starting = [running(0, 1, node="n1", is_running=False), running(1, 1, node="n2", is_running=False)]
+    plan = seen(one, found, pods=starting)
+    (load,) = loads(plan)
+    assert load["spec"]["dataset"] == {"name": "ckpt"}
+    assert [(target["path"], target["nodes"]) for target in load["spec"]["target"]] == [("/run/10", ["n2"])]
+    assert plan.status is not None
+    assert plan.status.prewarmed == [load["metadata"]["name"]]
+    again = seen(one.model_copy(update={"status": plan.status}), found, pods=starting)
+    assert loads(again) == []
+
+
+def test_nothing_is_brought_to_pods_that_run_already_nor_of_checkpoints_too_large_to_copy_whole() -> None:
+    one = a_job(attempt=1, started_attempt=1, created_attempt=1, resume_step=10, resume_path="run/10")
+    assert loads(seen(one, complete(10), pods=(running(0, 1), running(1, 1)))) == []
+    starting = (running(0, 1), running(1, 1, node="n2", is_running=False))
+    assert loads(seen(one, replace(complete(10), size_bytes=MOST_WARM_BYTES + 1), pods=starting)) == []
+    first = a_job(resume_step=10, resume_path="run/10")
+    assert loads(seen(first, complete(10), pods=(running(0), running(1, is_running=False)))) == []
+
+
+def loads(plan: Plan) -> list[Any]:
+    return [action.body for action in plan.actions if isinstance(action, ApplyDataLoad)]
