@@ -365,6 +365,9 @@ class TrainingJobStatus(Model):
     admitted_queue: Name | None = Field(
         default=None, description="queue the job holds GPUs of, from its admission until it ends or is suspended"
     )
+    reclaimed_by: ShortText | None = Field(
+        default=None, description="job for which this one gives its GPUs back, until its last pod is gone"
+    )
     admitted_gpus: int | None = Field(default=None, alias="admittedGPUs", description="how many")
     grace_seconds: int | None = Field(
         default=None,
@@ -424,6 +427,10 @@ class QueueSpec(Model):
     )
     weight: int = Field(default=1, ge=1, le=1000, description="share of what is borrowed, against other queues'")
     priority: int = Field(default=0, description="queues of a higher priority borrow first")
+    take_back: bool = Field(
+        default=True,
+        description="jobs of others that borrow are ended when a job within nominalGPUs finds none free; else it waits",
+    )
 
 
 class QueueStatus(Model):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from api.training_v1alpha1 import TrainingJob
 from jobcontroller.core.framework import Framework
 from jobcontroller.core.queueing import Hold
+from jobcontroller.core.reclaiming import Reclaim
 
 
 class PodPhase(enum.StrEnum):
@@ -161,11 +162,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What the job's queue says: `gpus` of `queue` are the job's, or why it has to wait."""
+    """What the job's queue says: `gpus` of `queue` are the job's, or why it has to wait, or to give them back."""
 
     queue: str
     gpus: int
     hold: Hold | None = None
+    reclaim: Reclaim | None = None
 
 
 @dataclass(frozen=True, slots=True)

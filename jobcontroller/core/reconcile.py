@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from api.conditions import parse_timestamp, timestamp
+from api.conditions import find_condition, parse_timestamp, timestamp
 from api.training_v1alpha1 import CREATED, DATA_READY, FAILED, QUEUED, RESTARTING, SUCCEEDED, SUSPENDED, is_finished
 from jobcontroller.core import (
     attempts,
@@ -75,6 +75,7 @@ def reconcile(observed: Observed, now: float, policy: Policy | None = None) -> P
         _resume,
         _keep_deadline,
         _succeed,
+        _give_back,
         _restart_after_failure,
         _end_older_attempts,
         _hold_back_queued,
@@ -144,7 +145,7 @@ def _hold_back_suspended(turn: Turn) -> Plan | None:
         return None
     pods = list(turn.observed.pods)
     if not pods:
-        turn.status.admitted_queue = turn.status.admitted_gpus = None
+        turn.status.admitted_queue = turn.status.admitted_gpus = turn.status.reclaimed_by = None
     if not suspend.is_suspended(turn.status):
         _record_end(turn, turn.now, failed=False)
         turn.status.start_time = None
@@ -191,6 +192,22 @@ def _succeed(turn: Turn) -> Plan | None:
     if not done:
         return None
     return _finish(turn, SUCCEEDED, reasons.SUCCEEDED, f"attempt {turn.attempt} finished its work")
+
+
+def _give_back(turn: Turn) -> Plan | None:
+    """End the attempt of a job whose queue borrowed what another now takes back."""
+    admission, status = turn.observed.admission, turn.status
+    if admission is None or admission.reclaim is None or status.reclaimed_by is not None:
+        return None
+    _record_end(turn, turn.now, failed=True)
+    # Held until the last pod is gone, by a job too that ran before it had a queue.
+    status.admitted_queue, status.admitted_gpus = admission.queue, admission.gpus
+    status.reclaimed_by = "/".join(admission.reclaim.by)
+    _begin_attempt(turn, suspend.attempt_after_resume(status))
+    turn.draft.enter(QUEUED, reasons.RECLAIMED, admission.reclaim.message)
+    turn.event(reasons.RECLAIMED, f"{admission.reclaim.message}; it waits to be admitted again", "Warning")
+    turn.outcome = reasons.RECLAIMED
+    return None
 
 
 def _restart_after_failure(turn: Turn) -> Plan | None:
@@ -262,9 +279,17 @@ def _end_older_attempts(turn: Turn) -> Plan | None:
 
 def _hold_back_queued(turn: Turn) -> Plan | None:
     admission = turn.observed.admission
+    if turn.status.reclaimed_by is not None:
+        # The last pod is gone.
+        turn.status.reclaimed_by = turn.status.admitted_queue = turn.status.admitted_gpus = None
+        return turn.plan()
     if admission is None:
         return None
     if admission.hold is not None:
+        queued = find_condition(turn.status.conditions, QUEUED)
+        is_new = queued is None or queued.reason != reasons.RECLAIMING
+        if admission.hold.reason == reasons.RECLAIMING and is_new:
+            turn.event(reasons.RECLAIMING, admission.hold.message)
         turn.draft.wait(admission.hold.reason, admission.hold.message)
         return turn.plan()
     if turn.status.admitted_queue is None:

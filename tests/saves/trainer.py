@@ -7,6 +7,7 @@ JSON for what it resumed from, and at the begin and the end of each save. Ends w
 import json
 import os
 import random
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -32,7 +33,11 @@ def perform(top: Path, operation: Operation, opened: dict[str, int]) -> None:
         case "mkdir":
             path.mkdir(parents=True, exist_ok=True)
         case "rename":
-            path.rename(top / operation.target)
+            target = top / operation.target
+            if target.is_dir():
+                # A program that goes back behind a step it has saved removes it before it saves it anew.
+                shutil.rmtree(target)
+            path.rename(target)
 
 
 def problem_of(protocol: str, place: Path, step: int) -> str | None:
