@@ -81,6 +81,10 @@ CHECKPOINTED_AT_ANNOTATION: Final = "training.headrace.dev/checkpointed-at"
 controller (or by whoever runs the workload), read by the scheduler: evicting the pod loses the work done since
 then. Without it, or when it cannot be read, all work since the pod started counts as lost."""
 
+HEARTBEAT_ANNOTATION: Final = "training.headrace.dev/heartbeat"
+"""On a pod: when its program was last seen to get on, `<RFC 3339 time>` or `<time>/<step>`. Written by the program or
+by who watches it; read by the job controller where runPolicy.hangDetection asks for heartbeats."""
+
 ENV_JOB_NAME: Final = "HEADRACE_JOB_NAME"
 ENV_JOB_ATTEMPT: Final = "HEADRACE_ATTEMPT"
 ENV_ROLE: Final = "HEADRACE_ROLE"
@@ -88,6 +92,8 @@ ENV_INDEX: Final = "HEADRACE_INDEX"
 ENV_RESUME_FROM: Final = "HEADRACE_RESUME_FROM"
 """Path inside the container of the newest complete checkpoint; absent when there is none."""
 ENV_RESUME_STEP: Final = "HEADRACE_RESUME_STEP"
+ENV_PROGRESS_FILE: Final = "HEADRACE_PROGRESS_FILE"
+"""Path inside the container of the file runPolicy.hangDetection watches."""
 ENV_CHECKPOINT_DIR: Final = "HEADRACE_CHECKPOINT_DIR"
 """Path inside the container below which checkpoints are to be written."""
 

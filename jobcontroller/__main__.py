@@ -29,6 +29,7 @@ from jobcontroller.shell.executor import Executor
 from jobcontroller.shell.observe import Observer
 from jobcontroller.shell.queues import Queues
 from jobcontroller.shell.retention import Retention
+from jobcontroller.shell.signs import SignReader
 from kube.client import KubeClient
 from kube.config import load_config
 from kube.errors import ConfigError
@@ -64,6 +65,7 @@ async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
         queues,
         FRAMEWORKS,
         metadata,
+        signs=SignReader(client, metadata),
         directories=directories,
         checkpoint_seconds=settings.checkpoint_seconds,
         clock=time.monotonic,

@@ -1200,7 +1200,7 @@ class ListCheckpointsRequest(_message.Message):
     path: _builtins.str
     """directory that holds one directory a step"""
     format: _builtins.str
-    """Marker; others later"""
+    """Marker, TorchDCP, Megatron, DeepSpeed, Orbax, auto"""
     marker: _builtins.str
     """file name that completes a checkpoint"""
     def __init__(
@@ -1250,12 +1250,18 @@ class Checkpoint(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
     COMPLETED_AT_NS_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    SEAL_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     path: _builtins.str
     complete: _builtins.bool
     files: _builtins.int
     bytes: _builtins.int
     completed_at_ns: _builtins.int
+    problem: _builtins.str
+    """why it is not complete, as a clause"""
+    seal: _builtins.str
+    """path of the file that made it complete, if that is inside it"""
     @_builtins.property
     def nodes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """resident bytes by node"""
@@ -1270,10 +1276,12 @@ class Checkpoint(_message.Message):
         bytes: _builtins.int = ...,
         nodes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         completed_at_ns: _builtins.int = ...,
+        problem: _builtins.str = ...,
+        seal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "complete", b"complete", "completed_at_ns", b"completed_at_ns", "files", b"files", "nodes", b"nodes", "path", b"path", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "complete", b"complete", "completed_at_ns", b"completed_at_ns", "files", b"files", "nodes", b"nodes", "path", b"path", "problem", b"problem", "seal", b"seal", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

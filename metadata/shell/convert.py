@@ -149,4 +149,6 @@ def checkpoint_message(checkpoint: Checkpoint, nodes: dict[str, int]) -> pb.Chec
         bytes=checkpoint.bytes,
         nodes=nodes,
         completed_at_ns=checkpoint.completed_at_ns,
+        problem=checkpoint.problem,
+        seal=checkpoint.seal,
     )

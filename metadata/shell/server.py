@@ -25,6 +25,7 @@ from metadata.shell.namespace_service import NamespaceService
 from metadata.shell.residency_service import ResidencyService
 from metadata.shell.residency_state import ResidencyState
 from metadata.shell.signing_keys import SigningKeys
+from metadata.shell.small_files import SmallFiles
 from metadata.shell.sync import Listings
 from metadata.shell.trust_service import TrustService
 from metadata.shell.watchers import Watchers
@@ -76,7 +77,8 @@ class MetadataServer:
             kept_versions=settings.kept_versions,
         )
         self._namespace = NamespaceService(catalog)
-        self._services = (ResidencyService(catalog), CheckpointService(catalog))
+        small_files = SmallFiles(open_store, settings.credentials_dir)
+        self._services = (ResidencyService(catalog), CheckpointService(catalog, small_files))
         self._tokens = TrustService(catalog, keys, settings.token_seconds)
         self.is_ready = False
         """Calls are taken; False again once the process is to end."""
