@@ -147,7 +147,6 @@ async def _serve(settings: WorkerSettings) -> None:
         me.node,
         connect_seconds=tunables.peer_connect_seconds,
         read_seconds=tunables.peer_read_seconds,
-        clock=time.monotonic,
         trust=trust,
         tokens=metadata.tokens,
     )
