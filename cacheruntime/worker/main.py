@@ -152,7 +152,6 @@ async def _serve(settings: WorkerSettings) -> None:
         me.node,
         connect_seconds=tunables.peer_connect_seconds,
         read_seconds=tunables.peer_read_seconds,
-        clock=time.monotonic,
         buffers=buffers,
         trust=trust,
         tokens=metadata.tokens,

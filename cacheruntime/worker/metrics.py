@@ -19,6 +19,7 @@ class Metrics:
             return Gauge(f"headrace_worker_{name}", text, labels, registry=self.registry)
 
         self.origin_bytes = counter("origin_read_bytes", "bytes read from under stores")
+        self.origin_blocks = counter("origin_blocks", "blocks read from under stores", "why")
         self.peer_bytes = counter("peer_read_bytes", "bytes read from peers")
         self.peer_served_bytes = counter("peer_served_bytes", "bytes sent to peers")
         self.reader_bytes = counter("reader_bytes", "bytes made readable for local readers", "source")

@@ -15,7 +15,7 @@ from cacheruntime.core.checksums import crc32c
 from cacheruntime.errors import CacheError, MediumFailed, NoRoom
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Datasets
-from cacheruntime.worker.filler import Fetched, Filler, Keep, KeepBytes, Source
+from cacheruntime.worker.filler import Fetched, Filler, Keep, KeepBytes, Source, Why
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.tier_files import CachedFile
 
@@ -131,6 +131,7 @@ class Reader:
     async def block(self, version: Version, index: int, *, for_peer: bool) -> Fetched:
         """Return a block's bytes, checked, keeping them if they may stay. Works with every tier full."""
         file = self._store.find(version)
+        is_here = file is not None and file.map.has(index)
         if file is not None and (data := await self._resident(file.version, index)) is not None:
             return Fetched(memoryview(data), crc32c(data), Source.LOCAL)
         info = await self._datasets.get(version.uid)
@@ -139,8 +140,11 @@ class Reader:
         else:
             keep = self._filler.keep(info, version, index)
 
-        fetch = self._filler.fetch_for_peer if for_peer else self._filler.fetch
-        return await fetch(info, version, index, self._keeper(version, index, keep))
+        keeper = self._keeper(version, index, keep)
+        if for_peer:
+            why = Why.MEDIUM if is_here else Why.ASKED
+            return await self._filler.fetch_for_peer(info, version, index, keeper, why)
+        return await self._filler.fetch(info, version, index, keeper)
 
     def _keeper(self, version: Version, index: int, keep: Keep) -> KeepBytes:
         # By version and not by file: the fetch may outlive the reader who began it, and with it its file.

@@ -151,7 +151,12 @@ class MetadataServer:
         return server, f"{host}:{port}"
 
     async def _watch_leases(self) -> None:
+        interval_seconds = self._settings.lease_seconds / LEASE_CHECKS
         while True:
-            await asyncio.sleep(self._settings.lease_seconds / LEASE_CHECKS)
-            for node in self._residency.expire():
+            due = time.monotonic() + interval_seconds
+            await asyncio.sleep(interval_seconds)
+            late_seconds = time.monotonic() - due
+            if late_seconds > interval_seconds:
+                log.warning("metadata.stood_still", seconds=round(late_seconds, 3))
+            for node in self._residency.expire(late_seconds):
                 log.warning("metadata.worker_lease_ended", node=node)
