@@ -15,9 +15,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.cluster import ports
-from scheduler.errors import ConfigurationError
+from kube.errors import ConfigError
+from kube.http import serve
 from scheduler.shell import metrics
-from scheduler.shell.http import serve
 
 # kube-scheduler 1.36's (pkg/scheduler/metrics): type and labels of each that dashboards of it read.
 KUBES = {
@@ -89,7 +89,7 @@ async def test_metrics_have_kube_schedulers_names_and_labels(served: tuple[str, 
 
 async def test_an_address_that_is_taken_is_named(served: tuple[str, _Switch]) -> None:
     address = served[0].removeprefix("http://")
-    with pytest.raises(ConfigurationError, match=f"--metrics {address}: .*choose another port"):
+    with pytest.raises(ConfigError, match=f"--metrics {address}: .*choose another port"):
         async with serve(address, lambda: True, lambda: True):
             pass
 

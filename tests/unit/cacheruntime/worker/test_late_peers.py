@@ -13,6 +13,7 @@ from api.gen import metadata_pb2 as pb
 from cacheruntime.core.blocks import Version
 from cacheruntime.core.checksums import crc32c
 from cacheruntime.errors import NotResident, PeerFailed
+from cacheruntime.worker.buffers import Buffers
 from cacheruntime.worker.datasets import Datasets, Location
 from cacheruntime.worker.filler import Fetched, Filler, Source
 from cacheruntime.worker.frame_server import FrameServer
@@ -107,7 +108,7 @@ async def setting() -> AsyncIterator[Setting]:
     go, reads = asyncio.Event(), list[str]()
     server = FrameServer(listener, lambda link, _: LatePeer(link, go, reads), Metrics())
     serving = asyncio.create_task(server.run())
-    peers = Peers("a", connect_seconds=2, read_seconds=60)
+    peers = Peers("a", connect_seconds=2, read_seconds=60, buffers=Buffers(BLOCK))
     yield Setting(Peer("b", 1, f"127.0.0.1:{listener.getsockname()[1]}"), peers, go, reads)
     await peers.close()
     while server._connections:
@@ -148,6 +149,7 @@ async def test_the_under_store_is_asked_for_a_silent_peer_only_if_it_can_replace
         setting.peers,
         cast(Datasets, store),
         metrics,
+        buffers=Buffers(BLOCK),
         block_size_bytes=BLOCK,
         origin_streams=4,
         peer_streams=4,
