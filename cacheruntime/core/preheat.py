@@ -114,7 +114,7 @@ class _Row:
             self.step, self.came_true = apart, 1
 
     def next(self) -> str | None:
-        if self.came_true < CERTAIN_AFTER or self.is_over:
+        if self.is_over:
             return None
         ahead = self.given - self.last
         if ahead < 0 or ahead % self.step:
@@ -133,6 +133,7 @@ class Rows:
 
     def __init__(self) -> None:
         self._rows: OrderedDict[_RowKey, _Row] = OrderedDict()
+        self._believed: dict[_RowKey, _Row] = {}
 
     def opened(self, uid: str, path: str) -> None:
         """Learn from a file that was opened."""
@@ -141,14 +142,19 @@ class Rows:
             if row is not None:
                 row.opened(number)
                 self._rows.move_to_end(key)
+                if row.came_true >= CERTAIN_AFTER:
+                    self._believed[key] = row
+                else:
+                    self._believed.pop(key, None)
                 continue
             self._rows[key] = _Row(*key[1:], last=number)
             if len(self._rows) > ROWS_MAX:
-                self._rows.popitem(last=False)
+                oldest, _ = self._rows.popitem(last=False)
+                self._believed.pop(oldest, None)
 
     def next(self) -> Key | None:
         """Give out a path that is likely to be next."""
-        for (uid, *_), row in self._rows.items():
+        for (uid, *_), row in self._believed.items():
             path = row.next()
             if path is not None:
                 return uid, path
@@ -218,6 +224,11 @@ class Preheat:
     def forget(self, owner: object) -> None:
         """The reader is gone."""
         self._orders.pop(owner, None)
+
+    @property
+    def has_orders(self) -> bool:
+        """Whether anybody declared one."""
+        return bool(self._orders)
 
     def opened(self, uid: str, path: str, *, is_resident: bool) -> bool:
         """A reader opened a file; whether it was ahead, and so need no longer be held for it."""

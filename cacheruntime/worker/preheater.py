@@ -75,21 +75,27 @@ class Preheater:
         """Keep ahead of readers until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                for _ in range(self._streams):
-                    tasks.create_task(self._stream())
                 tasks.create_task(self._let_go_of_unused())
+                slots = asyncio.Semaphore(self._streams)
+                while True:
+                    await slots.acquire()
+                    key = await self._next()
+                    tasks.create_task(self._bring_or_drop(key)).add_done_callback(lambda _: slots.release())
         finally:
             for key in list(self._held):
                 self._release(key)
 
     def _opened(self, version: Version, is_resident: bool) -> None:
         key = (version.uid, version.path)
-        if self._plan.opened(*key, is_resident=is_resident):
+        was_ahead = self._plan.opened(*key, is_resident=is_resident)
+        if was_ahead:
             self._metrics.preheated_files.labels("used" if key in self._held else "late").inc()
             self._release(key)  # the reader holds it now
-        self._changed.set()
+        if was_ahead or not is_resident or self._plan.has_orders:
+            self._changed.set()
 
-    async def _stream(self) -> None:
+    async def _next(self) -> Key:
+        """Return the next file that is not here already."""
         while True:
             pause = self._paused_until - self._clock()
             if pause > 0:
@@ -98,16 +104,25 @@ class Preheater:
             if key is None:
                 self._changed.clear()
                 await self._changed.wait()
-                continue
-            try:
-                await self._bring(key)
-            except Missing:
-                self._plan.missing(key)
-            except CacheError as error:
-                self._plan.drop(key)
-                self._metrics.preheated_files.labels("failed").inc()
-                self._paused_until = self._clock() + PAUSE_SECONDS
-                log.info("not_preheated", dataset=key[0], error=error.message)
+            elif any(file.map.is_complete for file in self._store.index.at_path(*key)):
+                self._plan.drop(key)  # also when that is another version: no question to metadata for a hint
+            else:
+                return key
+
+    async def _bring_or_drop(self, key: Key) -> None:
+        try:
+            await self._bring(key)
+        except Missing:
+            self._plan.missing(key)
+        except CacheError as error:
+            self._plan.drop(key)
+            self._metrics.preheated_files.labels("failed").inc()
+            self._paused_until = self._clock() + PAUSE_SECONDS
+            log.info("not_preheated", dataset=key[0], error=error.message)
+        except Exception:
+            self._plan.drop(key)
+            self._metrics.bugs.labels("preheat").inc()
+            log.exception("bug", op="preheat")
 
     async def _bring(self, key: Key) -> None:
         uid, path = key
