@@ -158,6 +158,23 @@ def test_a_gang_whose_podgroup_was_deleted_while_it_was_bound_is_still_whole_or_
     assert undone == ["g0"]
 
 
+def test_a_topology_no_node_has_is_told_of_all_nodes() -> None:
+    world = _world()
+    world.nodes(a_node("m"))
+    group = a_group("g", 1)
+    annotated = ObjectMeta(
+        name="g", namespace="default", uid="u", annotations={names.REQUIRED_TOPOLOGY_ANNOTATION: "example.com/none"}
+    )
+    world.feed(GroupChanged(type(group)(annotated, group.spec)))
+    world.pods(a_pod("p").in_gang("g"))
+    assert world.message() == (
+        "0/2 nodes are available: 2 node(s) were outside the topology domain looked at for the gang. "
+        "no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling. "
+        "PodGroup default/g needs 1 members placed together in one example.com/none, 0 fit (no usable node has the "
+        "label example.com/none; 1 on all nodes)."
+    )
+
+
 def test_members_of_another_scheduler_do_not_count_and_the_message_says_so() -> None:
     world = _world()
     world.groups(a_group("g", 2))
