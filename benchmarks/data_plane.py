@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import Any, Final, Self
 
 import grpc
 
@@ -75,7 +75,6 @@ class DataPlane:
         self._authority = TrustAuthority(directory / "authority") if is_trusting else None
         self.admin = TrustFiles(self._trust_folder(Identity(Role.ADMIN, "bench"))) if is_trusting else None
         self._tier_bytes = tier_bytes
-        self._logs: list[IO[bytes]] = []
         self.processes: list[Process] = []
         self.metadata_address = "127.0.0.1:0"
         self.metadata: Process | None = None
@@ -123,23 +122,19 @@ class DataPlane:
             process.stop()
         for mount in self.mounts.values():
             subprocess.run(["umount", "-l", str(mount)], check=False, capture_output=True, timeout=STOP_SECONDS)
-        for log in self._logs:
-            log.close()
         self.processes.clear()
 
     def spawn(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
         """Start `python arguments…` with its output in a log of its own; `environment` is added to ours."""
         path = self.directory / f"{name}.log"
-        log = path.open("wb")
-        self._logs.append(log)
-        command = [sys.executable, *arguments]
-        popen = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **(environment or {})},
-        )
+        with path.open("wb") as log:
+            popen = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **(environment or {})},
+            )
         process = Process(name, popen, path)
         self.processes.append(process)
         return process

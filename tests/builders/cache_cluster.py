@@ -107,7 +107,8 @@ class LocalClient:
         parts = []
         while size:
             part = self._socket.recv(min(size, 1 << 20))
-            assert part, "the worker hung up"
+            if not part:
+                raise ConnectionResetError("the worker hung up")
             parts.append(part)
             size -= len(part)
         return b"".join(parts)

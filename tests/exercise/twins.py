@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-AGREE_SECONDS: Final = 8.0
+AGREE_SECONDS: Final = 20.0
 """Far above the second that is promised: what is late is told apart from what never comes."""
 OPEN_MAX: Final = 8
 OWNER: Final = (os.getuid(), os.getgid())
@@ -62,6 +62,8 @@ class Twins:
     asked: set[str] = field(default_factory=set)
     """Every path a call was given: those that are not there must be seen to be gone by the other mounts too."""
     slowest_agreement_seconds: float = 0.0
+    told: Callable[[str], None] = lambda _: None
+    """Hears of every difference, also of one that is not seen again."""
 
     # Calls by path
 
@@ -337,7 +339,9 @@ class Twins:
 
     def _differs(self, what: str, ours: Answer, theirs: Answer, mount: Path) -> Differs:
         story = "\n  ".join(self.calls[-200:])
-        return Differs(f"{what}: {mount} {_short(ours)}, should be {_short(theirs)}, after\n  {story}")
+        message = f"{what}: {mount} {_short(ours)}, should be {_short(theirs)}, after\n  {story}"
+        self.told(message)
+        return Differs(message)
 
 
 def tree(root: Path) -> dict[str, object]:

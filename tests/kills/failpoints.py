@@ -1,0 +1,263 @@
+"""`python -m tests.kills.failpoints`: a worker or a metadata service ended by SIGKILL at every failpoint it passes,
+under writers and readers; its last line is `N kills at P failpoints, F faults, reopened in at most S s`.
+
+Owns the choice of points (those seen so far, the least visited first), the proof that each kill took place where it
+should, and the restarts. What must hold is writers.py's business. Failpoints are victim.py's.
+"""
+
+import argparse
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from benchmarks.data_plane import DataPlane, DataPlaneError, Process
+from tests.kills.writers import Lister, Reader, Writer
+
+VICTIMS: Final = ("worker", "metadata")
+MODULES: Final = {"metadata": "metadata", "cacheruntime": "worker"}
+PASSAGES: Final = (1, 1, 1, 2, 3, 8)
+"""Which passing of a point ends the process: mostly the first of its life."""
+REACH_SECONDS: Final = 8.0
+"""A point that is not passed by then is passed while the process stops, or not this time."""
+LOOK_SECONDS: Final = 3.0
+END_SECONDS: Final = 60.0
+BOOKS: Final = 30
+BOOK_BYTES: Final = 150_000
+BLOCK_BYTES: Final = 64 << 10
+WRITERS: Final = 3
+GIVEN_UP: Final = 3
+
+
+@dataclass
+class Outcome:
+    """What a campaign showed."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    """By failpoint."""
+    missed: Counter[str] = field(default_factory=Counter)
+    """Points that were not passed in time."""
+    seen: set[str] = field(default_factory=set)
+    reopen_seconds: list[float] = field(default_factory=list)
+    """From the start of the process after a kill to its serving."""
+    acknowledged: int = 0
+    """Changes writers were told are done."""
+    faults: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        """Return the line a campaign ends with."""
+        worst = max(self.reopen_seconds, default=0.0)
+        return (
+            f"{self.kills.total()} kills at {len(self.kills)} failpoints, {len(self.faults)} faults,"
+            f" reopened in at most {worst:.1f} s"
+        )
+
+
+class ArmedPlane(DataPlane):
+    """Its metadata service and workers are victims."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.armed: dict[str, tuple[str, int]] = {}
+        """What the next process of a kind ends at."""
+        self.last: dict[str, Process] = {}
+        """The process of a kind that was started last."""
+
+    def record(self, kind: str) -> Path:
+        """Where victims of a kind write down what they pass."""
+        return self.directory / f"{kind}.points"
+
+    def spawn(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
+        """As DataPlane; what may be a victim is started as one."""
+        kind = MODULES.get(arguments[1])
+        if kind is not None:
+            arguments = ["-m", "tests.kills.victim", *arguments[1:]]
+            point, passage = self.armed.pop(kind, ("", 1))
+            told = {"FAILPOINT_RECORD": str(self.record(kind)), "FAILPOINT": point, "FAILPOINT_PASSAGE": str(passage)}
+            environment = {**(environment or {}), **told}
+        process = super().spawn(name, arguments, environment)
+        if kind is not None:
+            self.last[kind] = process
+        return process
+
+    def start(self, kind: str) -> None:
+        """Start a process of a kind where the last one was; DataPlaneError when it ended before it served."""
+        if kind == "metadata":
+            self.start_metadata()
+            return
+        tiers = [f"MEM:{self.directory}/mem:1Mi", f"SSD:{self.directory}/ssd:3Mi"]
+        self.start_worker("n1", {"HEADRACE_WORKER_BLOCK_SIZE_BYTES": str(BLOCK_BYTES)}, tiers=tiers)
+
+
+def run(directory: Path, victim: str, kills: int, seed: int, *, told: Callable[[str], None] = print) -> Outcome:
+    """Kill so many processes of a kind. Says how it goes by `told`."""
+    return _Campaign(directory, victim, seed, told).run(kills)
+
+
+class _Campaign:
+    def __init__(self, directory: Path, victim: str, seed: int, told: Callable[[str], None]) -> None:
+        self._directory = directory
+        self._victim = victim
+        self._seed = seed
+        self._chance = random.Random(seed)
+        self._told = told
+        self._outcome = Outcome()
+
+    def run(self, kills: int) -> Outcome:
+        outcome = self._outcome
+        books, work = self._directory / "books", self._directory / "work"
+        books.mkdir(parents=True)
+        work.mkdir()
+        contents = {f"{number}.bin": self._chance.randbytes(BOOK_BYTES) for number in range(BOOKS)}
+        for name, content in contents.items():
+            (books / name).write_bytes(content)
+        with ArmedPlane(self._directory / "plane") as plane:
+            plane.start("worker")
+            plane.sync("work", f"file://{work}", writable=True)
+            plane.sync("books", f"file://{books}")
+            socket, entries = plane.socket("n1"), plane.entries("uid-bench-books")
+            writers = [Writer(socket, work, self._seed + number, f"w{number}") for number in range(WRITERS)]
+            threads = [*writers, Reader(socket, contents, entries, self._seed), Lister(plane, books)]
+            for thread in threads:
+                thread.start()
+            try:
+                time.sleep(LOOK_SECONDS)
+                self._end(plane)
+                while outcome.kills.total() < kills and not any(thread.faults for thread in threads):
+                    self._kill(plane)
+                self._start(plane)
+            finally:
+                for thread in threads:
+                    thread.is_stopping = True
+                for thread in threads:
+                    thread.join(END_SECONDS)
+            outcome.acknowledged = sum(writer.acknowledged for writer in writers)
+            outcome.faults += [fault for thread in threads for fault in thread.faults]
+            outcome.faults += [f"{thread.name} hangs" for thread in threads if thread.is_alive()]
+            outcome.faults += _defects(plane)
+        return outcome
+
+    def _end(self, plane: ArmedPlane) -> None:
+        """End the victim anywhere: what it passed until then is known now."""
+        plane.last[self._victim].stop(signal.SIGKILL)
+        self._look(plane)
+
+    def _look(self, plane: ArmedPlane) -> str:
+        """Take note of what was passed; return the last line."""
+        lines = plane.record(self._victim).read_text().splitlines()
+        self._outcome.seen.update(line.removeprefix("passed ") for line in lines if line.startswith("passed "))
+        return lines[-1]
+
+    def _choose(self) -> tuple[str, int]:
+        outcome = self._outcome
+
+        def visits(point: str) -> float:
+            # One that is never passed in time must not keep the others waiting for ever.
+            return outcome.kills[point] + outcome.missed[point] / GIVEN_UP + self._chance.random() / 2
+
+        point = min(sorted(outcome.seen), key=visits)
+        return point, 1 if outcome.missed[point] else self._chance.choice(PASSAGES)
+
+    def _kill(self, plane: ArmedPlane) -> None:
+        outcome = self._outcome
+        point, passage = self._choose()
+        if outcome.missed[point] and not outcome.kills[point]:
+            self._kill_at_birth(point)
+            if outcome.kills[point]:
+                return
+        plane.armed[self._victim] = (point, passage)
+        is_serving = self._start(plane)
+        process = plane.last[self._victim]
+        if is_serving:
+            try:
+                process.popen.wait(REACH_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.stop()
+        self._judge(plane, point)
+
+    def _kill_at_birth(self, point: str) -> None:
+        """Of a process that finds nothing of an earlier one; the next finds what it left and serves."""
+        directory = self._directory / f"birth-{self._outcome.missed.total()}"
+        plane = ArmedPlane(directory)
+        plane.armed[self._victim] = (point, 1)
+        with suppress(DataPlaneError), plane:
+            plane.start("worker")
+        self._judge(plane, point)
+        with ArmedPlane(directory) as after:
+            after.start("worker")
+            (directory / "origin").mkdir()
+            after.sync("born", f"file://{directory / 'origin'}")
+
+    def _judge(self, plane: ArmedPlane, point: str) -> None:
+        """The victim has ended: where it should, elsewhere, or not by a kill."""
+        outcome, process = self._outcome, plane.last[self._victim]
+        last = self._look(plane)
+        if process.popen.returncode != -signal.SIGKILL:
+            outcome.missed[point] += 1
+            if process.popen.returncode != 0:
+                outcome.faults.append(f"{process.name} ended with {process.popen.returncode}: {process.tail()}")
+            return
+        if last != f"killed {point}":
+            outcome.faults.append(f"{process.name} was killed, but not at {point}: its last word is {last!r}")
+            return
+        outcome.kills[point] += 1
+        if outcome.kills.total() % 10 == 0:
+            self._told(f"{outcome.kills.total()} kills at {len(outcome.kills)} of {len(outcome.seen)} failpoints")
+
+    def _start(self, plane: ArmedPlane) -> bool:
+        """Start the victim again; return whether it lived to serve."""
+        began = time.monotonic()
+        try:
+            plane.start(self._victim)
+        except DataPlaneError:
+            if plane.last[self._victim].popen.poll() is None:
+                raise
+            return False
+        self._outcome.reopen_seconds.append(time.monotonic() - began)
+        return True
+
+
+def _defects(plane: ArmedPlane) -> list[str]:
+    """Return what processes logged that nobody expected."""
+    return [
+        f"{process.name}: {event['event']}: {event['exception'][-600:]}"
+        for process in plane.processes
+        for event in process.events()
+        if "exception" in event
+    ]
+
+
+def main() -> int:
+    """0 when nothing was lost, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m tests.kills.failpoints", description=__doc__)
+    parser.add_argument("--victim", choices=VICTIMS, default="worker", help="whom to kill (worker)")
+    parser.add_argument("--kills", type=int, default=500, metavar="N", help="how often (500)")
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, metavar="S", help="a random one")
+    options = parser.parse_args()
+    began = time.monotonic()
+    print(f"seed {options.seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="headrace-failpoints-") as directory:
+        outcome = run(
+            Path(directory), options.victim, options.kills, options.seed, told=lambda text: print(text, file=sys.stderr)
+        )
+    for point in sorted(outcome.seen):
+        print(f"{outcome.kills[point]:>4} kills {outcome.missed[point]:>4} missed  {point}")
+    for fault in outcome.faults:
+        print(f"    {fault}")
+    median = sorted(outcome.reopen_seconds)[len(outcome.reopen_seconds) // 2]
+    print(f"{outcome.acknowledged} acknowledged changes; reopened in {median:.1f} s in the middle")
+    print(f"{time.monotonic() - began:.0f} s")
+    print(outcome.line())
+    return 1 if outcome.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
