@@ -206,15 +206,40 @@ async def _use_the_cache(client: KubeClient, namespace: str, cache: CacheCluster
     for each in (SYSTEM, "headrace-node"):
         await until(f"the credentials are in {each}", lambda each=each: mirrored(each))  # type: ignore[misc]
     await until("the pool and its node have a status", has_pool_and_node)
-    spec = {"dataset": {"name": "plain"}, "ttlSecondsAfterFinished": 0}
-    load = {"apiVersion": DATA_LOADS.api_version, "kind": "DataLoad", "metadata": {"name": "l"}, "spec": spec}
-    await client.create(DATA_LOADS, load, namespace)
-    await until("the load has ended and gone", lambda: gone(client, DATA_LOADS, "l", namespace))
+    await _use_loads(client, namespace, cache)
     for name in ("plain", "keyed"):
         await client.delete(DATASETS, name, namespace)
         await until(f"{name} is gone", lambda name=name: gone(client, DATASETS, name, namespace))  # type: ignore[misc]
     for each in (SYSTEM, "headrace-node"):
         assert not await mirrored(each), "nobody names the credential any more"
+
+
+async def _use_loads(client: KubeClient, namespace: str, cache: CacheCluster) -> None:
+    async def load(name: str, **spec: Any) -> None:
+        body = {"metadata": {"name": name}, "spec": {"dataset": {"name": "plain"}, **spec}}
+        await client.create(DATA_LOADS, {"apiVersion": DATA_LOADS.api_version, "kind": "DataLoad", **body}, namespace)
+
+    async def complete_at(name: str, snapshot: int) -> bool:
+        status = (await client.get(DATA_LOADS, name, namespace)).get("status", {})
+        return (status.get("phase"), status.get("snapshotVersion")) == ("Complete", snapshot)
+
+    await load("follows", policy="OnEvent")
+    await until("what follows snapshots has loaded the first", lambda: complete_at("follows", 1))
+    # One that lists the bucket anew, after the other: so there is a second snapshot, which the first one follows.
+    cache.put_origin({"b": b"y" * 2000})
+    await load("lists", loadMetadata=True, runAfter={"kind": "DataLoad", "name": "follows"})
+    await until("the new file is loaded", lambda: complete_at("lists", 2))
+    await until("what follows snapshots has loaded it too", lambda: complete_at("follows", 2))
+    for one, other in (("x", "y"), ("y", "x")):
+        await load(one, runAfter={"name": other})
+
+    async def is_refused() -> bool:
+        statuses = [(await client.get(DATA_LOADS, name, namespace)).get("status", {}) for name in ("x", "y")]
+        return all(status.get("conditions", [{}])[-1].get("reason") == "RunAfterCycle" for status in statuses)
+
+    await until("a circle is refused", is_refused)
+    await load("passing", ttlSecondsAfterFinished=0)
+    await until("the load has ended and gone", lambda: gone(client, DATA_LOADS, "passing", namespace))
 
 
 async def test_the_job_controllers(plane: ControlPlane, client: KubeClient, tmp_path: Path) -> None:
