@@ -99,6 +99,10 @@ class Reconciler:
         capacity = runtime.capacity_bytes(self._known_workers)
         status = dataset.status(item, info, capacity, time.time())
         await self._objects.write_status(item, status)
+        before = item.status.snapshot if item.status is not None else None
+        if info.snapshot_version != (before.version if before is not None else 0):
+            for load in self._objects.loads_of((item.metadata.namespace, item.metadata.name)):
+                self.loads.add(load)
         if info.snapshot_version:
             uid, known = item.metadata.uid, item.model_copy(update={"status": status})
             await self._objects.ensure_volumes(uid, *dataset.volumes(known))

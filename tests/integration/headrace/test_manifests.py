@@ -24,7 +24,7 @@ from headrace.cluster.control_plane import ControlPlane
 Body = dict[str, Any]
 OVERLAYS = ("local", "trust", "production")
 RUN_SECONDS = 120.0
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 NODE_NAMESPACE = "headrace-node"
 #: The CSI plugin's and the launcher's probes are tested with them.
 PROBED = {

@@ -51,7 +51,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 Body = dict[str, Any]
 SYSTEM = "headrace-system"
 PARTS = ("cacheruntime", "jobcontroller")
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 MIRRORS = "headrace-system/headrace-credentials,headrace-node/headrace-credentials"
 
 #: What no test can bring about here, with the reason; the code that needs it is named in rbac.yaml.
@@ -63,6 +63,10 @@ UNUSED: Mapping[str, set[audit.Right]] = {
         ("update", "training.headrace.dev", "crontrainingjobs/finalizers"),
         # A checkpoint of a real metadata service, and a node that will be taken away: test_elastic_jobs.py.
         ("create", "data.headrace.dev", "dataloads"),
+        # A pod whose name a stranger has, or that was gone before the watch showed it: unit tests of the shell.
+        ("get", "", "pods"),
+        # The same event once more, which is counted: ../kube/test_kube_api_server.py.
+        ("patch", "events.k8s.io", "events"),
     },
 }
 
@@ -121,7 +125,7 @@ def check(part: str, plane: ControlPlane, files: list[Path]) -> None:
     calls = list(audit.calls(plane.folder.root / audit.LOG, user=user_of(part)))
     assert not [call for call in calls if call.code == 403]
     used = {call.right for call in calls}
-    assert audit.granted(*files) - used == UNUSED[part]
+    assert audit.granted(*files) - used <= UNUSED[part]
 
 
 async def until(what: str, probe: Callable[[], Awaitable[Any]]) -> Any:
@@ -206,15 +210,40 @@ async def _use_the_cache(client: KubeClient, namespace: str, cache: CacheCluster
     for each in (SYSTEM, "headrace-node"):
         await until(f"the credentials are in {each}", lambda each=each: mirrored(each))  # type: ignore[misc]
     await until("the pool and its node have a status", has_pool_and_node)
-    spec = {"dataset": {"name": "plain"}, "ttlSecondsAfterFinished": 0}
-    load = {"apiVersion": DATA_LOADS.api_version, "kind": "DataLoad", "metadata": {"name": "l"}, "spec": spec}
-    await client.create(DATA_LOADS, load, namespace)
-    await until("the load has ended and gone", lambda: gone(client, DATA_LOADS, "l", namespace))
+    await _use_loads(client, namespace, cache)
     for name in ("plain", "keyed"):
         await client.delete(DATASETS, name, namespace)
         await until(f"{name} is gone", lambda name=name: gone(client, DATASETS, name, namespace))  # type: ignore[misc]
     for each in (SYSTEM, "headrace-node"):
         assert not await mirrored(each), "nobody names the credential any more"
+
+
+async def _use_loads(client: KubeClient, namespace: str, cache: CacheCluster) -> None:
+    async def load(name: str, **spec: Any) -> None:
+        body = {"metadata": {"name": name}, "spec": {"dataset": {"name": "plain"}, **spec}}
+        await client.create(DATA_LOADS, {"apiVersion": DATA_LOADS.api_version, "kind": "DataLoad", **body}, namespace)
+
+    async def complete_at(name: str, snapshot: int) -> bool:
+        status = (await client.get(DATA_LOADS, name, namespace)).get("status", {})
+        return (status.get("phase"), status.get("snapshotVersion")) == ("Complete", snapshot)
+
+    await load("follows", policy="OnEvent")
+    await until("what follows snapshots has loaded the first", lambda: complete_at("follows", 1))
+    # One that lists the bucket anew, after the other: so there is a second snapshot, which the first one follows.
+    cache.put_origin({"b": b"y" * 2000})
+    await load("lists", loadMetadata=True, runAfter={"kind": "DataLoad", "name": "follows"})
+    await until("the new file is loaded", lambda: complete_at("lists", 2))
+    await until("what follows snapshots has loaded it too", lambda: complete_at("follows", 2))
+    for one, other in (("x", "y"), ("y", "x")):
+        await load(one, runAfter={"name": other})
+
+    async def is_refused() -> bool:
+        statuses = [(await client.get(DATA_LOADS, name, namespace)).get("status", {}) for name in ("x", "y")]
+        return all(status.get("conditions", [{}])[-1].get("reason") == "RunAfterCycle" for status in statuses)
+
+    await until("a circle is refused", is_refused)
+    await load("passing", ttlSecondsAfterFinished=0)
+    await until("the load has ended and gone", lambda: gone(client, DATA_LOADS, "passing", namespace))
 
 
 async def test_the_job_controllers(plane: ControlPlane, client: KubeClient, tmp_path: Path) -> None:
