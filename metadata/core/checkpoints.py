@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from metadata.core import paths
 from metadata.core.entries import Entry
-from metadata.core.formats.base import CONTENT_BYTES_MAX, Candidate, Format, Scene
+from metadata.core.formats.base import CONTENT_BYTES_MAX, Candidate, Format, Scene, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def contents_wanted(seen: Scene, kind: Format) -> list[Entry]:
 def judged(seen: Scene, kind: Format, contents: Mapping[str, bytes]) -> list[Checkpoint]:
     """Return the scene's checkpoints, newest step first; `contents` by path."""
     whole = replace(seen, contents=contents)
-    found = [_checkpoint(candidate, kind, whole) for candidate in whole.candidates]
+    found = [_checkpoint(*one) for one in zip(whole.candidates, kind.judge(whole), strict=True)]
     return sorted(found, key=lambda checkpoint: (-checkpoint.step, checkpoint.path))
 
 
@@ -62,8 +62,7 @@ def checkpoints(
     return judged(scene(children, entries_below, kind), kind, contents or {})
 
 
-def _checkpoint(candidate: Candidate, kind: Format, seen: Scene) -> Checkpoint:
-    verdict = kind.judge(candidate, seen)
+def _checkpoint(candidate: Candidate, verdict: Verdict) -> Checkpoint:
     files = [entry for entry in candidate.entries if not entry.is_directory]
     return Checkpoint(
         candidate.step,

@@ -6,7 +6,7 @@ should name its format.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from metadata.core import paths
@@ -33,15 +33,28 @@ class AutoFormat:
         return step_at_end(name)
 
     def reads(self, scene: Scene) -> Iterable[Entry]:
-        kinds = {id(kind): kind for kind in (self._kind(one, scene) for one in scene.candidates)}
-        return [entry for kind in kinds.values() for entry in kind.reads(scene)]
+        kinds = self._kinds(scene)
+        found: list[Entry] = []
+        for kind in (_MEGATRON, _DEEPSPEED, _TORCH_DCP):
+            own = [one for one, its in zip(scene.candidates, kinds, strict=True) if its is kind]
+            found += kind.reads(replace(scene, candidates=own)) if own else ()
+        return found
 
-    def judge(self, candidate: Candidate, scene: Scene) -> Verdict:
-        return self._kind(candidate, scene).judge(candidate, scene)
+    def judge(self, scene: Scene) -> list[Verdict]:
+        kinds = self._kinds(scene)
+        verdicts: dict[str, Verdict] = {}
+        for kind in {id(one): one for one in kinds}.values():
+            own = [one for one, its in zip(scene.candidates, kinds, strict=True) if its is kind]
+            found = kind.judge(replace(scene, candidates=own))
+            verdicts |= {one.directory: verdict for one, verdict in zip(own, found, strict=True)}
+        return [verdicts[one.directory] for one in scene.candidates]
+
+    def _kinds(self, scene: Scene) -> list[Format]:
+        if any(one.file(self.marker.marker) is not None for one in scene.candidates):
+            return [self.marker for _ in scene.candidates]
+        return [self._kind(one, scene) for one in scene.candidates]
 
     def _kind(self, candidate: Candidate, scene: Scene) -> Format:
-        if any(one.file(self.marker.marker) is not None for one in scene.candidates):
-            return self.marker
         name = paths.split(candidate.directory)[1]
         if tracker.MEGATRON_TRACKER in scene.beside or tracker.MEGATRON_NAME.fullmatch(name):
             return _MEGATRON

@@ -66,8 +66,8 @@ class Format(Protocol):
         """Files whose content `judge` has to know; the scene has no contents yet."""
         ...
 
-    def judge(self, candidate: Candidate, scene: Scene) -> Verdict:
-        """Whether one of the scene's candidates is complete."""
+    def judge(self, scene: Scene) -> list[Verdict]:
+        """Whether the scene's candidates are complete, in their order."""
         ...
 
 

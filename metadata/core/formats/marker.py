@@ -28,7 +28,10 @@ class MarkerFormat:
     def reads(self, scene: Scene) -> Iterable[Entry]:
         return ()
 
-    def judge(self, candidate: Candidate, scene: Scene) -> Verdict:
+    def judge(self, scene: Scene) -> list[Verdict]:
+        return [self._verdict(candidate) for candidate in scene.candidates]
+
+    def _verdict(self, candidate: Candidate) -> Verdict:
         found = candidate.file(self.marker)
         if found is None:
             return Verdict(False, problem=f"it has no file {self.marker}")

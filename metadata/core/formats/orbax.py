@@ -27,7 +27,10 @@ class OrbaxFormat:
     def reads(self, scene: Scene) -> Iterable[Entry]:
         return ()
 
-    def judge(self, candidate: Candidate, scene: Scene) -> Verdict:
+    def judge(self, scene: Scene) -> list[Verdict]:
+        return [self._verdict(candidate) for candidate in scene.candidates]
+
+    def _verdict(self, candidate: Candidate) -> Verdict:
         seal = candidate.file(COMMIT) or candidate.file(METADATA)
         if seal is None:
             return Verdict(False, problem=f"it has neither {METADATA} nor {COMMIT}")

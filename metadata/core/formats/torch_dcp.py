@@ -4,9 +4,10 @@ Complete: every directory with `.distcp` files has a whole `.metadata`, every fi
 none was written after it (the same step saved anew). Only the files of one step's directory count.
 """
 
+import hashlib
 import pickletools
 import re
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -35,7 +36,10 @@ class TorchDcpFormat:
     def reads(self, scene: Scene) -> Iterable[Entry]:
         return [one for candidate in scene.candidates for one in seals(candidate).values()]
 
-    def judge(self, candidate: Candidate, scene: Scene) -> Verdict:
+    def judge(self, scene: Scene) -> list[Verdict]:
+        return [self._verdict(candidate, scene) for candidate in scene.candidates]
+
+    def _verdict(self, candidate: Candidate, scene: Scene) -> Verdict:
         found = seals(candidate)
         if not found:
             return Verdict(False, problem=f"it has no file {METADATA}")
@@ -64,7 +68,7 @@ def seals(candidate: Candidate) -> dict[str, Entry]:
 def _problem(part: str, seal: Entry, sizes: dict[str, int], content: bytes | None) -> str | None:
     if seal.size_bytes > CONTENT_BYTES_MAX:
         return None
-    listed = listed_bytes(content or b"")
+    listed = _remembered(content or b"")
     if listed is None:
         return f"its {METADATA} is cut off"
     for name, wanted in listed.items():
@@ -74,6 +78,20 @@ def _problem(part: str, seal: Entry, sizes: dict[str, int], content: bytes | Non
         if has < wanted:
             return f"its file {name} has {has} bytes of {wanted} that {METADATA} lists"
     return None
+
+
+#: A memory of `listed_bytes` by digest: each list of checkpoints asks again about the same ones.
+_KNOWN: OrderedDict[bytes, dict[str, int] | None] = OrderedDict()
+_KNOWN_MAX: Final = 512
+
+
+def _remembered(pickled: bytes) -> dict[str, int] | None:
+    digest = hashlib.blake2b(pickled, digest_size=16).digest()
+    if digest not in _KNOWN:
+        _KNOWN[digest] = listed_bytes(pickled)
+        while len(_KNOWN) > _KNOWN_MAX:
+            _KNOWN.popitem(last=False)
+    return _KNOWN[digest]
 
 
 def listed_bytes(pickled: bytes) -> dict[str, int] | None:

@@ -12,7 +12,7 @@ one named never suffers from that.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,12 +43,17 @@ class TrackerFormat:
         found = scene.beside.get(self.tracker)
         return () if found is None else (found,)
 
-    def judge(self, candidate: Candidate, scene: Scene) -> Verdict:
+    def judge(self, scene: Scene) -> list[Verdict]:
         tracker = scene.beside.get(self.tracker)
         if tracker is None:
-            return Verdict(False, problem=f"there is no {self.tracker}, so no save was ever finished")
+            problem = f"there is no {self.tracker}, so no save was ever finished"
+            return [Verdict(False, problem=problem) for _ in scene.candidates]
         text = scene.contents.get(tracker.path, b"")[:4096].decode(errors="replace").strip()
         named = step_at_end(text)
+        model = _reference(scene, named)
+        return [self._verdict(candidate, tracker, named, model) for candidate in scene.candidates]
+
+    def _verdict(self, candidate: Candidate, tracker: Entry, named: int | None, model: Mapping[str, Entry]) -> Verdict:
         if named is not None and candidate.step > named:
             return Verdict(False, problem=f"{self.tracker} names step {named}: this one was not finished")
         files = candidate.files()
@@ -59,23 +64,24 @@ class TrackerFormat:
             return Verdict(False, problem=f"its file {later} was written after {self.tracker}")
         if candidate.step == named:
             return Verdict(True, tracker.mtime_ns)
-        problem = _lacks(files, _reference(scene, named).files())
+        problem = _lacks(files, model)
         if problem is not None:
             return Verdict(False, problem=problem)
         return Verdict(True, max(one.mtime_ns for one in files.values()))
 
 
-def _reference(scene: Scene, named: int | None) -> Candidate:
-    """The checkpoint the tracker names; the one with the most files and bytes if there is none."""
+def _reference(scene: Scene, named: int | None) -> Mapping[str, Entry]:
+    """Files of the checkpoint the tracker names; the one with the most files and bytes if there is none."""
 
     def rank(one: Candidate) -> tuple[bool, int, int]:
         files = one.files()
         return one.step == named, len(files), sum(file.size_bytes for file in files.values())
 
-    return max((one for one in scene.candidates if named is None or one.step <= named), key=rank)
+    finished = [one for one in scene.candidates if named is None or one.step <= named]
+    return max(finished, key=rank).files() if finished else {}
 
 
-def _lacks(files: dict[str, Entry], wanted: dict[str, Entry]) -> str | None:
+def _lacks(files: Mapping[str, Entry], wanted: Mapping[str, Entry]) -> str | None:
     for name, model in wanted.items():
         own = files.get(name)
         if own is None:
