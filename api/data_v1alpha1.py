@@ -102,6 +102,20 @@ class CachePolicy(Model):
     replicas: int = Field(default=1, ge=1, le=16, description="copies of each block the pool keeps")
     local_copies: bool = Field(default=True, description="a reader's own node may keep one more")
     write_policy: Literal["WriteThrough", "WriteAround"] = "WriteThrough"
+    priority: int = Field(
+        default=0, ge=-1000, le=1000, description="of two datasets the one with less makes room in a full cache"
+    )
+    guaranteed: Quantity | None = Field(
+        default=None, description="bytes of the pool below which nobody takes room from it, e.g. 500Gi"
+    )
+    maximum: Quantity | None = Field(
+        default=None, description="bytes of the pool it never has more of; none = no limit"
+    )
+    pinned: list[Path] = Field(
+        default_factory=list,
+        max_length=256,
+        description="paths that never make room for others, with all below them; / = the whole dataset",
+    )
 
 
 class Reclaim(Model):

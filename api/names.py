@@ -101,5 +101,8 @@ GPU_RESOURCE: Final = "nvidia.com/gpu"
 PROCESS_NODE_LABEL: Final = "headrace.dev/node-kind"
 """On Nodes of the local cluster: `process`. Written by the process node agent."""
 
+DATASET_EVICT_ANNOTATION: Final = "data.headrace.dev/evict"
+"""On a Dataset: a JSON list of paths that are to leave the cache now, "/" = all of it. Written by users (`headrace
+cache evict`), taken away by the cache controller once it is done."""
 DATASET_FINALIZER: Final = "data.headrace.dev/cache"
 """On a Dataset: the cache controller still has to drop its blocks and namespace."""

@@ -5,6 +5,7 @@ Pure: takes the object, the nodes and what metadata answered; returns messages a
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from api.data_v1alpha1 import (
     SnapshotStatus,
 )
 from api.gen import metadata_pb2
-from api.quantities import format_bytes
+from api.quantities import format_bytes, to_int
 from cacheruntime.controller.node_selector import matches
 
 PV_CAPACITY_MIN_BYTES = 1 << 30
@@ -60,7 +61,29 @@ def sync_request(dataset: Dataset, eligible: Sequence[str], *, force: bool = Fal
         local_copies=spec.cache.local_copies,
         replicas=spec.cache.replicas,
         force=force,
+        terms=metadata_pb2.CacheTerms(
+            priority=spec.cache.priority,
+            guaranteed_bytes=to_int(spec.cache.guaranteed or 0),
+            maximum_bytes=to_int(spec.cache.maximum or 0),
+            pinned=sorted({path.strip("/") for path in spec.cache.pinned}),
+        ),
     )
+
+
+def paths_to_evict(dataset: Dataset) -> list[str] | None:
+    """Return what its annotation asks to drop from the cache; [""] = everything, None = it asks for nothing. ValueError
+    says what is wrong with it."""
+    text = dataset.metadata.annotations.get(names.DATASET_EVICT_ANNOTATION)
+    if text is None:
+        return None
+    try:
+        paths = json.loads(text)
+    except json.JSONDecodeError:
+        paths = None
+    if not isinstance(paths, list) or not paths or not all(isinstance(path, str) for path in paths):
+        what = f"the annotation {names.DATASET_EVICT_ANNOTATION} is {text[:100]!r}"
+        raise ValueError(f'{what}; it must be a JSON list of paths like ["train"]')
+    return [path.strip("/") for path in paths]
 
 
 def _mount(dataset: Dataset, mount: Mount, *, single: bool) -> metadata_pb2.Mount:

@@ -133,6 +133,15 @@ class Objects:
         except NotFound:
             self._raw[Dataset].pop(key, None)
 
+    async def drop_annotation(self, dataset: Dataset, name: str) -> None:
+        """Take one annotation away; Conflict when the object changed meanwhile."""
+        meta = {"annotations": {name: None}, "resourceVersion": dataset.metadata.resource_version}
+        key = (dataset.metadata.namespace, dataset.metadata.name)
+        try:
+            self._keep(Dataset, key, await self._client.patch(DATASETS, key[1], {"metadata": meta}, key[0]))
+        except NotFound:
+            self._raw[Dataset].pop(key, None)
+
     async def ensure_volumes(self, uid: str, pv: dict[str, Any], pvc: dict[str, Any]) -> None:
         """Create the PV and PVC of a dataset if they are not there; seen to be there they are not looked at for
         `VOLUMES_SECONDS`."""

@@ -96,6 +96,8 @@ class Reconciler:
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
                 return await self._refuse_dataset(item, "InvalidMount", error.details() or "the mount is refused")
             raise
+        await self._evict_paths(item)
+        item = self._objects.get(Dataset, (item.metadata.namespace, item.metadata.name)) or item
         capacity = runtime.capacity_bytes(self._known_workers)
         status = dataset.status(item, info, capacity, time.time())
         await self._objects.write_status(item, status)
@@ -109,6 +111,19 @@ class Reconciler:
         if info.syncing:
             return SYNC_POLL_SECONDS
         return FAILED_RETRY_SECONDS if info.error else None
+
+    async def _evict_paths(self, item: Dataset) -> None:
+        try:
+            paths = dataset.paths_to_evict(item)
+        except ValueError as error:
+            log.warning("cannot evict", dataset=item.metadata.name, namespace=item.metadata.namespace, error=str(error))
+            return
+        if paths is None:
+            return
+        alive = [worker for worker in await self._metadata.workers() if worker.alive]
+        await self._workers.evict(alive, item.metadata.uid, paths)
+        log.info("evicted", dataset=item.metadata.name, namespace=item.metadata.namespace, paths=paths[:10])
+        await self._objects.drop_annotation(item, names.DATASET_EVICT_ANNOTATION)
 
     async def _refuse_dataset(self, item: Dataset, reason: str, message: str) -> float:
         await self._objects.write_status(item, dataset.failed_status(item, reason, message, time.time()))

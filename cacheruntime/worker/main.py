@@ -53,6 +53,7 @@ from cacheruntime.worker.rooms import TierFolder
 from cacheruntime.worker.scrubber import Scrubber
 from cacheruntime.worker.settings import Address, WorkerSettings, parse
 from cacheruntime.worker.speeds import measure_read
+from cacheruntime.worker.terms import TermsKeeper
 from cacheruntime.worker.tier_files import CachedFile
 from cacheruntime.worker.trees import Trees
 from cacheruntime.worker.trust import ControlGate, Gate, OpenGate, ShutGate, TokenGate, TokenKeys
@@ -176,6 +177,8 @@ async def _serve(settings: WorkerSettings) -> None:
         buffers=buffers,
     )
     store.index.refetch_seconds_per_byte = filler.refetch_seconds_per_byte
+    terms = TermsKeeper(store.index, datasets, workers, interval_seconds=tunables.dataset_seconds)
+    store.index.terms = terms.of
     reader = Reader(store, filler, datasets, metrics)
     writes = Writes(store=store, reader=reader, filler=filler, datasets=datasets, metadata=metadata, metrics=metrics)
     renames = Renames(store, writes, datasets, metadata)
@@ -284,6 +287,7 @@ async def _serve(settings: WorkerSettings) -> None:
             tasks.create_task(reporter.run())
             tasks.create_task(workers.run())
             tasks.create_task(pruner.run())
+            tasks.create_task(terms.run())
             tasks.create_task(_recheck(store, found))
             tasks.create_task(mover.run())
             tasks.create_task(preheater.run())
