@@ -56,9 +56,22 @@ bench: setup ## NAME=… ARGS='…': python -m benchmarks (without NAME: list th
 generate: setup ## CRDs and protobuf code from api/
 	$(VENV)/python -m api.generate
 
-lock: setup ## requirements.lock from pyproject.toml
-	$(VENV)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-annotate --no-header --extra demo --extra dev pyproject.toml -o requirements.lock
+COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-annotate --no-header
+lock: setup ## requirements.lock and requirements-image.lock from pyproject.toml
+	$(COMPILE) --extra demo --extra dev pyproject.toml -o requirements.lock
+	$(COMPILE) --extra build --constraint requirements.lock pyproject.toml -o requirements-image.lock
+	printf 'cyclonedx-bom>=7\npip-audit>=2.9\n' | $(COMPILE) - -o tools/supply-chain.txt
+
+.PHONY: sbom audit
+SUPPLY_CHAIN := $(VENV)/uv run -q --no-project --isolated --python $(VENV)/python --with-requirements tools/supply-chain.txt
+sbom: setup ## sbom.json: what the image is made of, CycloneDX
+	$(SUPPLY_CHAIN) cyclonedx-py requirements requirements-image.lock --pyproject pyproject.toml --output-reproducible \
+	  --of JSON -o sbom.json
+
+AUDIT := pip-audit --require-hashes --disable-pip -r requirements-image.lock -r requirements.lock
+audit: setup ## OSV=all.zip: known weaknesses of what is locked; without OSV, which is an export of OSV's PyPI, it asks PyPI
+	$(SUPPLY_CHAIN) $(if $(OSV),python tools/offline_osv.py $(OSV)) $(AUDIT)
 
 clean: ## remove .venv and caches of the checkout
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info demo-out

@@ -46,6 +46,7 @@ class Op(IntEnum):
     LOOKUP = 13
     LIST = 14
     AUTHORIZE = 15
+    DECLARE = 16
 
 
 class Flag(IntFlag):
@@ -280,6 +281,22 @@ class Listed(Struct, frozen=True, kw_only=True):
 
     entries: list[FoundEntry]
     more: bool = False
+
+
+class Declare(Struct, frozen=True, kw_only=True):
+    """The files this connection's reader will open, in that order, so that the worker can be ahead of it. In parts:
+    `first` is the number of the first of `paths` in the order; 0 begins anew. Forgotten with the connection. Advice:
+    nothing is refused to a reader that does otherwise. Reply: Declared."""
+
+    uid: str
+    first: int
+    paths: list[str]
+
+
+class Declared(Struct, frozen=True, kw_only=True):
+    """How many files the order has now."""
+
+    files: int
 
 
 class Failure(Struct, frozen=True, kw_only=True):

@@ -156,7 +156,7 @@ def crd(kind: type[KubeObject]) -> dict[str, Any]:
                 "listKind": f"{kind.KIND}List",
                 "plural": kind.PLURAL,
                 "singular": kind.KIND.lower(),
-                "shortNames": list(kind.SHORT_NAMES),
+                **({"shortNames": list(kind.SHORT_NAMES)} if kind.SHORT_NAMES else {}),
                 "categories": list(kind.CATEGORIES),
             },
             "versions": [version],

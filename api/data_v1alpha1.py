@@ -4,7 +4,7 @@ Owns the fields, limits and rules. Where Fluid has a field, ours has its name an
 generated from here (`make generate`). Written by: users (spec), the cache controller (status).
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -102,6 +102,20 @@ class CachePolicy(Model):
     replicas: int = Field(default=1, ge=1, le=16, description="copies of each block the pool keeps")
     local_copies: bool = Field(default=True, description="a reader's own node may keep one more")
     write_policy: Literal["WriteThrough", "WriteAround"] = "WriteThrough"
+    priority: int = Field(
+        default=0, ge=-1000, le=1000, description="of two datasets the one with less makes room in a full cache"
+    )
+    guaranteed: Quantity | None = Field(
+        default=None, description="bytes of the pool below which nobody takes room from it, e.g. 500Gi"
+    )
+    maximum: Quantity | None = Field(
+        default=None, description="bytes of the pool it never has more of; none = no limit"
+    )
+    pinned: list[Path] = Field(
+        default_factory=list,
+        max_length=256,
+        description="paths that never make room for others, with all below them; / = the whole dataset",
+    )
 
 
 class Reclaim(Model):
@@ -293,15 +307,34 @@ class LoadTarget(Model):
     )
 
 
+class OperationRef(Model):
+    """An operation that comes first, in the same namespace if none is given."""
+
+    kind: Literal["DataLoad"] = "DataLoad"
+    name: Name
+    namespace: Name | None = None
+
+
 class DataLoadSpec(Model):
     """Bring data into the cache before somebody waits for it."""
 
+    RULES: ClassVar = (
+        cel("self.policy != 'Cron' || has(self.schedule)", "policy Cron needs a schedule, as '0 2 * * *'"),
+    )
+
     dataset: DatasetRef = Field(json_schema_extra=rules(immutable("dataset")))
     target: list[LoadTarget] = Field(default_factory=lambda: [LoadTarget()], max_length=64)
-    load_metadata: bool = False
-    policy: Literal["Once", "Cron", "OnEvent"] = "Once"
-    schedule: ShortText | None = None
-    ttl_seconds_after_finished: int | None = Field(default=None, ge=0)
+    load_metadata: bool = Field(default=False, description="list the dataset's under store anew first")
+    policy: Literal["Once", "Cron", "OnEvent"] = Field(
+        default="Once",
+        description="Cron: by schedule, again and again; OnEvent: whenever the dataset has a new snapshot",
+    )
+    schedule: ShortText | None = Field(
+        default=None, description="five fields as '0 2 * * *', or @hourly, @daily, @weekly, @monthly, @yearly"
+    )
+    time_zone: ShortText | None = Field(default=None, description="IANA name, as Europe/Berlin; default UTC")
+    run_after: OperationRef | None = Field(default=None, description="begin only when this one is complete")
+    ttl_seconds_after_finished: int | None = Field(default=None, ge=0, description="policy Once: delete it then")
     rate_limit: Quantity | None = Field(default=None, description="bytes a second over all workers, e.g. 100Mi")
     min_percent: int = Field(default=100, ge=1, le=100, description="loaded percent at which it counts as complete")
 
@@ -326,6 +359,12 @@ class LoadProgress(Model):
     failed: list[FailedFile] = Field(default_factory=list, max_length=100)
 
 
+class WaitingFor(Model):
+    """What holds a load back."""
+
+    operation_complete: bool = Field(default=False, description="the operation runAfter names is not complete yet")
+
+
 class DataLoadStatus(Model):
     """Complete means: every block of the target is resident and its checksum was verified."""
 
@@ -335,6 +374,10 @@ class DataLoadStatus(Model):
     finished_at: ShortText | None = None
     progress: LoadProgress = Field(default_factory=LoadProgress)
     snapshot_version: int = 0
+    last_schedule_time: ShortText | None = Field(default=None, description="the time of the schedule it ran for last")
+    last_successful_time: ShortText | None = Field(default=None, description="when it was complete last")
+    next_schedule_time: ShortText | None = None
+    waiting_for: WaitingFor | None = None
     conditions: Conditions = Field(default_factory=list)
     observed_generation: int = 0
 
@@ -400,6 +443,9 @@ class DatasetOnNode(Model):
     groups: Annotated[dict[Annotated[str, StringConstraints(max_length=256)], int], Field(max_length=64)] | None = None
 
 
+DATASETS_ON_NODE_MAX: Final = 1024
+
+
 class NodeCacheStatus(Model):
     """What the node's cache worker holds."""
 
@@ -407,7 +453,11 @@ class NodeCacheStatus(Model):
     tiers: list[TierStatus] = Field(default_factory=list, max_length=8)
     network: RateStatus = Field(default_factory=RateStatus)
     origin: RateStatus = Field(default_factory=RateStatus)
-    datasets: list[DatasetOnNode] = Field(default_factory=list, max_length=1024)
+    datasets: list[DatasetOnNode] = Field(
+        default_factory=list,
+        max_length=DATASETS_ON_NODE_MAX,
+        description="if there are more, those with the most bytes",
+    )
 
 
 class NodeCache(KubeObject):

@@ -26,6 +26,15 @@ STORAGE_CLASS: Final = "headrace"
 DATASET_LABEL: Final = "data.headrace.dev/dataset"
 """On the PVC and PV of a Dataset: its name. Written by the cache controller; read by scheduler and nodes."""
 
+FLUID_GROUP: Final = "data.fluid.io"
+FLUID_CSI_DRIVER: Final = "fuse.csi.fluid.io"
+"""Driver of the PersistentVolume Fluid makes for each of its Datasets; attributes below, absent in older releases."""
+FLUID_CSI_ATTRIBUTE_NAME: Final = "runtime_name"
+FLUID_CSI_ATTRIBUTE_NAMESPACE: Final = "runtime_namespace"
+FLUID_STORAGE_LABEL: Final = "fluid.io/s-"
+"""Begins the label Fluid puts on a node where a Dataset has a cache worker; NAMESPACE-NAME or the uid follows. Read by
+the scheduler, where it reads Fluid's objects."""
+
 DATASETS_ANNOTATION: Final = "data.headrace.dev/datasets"
 """On a pod: JSON list of the data it reads (api.md "How a pod names its data"). Users and job controller
 write it; the scheduler reads it."""
@@ -72,6 +81,10 @@ CHECKPOINTED_AT_ANNOTATION: Final = "training.headrace.dev/checkpointed-at"
 controller (or by whoever runs the workload), read by the scheduler: evicting the pod loses the work done since
 then. Without it, or when it cannot be read, all work since the pod started counts as lost."""
 
+HEARTBEAT_ANNOTATION: Final = "training.headrace.dev/heartbeat"
+"""On a pod: when its program was last seen to get on, `<RFC 3339 time>` or `<time>/<step>`. Written by the program or
+by who watches it; read by the job controller where runPolicy.hangDetection asks for heartbeats."""
+
 ENV_JOB_NAME: Final = "HEADRACE_JOB_NAME"
 ENV_JOB_ATTEMPT: Final = "HEADRACE_ATTEMPT"
 ENV_ROLE: Final = "HEADRACE_ROLE"
@@ -79,6 +92,8 @@ ENV_INDEX: Final = "HEADRACE_INDEX"
 ENV_RESUME_FROM: Final = "HEADRACE_RESUME_FROM"
 """Path inside the container of the newest complete checkpoint; absent when there is none."""
 ENV_RESUME_STEP: Final = "HEADRACE_RESUME_STEP"
+ENV_PROGRESS_FILE: Final = "HEADRACE_PROGRESS_FILE"
+"""Path inside the container of the file runPolicy.hangDetection watches."""
 ENV_CHECKPOINT_DIR: Final = "HEADRACE_CHECKPOINT_DIR"
 """Path inside the container below which checkpoints are to be written."""
 
@@ -86,5 +101,8 @@ GPU_RESOURCE: Final = "nvidia.com/gpu"
 PROCESS_NODE_LABEL: Final = "headrace.dev/node-kind"
 """On Nodes of the local cluster: `process`. Written by the process node agent."""
 
+DATASET_EVICT_ANNOTATION: Final = "data.headrace.dev/evict"
+"""On a Dataset: a JSON list of paths that are to leave the cache now, "/" = all of it. Written by users (`headrace
+cache evict`), taken away by the cache controller once it is done."""
 DATASET_FINALIZER: Final = "data.headrace.dev/cache"
 """On a Dataset: the cache controller still has to drop its blocks and namespace."""

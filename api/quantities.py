@@ -1,7 +1,7 @@
 """Kubernetes quantities to integers and back.
 
 Owns the grammar of `k8s.io/apimachinery/pkg/api/resource`. Rounds up, as kube-scheduler's `Value()` and
-`MilliValue()` do. Raises ValueError with the offending text.
+`MilliValue()` do, and caps amounts at 2^63 - 1 as the API server does. Raises ValueError with the offending text.
 """
 
 import re
@@ -17,18 +17,22 @@ _SUFFIXES = {
     **{letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", start=1)},
     **{f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", start=1)},
 }
+_MOST = Decimal((1 << 63) - 1)
+# Beyond any exponent that could matter, and within what Decimal computes.
+_MAX_EXPONENT = 10_000
 
 
 @lru_cache(maxsize=8192)
 def parse(text: str | int | float) -> Decimal:
-    """Return the exact value of a quantity such as `4Gi`, `100m` or `1e3`; ValueError when it is none."""
+    """Return a quantity such as `4Gi`, `100m` or `1e3`, exact up to the cap; ValueError when it is none."""
     match = _PATTERN.match(str(text))
     if match is None:
         raise ValueError(f"{text!r} is not a quantity; write it like 500m, 4 or 16Gi")
     number, suffix = match.group(1), match.group(2) or ""
-    if suffix[:1] in ("e", "E") and len(suffix) > 1:
-        return Decimal(number) * Decimal(10) ** int(suffix[1:])
-    return Decimal(number) * _SUFFIXES[suffix]
+    scale = _SUFFIXES.get(suffix)
+    if scale is None:
+        scale = Decimal(10) ** max(-_MAX_EXPONENT, min(_MAX_EXPONENT, int(suffix[1:])))
+    return max(-_MOST, min(_MOST, Decimal(number) * scale))
 
 
 @lru_cache(maxsize=8192)

@@ -70,6 +70,41 @@ class Restarts(Model):
     preemption: int = Field(default=100, ge=0, le=10000)
 
 
+HangSignal = Literal["Log", "ProgressFile", "Heartbeat"]
+
+
+class HangDetection(Model):
+    """An attempt none of whose pods gives a sign of life for so long is ended, and another one begins."""
+
+    RULES: ClassVar = (
+        cel(
+            "!has(self.signals) || !self.signals.exists(s, s == 'ProgressFile') || has(self.progressFile)",
+            "signal ProgressFile needs progressFile",
+        ),
+        cel(
+            "!has(self.progressFile) || (!self.progressFile.startsWith('/') && !self.progressFile.contains('..'))",
+            "progressFile must be relative to the checkpoint directory, as progress",
+        ),
+    )
+
+    timeout_seconds: int = Field(ge=5, le=604800, description="longest silence of all pods together")
+    start_seconds: int | None = Field(
+        default=None,
+        ge=5,
+        le=604800,
+        description="from the start of the last container to the first sign; default timeoutSeconds",
+    )
+    signals: list[HangSignal] = Field(
+        default_factory=lambda: list[HangSignal](["Log"]),
+        min_length=1,
+        max_length=3,
+        description="what counts as a sign: a line in a pod's log, a change of progressFile, a heartbeat annotation",
+    )
+    progress_file: Path | None = Field(
+        default=None, description="file below checkpoint.path the program writes again as it gets on"
+    )
+
+
 class RunPolicy(Model):
     """The life of the job around its pods."""
 
@@ -82,6 +117,7 @@ class RunPolicy(Model):
     scheduling_policy: SchedulingPolicy = Field(default_factory=SchedulingPolicy)
     restarts: Restarts = Field(default_factory=Restarts)
     success_policy: Literal["Default", "AllWorkers"] = "Default"
+    hang_detection: HangDetection | None = None
 
 
 class JobDataset(Model):
@@ -209,6 +245,12 @@ class TrainingJobSpec(Model):
             "(has(self.datasets) && self.datasets.exists(d, d.name == self.checkpoint.dataset))",
             "checkpoint.dataset must be the name of one of spec.datasets",
         ),
+        cel(
+            "!has(self.runPolicy) || !has(self.runPolicy.hangDetection) || "
+            "!has(self.runPolicy.hangDetection.progressFile) || "
+            "(has(self.checkpoint) && has(self.checkpoint.dataset))",
+            "runPolicy.hangDetection.progressFile needs checkpoint.dataset: it is looked for below checkpoint.path",
+        ),
     )
 
     framework: Framework = Field(default="Custom", json_schema_extra=rules(immutable("framework")))
@@ -254,6 +296,14 @@ class CheckpointStatus(Model):
         default_factory=dict
     )
     completed_at: ShortText | None = None
+    problem: ShortText | None = Field(default=None, description="why it is not complete")
+
+
+class DistrustedCheckpoint(Model):
+    """A complete checkpoint from which attempts ended with an error again and again; saved anew it counts again."""
+
+    path: Path
+    completed_at: ShortText | None = None
 
 
 class Goodput(Model):
@@ -288,9 +338,6 @@ class ElasticStatus(Model):
     resizes: int = 0
     resized_at: ShortText | None = None
     lost_at: ShortText | None = Field(default=None, description="when members were lost last")
-    prewarmed: list[Name] = Field(
-        default_factory=list, max_length=32, description="DataLoads asked for to bring a checkpoint to a joining pod"
-    )
     setbacks: int = Field(default=0, description="losses that followed soon on a change; each doubles the cool-down")
 
 
@@ -318,6 +365,9 @@ class TrainingJobStatus(Model):
     admitted_queue: Name | None = Field(
         default=None, description="queue the job holds GPUs of, from its admission until it ends or is suspended"
     )
+    reclaimed_by: ShortText | None = Field(
+        default=None, description="job for which this one gives its GPUs back, until its last pod is gone"
+    )
     admitted_gpus: int | None = Field(default=None, alias="admittedGPUs", description="how many")
     grace_seconds: int | None = Field(
         default=None,
@@ -329,6 +379,16 @@ class TrainingJobStatus(Model):
     retiring_checkpoints: list[Path] = Field(
         default_factory=list, max_length=16, description="paths being removed by checkpoint.keep; never resumed from"
     )
+    prewarmed: list[Name] = Field(
+        default_factory=list,
+        max_length=32,
+        description="DataLoads the current attempt asked for, to bring its checkpoint to nodes of its pods",
+    )
+    hung_at_step: int | None = Field(default=None, description="step at which an attempt hung last")
+    failed_resumes: int = Field(
+        default=0, description="attempts in a row that ended with an error before a checkpoint after resumeStep"
+    )
+    distrusted_checkpoints: list[DistrustedCheckpoint] = Field(default_factory=list, max_length=16)
     goodput: list[Goodput] = Field(default_factory=list, max_length=64)
     placement: list[PodPlacement] = Field(default_factory=list, max_length=1024)
     start_time: ShortText | None = None
@@ -367,6 +427,10 @@ class QueueSpec(Model):
     )
     weight: int = Field(default=1, ge=1, le=1000, description="share of what is borrowed, against other queues'")
     priority: int = Field(default=0, description="queues of a higher priority borrow first")
+    take_back: bool = Field(
+        default=True,
+        description="jobs of others that borrow are ended when a job within nominalGPUs finds none free; else it waits",
+    )
 
 
 class QueueStatus(Model):

@@ -6,6 +6,7 @@ none of it and gets it from its peer. The origin's cap makes each direct read ta
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,7 @@ def _cases(directory: Path, sizes: Sizes, pairs: int) -> list[Case]:
         frame.progress("the first read, which fills the cache")
         first_seconds = _seconds(lambda: readers["first"].read_whole(path), sizes.size_bytes)
         runs: dict[str, list[Run]] = {"same-node": [], "other-node": []}
+        filled = _origin_blocks(plane)
         before, is_cold = origin.sent_bytes(), True
         for number in range(pairs):
             frame.progress(f"run {number + 1} of {pairs}")
@@ -67,7 +69,7 @@ def _cases(directory: Path, sizes: Sizes, pairs: int) -> list[Case]:
                 is_cold &= drop_page_cache()
                 ours[name] = _seconds(lambda reader=reader: reader.read_whole(path), sizes.size_bytes)  # type: ignore[misc]
             extra = origin.sent_bytes() - before
-            assert extra == 0, f"a reload went to the origin for {extra} bytes"
+            assert extra == 0, f"a reload went to the origin for {extra} bytes: {_origin_blocks(plane) - filled}"
             direct = _seconds(lambda: origin.read_through(FILE), sizes.size_bytes)
             before = origin.sent_bytes()
             for name, each in runs.items():
@@ -88,6 +90,17 @@ def _cases(directory: Path, sizes: Sizes, pairs: int) -> list[Case]:
             )
             for name, each in runs.items()
         ]
+
+
+def _origin_blocks(plane: DataPlane) -> Counter[str]:
+    """Blocks read from the origin so far, by worker and reason."""
+    return Counter(
+        {
+            f"{node} {why}": count
+            for node in plane.workers
+            for why, count in plane.counts(node, "origin_blocks_total").items()
+        }
+    )
 
 
 def _size_name(size_bytes: int) -> str:

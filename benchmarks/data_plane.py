@@ -6,10 +6,13 @@ that was started here, whatever happened inside.
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +79,7 @@ class DataPlane:
         self.metadata_address = "127.0.0.1:0"
         self.metadata: Process | None = None
         self.workers: dict[str, Process] = {}
+        self._metrics_ports: dict[str, int] = {}
         self.mounts: dict[str, Path] = {}
         self.daemons: dict[str, Process] = {}
 
@@ -185,22 +189,33 @@ class DataPlane:
         answers."""
         tier = self.directory / f"{node}-tier"
         tier.mkdir(exist_ok=True)
-        socket = self.socket(node)
-        socket.unlink(missing_ok=True)
+        path = self.socket(node)
+        path.unlink(missing_ok=True)
+        self._metrics_ports[node] = _free_port()
         process = self.spawn(
             f"worker-{node}-{len(self.processes)}",
             [
                 *["-m", "cacheruntime", "worker", "--node", node, "--metadata", self.metadata_address],
-                *["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--socket", str(socket)],
+                *["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--socket", str(path)],
                 *(word for one in tiers or [f"SSD:{tier.absolute()}:{self._tier_bytes}"] for word in ("--tier", one)),
                 *["--credentials-dir", str(self.directory / "credentials")],
+                *["--metrics", f"127.0.0.1:{self._metrics_ports[node]}"],
                 *self._trust_flags(Identity(Role.WORKER, node)),
             ],
             environment,
         )
-        self._await(process, "socket", socket.exists)
+        self._await(process, "socket", path.exists)
         self.workers[node] = process
         return process
+
+    def counts(self, node: str, metric: str) -> dict[str, int]:
+        """Return a metric of a node's worker by the value of its one label; without a label, by ""."""
+        url = f"http://127.0.0.1:{self._metrics_ports[node]}/metrics"
+        with urllib.request.urlopen(url, timeout=START_SECONDS) as answer:
+            text: str = answer.read().decode()
+        pattern = rf'^headrace_worker_{metric}(?:{{\w+="([^"]*)"}})? (\S+)$'
+        found = re.findall(pattern, text, re.MULTILINE)
+        return {label: int(float(value)) for label, value in found}
 
     def start_mount(self, node: str, *more: str, name: str = "") -> Path:
         """Mount on a node with further arguments; returns the mount point once it serves. `name` tells further
@@ -265,6 +280,12 @@ class DataPlane:
                 time.sleep(POLL_SECONDS)
                 info = stub.GetDataset(pb.DatasetRequest(uid=request.uid), timeout=START_SECONDS)
             return info
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def drop_page_cache() -> bool:

@@ -8,7 +8,6 @@ runs the pods. A run: one job of many pods, then many jobs of one pod, submitted
 import argparse
 import asyncio
 import contextlib
-import os
 import shlex
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from typing import Any
 import msgspec
 
 from benchmarks import frame
-from benchmarks.cluster import Meta, create_all
+from benchmarks.cluster import Meta, cpu_seconds, create_all, peak_mib
 from headrace.cluster import manifests
 from headrace.cluster.binaries import require
 from headrace.cluster.control_plane import WITHOUT_CONTROLLERS, ControlPlane
@@ -166,11 +165,11 @@ async def _measure(side: Side, kubeconfig: Path, folder: Path, options: argparse
         await _submit(side, client, kubeconfig, {"first": 1})
         alone = await _submit(side, client, kubeconfig, {"one": options.pods})
         frame.progress(f"{side.name}: a job of {options.pods} pods in {alone:.2f} s; creating {options.jobs} jobs")
-        before = _cpu_seconds(process.pid)
+        before = cpu_seconds(process.pid)
         seconds = await _submit(side, client, kubeconfig, {f"job-{index}": 1 for index in range(options.jobs)})
         rate = options.jobs / seconds
-        memory = _peak_mib(process.pid)
-        cpu = 1000 * (_cpu_seconds(process.pid) - before) / options.jobs
+        memory = peak_mib(process.pid)
+        cpu = 1000 * (cpu_seconds(process.pid) - before) / options.jobs
         frame.progress(f"{side.name}: {options.jobs} jobs in {seconds:.1f} s, {rate:.0f} jobs/s; {memory:.0f} MiB")
         return Run(rate, alone, memory, cpu)
 
@@ -203,17 +202,6 @@ async def _changes(side: Side, kubeconfig: Path) -> AsyncIterator[AsyncIterator[
         async with asyncio.timeout(STUCK_SECONDS):
             await anext(batches)
         yield batches
-
-
-def _peak_mib(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    return float(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
-
-
-def _cpu_seconds(pid: int) -> float:
-    # After the command's name in brackets: state is field 3, utime and stime are 14 and 15.
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _ours() -> Side:

@@ -1,8 +1,8 @@
 """An object store with a counter and a cap: as much of S3 as a read-only mount asks for, over a directory.
 
-`python -m benchmarks.origin DIRECTORY BYTES_PER_SECOND` serves `DIRECTORY/BUCKET/KEY` on a loopback port that it
-prints. All answers' bodies share one line of so many bytes a second; `/-/counters` tells what was asked for and how
-many bytes of objects were sent. The bytes are read from files, so their pages are warm; the cap is what is slow.
+`python -m benchmarks.origin DIRECTORY BYTES_PER_SECOND [LATENCY_SECONDS]` serves `DIRECTORY/BUCKET/KEY` on a loopback
+port that it prints. All bodies share one line of so many bytes a second; `/-/counters` tells what was asked for
+and how many bytes of objects were sent. Files are read with their pages warm; the cap is what is slow.
 """
 
 import asyncio
@@ -29,8 +29,10 @@ PAGE_KEYS: Final = 1000
 class Origin:
     """The requests."""
 
-    def __init__(self, directory: Path, bytes_per_second: float) -> None:
+    def __init__(self, directory: Path, bytes_per_second: float, latency_seconds: float = 0.0) -> None:
+        """`latency_seconds` pass before an object's first byte."""
         self._directory = directory
+        self._latency_seconds = latency_seconds
         self._line = Line(bytes_per_second, CATCH_UP_SECONDS)
         self._counters = {"requests": 0, "bytes": 0, "lists": 0, "heads": 0}
 
@@ -89,6 +91,7 @@ class Origin:
             answer.headers["Content-Range"] = f"bytes {start}-{end - 1}/{found.st_size}"
         await answer.prepare(request)
         if request.method != "HEAD":
+            await asyncio.sleep(self._latency_seconds)
             self._counters["requests"] += 1
             await self._send(answer, path, start, end)
         return answer
@@ -110,8 +113,8 @@ def _etag(found: os.stat_result) -> str:
     return f'"{found.st_size:x}-{found.st_mtime_ns:x}"'
 
 
-async def _serve(directory: Path, bytes_per_second: float) -> None:
-    runner = web.AppRunner(Origin(directory, bytes_per_second).application())
+async def _serve(directory: Path, bytes_per_second: float, latency_seconds: float) -> None:
+    runner = web.AppRunner(Origin(directory, bytes_per_second, latency_seconds).application())
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -120,4 +123,4 @@ async def _serve(directory: Path, bytes_per_second: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(Path(sys.argv[1]), float(sys.argv[2])))
+    asyncio.run(_serve(Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 0.0))

@@ -21,18 +21,20 @@ def cap_text(bytes_per_second: float) -> str:
 class OriginProcess:
     """A running origin over a directory; a context manager that stops it."""
 
-    def __init__(self, directory: Path, bytes_per_second: float) -> None:
+    def __init__(self, directory: Path, bytes_per_second: float, latency_seconds: float = 0.0) -> None:
         self.files = directory / BUCKET
         """What the bucket holds."""
         self.files.mkdir(parents=True, exist_ok=True)
         self.bytes_per_second = bytes_per_second
         self._directory = directory
+        self._latency_seconds = latency_seconds
         self._process: subprocess.Popen[str] | None = None
         self._port = 0
         self._local = threading.local()
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "benchmarks.origin", str(self._directory), str(self.bytes_per_second)]
+        command.append(str(self._latency_seconds))
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self._port = int(self._process.stdout.readline())

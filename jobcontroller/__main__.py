@@ -12,14 +12,13 @@ import socket
 import sys
 import time
 
-import prometheus_client
 import structlog
 from pydantic import ValidationError
 
 from api.trust.files import TrustError, TrustFiles
 from jobcontroller.core.turn import Policy
 from jobcontroller.frameworks.registry import FRAMEWORKS
-from jobcontroller.settings import Settings, parse_address
+from jobcontroller.settings import Settings
 from jobcontroller.shell import handlers, metrics
 from jobcontroller.shell.caches import Caches, Key
 from jobcontroller.shell.checkpoint_client import CheckpointClient
@@ -30,10 +29,12 @@ from jobcontroller.shell.executor import Executor
 from jobcontroller.shell.observe import Observer
 from jobcontroller.shell.queues import Queues
 from jobcontroller.shell.retention import Retention
+from jobcontroller.shell.signs import SignReader
 from kube.client import KubeClient
 from kube.config import load_config
 from kube.errors import ConfigError
 from kube.events import EventRecorder
+from kube.http import serve
 from kube.lease import LeaderElector, LeadershipLost
 from kube.operator import new_registry, run_operator
 from kube.workqueue import WorkQueue
@@ -64,6 +65,7 @@ async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
         queues,
         FRAMEWORKS,
         metadata,
+        signs=SignReader(client, metadata),
         directories=directories,
         checkpoint_seconds=settings.checkpoint_seconds,
         clock=time.monotonic,
@@ -105,11 +107,9 @@ async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
 
 async def run(settings: Settings) -> int:
     """Run until a signal; the process' exit code."""
-    if settings.metrics is not None:
-        host, port = parse_address(settings.metrics)
-        prometheus_client.start_http_server(port, host)
     identity = f"{socket.gethostname()}_{os.getpid()}"
-    async with KubeClient(load_config(settings.kubeconfig), user_agent=COMPONENT) as client:
+    # A replica that waits for the Lease is as ready as one can be.
+    async with serve(settings.metrics), KubeClient(load_config(settings.kubeconfig), user_agent=COMPONENT) as client:
         work = asyncio.ensure_future(_led(client, settings, identity))
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, work.cancel)
@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kubeconfig", metavar="FILE", help="default: $KUBECONFIG, ~/.kube/config, in-cluster")
     parser.add_argument("--metadata", metavar="HOST:PORT", help="the metadata service, for checkpoints")
     parser.add_argument("--trust", metavar="DIR", help="folder with ca.crt, tls.crt and tls.key of this controller")
-    parser.add_argument("--metrics", metavar="HOST:PORT", help="serve Prometheus metrics there")
+    parser.add_argument("--metrics", metavar="HOST:PORT", help="serve /metrics, /healthz and /readyz there")
     parser.add_argument("--leader-elect", action=argparse.BooleanOptionalAction, help="act only with the Lease")
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     configure_logging()

@@ -31,7 +31,7 @@ class Settings(BaseSettings):
         default=None,
         description="folder with ca.crt, tls.crt and tls.key of this controller; none = nothing is checked",
     )
-    metrics: str | None = Field(default=None, description="HOST:PORT to serve Prometheus metrics on; default none")
+    metrics: str | None = Field(default=None, description="HOST:PORT of /metrics, /healthz and /readyz; default none")
     leader_elect: bool = Field(default=True, description="two replicas may run; one acts")
     lease_namespace: str = Field(default="kube-system", description="where the Lease is")
     lease_name: str = Field(default="headrace-jobcontroller")

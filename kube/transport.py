@@ -7,13 +7,16 @@ configured server only, as redirects are not followed.
 """
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from random import Random
-from typing import Self
+from typing import Final, Self
+from weakref import WeakSet
 
 import aiohttp
+from aiohttp.connector import AddrInfoType
 from yarl import URL
 
 from kube import metrics
@@ -30,6 +33,8 @@ MAX_CONNECTIONS = 256
 CONNECT_SECONDS = 10.0
 # What a watch may hold undecoded before the socket is no longer read; also the largest batch.
 STREAM_BUFFER_BYTES = 1 << 20
+# How long leaving the client may wait for its own sockets to be closed; they are, within two turns of the loop.
+LEAVE_SECONDS: Final = 2.0
 
 
 class ByteStream:
@@ -75,6 +80,7 @@ class Transport:
         self._jitter = jitter or Random()
         self._base = URL(config.server.rstrip("/"), encoded=True)
         self._session: aiohttp.ClientSession | None = None
+        self._sockets: WeakSet[socket.socket] = WeakSet()
         self._token = config.token
         self._token_read_at = float("-inf")
 
@@ -86,7 +92,10 @@ class Transport:
     async def __aenter__(self) -> Self:
         context = tls_context(self._config)
         connector = aiohttp.TCPConnector(
-            limit=MAX_CONNECTIONS, ssl=context if context is not None else True, ttl_dns_cache=30
+            limit=MAX_CONNECTIONS,
+            ssl=context if context is not None else True,
+            ttl_dns_cache=30,
+            socket_factory=self._new_socket,
         )
         headers = {"User-Agent": self._user_agent, "Accept": "application/json"}
         if self._base.host in {"127.0.0.1", "::1", "localhost"}:
@@ -99,6 +108,22 @@ class Transport:
         if self._session is not None:
             await self._session.close()
             self._session = None
+            await self._close_sockets()
+
+    def _new_socket(self, address: AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, _ = address
+        made = socket.socket(family, kind, protocol)
+        self._sockets.add(made)
+        return made
+
+    async def _close_sockets(self) -> None:
+        """End the connections of requests that were cancelled: aiohttp forgets them while TLS waits for the goodbye."""
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while (left := [one for one in self._sockets if one.fileno() != -1]) and time.monotonic() < deadline:
+            for one in left:
+                with suppress(OSError):  # not connected, or gone meanwhile
+                    one.shutdown(socket.SHUT_RDWR)
+            await asyncio.sleep(0)
 
     async def request(
         self,

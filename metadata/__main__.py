@@ -6,12 +6,13 @@ import logging
 import signal
 import sys
 
-import prometheus_client
 import structlog
 from pydantic import ValidationError
 
+from kube.errors import ConfigError
+from kube.http import serve
 from metadata.errors import SettingsError
-from metadata.settings import MetadataSettings, parse_address
+from metadata.settings import MetadataSettings
 from metadata.shell.server import MetadataServer
 
 
@@ -27,19 +28,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--credentials-dir", metavar="DIR", help="folder of <namespace>/<secret>/<key> files")
     parser.add_argument("--trust", metavar="DIR", help="folder with ca.crt, tls.crt and tls.key of this service")
     parser.add_argument("--token-keys", metavar="DIR", help="folder of the keys tokens are signed with, NAME.pem")
-    parser.add_argument("--metrics", metavar="HOST:PORT", help="Prometheus address")
+    parser.add_argument("--metrics", metavar="HOST:PORT", help="Prometheus and probes address")
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     configure_logging()
     log = structlog.get_logger()
     try:
         settings = MetadataSettings(**given)
         log.info("metadata.starting", **settings.model_dump(mode="json"))
-        _start_metrics(settings)
         return asyncio.run(_run(settings))
     except ValidationError as error:
         for problem in error.errors():
             log.error("metadata.bad_setting", setting=".".join(map(str, problem["loc"])), message=problem["msg"])
-    except SettingsError as error:
+    except (SettingsError, ConfigError) as error:
         log.error("metadata.cannot_start", message=str(error))
     return 2
 
@@ -59,22 +59,14 @@ def configure_logging() -> None:
     )
 
 
-def _start_metrics(settings: MetadataSettings) -> None:
-    if settings.metrics is None:
-        return
-    host, port = parse_address(settings.metrics)
-    try:
-        prometheus_client.start_http_server(port, host)
-    except OSError as error:
-        raise SettingsError(f"metrics {settings.metrics} cannot be bound: {error.strerror}.") from error
-
-
 async def _run(settings: MetadataSettings) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    return await MetadataServer(settings).run(stop)
+    server = MetadataServer(settings)
+    async with serve(settings.metrics, is_healthy=lambda: server.is_healthy, is_ready=lambda: server.is_ready):
+        return await server.run(stop)
 
 
 if __name__ == "__main__":

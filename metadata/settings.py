@@ -41,7 +41,7 @@ class MetadataSettings(BaseSettings):
     credentials_dir: Path | None = None
     """Folder of credential files, <namespace>/<secret>/<key>; none = mounts with secret options fail."""
     metrics: str | None = None
-    """Prometheus address HOST:PORT; none = no metrics endpoint."""
+    """HOST:PORT of /metrics, /healthz and /readyz; none = they are not served."""
     lease_seconds: Annotated[float, Field(gt=0, le=300)] = 3.0
     """A worker that does not report for so long is dead: short, so that no pod is sent to bytes that are gone;
     three times the workers' reporting interval, so that one lost report does no harm."""

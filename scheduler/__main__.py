@@ -18,9 +18,11 @@ from kube.client import KubeClient
 from kube.config import load_config
 from kube.errors import ConfigError
 from kube.events import EventRecorder
+from kube.http import serve
 from kube.lease import LeaderElector
 from scheduler.core.engine import Engine
 from scheduler.core.extender import DataExtender
+from scheduler.core.fluid import FluidView
 from scheduler.errors import ConfigurationError
 from scheduler.plugins.registry import build
 from scheduler.plugins.stage_in import StageIn
@@ -29,7 +31,6 @@ from scheduler.shell import verdict_lines
 from scheduler.shell.binder import Binder
 from scheduler.shell.evictor import Evictor
 from scheduler.shell.extender import serve_extender
-from scheduler.shell.http import serve
 from scheduler.shell.loop import Loop
 from scheduler.shell.publish import Publisher
 from scheduler.shell.translate import PodTranslator
@@ -108,7 +109,14 @@ async def _run(settings: Settings, kubeconfig: Path | None) -> None:
             bind_seconds=settings.volume_bind_seconds,
         )
         translator = PodTranslator(settings.scheduler_names, time.monotonic() - time.time())
-        watches = Watches(client, kinds(translator), loop.deliver, Random(), publisher.found)
+        fluid = FluidView() if settings.reads_fluid else None
+        watches = Watches(
+            client,
+            kinds(translator, reads_fluid=settings.reads_fluid),
+            loop.deliver if fluid is None else lambda events: loop.deliver(fluid.translate(events)),
+            Random(),
+            publisher.found,
+        )
         elector = (
             LeaderElector(client, settings.lease_namespace, settings.lease_name, identity)
             if settings.leader_elect

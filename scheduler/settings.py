@@ -4,19 +4,20 @@ Owns validation. Read once at start (`python -m scheduler --config FILE.yaml`, o
 variables), printed at start; nothing in here is secret.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from api import names
 from scheduler.core.engine_state import EngineSettings
 from scheduler.core.residency_table import ReadSpeeds
 from scheduler.errors import ConfigurationError
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=10_000)]
 
 
@@ -107,6 +108,9 @@ class Settings(BaseSettings):
     """Volcano's job controller makes pods only for PodGroups in phase Inqueue, and no PodGroup says which scheduler
     it is for. On: every Volcano PodGroup is admitted at once; right where Volcano's own scheduler does not run. Off:
     only those that have pods of ours."""
+    reads_fluid: bool = False
+    """Where Fluid is installed: its Datasets and its labels on nodes count as Datasets and caches of ours do, and pods
+    with its volumes are placed by them. Needs list and watch of datasets in data.fluid.io."""
     gated_grace_seconds: Positive = 5.0
     """A gang's members are told what they wait for after this, as kube-scheduler does since 1.35."""
     first_backoff_seconds: Positive = 1.0
@@ -175,6 +179,7 @@ def engine_settings(settings: Settings) -> EngineSettings:
         gated_grace_seconds=settings.gated_grace_seconds,
         topology_keys=settings.topology_keys,
         admits_volcano_groups=settings.admits_volcano_groups,
+        reads_fluid=settings.reads_fluid,
         first_backoff_seconds=settings.first_backoff_seconds,
         max_backoff_seconds=settings.max_backoff_seconds,
         flush_seconds=settings.flush_seconds,
@@ -193,10 +198,17 @@ def load(config: Path | None, overrides: dict[str, Any]) -> Settings:
     try:
         return Settings(**values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item.get('input')!r})" for item in error.errors()
-        )
-        raise ConfigurationError(f"settings: {problems}") from None
+        raise ConfigurationError("settings: " + "; ".join(map(_problem, error.errors()))) from None
+    except SettingsError as error:
+        raise ConfigurationError(
+            f"settings: {error}: {error.__cause__}; HEADRACE_SCHEDULER_* variables of lists and mappings hold JSON"
+        ) from None
+
+
+def _problem(item: Mapping[str, Any]) -> str:
+    where = ".".join(map(str, item["loc"]))
+    # A validator of the whole names what it is about itself.
+    return f"{where}: {item['msg']} (got {item['input']!r})" if where else str(item["ctx"]["error"])
 
 
 def _read(config: Path) -> dict[str, Any]:
@@ -204,8 +216,20 @@ def _read(config: Path) -> dict[str, Any]:
         values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise ConfigurationError(f"--config {config}: {error.strerror}; name a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"--config {config} is not UTF-8 (byte {error.start}); name a YAML file") from None
+    except RecursionError:
+        raise ConfigurationError(f"--config {config} is not valid YAML: nested too deeply") from None
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"--config {config} is not valid YAML: {error}") from None
+        raise ConfigurationError(f"--config {config} is not valid YAML{_yaml_problem(error)}") from None
     if not isinstance(values, dict):
         raise ConfigurationError(f"--config {config} must hold a mapping of settings, like `weights: {{gpu_fit: 10}}`")
-    return values
+    return {str(key): value for key, value in values.items()}
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """Where and what, in one line."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return ": " + " ".join(str(error).split())
+    return f" at line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', '')}"

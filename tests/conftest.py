@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from headrace.cluster import manifests
 from headrace.cluster.binaries import require
 from headrace.cluster.control_plane import KNOWN_COMPONENTS, ControlPlane
 from headrace.errors import HeadraceError
 from tests.builders.postgres import PostgresServer
+
+# How long an example takes says how busy the machine is, and nothing else.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @dataclass(frozen=True)

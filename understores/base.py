@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol, TypeAlias
 
 Source: TypeAlias = BinaryIO | int
+Piece: TypeAlias = bytes | memoryview
 """Bytes to write: a seekable binary file, read from its current position, or a descriptor, read from offset 0.
 Neither is closed; a descriptor's own position is not moved."""
 
@@ -59,7 +60,8 @@ class UnderStore(Protocol):
         ...
 
     async def copy(self, source: str, target: str) -> ObjectInfo:
-        """Make `target` a copy of `source`, over whatever object is there; returns the new version."""
+        """Make `target` a copy of `source`, over whatever object is there; returns the new version. The two may share
+        their bytes, as hard links do: writes make new objects and change none in place."""
         ...
 
     async def delete(self, key: str) -> None:
@@ -85,7 +87,7 @@ class StreamingStore(Protocol):
     can_stream: bool
     """False: `put_pieces` is not to be called."""
 
-    async def put_pieces(self, key: str, pieces: AsyncIterator[bytes]) -> ObjectInfo:
+    async def put_pieces(self, key: str, pieces: AsyncIterator[Piece]) -> ObjectInfo:
         """Write what comes as the new version of `key`; durable and visible whole on return.
 
         Pieces are kept as they come, for as long as that takes: nothing is sent again and there is no deadline for the

@@ -1,6 +1,7 @@
 """Option values that are secret: read from files, never from arguments.
 
-Owns reading `<namespace>/<secret>/<key>` files below one credentials folder, and noticing that they changed
+Owns reading `<namespace>/<secret>/<key>` files below one credentials folder (or, in a mounted Secret of copies, the
+files that `api.credentials.credential_key` names), and noticing that they changed
 (Kubernetes swaps a symbolic link; a stat sees another inode or mtime). Invariants: no path leaves the folder;
 `repr` shows names, never values; what `values` returns was in the files together, unless they are written one by one.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from api.credentials import credential_key
 from understores.errors import AccessDenied, InvalidMount
 
 VALUE_BYTES_MAX = 64 << 10
@@ -99,9 +101,17 @@ class SecretOptions:
                     raise AccessDenied(f"the secret for option {name!r}, {file}, cannot be read: {cause}.") from None
         raise AssertionError("the last try returns or raises")
 
+    @staticmethod
+    def _find(folder: Path, file: str) -> Path:
+        """Return the real path; FileNotFoundError."""
+        try:
+            return (folder / file).resolve(strict=True)
+        except FileNotFoundError:
+            return (folder / credential_key(file)).resolve(strict=True)
+
     def _value_now(self, name: str, file: str) -> str:
         assert self._folder is not None
-        resolved = (self._folder / file).resolve(strict=True)
+        resolved = self._find(self._folder, file)
         if not resolved.is_relative_to(self._folder.resolve()):
             raise AccessDenied(f"the secret for option {name!r}, {file}, leads out of the credentials folder.")
         status = resolved.stat()

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 from xml.etree import ElementTree
 
 from understores import oss_client
-from understores.base import ObjectInfo, Source
+from understores.base import ObjectInfo, Piece, Source
 from understores.bucket_errors import from_answer, unreachable
 from understores.credentials import SecretOptions
 from understores.errors import AccessDenied, Changed, InvalidKey, InvalidMount, ShortBody, StoreFailed, UnderStoreError
@@ -120,7 +120,7 @@ class OssStore:
     async def put(self, key: str, source: Source, size_bytes: int) -> ObjectInfo:
         return await self._run(self._put, key, source, size_bytes)
 
-    async def put_pieces(self, key: str, pieces: AsyncIterator[bytes]) -> ObjectInfo:
+    async def put_pieces(self, key: str, pieces: AsyncIterator[Piece]) -> ObjectInfo:
         """See `StreamingStore`: at most 9,000 parts."""
         return await self._run(self._put_stream, key, from_thread(pieces, asyncio.get_running_loop()))
 
@@ -252,7 +252,7 @@ class OssStore:
             etag = self._put_parts(call, key, joined(pieces(source, size_bytes), part_bytes))
         return self._written(call, key, size_bytes, etag)
 
-    def _put_stream(self, call: _Call, key: str, source: Iterator[bytes]) -> ObjectInfo:
+    def _put_stream(self, call: _Call, key: str, source: Iterator[Piece]) -> ObjectInfo:
         parts = joined(source, PART_BYTES)
         first = next(parts, b"")
         if len(first) < PART_BYTES:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from understores.base import ObjectInfo, Source
+from understores.base import ObjectInfo, Piece, Source
 from understores.beneath import open_beneath
 from understores.credentials import SecretOptions
 from understores.errors import (
@@ -40,7 +40,7 @@ from understores.errors import (
     UnderStoreError,
 )
 from understores.keys import checked_key
-from understores.posix_put import TEMPORARY_PREFIX, Putting
+from understores.posix_put import TEMPORARY_PREFIX, Putting, link
 from understores.sources import pieces
 
 OPTION_NAMES: Final[frozenset[str]] = frozenset()
@@ -105,7 +105,7 @@ class PosixStore:
     async def put(self, key: str, source: Source, size_bytes: int) -> ObjectInfo:
         return await self._run(self._put, key, pieces(source, size_bytes))
 
-    async def put_pieces(self, key: str, pieces: AsyncIterator[bytes]) -> ObjectInfo:
+    async def put_pieces(self, key: str, pieces: AsyncIterator[Piece]) -> ObjectInfo:
         """See `StreamingStore`. What has come is written to the medium meanwhile."""
 
         def translated(operation: Callable[[], T]) -> T:
@@ -274,7 +274,22 @@ class PosixStore:
 
     def _copy(self, source: str, target: str) -> ObjectInfo:
         with self._translated(source), self._opened(source) as descriptor:
-            return self._put(target, pieces(descriptor, os.fstat(descriptor).st_size))
+            status = os.fstat(descriptor)
+            if self._is_only_name(source, status) and self._link(descriptor, target):
+                return _info(target, status)
+            return self._put(target, pieces(descriptor, status.st_size))
+
+    def _is_only_name(self, key: str, status: os.stat_result) -> bool:
+        """Whether the file has no other name, and is not only linked to."""
+        directory, name = _split(key)
+        with self._directory(directory) as directory_fd:
+            named = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+        return status.st_nlink == 1 and os.path.samestat(named, status)
+
+    def _link(self, descriptor: int, key: str) -> bool:
+        directory, name = _split(key)
+        with self._translated(key), self._directory(directory, make=True) as directory_fd:
+            return link(descriptor, directory_fd, name)
 
     def _delete(self, key: str) -> None:
         directory, name = _split(key)

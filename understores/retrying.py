@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeVar, cast
 
-from understores.base import ObjectInfo, Source, StreamingStore, UnderStore
+from understores.base import ObjectInfo, Piece, Source, StreamingStore, UnderStore
 from understores.credentials import SecretOptions
 from understores.errors import AccessDenied, Throttled, UnderStoreError, Unreachable
 
@@ -139,7 +139,7 @@ class RetryingStore:
         """Whether the store takes objects while they are being made (`StreamingStore`)."""
         return getattr(self._store, "can_stream", False)
 
-    async def put_pieces(self, key: str, pieces: AsyncIterator[bytes]) -> ObjectInfo:
+    async def put_pieces(self, key: str, pieces: AsyncIterator[Piece]) -> ObjectInfo:
         """As the store does: what came once cannot be sent again."""
         return await cast(StreamingStore, self._store).put_pieces(key, pieces)
 

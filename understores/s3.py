@@ -16,7 +16,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from understores.base import ObjectInfo, Source
+from understores.base import ObjectInfo, Piece, Source
 from understores.bucket_errors import from_text
 from understores.credentials import SecretOptions
 from understores.errors import AccessDenied, Changed, InvalidKey, ShortBody, UnderStoreError
@@ -117,11 +117,11 @@ class S3UnderStore:
             raise Changed(f"{self._where(key)} was written by somebody else at the same time.")
         return info
 
-    async def put_pieces(self, key: str, pieces: AsyncIterator[bytes]) -> ObjectInfo:
+    async def put_pieces(self, key: str, pieces: AsyncIterator[Piece]) -> ObjectInfo:
         """See `StreamingStore`. An upload in parts: at most 9,000 of 16 MiB."""
         path, sent = checked_key(key), 0
 
-        async def counted() -> AsyncIterator[bytes]:
+        async def counted() -> AsyncIterator[Piece]:
             nonlocal sent
             async for piece in pieces:
                 sent += len(piece)

@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
-from understores.base import Source
+from understores.base import Piece, Source
 from understores.errors import ShortBody
 
 PIECE_BYTES: Final = 1 << 20
@@ -29,17 +29,17 @@ def pieces(source: Source, size_bytes: int, *, start_bytes: int | None = None) -
         yield piece
 
 
-def from_thread(source: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
+def from_thread(source: AsyncIterator[Piece], loop: asyncio.AbstractEventLoop) -> Iterator[Piece]:
     """What comes from `source`, which `loop` runs, for a thread that waits for it."""
 
-    async def following() -> bytes:
+    async def following() -> Piece:
         return await anext(source, b"")
 
     while piece := asyncio.run_coroutine_threadsafe(following(), loop).result():
         yield piece
 
 
-def joined(source: Iterator[bytes], part_bytes: int) -> Iterator[bytes]:
+def joined(source: Iterator[Piece], part_bytes: int) -> Iterator[bytes]:
     """The same bytes in parts of `part_bytes`; the last may be shorter."""
     part = bytearray()
     for piece in source:

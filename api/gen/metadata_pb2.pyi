@@ -118,6 +118,7 @@ class SyncRequest(_message.Message):
     LOCAL_COPIES_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
@@ -135,6 +136,8 @@ class SyncRequest(_message.Message):
     def eligible_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """nodes that may keep cached blocks; empty = all"""
 
+    @_builtins.property
+    def terms(self) -> Global___CacheTerms: ...
     def __init__(
         self,
         *,
@@ -147,14 +150,51 @@ class SyncRequest(_message.Message):
         local_copies: _builtins.bool = ...,
         replicas: _builtins.int = ...,
         force: _builtins.bool = ...,
+        terms: Global___CacheTerms | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["eligible_nodes", b"eligible_nodes", "force", b"force", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "replicas", b"replicas", "uid", b"uid", "writable", b"writable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["eligible_nodes", b"eligible_nodes", "force", b"force", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "replicas", b"replicas", "terms", b"terms", "uid", b"uid", "writable", b"writable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SyncRequest: _TypeAlias = SyncRequest  # noqa: Y015
+
+@_typing.final
+class CacheTerms(_message.Message):
+    """What a dataset may have of the cache beside others; bytes of all workers together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    GUARANTEED_BYTES_FIELD_NUMBER: _builtins.int
+    MAXIMUM_BYTES_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    priority: _builtins.int
+    """of two datasets the one with less makes room"""
+    guaranteed_bytes: _builtins.int
+    """nobody takes room from it below this"""
+    maximum_bytes: _builtins.int
+    """0 = no limit"""
+    @_builtins.property
+    def pinned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """paths that never make room, with all below; "" = the whole dataset"""
+
+    def __init__(
+        self,
+        *,
+        priority: _builtins.int = ...,
+        guaranteed_bytes: _builtins.int = ...,
+        maximum_bytes: _builtins.int = ...,
+        pinned: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guaranteed_bytes", b"guaranteed_bytes", "maximum_bytes", b"maximum_bytes", "pinned", b"pinned", "priority", b"priority"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheTerms: _TypeAlias = CacheTerms  # noqa: Y015
 
 @_typing.final
 class DatasetRequest(_message.Message):
@@ -226,6 +266,7 @@ class DatasetInfo(_message.Message):
     CACHED_BYTES_FIELD_NUMBER: _builtins.int
     CACHED_COPY_BYTES_FIELD_NUMBER: _builtins.int
     GROUPS_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     namespace: _builtins.str
@@ -253,9 +294,7 @@ class DatasetInfo(_message.Message):
     cached_copy_bytes: _builtins.int
     """further copies of the same blocks"""
     removed: _builtins.bool
-    """counted in the background, so a new snapshot is without them at first
-    only in Watch: the dataset is gone; all but uid is unset
-    """
+    """only in Watch: the dataset is gone; all but uid is unset"""
     @_builtins.property
     def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]: ...
     @_builtins.property
@@ -263,6 +302,10 @@ class DatasetInfo(_message.Message):
     @_builtins.property
     def groups(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """bytes by top-level directory of a read-only dataset that has at most 64;"""
+
+    @_builtins.property
+    def terms(self) -> Global___CacheTerms:
+        """counted in the background, so a new snapshot is without them at first"""
 
     def __init__(
         self,
@@ -287,11 +330,12 @@ class DatasetInfo(_message.Message):
         cached_bytes: _builtins.int = ...,
         cached_copy_bytes: _builtins.int = ...,
         groups: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        terms: Global___CacheTerms | None = ...,
         removed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "files", b"files", "groups", b"groups", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "removed", b"removed", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "uid", b"uid", "writable", b"writable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "files", b"files", "groups", b"groups", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "removed", b"removed", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "terms", b"terms", "uid", b"uid", "writable", b"writable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1200,7 +1244,7 @@ class ListCheckpointsRequest(_message.Message):
     path: _builtins.str
     """directory that holds one directory a step"""
     format: _builtins.str
-    """Marker; others later"""
+    """Marker, TorchDCP, Megatron, DeepSpeed, Orbax, auto"""
     marker: _builtins.str
     """file name that completes a checkpoint"""
     def __init__(
@@ -1250,12 +1294,18 @@ class Checkpoint(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
     COMPLETED_AT_NS_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    SEAL_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     path: _builtins.str
     complete: _builtins.bool
     files: _builtins.int
     bytes: _builtins.int
     completed_at_ns: _builtins.int
+    problem: _builtins.str
+    """why it is not complete, as a clause"""
+    seal: _builtins.str
+    """path of the file that made it complete, if that is inside it"""
     @_builtins.property
     def nodes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """resident bytes by node"""
@@ -1270,10 +1320,12 @@ class Checkpoint(_message.Message):
         bytes: _builtins.int = ...,
         nodes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         completed_at_ns: _builtins.int = ...,
+        problem: _builtins.str = ...,
+        seal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "complete", b"complete", "completed_at_ns", b"completed_at_ns", "files", b"files", "nodes", b"nodes", "path", b"path", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "complete", b"complete", "completed_at_ns", b"completed_at_ns", "files", b"files", "nodes", b"nodes", "path", b"path", "problem", b"problem", "seal", b"seal", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

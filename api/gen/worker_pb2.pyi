@@ -29,6 +29,7 @@ class StartLoadRequest(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     RATE_LIMIT_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     SNAPSHOT_VERSION_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     load_id: _builtins.str
     uid: _builtins.str
     """dataset"""
@@ -38,6 +39,8 @@ class StartLoadRequest(_message.Message):
     """of this worker's share; 0 = none"""
     snapshot_version: _builtins.int
     """the snapshot the load was planned on; 0 = current"""
+    run: _builtins.str
+    """who asks: one run of one DataLoad"""
     @_builtins.property
     def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """empty = all"""
@@ -56,10 +59,11 @@ class StartLoadRequest(_message.Message):
         nodes: _abc.Iterable[_builtins.str] | None = ...,
         rate_limit_bytes_per_second: _builtins.int = ...,
         snapshot_version: _builtins.int = ...,
+        run: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["load_id", b"load_id", "nodes", b"nodes", "paths", b"paths", "rate_limit_bytes_per_second", b"rate_limit_bytes_per_second", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["load_id", b"load_id", "nodes", b"nodes", "paths", b"paths", "rate_limit_bytes_per_second", b"rate_limit_bytes_per_second", "replicas", b"replicas", "run", b"run", "snapshot_version", b"snapshot_version", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,7 +65,8 @@ class WorkerControlServicer:
     """Missing associated documentation comment in .proto file."""
 
     def StartLoad(self, request, context):
-        """Starts this worker's share of a load. Idempotent by load_id: a second call answers with the progress.
+        """Starts this worker's share of a load. Idempotent by load_id: a second call answers with the progress, and looks
+        anew at what is resident when the load had ended and another run asks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

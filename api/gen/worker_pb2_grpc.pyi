@@ -32,7 +32,9 @@ class WorkerControlStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkerControlAsyncStub: ...
     StartLoad: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StartLoadRequest, _worker_pb2.LoadProgress]
-    """Starts this worker's share of a load. Idempotent by load_id: a second call answers with the progress."""
+    """Starts this worker's share of a load. Idempotent by load_id: a second call answers with the progress, and looks
+    anew at what is resident when the load had ended and another run asks.
+    """
     GetLoad: _grpc.UnaryUnaryMultiCallable[_worker_pb2.LoadRequest, _worker_pb2.LoadProgress]
     CancelLoad: _grpc.UnaryUnaryMultiCallable[_worker_pb2.LoadRequest, _worker_pb2.LoadProgress]
     Evict: _grpc.UnaryUnaryMultiCallable[_worker_pb2.EvictRequest, _worker_pb2.EvictResponse]
@@ -46,7 +48,9 @@ class WorkerControlStub:
 class WorkerControlAsyncStub(WorkerControlStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartLoad: _aio.UnaryUnaryMultiCallable[_worker_pb2.StartLoadRequest, _worker_pb2.LoadProgress]  # type: ignore[assignment]
-    """Starts this worker's share of a load. Idempotent by load_id: a second call answers with the progress."""
+    """Starts this worker's share of a load. Idempotent by load_id: a second call answers with the progress, and looks
+    anew at what is resident when the load had ended and another run asks.
+    """
     GetLoad: _aio.UnaryUnaryMultiCallable[_worker_pb2.LoadRequest, _worker_pb2.LoadProgress]  # type: ignore[assignment]
     CancelLoad: _aio.UnaryUnaryMultiCallable[_worker_pb2.LoadRequest, _worker_pb2.LoadProgress]  # type: ignore[assignment]
     Evict: _aio.UnaryUnaryMultiCallable[_worker_pb2.EvictRequest, _worker_pb2.EvictResponse]  # type: ignore[assignment]
@@ -63,7 +67,9 @@ class WorkerControlServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.StartLoadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.LoadProgress, _abc.Awaitable[_worker_pb2.LoadProgress]]:
-        """Starts this worker's share of a load. Idempotent by load_id: a second call answers with the progress."""
+        """Starts this worker's share of a load. Idempotent by load_id: a second call answers with the progress, and looks
+        anew at what is resident when the load had ended and another run asks.
+        """
 
     @_abc_1.abstractmethod
     def GetLoad(

@@ -27,13 +27,6 @@ class WorkerKey:
     epoch: int
 
 
-def refusal(load: DataLoad) -> str | None:
-    """Return why the load cannot be run at all, as one sentence, or None."""
-    if load.spec.policy != "Once":
-        return f"spec.policy {load.spec.policy} is not supported yet; use Once and create a DataLoad for each run"
-    return None
-
-
 def participants(info: metadata_pb2.DatasetInfo, workers: Sequence[metadata_pb2.Worker]) -> list[metadata_pb2.Worker]:
     """Return the live workers that may keep blocks of the dataset, by node name."""
     allowed = set(info.eligible_nodes)
@@ -64,6 +57,7 @@ def requests(
             nodes=target.nodes,
             rate_limit_bytes_per_second=max(rate // max(len(members), 1), 1) if rate else 0,
             snapshot_version=info.snapshot_version,
+            run=f"{load.metadata.uid}:{(load.status and load.status.last_schedule_time) or ''}",
         )
         for target in sorted(load.spec.target, key=lambda target: -target.priority)
     ]
@@ -72,6 +66,12 @@ def requests(
 def _load_id(info: metadata_pb2.DatasetInfo, target: LoadTarget, members: Sequence[WorkerKey], rate: int) -> str:
     text = repr((info.uid, info.snapshot_version, target.path, target.replicas, sorted(target.nodes), members, rate))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def is_listed_since_start(load: DataLoad, info: metadata_pb2.DatasetInfo) -> bool:
+    """Return whether the dataset was listed since this run of the load began."""
+    started = load.status.started_at if load.status is not None else None
+    return started is not None and not info.syncing and info.synced_at_ns >= parse_timestamp(started) * 1e9
 
 
 def waiting_status(load: DataLoad, reason: str, message: str, now_seconds: float) -> DataLoadStatus:
@@ -84,16 +84,6 @@ def waiting_status(load: DataLoad, reason: str, message: str, now_seconds: float
             "conditions": set_condition(old.conditions, condition, now_seconds),
             "observed_generation": load.metadata.generation,
         }
-    )
-
-
-def failed_status(load: DataLoad, reason: str, message: str, now_seconds: float) -> DataLoadStatus:
-    """Return the status of a load that ended without its data."""
-    return _finish(
-        load.status or DataLoadStatus(),
-        load,
-        Condition(type=FAILED, status="True", reason=reason, message=message),
-        now_seconds,
     )
 
 
@@ -159,10 +149,12 @@ def _progress(shares: Sequence[worker_pb2.LoadProgress], elapsed_seconds: float)
 def _finish(old: DataLoadStatus, load: DataLoad, condition: Condition, now_seconds: float) -> DataLoadStatus:
     others = [one for one in old.conditions if one.type != COMPLETE]
     started = parse_timestamp(old.started_at) if old.started_at else now_seconds
+    finished = timestamp(now_seconds)
     return old.model_copy(
         update={
             "phase": "Complete" if condition.type == COMPLETE else "Failed",
-            "finished_at": timestamp(now_seconds),
+            "finished_at": finished,
+            "last_successful_time": finished if condition.type == COMPLETE else old.last_successful_time,
             "duration": f"{max(now_seconds - started, 0):.0f}s",
             "progress": old.progress.model_copy(update={"eta_seconds": None}),
             "conditions": set_condition(others, condition, now_seconds),
@@ -172,8 +164,8 @@ def _finish(old: DataLoadStatus, load: DataLoad, condition: Condition, now_secon
 
 
 def expiry_seconds(load: DataLoad, now_seconds: float) -> float | None:
-    """Return seconds until a finished load is to be deleted (0 = now), or None when it is kept."""
+    """Return seconds until a finished load of policy Once is to be deleted (0 = now), or None when it is kept."""
     ttl, finished = load.spec.ttl_seconds_after_finished, load.status and load.status.finished_at
-    if ttl is None or not finished:
+    if ttl is None or not finished or load.spec.policy != "Once":
         return None
     return max(parse_timestamp(finished) + ttl - now_seconds, 0.0)

@@ -5,11 +5,13 @@ Pure: takes the object, the nodes and what metadata answered; returns messages a
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from api import names
 from api.conditions import Condition, ConditionStatus, set_condition, timestamp
+from api.credentials import credential_path
 from api.data_v1alpha1 import (
     READY,
     REASON_LISTED,
@@ -21,16 +23,11 @@ from api.data_v1alpha1 import (
     SnapshotStatus,
 )
 from api.gen import metadata_pb2
-from api.quantities import format_bytes
+from api.quantities import format_bytes, to_int
 from cacheruntime.controller.node_selector import matches
 
 PV_CAPACITY_MIN_BYTES = 1 << 30
 GROUP_NAME_MAX = 256
-
-
-def credential_file(namespace: str, secret: str, key: str) -> str:
-    """Return the path below the credentials folder that holds one key of a Secret."""
-    return f"{namespace}/{secret}/{key}"
 
 
 def secret_keys(dataset: Dataset) -> set[tuple[str, str]]:
@@ -51,8 +48,8 @@ def eligible_nodes(dataset: Dataset, nodes: Mapping[str, Mapping[str, str]]) -> 
     return selected or None
 
 
-def sync_request(dataset: Dataset, eligible: Sequence[str]) -> metadata_pb2.SyncRequest:
-    """Return what metadata must know of the dataset."""
+def sync_request(dataset: Dataset, eligible: Sequence[str], *, force: bool = False) -> metadata_pb2.SyncRequest:
+    """Return what metadata must know of the dataset; `force`: list it again though it is listed."""
     meta, spec = dataset.metadata, dataset.spec
     return metadata_pb2.SyncRequest(
         uid=meta.uid,
@@ -63,13 +60,36 @@ def sync_request(dataset: Dataset, eligible: Sequence[str]) -> metadata_pb2.Sync
         writable=spec.is_writable,
         local_copies=spec.cache.local_copies,
         replicas=spec.cache.replicas,
+        force=force,
+        terms=metadata_pb2.CacheTerms(
+            priority=spec.cache.priority,
+            guaranteed_bytes=to_int(spec.cache.guaranteed or 0),
+            maximum_bytes=to_int(spec.cache.maximum or 0),
+            pinned=sorted({path.strip("/") for path in spec.cache.pinned}),
+        ),
     )
+
+
+def paths_to_evict(dataset: Dataset) -> list[str] | None:
+    """Return what its annotation asks to drop from the cache; [""] = everything, None = it asks for nothing. ValueError
+    says what is wrong with it."""
+    text = dataset.metadata.annotations.get(names.DATASET_EVICT_ANNOTATION)
+    if text is None:
+        return None
+    try:
+        paths = json.loads(text)
+    except json.JSONDecodeError:
+        paths = None
+    if not isinstance(paths, list) or not paths or not all(isinstance(path, str) for path in paths):
+        what = f"the annotation {names.DATASET_EVICT_ANNOTATION} is {text[:100]!r}"
+        raise ValueError(f'{what}; it must be a JSON list of paths like ["train"]')
+    return [path.strip("/") for path in paths]
 
 
 def _mount(dataset: Dataset, mount: Mount, *, single: bool) -> metadata_pb2.Mount:
     spec, namespace = dataset.spec, dataset.metadata.namespace
     secret_options = {
-        one.name: credential_file(namespace, one.value_from.secret_key_ref.name, one.value_from.secret_key_ref.key)
+        one.name: credential_path(namespace, one.value_from.secret_key_ref.name, one.value_from.secret_key_ref.key)
         for one in [*spec.shared_encrypt_options, *mount.encrypt_options]
     }
     # Fluid: the default is /{name}; a dataset with one mount at "/" shows it at its root.

@@ -17,13 +17,17 @@ def register(registry: kopf.OperatorRegistry, objects: Objects, reconciler: Reco
     @kopf.on.event(group, version, Dataset.PLURAL, registry=registry)
     async def on_dataset(type: str | None, body: kopf.Body, **_: Any) -> None:
         key = objects.see(Dataset, dict(body), is_deleted=type == "DELETED")
+        if key is None:
+            return
         reconciler.datasets.add(key)
-        for load_key in objects.keys(DataLoad):
+        for load_key in objects.loads_of(key):
             reconciler.loads.add(load_key)
 
     @kopf.on.event(group, version, DataLoad.PLURAL, registry=registry)
     async def on_load(type: str | None, body: kopf.Body, **_: Any) -> None:
-        reconciler.loads.add(objects.see(DataLoad, dict(body), is_deleted=type == "DELETED"))
+        key = objects.see(DataLoad, dict(body), is_deleted=type == "DELETED")
+        if key is not None:
+            reconciler.loads.add(key)
 
     @kopf.on.event(group, version, CacheRuntime.PLURAL, registry=registry)
     async def on_runtime(type: str | None, body: kopf.Body, **_: Any) -> None:
@@ -38,5 +42,5 @@ def register(registry: kopf.OperatorRegistry, objects: Objects, reconciler: Reco
         else:
             objects.nodes[name] = labels
         if objects.nodes.get(name) != before:
-            for key in objects.keys(Dataset):
+            for key in objects.with_affinity:
                 reconciler.datasets.add(key)

@@ -6,13 +6,11 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 
 import structlog
-from prometheus_client import start_http_server
 
 from api.trust.files import TrustError, TrustFiles
-from cacheruntime.controller.credentials import CredentialFiles
+from cacheruntime.controller.credentials import Credentials, Folder, MirrorSecret, Place
 from cacheruntime.controller.handlers import register
 from cacheruntime.controller.objects import Objects
 from cacheruntime.controller.reconciler import Reconciler
@@ -20,6 +18,8 @@ from cacheruntime.controller.services import Metadata, Workers
 from cacheruntime.controller.settings import ControllerSettings
 from kube.client import KubeClient
 from kube.config import load_config
+from kube.errors import ConfigError
+from kube.http import serve
 from kube.lease import LeaderElector
 from kube.operator import new_registry, run_operator
 
@@ -45,9 +45,13 @@ async def _serve(settings: ControllerSettings) -> None:
     trust = None if settings.trust is None else TrustFiles(settings.trust)
     metadata = Metadata(settings.metadata, settings.call_seconds, trust)
     workers = Workers(settings.call_seconds, trust, metadata.tokens)
-    async with KubeClient(config, user_agent=LEASE_NAME) as client:
+    # A replica that waits for the Lease is as ready as one can be.
+    async with serve(settings.metrics), KubeClient(config, user_agent=LEASE_NAME) as client:
         objects = Objects(client)
-        credentials = CredentialFiles(client, Path(settings.credentials_dir))
+        places: list[Place] = [MirrorSecret(client, *name) for name in settings.mirrors]
+        if settings.credentials_dir is not None:
+            places.append(Folder(settings.credentials_dir))
+        credentials = Credentials(client, places)
         reconciler = Reconciler(objects, credentials, metadata, workers, settings.poll_seconds)
         registry = new_registry(config)
         register(registry, objects, reconciler)
@@ -91,12 +95,9 @@ def run(argv: Sequence[str]) -> int:
     """Serve until SIGTERM; return the exit status."""
     settings = parse(argv)
     log.info("cache controller starts", **settings.model_dump(mode="json"))
-    if settings.metrics:
-        host, _, port = settings.metrics.rpartition(":")
-        start_http_server(int(port), addr=host or "127.0.0.1")
     try:
         asyncio.run(_until_signal(settings))
-    except TrustError as error:
+    except (ConfigError, TrustError) as error:
         log.error("cache controller cannot start", error=str(error))
         return 1
     return 0

@@ -5,7 +5,10 @@ the node or 1 GiB; at once when the worker died, restarted, lost bytes, or a dat
 smaller change is written after a longer pause, or the last bytes of a load would never be seen.
 """
 
+from collections.abc import Sequence
+
 from api.data_v1alpha1 import (
+    DATASETS_ON_NODE_MAX,
     DatasetOnNode,
     NodeCacheStatus,
     RateStatus,
@@ -47,9 +50,16 @@ def status(residency: metadata_pb2.NodeResidency) -> NodeCacheStatus:
                 resident_bytes=ResidentBytes.model_validate(dict(one.resident_bytes)),
                 groups=dict(one.groups) or None,
             )
-            for one in sorted(residency.datasets, key=lambda one: (one.namespace, one.name))
+            for one in sorted(_largest(residency.datasets), key=lambda one: (one.namespace, one.name))
         ],
     )
+
+
+def _largest(datasets: Sequence[metadata_pb2.DatasetOnNode]) -> Sequence[metadata_pb2.DatasetOnNode]:
+    """An object holds so many; of more, those with the most bytes are worth knowing."""
+    if len(datasets) <= DATASETS_ON_NODE_MAX:
+        return datasets
+    return sorted(datasets, key=lambda one: (-sum(one.resident_bytes.values()), one.uid))[:DATASETS_ON_NODE_MAX]
 
 
 def gone() -> NodeCacheStatus:

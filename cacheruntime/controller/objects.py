@@ -4,6 +4,8 @@ Owns the copies kopf's events feed and the patch calls. Decides nothing. Invaria
 differs from the object's last seen one, with the uid as precondition where the API has one.
 """
 
+import time
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from api import names
@@ -24,27 +26,65 @@ from kube.resources import (
 Key = tuple[str, str]
 Kind = TypeVar("Kind", bound=KubeObject)
 FIELD_MANAGER = "headrace-cache-controller"
+VOLUMES_SECONDS = 60.0
+"""A volume somebody deleted is made again at the first change of its Dataset after that."""
 RESOURCES: dict[type[KubeObject], Resource] = {Dataset: DATASETS, DataLoad: DATA_LOADS, CacheRuntime: CACHE_RUNTIMES}
+
+
+def load_dataset(load: DataLoad) -> Key:
+    """Return the key of the Dataset a load brings in."""
+    return (load.spec.dataset.namespace or load.metadata.namespace, load.spec.dataset.name)
 
 
 class Objects:
     """What was seen last of every kind, raw; parsed when asked for (a bad object harms only its own key)."""
 
-    def __init__(self, client: KubeClient) -> None:
+    def __init__(self, client: KubeClient, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
+        self._clock = clock
         self._raw: dict[type[KubeObject], dict[Key, dict[str, Any]]] = {kind: {} for kind in RESOURCES}
+        self._loads_of: dict[Key, set[Key]] = {}
         self.nodes: dict[str, dict[str, str]] = {}
         """Labels by node name."""
+        self.with_affinity: set[Key] = set()
+        """Datasets whose blocks may be kept on some nodes only."""
+        self._has_volumes: dict[str, float] = {}
 
-    def see(self, kind: type[KubeObject], body: dict[str, Any], *, is_deleted: bool) -> Key:
-        """Take in one event; return the object's key."""
+    def see(self, kind: type[KubeObject], body: dict[str, Any], *, is_deleted: bool) -> Key | None:
+        """Take in one event; return the object's key, or None for the echo of a write of ours."""
         meta = body["metadata"]
         key = (meta.get("namespace", ""), meta["name"])
         if is_deleted:
             self._raw[kind].pop(key, None)
         else:
-            self._raw[kind][key] = body
+            before = self._raw[kind].get(key)
+            if before is not None and before["metadata"]["resourceVersion"] == meta["resourceVersion"]:
+                return None
+            self._keep(kind, key, body)
+        if kind is DataLoad:
+            self._see_load(key, body, is_deleted=is_deleted)
+        if kind is Dataset:
+            has_affinity = not is_deleted and bool(body["spec"].get("nodeAffinity"))
+            (self.with_affinity.add if has_affinity else self.with_affinity.discard)(key)
         return key
+
+    def _keep(self, kind: type[KubeObject], key: Key, body: dict[str, Any]) -> None:
+        """Keep what is read of it: who wrote which field is most of an object, and nobody's concern here."""
+        body["metadata"].pop("managedFields", None)
+        self._raw[kind][key] = body
+
+    def _see_load(self, key: Key, body: dict[str, Any], *, is_deleted: bool) -> None:
+        """Which Dataset a load is of can never change."""
+        named = body["spec"]["dataset"]
+        of = (named.get("namespace") or key[0], named["name"])
+        loads = self._loads_of.setdefault(of, set())
+        loads.discard(key) if is_deleted else loads.add(key)
+        if not loads:
+            del self._loads_of[of]
+
+    def loads_of(self, dataset: Key) -> list[Key]:
+        """Return the keys of the DataLoads of a Dataset."""
+        return list(self._loads_of.get(dataset, ()))
 
     def keys(self, kind: type[KubeObject]) -> list[Key]:
         """Return the keys of every object of that kind."""
@@ -67,7 +107,7 @@ class Objects:
             written = await self._client.patch(RESOURCES[type(item)], key[1], body, key[0], subresource="status")
         except NotFound:
             return
-        self._raw[type(item)][key] = written
+        self._keep(type(item), key, written)
 
     async def write_node_cache(self, node: str, status: NodeCacheStatus) -> None:
         """Create the node's NodeCache if need be and replace its status."""
@@ -89,24 +129,36 @@ class Objects:
         body = {"metadata": {"finalizers": finalizers, "resourceVersion": dataset.metadata.resource_version}}
         key = (dataset.metadata.namespace, dataset.metadata.name)
         try:
-            self._raw[Dataset][key] = await self._client.patch(DATASETS, key[1], body, key[0])
+            self._keep(Dataset, key, await self._client.patch(DATASETS, key[1], body, key[0]))
         except NotFound:
             self._raw[Dataset].pop(key, None)
 
-    async def ensure_volumes(self, pv: dict[str, Any], pvc: dict[str, Any]) -> None:
-        """Create the PV and PVC of a dataset if they are not there."""
-        for resource, body in ((PERSISTENT_VOLUMES, pv), (PERSISTENT_VOLUME_CLAIMS, pvc)):
-            meta = body["metadata"]
-            try:
-                await self._client.get(resource, meta["name"], meta.get("namespace"))
-            except NotFound:
-                try:
-                    await self._client.create(resource, body, meta.get("namespace"), field_manager=FIELD_MANAGER)
-                except AlreadyExists:
-                    continue
+    async def drop_annotation(self, dataset: Dataset, name: str) -> None:
+        """Take one annotation away; Conflict when the object changed meanwhile."""
+        meta = {"annotations": {name: None}, "resourceVersion": dataset.metadata.resource_version}
+        key = (dataset.metadata.namespace, dataset.metadata.name)
+        try:
+            self._keep(Dataset, key, await self._client.patch(DATASETS, key[1], {"metadata": meta}, key[0]))
+        except NotFound:
+            self._raw[Dataset].pop(key, None)
 
-    async def delete_volumes(self, pv: dict[str, Any], pvc: dict[str, Any]) -> None:
+    async def ensure_volumes(self, uid: str, pv: dict[str, Any], pvc: dict[str, Any]) -> None:
+        """Create the PV and PVC of a dataset if they are not there; seen to be there they are not looked at for
+        `VOLUMES_SECONDS`."""
+        now = self._clock()
+        if now - self._has_volumes.get(uid, float("-inf")) < VOLUMES_SECONDS:
+            return
+        for resource, body in ((PERSISTENT_VOLUMES, pv), (PERSISTENT_VOLUME_CLAIMS, pvc)):
+            try:
+                namespace = body["metadata"].get("namespace")
+                await self._client.create(resource, body, namespace, field_manager=FIELD_MANAGER)
+            except AlreadyExists:
+                continue
+        self._has_volumes[uid] = now
+
+    async def delete_volumes(self, uid: str, pv: dict[str, Any], pvc: dict[str, Any]) -> None:
         """Delete the PVC, then the PV; pods that still mount it keep it until they end."""
+        self._has_volumes.pop(uid, None)
         for resource, body in ((PERSISTENT_VOLUME_CLAIMS, pvc), (PERSISTENT_VOLUMES, pv)):
             meta = body["metadata"]
             try:

@@ -6,20 +6,23 @@ now (level-triggered); a step that fails is retried by the queue, none is skippe
 """
 
 import asyncio
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
 import structlog
+from prometheus_client import Counter
 from pydantic import ValidationError
 
 from api import names
 from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, NodeCacheStatus
 from api.gen import metadata_pb2
-from cacheruntime.controller import dataload, dataset, nodecache, runtime
-from cacheruntime.controller.credentials import CredentialFiles, SecretProblem
-from cacheruntime.controller.objects import Key, Objects
+from cacheruntime.controller import dataload, dataset, load_turns, nodecache, runtime
+from cacheruntime.controller.credentials import Credentials, SecretKey, SecretProblem
+from cacheruntime.controller.objects import Key, Objects, load_dataset
 from cacheruntime.controller.services import Metadata, Workers
+from kube.errors import KubeError
 from kube.workqueue import WorkQueue
 
 log = structlog.get_logger()
@@ -27,14 +30,16 @@ log = structlog.get_logger()
 SYNC_POLL_SECONDS = 0.5
 LOAD_POLL_SECONDS = 0.5
 FAILED_RETRY_SECONDS = 10.0
-WAIT_SECONDS = 2.0
+POLL_SHARE = 9.0
+"""A poll rests nine times as long as it took: it is never more than a tenth of what metadata and we do."""
+POLL_ERRORS = Counter("headrace_controller_poll_errors", "Polls of residency that failed; by whom.", ["of"])
 
 
 class Reconciler:
     """Brings metadata, workers and statuses in line with the objects."""
 
     def __init__(
-        self, objects: Objects, credentials: CredentialFiles, metadata: Metadata, workers: Workers, poll_seconds: float
+        self, objects: Objects, credentials: Credentials, metadata: Metadata, workers: Workers, poll_seconds: float
     ) -> None:
         self._objects = objects
         self._credentials = credentials
@@ -43,7 +48,11 @@ class Reconciler:
         self._poll_seconds = poll_seconds
         self.datasets: WorkQueue[Key] = WorkQueue("datasets")
         self.loads: WorkQueue[Key] = WorkQueue("dataloads")
+        self._told: dict[str, tuple[Key, bytes]] = {}
+        """What metadata told last, by uid: whose it is, and a digest of all else."""
         self._written: dict[str, tuple[NodeCacheStatus, float]] = {}
+        self._secret_keys: dict[Key, set[SecretKey]] = {}
+        """What each Dataset that names credentials named last."""
         self._known_workers: Sequence[metadata_pb2.Worker] = ()
 
     async def run(self) -> None:
@@ -51,7 +60,8 @@ class Reconciler:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.datasets.run(self._reconcile_dataset))
             tasks.create_task(self.loads.run(self._reconcile_load))
-            tasks.create_task(self._poll_for_ever())
+            tasks.create_task(self._for_ever(self._poll_workers))
+            tasks.create_task(self._for_ever(self._poll_datasets))
 
     # Datasets
 
@@ -77,7 +87,7 @@ class Reconciler:
             message = "spec.nodeAffinity.required matches no node; blocks have nowhere to be kept"
             return await self._refuse_dataset(item, "NoEligibleNode", message)
         try:
-            await self._credentials.write(item.metadata.namespace, dataset.secret_keys(item))
+            await self._bring_credentials(item)
         except SecretProblem as error:
             return await self._refuse_dataset(item, "SecretNotFound", str(error))
         try:
@@ -86,14 +96,34 @@ class Reconciler:
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
                 return await self._refuse_dataset(item, "InvalidMount", error.details() or "the mount is refused")
             raise
+        await self._evict_paths(item)
+        item = self._objects.get(Dataset, (item.metadata.namespace, item.metadata.name)) or item
         capacity = runtime.capacity_bytes(self._known_workers)
         status = dataset.status(item, info, capacity, time.time())
         await self._objects.write_status(item, status)
+        before = item.status.snapshot if item.status is not None else None
+        if info.snapshot_version != (before.version if before is not None else 0):
+            for load in self._objects.loads_of((item.metadata.namespace, item.metadata.name)):
+                self.loads.add(load)
         if info.snapshot_version:
-            await self._objects.ensure_volumes(*dataset.volumes(item.model_copy(update={"status": status})))
+            uid, known = item.metadata.uid, item.model_copy(update={"status": status})
+            await self._objects.ensure_volumes(uid, *dataset.volumes(known))
         if info.syncing:
             return SYNC_POLL_SECONDS
         return FAILED_RETRY_SECONDS if info.error else None
+
+    async def _evict_paths(self, item: Dataset) -> None:
+        try:
+            paths = dataset.paths_to_evict(item)
+        except ValueError as error:
+            log.warning("cannot evict", dataset=item.metadata.name, namespace=item.metadata.namespace, error=str(error))
+            return
+        if paths is None:
+            return
+        alive = [worker for worker in await self._metadata.workers() if worker.alive]
+        await self._workers.evict(alive, item.metadata.uid, paths)
+        log.info("evicted", dataset=item.metadata.name, namespace=item.metadata.namespace, paths=paths[:10])
+        await self._objects.drop_annotation(item, names.DATASET_EVICT_ANNOTATION)
 
     async def _refuse_dataset(self, item: Dataset, reason: str, message: str) -> float:
         await self._objects.write_status(item, dataset.failed_status(item, reason, message, time.time()))
@@ -102,12 +132,32 @@ class Reconciler:
     async def _forget_dataset(self, item: Dataset) -> None:
         if names.DATASET_FINALIZER not in item.metadata.finalizers:
             return
-        await self._objects.delete_volumes(*dataset.volumes(item))
+        await self._objects.delete_volumes(item.metadata.uid, *dataset.volumes(item))
         alive = [worker for worker in await self._metadata.workers() if worker.alive]
         await self._workers.evict(alive, item.metadata.uid)
         await self._metadata.remove(item.metadata.uid)
+        await self._drop_credentials(item, set())
         rest = [one for one in item.metadata.finalizers if one != names.DATASET_FINALIZER]
         await self._objects.set_finalizers(item, rest)
+
+    async def _bring_credentials(self, item: Dataset) -> None:
+        key, wanted = (item.metadata.namespace, item.metadata.name), dataset.secret_keys(item)
+        before = self._secret_keys.get(key, set())
+        if wanted:
+            self._secret_keys[key] = wanted
+        await self._credentials.write(item.metadata.namespace, wanted)
+        if before - wanted:
+            await self._drop_credentials(item, wanted)
+
+    async def _drop_credentials(self, item: Dataset, still_wanted: set[SecretKey]) -> None:
+        """Remove copies that this dataset named and nobody else does."""
+        mine = (item.metadata.namespace, item.metadata.name)
+        named = self._secret_keys.pop(mine, set()) | dataset.secret_keys(item)
+        if still_wanted:
+            self._secret_keys[mine] = still_wanted
+        if named:
+            others = [keys for (namespace, _), keys in self._secret_keys.items() if namespace == mine[0]]
+            await self._credentials.keep_only(mine[0], still_wanted.union(*others))
 
     # DataLoads
 
@@ -119,25 +169,27 @@ class Reconciler:
             return None
         if load is None or load.metadata.deletion_timestamp is not None:
             return None
-        if load.status is not None and load.status.phase in dataload.FINISHED_PHASES:
-            return await self._expire_load(load)
-        refusal = dataload.refusal(load)
-        if refusal is not None:
-            await self._objects.write_status(load, dataload.failed_status(load, "NotSupported", refusal, time.time()))
-            return 0.0
-        return await self._advance_load(load)
-
-    async def _expire_load(self, load: DataLoad) -> float | None:
-        left = dataload.expiry_seconds(load, time.time())
-        if left == 0:
+        source = self._objects.get(Dataset, load_dataset(load))
+        snapshot = source.status.snapshot if source is not None and source.status is not None else None
+        turn = load_turns.next_turn(load, self._find_load, 0 if snapshot is None else snapshot.version, time.time())
+        if turn.status is not None:
+            await self._objects.write_status(load, turn.status)
+            load = self._objects.get(DataLoad, key) or load
+        if turn.runs:
+            return await self._advance_load(load, source)
+        if dataload.expiry_seconds(load, time.time()) == 0:
             await self._objects.delete_load(load)
             return None
-        return left
+        return turn.again_seconds
 
-    async def _advance_load(self, load: DataLoad) -> float | None:
-        namespace = load.spec.dataset.namespace or load.metadata.namespace
-        name = load.spec.dataset.name
-        source = self._objects.get(Dataset, (namespace, name))
+    def _find_load(self, key: Key) -> DataLoad | None:
+        try:
+            return self._objects.get(DataLoad, key)
+        except ValidationError:
+            return None  # its own reconcile says so; for others it is not there
+
+    async def _advance_load(self, load: DataLoad, source: Dataset | None) -> float | None:
+        namespace, name = load_dataset(load)
         if source is None:
             return await self._wait_load(
                 load, "DatasetNotFound", f"Dataset {namespace}/{name} does not exist; create it"
@@ -148,6 +200,12 @@ class Reconciler:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return await self._wait_load(load, "DatasetNotListed", f"Dataset {namespace}/{name} is not listed yet")
             raise
+        if load.spec.load_metadata and not dataload.is_listed_since_start(load, info):
+            if not info.syncing:
+                eligible = dataset.eligible_nodes(source, self._objects.nodes) or []
+                await self._metadata.sync(dataset.sync_request(source, eligible, force=True))
+            why = f": {info.error}" if info.error else ""
+            return await self._wait_load(load, "DatasetNotListed", f"Dataset {namespace}/{name} is listed anew{why}")
         if not info.snapshot_version:
             why = info.error or "its files are being listed"
             return await self._wait_load(load, "DatasetNotListed", f"Dataset {namespace}/{name}: {why}")
@@ -176,27 +234,40 @@ class Reconciler:
 
     async def _wait_load(self, load: DataLoad, reason: str, message: str) -> float:
         await self._objects.write_status(load, dataload.waiting_status(load, reason, message, time.time()))
-        return WAIT_SECONDS
+        return load_turns.WAIT_SECONDS
 
     # What workers hold
 
-    async def _poll_for_ever(self) -> None:
-        seen: dict[str, bytes] = {}
+    async def _for_ever(self, poll: Callable[[], Awaitable[None]]) -> None:
+        """Poll again and again; what takes long is done more seldom, so that it never is most of what is done."""
         while True:
+            began = time.monotonic()
             try:
-                await self._poll_once(seen)
+                await poll()
             except grpc.aio.AioRpcError as error:
+                POLL_ERRORS.labels("metadata").inc()
                 log.warning("metadata does not answer", code=error.code().name, details=error.details())
-            await asyncio.sleep(self._poll_seconds)
+            except KubeError as error:
+                POLL_ERRORS.labels("api-server").inc()
+                log.warning("the API server does not take what was found", error=str(error)[:500])
+            await asyncio.sleep(max(self._poll_seconds, POLL_SHARE * (time.monotonic() - began)))
 
-    async def _poll_once(self, seen: dict[str, bytes]) -> None:
+    async def _poll_datasets(self) -> None:
+        told: dict[str, tuple[Key, bytes]] = {}
+        for info in await self._metadata.datasets():
+            digest = hashlib.blake2b(info.SerializeToString(deterministic=True), digest_size=16).digest()
+            key = (info.namespace, info.name)
+            told[info.uid] = (key, digest)
+            if self._told.get(info.uid) != told[info.uid]:
+                self.datasets.add(key)
+        # A metadata service that lost its database has to be told of them again.
+        for uid in self._told.keys() - told.keys():
+            self.datasets.add(self._told[uid][0])
+        self._told = told
+
+    async def _poll_workers(self) -> None:
         self._known_workers = await self._metadata.workers()
         await self._workers.keep_only({worker.control_endpoint for worker in self._known_workers if worker.alive})
-        for info in await self._metadata.datasets():
-            text = info.SerializeToString(deterministic=True)
-            if seen.get(info.uid) != text:
-                seen[info.uid] = text
-                self.datasets.add((info.namespace, info.name))
         await self._publish_node_caches(await self._metadata.by_node())
         for key in self._objects.keys(CacheRuntime):
             item = self._objects.get(CacheRuntime, key)

@@ -107,11 +107,11 @@ class Workers:
             )
         )
 
-    async def evict(self, workers: Sequence[metadata_pb2.Worker], uid: str) -> None:
-        """Drop a dataset's blocks on every worker."""
+    async def evict(self, workers: Sequence[metadata_pb2.Worker], uid: str, paths: Sequence[str] = ()) -> None:
+        """Drop a dataset's blocks (below `paths`, if given) on every worker."""
         if not workers:
             return
-        request = worker_pb2.EvictRequest(uid=uid)
+        request = worker_pb2.EvictRequest(uid=uid, paths=paths)
         try:
             bearer = await self._bearer(uid)
         except grpc.aio.AioRpcError as error:

@@ -1,9 +1,10 @@
 """Where new bytes go: admit until full, then bypass.
 
-Owns the choice of a tier for a file and of what a block may displace. All blocks of one version on a node lie in
-one sparse file, so in one tier: the tier is chosen once, for the bytes that file is expected to bring. Order:
-the fastest level with room, there the path with the largest part of its quota free, so that the disks of a level fill
-evenly; else the slowest where eviction makes room (it hurts least); else bypass: the bytes are served and not kept.
+Owns the choice of a tier for a file and of what a block may displace. All blocks of one version on a node lie in one
+sparse file, so in one tier: the tier is chosen once, for the bytes that file is expected to bring. Order: the fastest
+level with room, there the path with the largest part of its quota free, so that the disks of a level fill evenly; else
+the slowest where eviction makes room (it hurts least); else bypass: the bytes are served and not kept. A dataset that
+has its maximum (shares.py) is bypassed too, room or not.
 What moves later between levels is tiering.py's.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cacheruntime.core.eviction import Candidate, victims
+from cacheruntime.core.shares import HoldingOf, no_terms
 from cacheruntime.core.tiers import Tier, levels_of
 
 EVICT_PERCENT: Final = 2
@@ -43,13 +45,16 @@ def place(
     uid: str,
     as_home: bool,
     now_seconds: float,
+    is_pinned: bool = False,
+    holding: HoldingOf = no_terms,
 ) -> Placement:
     """Choose the tier for a file of which `wanted_bytes` are expected to be kept (0 = none, only served).
 
     `candidates` is called only when nothing has room: it lists every file of the node.
     """
     usable = [i for i, tier in enumerate(tiers) if not tier.is_blocked(now_seconds)]
-    if wanted_bytes:
+    # What is over the maximum may still stay in part: each block is decided on when it comes.
+    if wanted_bytes and not holding(uid).missing_bytes(wanted_bytes):
         for level in levels_of(tiers):
             with_room = [i for i in level if i in usable and tiers[i].free_bytes(now_seconds) >= wanted_bytes]
             if with_room:
@@ -58,7 +63,16 @@ def place(
         files = list(candidates())
         for index in reversed(usable):
             needed = wanted_bytes - tiers[index].free_bytes(now_seconds)
-            chosen = _victims(tiers, files, needed, index, uid, as_home=as_home)
+            chosen = victims(
+                files,
+                needed_bytes=needed,
+                goal_bytes=_goal(tiers[index]),
+                tier=index,
+                uid=uid,
+                as_home=as_home,
+                is_pinned=is_pinned,
+                holding=holding,
+            )
             if chosen:
                 return Placement(index, wanted_bytes, tuple(chosen))
     return Placement(_roomiest(tiers, usable or range(len(tiers)), now_seconds))
@@ -84,19 +98,31 @@ def admit(
     uid: str,
     as_home: bool,
     now_seconds: float,
+    is_pinned: bool = False,
+    holding: HoldingOf = no_terms,
 ) -> Admission:
     """Decide on one block of a file in `tier`; `reserved_bytes` are what that file still has set aside."""
     if tiers[tier].is_blocked(now_seconds):
         return Admission(False)
-    needed = size_bytes - reserved_bytes - tiers[tier].free_bytes(now_seconds)
+    over_bytes = holding(uid).missing_bytes(size_bytes)
+    needed = max(over_bytes, size_bytes - reserved_bytes - tiers[tier].free_bytes(now_seconds))
     if needed <= 0:
         return Admission(True)
-    chosen = _victims(tiers, candidates(), needed, tier, uid, as_home=as_home)
+    files = candidates()
+    if over_bytes:
+        files = [file for file in files if file.uid == uid]
+    chosen = victims(
+        files,
+        needed_bytes=needed,
+        goal_bytes=0 if over_bytes else _goal(tiers[tier]),
+        tier=tier,
+        uid=uid,
+        as_home=as_home,
+        is_pinned=is_pinned,
+        holding=holding,
+    )
     return Admission(bool(chosen), tuple(chosen))
 
 
-def _victims(
-    tiers: Sequence[Tier], files: Iterable[Candidate], needed: int, tier: int, uid: str, *, as_home: bool
-) -> list[Candidate]:
-    goal = tiers[tier].quota_bytes * EVICT_PERCENT // 100
-    return victims(files, needed_bytes=needed, goal_bytes=goal, tier=tier, uid=uid, as_home=as_home)
+def _goal(tier: Tier) -> int:
+    return tier.quota_bytes * EVICT_PERCENT // 100

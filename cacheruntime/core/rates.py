@@ -24,6 +24,11 @@ class BusyRate:
         """The speed; 0 = nothing was moved yet."""
         return self._bytes / self._seconds if self._seconds > 0 else 0.0
 
+    def until(self, now_seconds: float) -> float:
+        """The speed with what is under way counted as time that brought nothing yet: it falls while nothing comes."""
+        self._pass(now_seconds)
+        return self.bytes_per_second
+
     def start(self, now_seconds: float) -> None:
         """A transfer begins."""
         self._pass(now_seconds)

@@ -103,7 +103,7 @@ class BlockStore:
                     tier_files.unlink_file(file)
                     continue
                 self.index.add(file)
-                self.tiers[number].charge(file.map.resident_bytes)
+                self._charge(file, file.map.resident_bytes)
                 found.append(file)
         return found
 
@@ -286,7 +286,7 @@ class BlockStore:
         finally:
             file.writes -= 1
             if not is_stored:
-                self.tiers[file.tier].refund(len(data))
+                self._refund(file, len(data))
             elif index in file.temporary:
                 file.temporary.discard(index)
                 self.tiers[file.tier].return_temporary(len(data))
@@ -379,7 +379,7 @@ class BlockStore:
         length = file.map.length(index)
         if not tier_files.drop_block(file, index):
             return
-        self.tiers[file.tier].refund(length)
+        self._refund(file, length)
         self._metrics.corrupt_blocks.labels(found).inc()
         log.warning("block_corrupt", dataset=file.version.uid, file=file.name, block=index, found=found)
         self.index.note(file)
@@ -435,7 +435,7 @@ class BlockStore:
             self.index.note(file)
         except OSError as error:
             self._rooms.failed(file.tier, error)
-            self.tiers[tier].refund(version.size_bytes)
+            self._refund(file, version.size_bytes)
         finally:
             self.release(file)
         return file.map.is_complete
@@ -456,10 +456,10 @@ class BlockStore:
         except OSError as error:
             self._rooms.failed(copy.tier, error)
             return False
-        copy.uses, copy.last_used_seconds, copy.is_pinned = file.uses, file.last_used_seconds, file.is_pinned
+        copy.uses, copy.last_used_seconds = file.uses, file.last_used_seconds
         self.index.remove(file)
         tier_files.unlink_file(file)
-        self.tiers[copy.tier].charge(copy.map.resident_bytes)
+        self._charge(copy, copy.map.resident_bytes)
         self.index.add(copy)
         self.index.note(copy)
         self._idle.keep(copy)
@@ -484,11 +484,15 @@ class BlockStore:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
 
     def _create(self, version: Version, wanted_bytes: int, *, as_home: bool) -> CachedFile:
+        terms = self.index.terms(version.uid)
+        is_pinned = terms is not None and terms.pins(version.path)
         placement = self._rooms.place(
             version.uid,
             wanted_bytes,
-            lambda: self.index.candidates(version.uid, as_home=as_home),
+            lambda: self.index.candidates(version.uid, as_home=as_home, is_pinned=is_pinned),
             as_home=as_home,
+            is_pinned=is_pinned,
+            holding=self.index.holding,
         )
         self._evict(placement.evict)
         path = tier_files.data_path(self.directory(placement.tier), version)
@@ -504,9 +508,11 @@ class BlockStore:
             file.tier,
             uid,
             size_bytes,
-            lambda: self.index.candidates(uid, as_home=as_home),
+            lambda: self.index.candidates(uid, as_home=as_home, is_pinned=file.is_pinned),
             reserved_bytes=file.reserved_bytes,
             as_home=as_home,
+            is_pinned=file.is_pinned,
+            holding=self.index.holding,
         )
         if not admission.is_admitted:
             return False
@@ -515,7 +521,7 @@ class BlockStore:
         taken = min(size_bytes, file.reserved_bytes)
         file.reserved_bytes -= taken
         tier.release(taken)
-        tier.charge(size_bytes)
+        self._charge(file, size_bytes)
         return True
 
     async def _write_with_room(self, file: CachedFile, size_bytes: int, write: Callable[[], None]) -> None:
@@ -563,4 +569,12 @@ class BlockStore:
             tier_files.unlink_file(file)
         if self.index.get(file.name) is file:  # else another one took its place
             self.index.remove(file)
-        self.tiers[file.tier].refund(file.map.resident_bytes)
+        self._refund(file, file.map.resident_bytes)
+
+    def _charge(self, file: CachedFile, size_bytes: int) -> None:
+        self.tiers[file.tier].charge(size_bytes)
+        self.index.charged(file.version.uid, size_bytes)
+
+    def _refund(self, file: CachedFile, size_bytes: int) -> None:
+        self.tiers[file.tier].refund(size_bytes)
+        self.index.charged(file.version.uid, -size_bytes)

@@ -56,6 +56,22 @@ class Datasets:
         self._records: dict[str, _Record] = {}
         self._reading: dict[str, asyncio.Task[pb.DatasetInfo]] = {}
         self._stores: dict[bytes, UnderStore] = {}
+        self._has_all = False
+
+    def known(self, uid: str) -> pb.DatasetInfo | None:
+        """Return the record as last read, however old; an empty one when there is no such dataset any more. None = it
+        has not been read yet."""
+        record = self._records.get(uid)
+        if record is not None:
+            return record.info
+        return pb.DatasetInfo(uid=uid) if self._has_all else None
+
+    async def read_all(self) -> None:
+        """Read every record anew; CacheError."""
+        listed = await self._metadata.datasets("")
+        now = self._clock()
+        self._records = {info.uid: _Record(info, now) for info in listed}
+        self._has_all = True
 
     async def get(self, uid: str) -> pb.DatasetInfo:
         """Return the record, at most `fresh_seconds` old while metadata answers; Missing."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, ValuesView
 
 from cacheruntime.core.blocks import Version
 from cacheruntime.core.eviction import Candidate
+from cacheruntime.core.shares import Holding, Terms
 from cacheruntime.core.tiering import USES_A_FILE_MAX
 from cacheruntime.worker.tier_files import CachedFile
 
@@ -26,6 +27,9 @@ class FileIndex:
         self._uses = 0.0
         self.refetch_seconds_per_byte: Callable[[str], float] = lambda _: 0.0
         """What a byte of a dataset costs to bring back; set by who knows."""
+        self.terms: Callable[[str], Terms | None] = lambda _: Terms()
+        """A dataset's terms on this node; None = not known yet, and nothing of it may leave. Set by who knows."""
+        self._bytes: defaultdict[str, int] = defaultdict(int)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -55,6 +59,8 @@ class FileIndex:
         self._copies[version.uid] += not file.is_home
         self._gone.pop(file.name, None)
         self._uses += file.uses
+        terms = self.terms(version.uid)
+        file.is_pinned = terms is not None and terms.pins(version.path)
 
     def remove(self, file: CachedFile) -> None:
         """A file is not on this node any more, under this name at least."""
@@ -112,22 +118,43 @@ class FileIndex:
 
     # Eviction
 
-    def candidates(self, uid: str, *, as_home: bool) -> list[Candidate]:
+    def charged(self, uid: str, size_bytes: int) -> None:
+        """So many bytes more (or, below 0, less) of this node's room are a dataset's."""
+        self._bytes[uid] += size_bytes
+        if not self._bytes[uid]:
+            del self._bytes[uid]
+
+    def holding(self, uid: str) -> Holding:
+        """Return what a dataset may have here, and has."""
+        return Holding(self.terms(uid) or Terms(), self._bytes.get(uid, 0))
+
+    def pin(self, uid: str) -> None:
+        """The terms of a dataset changed."""
+        terms = self.terms(uid) or Terms()
+        for file in self._files.values():
+            if file.version.uid == uid:
+                file.is_pinned = terms.pins(file.version.path)
+
+    def candidates(self, uid: str, *, as_home: bool, is_pinned: bool = False) -> list[Candidate]:
         """Return every file as eviction sees it; [] at once when none could make room for dataset `uid`."""
         # The common case of a full cache is one dataset alone: nothing to look through then.
         is_alone = not (self._held.keys() - {uid})
-        if is_alone and not (as_home and self._copies.get(uid, 0)):
+        if is_alone and not is_pinned and not (as_home and self._copies.get(uid, 0)):
             return []
         return self.all_candidates()
 
     def all_candidates(self) -> list[Candidate]:
         """Return every file as core sees it."""
         costs = {uid: self.refetch_seconds_per_byte(uid) for uid in self._held}
-        return [candidate(file, costs[file.version.uid]) for file in self._files.values()]
+        unknown = {uid for uid in self._held if self.terms(uid) is None}
+        return [
+            candidate(file, costs[file.version.uid], is_kept=file.version.uid in unknown)
+            for file in self._files.values()
+        ]
 
 
-def candidate(file: CachedFile, refetch_seconds_per_byte: float = 0.0) -> Candidate:
-    """Return a file as core sees it."""
+def candidate(file: CachedFile, refetch_seconds_per_byte: float = 0.0, *, is_kept: bool = False) -> Candidate:
+    """Return a file as core sees it; `is_kept`: it stays, whether it is pinned is not known."""
     return Candidate(
         name=file.name,
         uid=file.version.uid,
@@ -135,7 +162,7 @@ def candidate(file: CachedFile, refetch_seconds_per_byte: float = 0.0) -> Candid
         resident_bytes=file.map.resident_bytes,
         is_home=file.is_home,
         is_referenced=file.references > 0,
-        is_pinned=file.is_pinned,
+        is_pinned=file.is_pinned or is_kept,
         last_used_seconds=file.last_used_seconds,
         uses=file.uses,
         refetch_seconds_per_byte=refetch_seconds_per_byte,

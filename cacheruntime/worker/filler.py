@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import structlog
 
@@ -27,10 +27,11 @@ from api.gen import metadata_pb2 as pb
 from cacheruntime.core.blocks import Version, block_length, version_name
 from cacheruntime.core.checksums import crc32c
 from cacheruntime.core.fills import Fills, Join
-from cacheruntime.core.hedging import Hedging
+from cacheruntime.core.hedging import LOOK_SECONDS, SILENT_SECONDS, Hedging, Silence
 from cacheruntime.core.homes import eligible, rank
 from cacheruntime.core.rates import BusyRate
 from cacheruntime.errors import CacheError, NotResident, PeerFailed, from_store
+from cacheruntime.worker.buffers import Buffers
 from cacheruntime.worker.datasets import Datasets
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.peers import CorruptAnswer, PeerBytes, PeerRefused, Peers
@@ -43,9 +44,7 @@ SPARE_PEERS = 1
 """Asked after all homes failed, before the under store: the next in line is the home once they are known dead."""
 
 RATES_MAX = 1000
-"""Datasets whose under store's speed is remembered."""
-QUESTION_SECONDS = 1.5
-"""A peer that has not said anything within it, not even whether it has a block, is not just busy."""
+"""Datasets whose under store's speed, and peers whose speed, is remembered."""
 
 
 class Source(StrEnum):
@@ -54,6 +53,23 @@ class Source(StrEnum):
     LOCAL = "local"
     PEER = "peer"
     ORIGIN = "origin"
+
+
+class Why(StrEnum):
+    """Why a block was read from the under store, seen from the node that read it."""
+
+    HOME = "home"
+    """We are its home, and nobody who was it before has it."""
+    ASKED = "asked"
+    """A peer takes us to be its home."""
+    NO_HOME = "no_home"
+    """None of the workers that may keep it is alive and unsuspected."""
+    PEER_FAILED = "peer_failed"
+    """Those who should have it failed, or refused."""
+    HEDGE = "hedge"
+    """The peer that was asked first is stalled."""
+    MEDIUM = "medium"
+    """It is resident here, and its medium does not give it now."""
 
 
 class Keep(StrEnum):
@@ -74,6 +90,7 @@ class Fetched:
 
 
 Key: TypeAlias = tuple[str, str, int]
+R = TypeVar("R", str, Peer)
 KeepBytes: TypeAlias = Callable[[Fetched], Coroutine[Any, Any, Any]]
 """Stores a block if it may stay; called with what was fetched."""
 
@@ -93,6 +110,7 @@ class Filler:
         peer_streams: int,
         origin_seconds: float,
         clock: Callable[[], float],
+        buffers: Buffers,
     ) -> None:
         self._workers = workers
         self._peers = peers
@@ -104,11 +122,13 @@ class Filler:
         self._question_slots = asyncio.Semaphore(peer_streams)
         self._origin_seconds = origin_seconds
         self._clock = clock
+        self._buffers = buffers
         self._hedging: Hedging[Peer] = Hedging()
         self._fills: Fills[Key] = Fills()
         self._flights: dict[Key, asyncio.Task[Fetched]] = {}
         self.origin_rate = BusyRate()
         self._origin_rates: dict[str, BusyRate] = {}
+        self._peer_rates: dict[Peer, BusyRate] = {}
         self.peer_rate = BusyRate()
 
     # Who keeps what
@@ -134,8 +154,14 @@ class Filler:
 
     def refetch_seconds_per_byte(self, uid: str) -> float:
         """Return what a byte of a dataset costs to bring back from its under store; 0 = nothing was measured."""
-        rate = self._origin_rates.get(uid, self.origin_rate).bytes_per_second or self.origin_rate.bytes_per_second
+        rate = self._origin_bytes_per_second(uid)
         return 1 / rate if rate else 0.0
+
+    def _origin_bytes_per_second(self, uid: str) -> float:
+        """As measured here of this dataset, or of any; else by other workers; 0 = by nobody."""
+        rates = (self._origin_rates.get(uid, self.origin_rate), self.origin_rate)
+        mine = next((rate.bytes_per_second for rate in rates if rate.bytes_per_second), 0.0)
+        return mine or self._workers.origin_bytes_per_second
 
     # Fetching
 
@@ -149,10 +175,12 @@ class Filler:
             ("route", version_name(version), index), lambda: self._route(info, version, index, keep), keep
         )
 
-    async def fetch_for_peer(self, info: pb.DatasetInfo, version: Version, index: int, keep: KeepBytes) -> Fetched:
+    async def fetch_for_peer(
+        self, info: pb.DatasetInfo, version: Version, index: int, keep: KeepBytes, why: Why = Why.ASKED
+    ) -> Fetched:
         """Return a block that a peer takes us to be the home of: never asks a peer to fetch it."""
         return await self._fly(
-            ("origin", version_name(version), index), lambda: self._at_home(info, version, index), keep
+            ("origin", version_name(version), index), lambda: self._at_home(info, version, index, why), keep
         )
 
     async def _fly(self, key: Key, fetch: Callable[[], Coroutine[Any, Any, Fetched]], keep: KeepBytes) -> Fetched:
@@ -198,7 +226,11 @@ class Filler:
                 return await self._race(peer, version, index, second)
             except (PeerFailed, NotResident) as error:
                 log.info("peer_failed", peer=peer.node, error=error.message)
-        return await self.fetch_for_peer(info, version, index, keep)
+        if me in homes:
+            why = Why.HOME if homes[0] == me else Why.PEER_FAILED
+        else:
+            why = Why.PEER_FAILED if ahead else Why.NO_HOME
+        return await self.fetch_for_peer(info, version, index, keep, why)
 
     async def _race(
         self, peer: Peer, version: Version, index: int, second: Callable[[], Coroutine[Any, Any, Fetched]]
@@ -217,7 +249,7 @@ class Filler:
                 if won and first not in won:
                     self._metrics.hedges_won.inc()
                     if not first.done() and self._hedging.lost(peer):
-                        self._workers.suspect(peer)
+                        self._workers.suspect(peer, "others were faster several times in a row")
                 if won:
                     return won[0].result()
         finally:
@@ -232,31 +264,42 @@ class Filler:
     def _second_way(
         self, peers: Sequence[Peer], info: pb.DatasetInfo, version: Version, index: int, keep: KeepBytes
     ) -> Callable[[], Coroutine[Any, Any, Fetched]]:
-        """Race the last of `peers`: one before it may have the block; else, if it does not even answer a question, the
-        under store. A home that says it has not got the block yet is at the under store itself."""
+        """Race the last of `peers`: one before it may have the block; else, if it is stalled, the under store. A home
+        that says it has not got the block yet is at the under store itself."""
 
         async def fetch() -> Fetched:
-            asked = self._clock()
+            stalled = peers[-1]
+            silence = Silence(self._clock(), self._peers.received_bytes(stalled))
             for other in peers:
                 question = asyncio.create_task(self._ask(other, version, index, resident_only=True))
                 try:
-                    done, _ = await asyncio.wait({question}, timeout=QUESTION_SECONDS)
+                    done, _ = await asyncio.wait({question}, timeout=SILENT_SECONDS)
                 finally:
                     question.cancel()
                 if done and not isinstance(question.exception(), PeerFailed):
-                    if other != peers[-1] and isinstance(question.exception(), NotResident):
+                    if other != stalled and isinstance(question.exception(), NotResident):
                         continue
                     found = question.result()
                     return Fetched(found.data, found.checksum, Source.PEER)
-            if self._peers.heard_since(peers[-1], asked):
-                raise NotResident("the peer is busy with other blocks; more load helps nobody")
+            await self._watch(stalled, silence, SILENT_SECONDS * len(peers), version.uid)
             if not self._hedging.may_hedge(at_origin=True):
                 raise NotResident("no other peer has the block, and the budget for asking the under store is used up")
-            return await self.fetch_for_peer(info, version, index, keep)
+            return await self.fetch_for_peer(info, version, index, keep, Why.HEDGE)
 
         return fetch
 
-    async def _at_home(self, info: pb.DatasetInfo, version: Version, index: int) -> Fetched:
+    async def _watch(self, peer: Peer, silence: Silence, waited_seconds: float, uid: str) -> None:
+        """Return when a silent peer had better be replaced by the under store; NotResident when it says something."""
+        while True:
+            if silence.look(self._clock(), self._peers.received_bytes(peer), waited_seconds):
+                raise NotResident("the peer is busy with other blocks; more load helps nobody")
+            rate = _rate_of(self._peer_rates, peer).until(self._clock())
+            if silence.is_worth_origin(rate, self._origin_bytes_per_second(uid)):
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+            waited_seconds = LOOK_SECONDS
+
+    async def _at_home(self, info: pb.DatasetInfo, version: Version, index: int, why: Why) -> Fetched:
         ranking = self.ranking(info, version, index)
         me = self._workers.me
         # Whoever was home before this incarnation started may have it still.
@@ -266,7 +309,7 @@ class Filler:
                 return Fetched(found.data, found.checksum, Source.PEER)
             except (PeerFailed, NotResident):
                 pass
-        return await self._origin(version, index)
+        return await self._origin(version, index, why)
 
     async def _ask(self, peer: Peer, version: Version, index: int, *, resident_only: bool) -> PeerBytes:
         length = block_length(index, version.size_bytes, self._block_size_bytes)
@@ -286,7 +329,9 @@ class Filler:
         # Questions that no fetch waits behind must not wait behind fetches: two workers could wait for each other.
         async with self._question_slots if resident_only else self._peer_slots:
             asked = self._clock()
-            self.peer_rate.start(asked)
+            rates = (self.peer_rate, _rate_of(self._peer_rates, peer))
+            for rate in rates:
+                rate.start(asked)
             if not resident_only:
                 self._hedging.asked()
             moved = 0
@@ -303,27 +348,23 @@ class Filler:
             except PeerRefused:
                 self._metrics.failed_peers.inc()
                 raise
-            except PeerFailed:
+            except PeerFailed as error:
                 self._metrics.failed_peers.inc()
-                self._workers.suspect(peer)
+                self._workers.suspect(peer, error.message)
                 raise
             finally:
-                self.peer_rate.finish(self._clock(), moved)
+                for rate in rates:
+                    rate.finish(self._clock(), moved)
         self._metrics.peer_bytes.inc(length)
         self._hedging.answered(peer, self._clock() - asked)
         return found
 
-    def _rate_of(self, uid: str) -> BusyRate:
-        if uid not in self._origin_rates and len(self._origin_rates) >= RATES_MAX:
-            del self._origin_rates[next(iter(self._origin_rates))]
-        return self._origin_rates.setdefault(uid, BusyRate())
-
-    async def _origin(self, version: Version, index: int) -> Fetched:
+    async def _origin(self, version: Version, index: int, why: Why) -> Fetched:
         location = await self._datasets.locate(version.uid, version.path)
         length = block_length(index, version.size_bytes, self._block_size_bytes)
         async with self._origin_slots:
-            data = memoryview(bytearray(length))
-            rates = (self.origin_rate, self._rate_of(version.uid))
+            data = self._buffers.take(length)
+            rates = (self.origin_rate, _rate_of(self._origin_rates, version.uid))
             for rate in rates:
                 rate.start(self._clock())
             moved = 0
@@ -343,4 +384,11 @@ class Filler:
                 for rate in rates:
                     rate.finish(self._clock(), moved)
         self._metrics.origin_bytes.inc(length)
+        self._metrics.origin_blocks.labels(why.value).inc()
         return Fetched(data, crc32c(data), Source.ORIGIN)
+
+
+def _rate_of(rates: dict[R, BusyRate], key: R) -> BusyRate:
+    if key not in rates and len(rates) >= RATES_MAX:
+        del rates[next(iter(rates))]
+    return rates.setdefault(key, BusyRate())

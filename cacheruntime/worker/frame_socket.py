@@ -43,6 +43,8 @@ class FrameSocket:
         self._together: list[tuple[list[memoryview], asyncio.Future[None] | None]] = []
         self._flushing: asyncio.Task[None] | None = None
         self.is_closed = False
+        self.received_bytes = 0
+        """What came so far, of whole frames and parts."""
 
     async def receive_header(self) -> Header | None:
         """Return the next frame's header; None when the other side hung up between frames. FrameError."""
@@ -99,6 +101,7 @@ class FrameSocket:
             count = await self._receive_some(view)
             if count == 0:
                 raise ConnectionResetError("the connection ended inside a frame")
+            self.received_bytes += count
             view = view[count:]
 
     async def _fill(self) -> bool:
@@ -110,6 +113,7 @@ class FrameSocket:
             self._start, self._end = 0, rest
         count = await self._receive_some(self._view[self._end :])
         self._end += count
+        self.received_bytes += count
         return count > 0
 
     async def _receive_some(self, view: memoryview) -> int:

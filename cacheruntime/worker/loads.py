@@ -3,6 +3,7 @@
 Owns the loads by id and their progress. Which blocks are ours is core/load_plan.py; fetching is reader.py.
 
     planning --manifest read--> loading --every share tried--> done --workers changed--> planning (what is missing)
+    done --another run asks--> planning (what was evicted meanwhile)
     any --cancel--> done
 
 Invariants: bytes count as loaded when their checksum is stored here; a load planned on workers that are no longer
@@ -36,6 +37,8 @@ log = structlog.get_logger()
 
 LOADS_MAX: Final = 256
 """Kept; the oldest finished ones are forgotten first."""
+RUNS_MAX: Final = 64
+"""Remembered of each load; of DataLoads of one target as many run at once at most."""
 RETRY_SECONDS: Final = 1.0
 """Before files that failed for a passing reason are tried once more."""
 
@@ -49,11 +52,23 @@ class Load:
     scope: Scope | None = None
     task: asyncio.Task[None] | None = None
     is_cancelled: bool = False
+    runs: dict[str, None] = field(default_factory=dict)
+    """Runs that have asked, oldest first: what this load found is theirs."""
 
     @property
     def is_running(self) -> bool:
         """Whether its task has work left."""
         return self.task is not None and not self.task.done()
+
+    def asked_by(self, run: str) -> None:
+        """Take a run in; one that comes after the end is not told what was resident before it asked."""
+        if run in self.runs:
+            return
+        if self.runs and not self.is_running:
+            self.scope = None
+        self.runs[run] = None
+        if len(self.runs) > RUNS_MAX:
+            del self.runs[next(iter(self.runs))]
 
 
 class Loads:
@@ -91,6 +106,7 @@ class Loads:
         elif load.is_cancelled and not load.is_running:
             load.is_cancelled = False
             load.scope = None
+        load.asked_by(request.run)
         return await self._advance(load)
 
     def dataset_of(self, load_id: str) -> str:

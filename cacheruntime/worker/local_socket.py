@@ -23,6 +23,7 @@ from cacheruntime.worker.frame_socket import FrameSocket
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.names import Names
 from cacheruntime.worker.path_order import PathOrder
+from cacheruntime.worker.preheater import Preheater
 from cacheruntime.worker.reader import Reader
 from cacheruntime.worker.renames import Renames
 from cacheruntime.worker.tier_files import CachedFile
@@ -80,8 +81,10 @@ class LocalSession:
         order: PathOrder,
         metrics: Metrics,
         gate: Gate,
+        preheater: Preheater,
     ) -> None:
         self._link = link
+        self._preheater = preheater
         self._gate = gate
         self._greeting = greeting
         self._store = store
@@ -111,6 +114,7 @@ class LocalSession:
             Op.LOOKUP: self._lookup,
             Op.LIST: self._list,
             Op.AUTHORIZE: self._authorize,
+            Op.DECLARE: self._declare,
         }
 
     def answer_now(self, header: Header, meta: bytes) -> tuple[bytes, memoryview] | None:
@@ -124,6 +128,7 @@ class LocalSession:
     async def close(self) -> None:
         """Let go of everything the connection had open; what it wrote waits for a successor for a while."""
         self._is_closed = True
+        self._preheater.forget(self)
         for number in list(self._files):
             self._release(number)
         for number in list(self._stagings):
@@ -195,6 +200,11 @@ class LocalSession:
         if file is not None:
             self._store.release(file)
             self._metrics.open_handles.dec()
+
+    async def _declare(self, header: Header, meta: bytes) -> None:
+        wanted = decode_meta(meta, bp.Declare)
+        self._gate.require(wanted.uid)
+        await self._reply(header, self._preheater.declare(self, wanted))
 
     # Names
 

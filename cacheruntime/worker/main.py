@@ -8,14 +8,14 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
 import structlog
 import uvloop
-from prometheus_client import start_http_server
 
 from api.byteplane import HelloReply
 from api.gen.worker_pb2_grpc import add_WorkerControlServicer_to_server
@@ -28,6 +28,7 @@ from cacheruntime.core.tiers import Tier, moving_room
 from cacheruntime.errors import CacheError
 from cacheruntime.worker import local_socket
 from cacheruntime.worker.block_store import BlockStore
+from cacheruntime.worker.buffers import Buffers
 from cacheruntime.worker.byte_plane import PeerSession, ReadAnswerer
 from cacheruntime.worker.control_service import ControlService
 from cacheruntime.worker.datasets import Datasets
@@ -43,6 +44,7 @@ from cacheruntime.worker.mover import Mover
 from cacheruntime.worker.names import Names
 from cacheruntime.worker.path_order import PathOrder
 from cacheruntime.worker.peers import Peers
+from cacheruntime.worker.preheater import Preheater
 from cacheruntime.worker.pruner import Pruner
 from cacheruntime.worker.reader import Reader, in_parallel
 from cacheruntime.worker.renames import Renames
@@ -51,11 +53,14 @@ from cacheruntime.worker.rooms import TierFolder
 from cacheruntime.worker.scrubber import Scrubber
 from cacheruntime.worker.settings import Address, WorkerSettings, parse
 from cacheruntime.worker.speeds import measure_read
+from cacheruntime.worker.terms import TermsKeeper
 from cacheruntime.worker.tier_files import CachedFile
 from cacheruntime.worker.trees import Trees
 from cacheruntime.worker.trust import ControlGate, Gate, OpenGate, ShutGate, TokenGate, TokenKeys
 from cacheruntime.worker.workers import Peer, Workers
 from cacheruntime.worker.writes import Writes
+from kube.errors import ConfigError
+from kube.http import serve
 
 log = structlog.get_logger()
 
@@ -143,11 +148,12 @@ async def _serve(settings: WorkerSettings) -> None:
     datasets = Datasets(
         metadata, settings.credentials_dir, fresh_seconds=tunables.dataset_seconds, clock=time.monotonic
     )
+    buffers = Buffers(tunables.block_size_bytes)
     peers = Peers(
         me.node,
         connect_seconds=tunables.peer_connect_seconds,
         read_seconds=tunables.peer_read_seconds,
-        clock=time.monotonic,
+        buffers=buffers,
         trust=trust,
         tokens=metadata.tokens,
     )
@@ -168,8 +174,11 @@ async def _serve(settings: WorkerSettings) -> None:
         peer_streams=tunables.peer_streams,
         origin_seconds=tunables.origin_read_seconds,
         clock=time.monotonic,
+        buffers=buffers,
     )
     store.index.refetch_seconds_per_byte = filler.refetch_seconds_per_byte
+    terms = TermsKeeper(store.index, datasets, workers, interval_seconds=tunables.dataset_seconds)
+    store.index.terms = terms.of
     reader = Reader(store, filler, datasets, metrics)
     writes = Writes(store=store, reader=reader, filler=filler, datasets=datasets, metadata=metadata, metrics=metrics)
     renames = Renames(store, writes, datasets, metadata)
@@ -183,6 +192,15 @@ async def _serve(settings: WorkerSettings) -> None:
         workers=workers,
         metrics=metrics,
         streams=tunables.load_streams,
+        clock=time.monotonic,
+    )
+    preheater = Preheater(
+        store=store,
+        reader=reader,
+        metadata=metadata,
+        metrics=metrics,
+        streams=tunables.preheat_streams,
+        bytes_max=min(tunables.preheat_bytes, min(tier.temporary_limit_bytes for tier in store.tiers) // 2),
         clock=time.monotonic,
     )
     pruner = Pruner(store, datasets, metadata, interval_seconds=tunables.prune_seconds)
@@ -235,6 +253,7 @@ async def _serve(settings: WorkerSettings) -> None:
             order=order,
             metrics=metrics,
             gate=gate_of(peer),
+            preheater=preheater,
         )
 
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -254,9 +273,9 @@ async def _serve(settings: WorkerSettings) -> None:
         tier_speeds=speeds,
     )
     local_listener = local_socket.listen(settings.socket)
-    _serve_metrics(settings.metrics, metrics)
+    ready = asyncio.Event()
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with _probes(settings, metrics, ready.is_set), asyncio.TaskGroup() as tasks:
             tasks.create_task(FrameServer(listener, peer_session, metrics, trust).run())
             await server.start()
             await reporter.register()
@@ -268,10 +287,13 @@ async def _serve(settings: WorkerSettings) -> None:
             tasks.create_task(reporter.run())
             tasks.create_task(workers.run())
             tasks.create_task(pruner.run())
+            tasks.create_task(terms.run())
             tasks.create_task(_recheck(store, found))
             tasks.create_task(mover.run())
+            tasks.create_task(preheater.run())
             if tunables.scrub_bytes_per_second:
                 tasks.create_task(scrubber.run())
+            ready.set()
             log.info("worker_ready", node=me.node, listen=me.endpoint, control=str(control))
     finally:
         settings.socket.unlink(missing_ok=True)
@@ -364,13 +386,14 @@ def _bind_control(server: grpc.aio.Server, address: Address, trust: TrustFiles |
         raise CacheError(f"--control {address} cannot be used: the port is in use or not ours") from error
 
 
-def _serve_metrics(address: Address | None, metrics: Metrics) -> None:
-    if address is None:
-        return
+@asynccontextmanager
+async def _probes(settings: WorkerSettings, metrics: Metrics, is_ready: Callable[[], bool]) -> AsyncIterator[None]:
+    address = None if settings.metrics is None else str(settings.metrics)
     try:
-        start_http_server(address.port, addr=address.host, registry=metrics.registry)
-    except OSError as error:
-        raise CacheError(f"--metrics {address} cannot be used: {error.strerror}") from error
+        async with serve(address, is_ready=is_ready, registry=metrics.registry):
+            yield
+    except ConfigError as error:
+        raise CacheError(str(error)) from error
 
 
 def _next_epoch(directory: Path) -> int:

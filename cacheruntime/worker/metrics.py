@@ -19,6 +19,7 @@ class Metrics:
             return Gauge(f"headrace_worker_{name}", text, labels, registry=self.registry)
 
         self.origin_bytes = counter("origin_read_bytes", "bytes read from under stores")
+        self.origin_blocks = counter("origin_blocks", "blocks read from under stores", "why")
         self.peer_bytes = counter("peer_read_bytes", "bytes read from peers")
         self.peer_served_bytes = counter("peer_served_bytes", "bytes sent to peers")
         self.reader_bytes = counter("reader_bytes", "bytes made readable for local readers", "source")
@@ -42,6 +43,8 @@ class Metrics:
         self.open_handles = gauge("open_handles", "handles of local readers and writers")
         self.ahead_bytes = counter("ahead_bytes", "bytes that were in the under store before their file was closed")
         self.ahead_uploads = counter("ahead_uploads", "uploads begun before the file was closed", "outcome")
+        self.preheated_bytes = counter("preheated_bytes", "bytes made readable before their reader came", "source")
+        self.preheated_files = counter("preheated_files", "files begun before their reader came", "outcome")
         self.commit_seconds = Histogram(
             "headrace_worker_commit_seconds", "time to make a written file durable", registry=self.registry
         )

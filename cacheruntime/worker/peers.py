@@ -2,13 +2,13 @@
 
 Owns the client side: connections a peer, requests in flight, deadlines, the checksum of what arrives. Does not
 choose whom to ask (filler.py). Invariants: bytes are handed on only when they have the checksum the peer sent; a
-peer that is late or breaks the protocol loses its connection, and every request on it ends with PeerFailed.
+peer that is silent for too long or breaks the protocol loses its connection, and every request on it ends with
+PeerFailed.
 """
 
 import asyncio
 import errno
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -37,6 +37,7 @@ from api.trust.identity import Identity, NotAnIdentity, Role
 from api.trust.source import Shown, TokenSource
 from cacheruntime.core.checksums import crc32c
 from cacheruntime.errors import CacheError, Denied, Missing, NotResident, PeerFailed, VersionChanged, from_rpc
+from cacheruntime.worker.buffers import Buffers
 from cacheruntime.worker.frame_socket import FrameSocket
 from cacheruntime.worker.tls_socket import TlsFrameSocket
 from cacheruntime.worker.workers import Peer
@@ -114,7 +115,7 @@ class Peers:
         *,
         connect_seconds: float,
         read_seconds: float,
-        clock: Callable[[], float],
+        buffers: Buffers,
         trust: TrustFiles | None = None,
         tokens: TokenSource | None = None,
     ) -> None:
@@ -124,19 +125,23 @@ class Peers:
         self._tokens = tokens
         self._connect_seconds = connect_seconds
         self._read_seconds = read_seconds
-        self._clock = clock
+        self._buffers = buffers
         self._links: dict[Peer, list[_Link]] = {}
         self._connecting: dict[Peer, asyncio.Lock] = {}
-        self._heard: dict[Peer, float] = {}
 
     async def read(self, peer: Peer, request: Read) -> PeerBytes:
         """Return the range from that peer. PeerFailed (CorruptAnswer), or what the peer says of the object."""
         seconds = RESIDENT_ONLY_SECONDS if request.resident_only else self._read_seconds
+        before = self.received_bytes(peer)
         try:
             link = await self._link(peer)
+            before = self.received_bytes(peer)
             async with asyncio.timeout(seconds):
                 buffer, reply = await self._ask_with_token(link, peer, request)
         except TimeoutError:
+            if self.received_bytes(peer) != before:
+                # What else was asked of it comes: those who wait for that must not pay for this one.
+                raise PeerRefused(f"{peer.node} was too busy to answer within {seconds} s") from None
             self._drop(peer, f"{peer.node} did not answer within {seconds} s")
             raise PeerFailed(f"{peer.node} did not answer within {seconds} s") from None
         except OSError as error:
@@ -146,9 +151,10 @@ class Peers:
             raise CorruptAnswer(f"{peer.node} sent bytes that do not have their checksum")
         return PeerBytes(buffer, reply.crc32c, reply.from_origin)
 
-    def heard_since(self, peer: Peer, seconds: float) -> bool:
-        """Whether any answer of a peer began to arrive since that time of the clock: it is busy then, not stalled."""
-        return self._heard.get(peer, float("-inf")) > seconds
+    def received_bytes(self, peer: Peer) -> int:
+        """What a peer has sent so far, parts of frames too; a peer that sends anything is busy, not stalled. Differs
+        after any byte, and may shrink when connections end."""
+        return sum(link.socket.received_bytes for link in self._links.get(peer, ()))
 
     def keep_only(self, peers: frozenset[Peer]) -> None:
         """Hang up on incarnations that are gone: whoever waits for them asks others."""
@@ -182,7 +188,7 @@ class Peers:
         await self._request(link, Op.AUTHORIZE, Authorize(token=token), memoryview(bytearray()), Authorized)
 
     async def _ask(self, link: _Link, request: Read) -> tuple[memoryview, ReadReply]:
-        buffer = memoryview(bytearray(request.length_bytes))
+        buffer = self._buffers.take(request.length_bytes)
         reply = await self._request(link, Op.READ, request, buffer, ReadReply)
         assert isinstance(reply, ReadReply)
         return buffer, reply
@@ -193,15 +199,12 @@ class Peers:
         future: asyncio.Future[ReadReply | Authorized] = asyncio.get_running_loop().create_future()
         request_id, link.next_id = link.next_id, link.next_id + 1
         link.waiting[request_id] = _Waiting(future, buffer, kind)
-        is_sent = False
         try:
             await link.socket.send(encode(op, request_id, meta))
-            is_sent = True
             return await future
         except asyncio.CancelledError:
-            if not is_sent:
-                link.fail("a request was cut short")
-            # The answer would still be written into the buffer; the connection skips it.
+            # The request goes out whole even if it has not yet. The answer would still be written into the buffer; the
+            # connection skips it.
             if request_id in link.waiting:
                 link.waiting[request_id] = _Waiting(future, memoryview(bytearray()), kind)
             raise
@@ -238,6 +241,7 @@ class Peers:
             except BaseException:
                 sock.close()
                 raise
+        link.socket.received_bytes = 0  # a greeting says that it lives, not that it moves anything
         link.receiving = loop.create_task(self._receive(link, peer))
         return link
 
@@ -268,7 +272,6 @@ class Peers:
         reason = f"{peer.node} hung up"
         try:
             while (header := await link.socket.receive_header()) is not None:
-                self._heard[peer] = self._clock()
                 await self._deliver(link, header)
         except (OSError, FrameError) as error:
             reason = f"{peer.node}: {error}"
@@ -298,7 +301,6 @@ class Peers:
         _settle(link, header.request_id, reply)
 
     def _drop(self, peer: Peer, reason: str) -> None:
-        self._heard.pop(peer, None)
         for link in self._links.pop(peer, []):
             link.fail(reason)
         self._connecting.pop(peer, None)

@@ -15,7 +15,7 @@ from cacheruntime.core.checksums import crc32c
 from cacheruntime.errors import CacheError, MediumFailed, NoRoom
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Datasets
-from cacheruntime.worker.filler import Fetched, Filler, Keep, KeepBytes, Source
+from cacheruntime.worker.filler import Fetched, Filler, Keep, KeepBytes, Source, Why
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.tier_files import CachedFile
 
@@ -41,29 +41,47 @@ class Reader:
         self._datasets = datasets
         self._metrics = metrics
         self.counters = Counters()
+        self.on_open: Callable[[Version, bool], None] = lambda _version, _is_resident: None
+        """Told of every file a reader opens, and whether all of it was here."""
 
     async def open(self, version: Version) -> CachedFile:
+        """Return the version's sparse file, held, for a reader."""
+        file = await self.hold(version)
+        if file.map.is_complete:
+            self.count(Source.LOCAL, version.size_bytes)
+        self.on_open(version, file.map.is_complete)
+        return file
+
+    async def hold(self, version: Version) -> CachedFile:
         """Return the version's sparse file, held; room is set aside if this node may keep all of it."""
         info = await self._datasets.get(version.uid)
         file = self._store.find(version)
         wanted = 0
         if file is None and self._filler.may_be_home(info) and info.local_copies:
             wanted = version.size_bytes
-        file = await self._store.acquire(version, wanted_bytes=wanted, as_home=False)
-        if file.map.is_complete:
-            self.count(Source.LOCAL, version.size_bytes)
-        return file
+        return await self._store.acquire(version, wanted_bytes=wanted, as_home=False)
 
     async def ensure(self, file: CachedFile, offset_bytes: int, length_bytes: int) -> Ensured:
         """Make a range of a held file readable; CacheError of the first block that could not be."""
         # The handle may be closed while we wait; what follows still needs the file.
         self._store.hold(file)
         try:
-            return await self._ensure(file, offset_bytes, length_bytes)
+            moved = await self.bring(file, offset_bytes, length_bytes)
         finally:
             self._store.release(file)
+        for source, size_bytes in moved.items():
+            self.count(source, size_bytes)
+        return Ensured(
+            # Bytes that are only held until close do not make a file complete: the kernel may read it long
+            # after its reader's connection, and with it the promise to hold them, has ended.
+            is_resident=file.map.is_complete,
+            local_bytes=moved[Source.LOCAL],
+            peer_bytes=moved[Source.PEER],
+            origin_bytes=moved[Source.ORIGIN],
+        )
 
-    async def _ensure(self, file: CachedFile, offset_bytes: int, length_bytes: int) -> Ensured:
+    async def bring(self, file: CachedFile, offset_bytes: int, length_bytes: int) -> dict[Source, int]:
+        """Make a range of a held file readable; return its bytes by where they were. Told to nobody as read."""
         version, block_size = file.version, self._store.block_size_bytes
         moved = dict.fromkeys(Source, 0)
 
@@ -78,16 +96,7 @@ class Reader:
             )
         else:
             await in_parallel(blocks, PARALLEL_BLOCKS, one)
-        for source, size_bytes in moved.items():
-            self.count(source, size_bytes)
-        return Ensured(
-            # Bytes that are only held until close do not make a file complete: the kernel may read it long
-            # after its reader's connection, and with it the promise to hold them, has ended.
-            is_resident=file.map.is_complete,
-            local_bytes=moved[Source.LOCAL],
-            peer_bytes=moved[Source.PEER],
-            origin_bytes=moved[Source.ORIGIN],
-        )
+        return moved
 
     async def _ensure_block(self, file: CachedFile, index: int) -> Source:
         if file.has(index):
@@ -122,6 +131,7 @@ class Reader:
     async def block(self, version: Version, index: int, *, for_peer: bool) -> Fetched:
         """Return a block's bytes, checked, keeping them if they may stay. Works with every tier full."""
         file = self._store.find(version)
+        is_here = file is not None and file.map.has(index)
         if file is not None and (data := await self._resident(file.version, index)) is not None:
             return Fetched(memoryview(data), crc32c(data), Source.LOCAL)
         info = await self._datasets.get(version.uid)
@@ -130,8 +140,11 @@ class Reader:
         else:
             keep = self._filler.keep(info, version, index)
 
-        fetch = self._filler.fetch_for_peer if for_peer else self._filler.fetch
-        return await fetch(info, version, index, self._keeper(version, index, keep))
+        keeper = self._keeper(version, index, keep)
+        if for_peer:
+            why = Why.MEDIUM if is_here else Why.ASKED
+            return await self._filler.fetch_for_peer(info, version, index, keeper, why)
+        return await self._filler.fetch(info, version, index, keeper)
 
     def _keeper(self, version: Version, index: int, keep: Keep) -> KeepBytes:
         # By version and not by file: the fetch may outlive the reader who began it, and with it its file.

@@ -17,6 +17,7 @@ from cacheruntime.core import admission
 from cacheruntime.core.admission import Admission, Placement
 from cacheruntime.core.disk_health import DiskHealth
 from cacheruntime.core.eviction import Candidate
+from cacheruntime.core.shares import HoldingOf
 from cacheruntime.core.tiers import Tier
 from cacheruntime.errors import CacheError, MediumFailed, NoRoom
 from cacheruntime.worker.metrics import Metrics
@@ -63,7 +64,16 @@ class Rooms:
         """Folder of a tier."""
         return self._folders[tier].directory
 
-    def place(self, uid: str, wanted_bytes: int, candidates: Candidates, *, as_home: bool) -> Placement:
+    def place(
+        self,
+        uid: str,
+        wanted_bytes: int,
+        candidates: Candidates,
+        *,
+        as_home: bool,
+        is_pinned: bool,
+        holding: HoldingOf,
+    ) -> Placement:
         """Choose the tier of a new file of dataset `uid`."""
         self._measure()
         return admission.place(
@@ -72,11 +82,22 @@ class Rooms:
             wanted_bytes=wanted_bytes,
             uid=uid,
             as_home=as_home,
+            is_pinned=is_pinned,
+            holding=holding,
             now_seconds=self._clock(),
         )
 
     def admit(
-        self, tier: int, uid: str, size_bytes: int, candidates: Candidates, *, reserved_bytes: int, as_home: bool
+        self,
+        tier: int,
+        uid: str,
+        size_bytes: int,
+        candidates: Candidates,
+        *,
+        reserved_bytes: int,
+        as_home: bool,
+        is_pinned: bool,
+        holding: HoldingOf,
     ) -> Admission:
         """Decide whether bytes of dataset `uid` may stay in a tier."""
         self._measure()
@@ -88,6 +109,8 @@ class Rooms:
             reserved_bytes=reserved_bytes,
             uid=uid,
             as_home=as_home,
+            is_pinned=is_pinned,
+            holding=holding,
             now_seconds=self._clock(),
         )
 

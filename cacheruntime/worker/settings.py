@@ -48,6 +48,13 @@ class Tunables(BaseSettings):
     origin_streams: int = Field(default=32, ge=1, description="requests to under stores at once; each holds one block")
     peer_streams: int = Field(default=32, ge=1, description="blocks asked of peers at once")
     load_streams: int = Field(default=24, ge=1, description="blocks one load has in flight; leaves room for readers")
+    preheat_streams: int = Field(default=8, ge=1, description="files brought here at once before their readers come")
+    preheat_bytes: int = Field(
+        default=256 << 20,
+        ge=0,
+        description="how far ahead of this node's readers, at most; 0 = never. Never more than half of the room for "
+        "readers that found the cache full",
+    )
     io_threads: int = Field(default=16, ge=2, description="threads for file I/O; they mostly wait")
     send_threads: int = Field(default=16, ge=1, description="large blocks sent to peers at once")
     temporary_percent: float = Field(

@@ -1,7 +1,7 @@
 """Who else caches: the live workers as metadata lists them, minus those we just saw fail.
 
 Owns the last known list and the suspects. Invariant: this worker itself is always in the list, so a block has a
-home even while metadata is away; a suspect comes back after a few seconds by itself.
+home even while metadata is away; a suspect comes back after a few seconds by itself, or when it has a lease again.
 """
 
 import asyncio
@@ -47,6 +47,8 @@ class Workers:
         self._changed = changed
         self._peers: dict[str, Peer] = {me.node: me}
         self._suspects: dict[Peer, float] = {}
+        self.origin_bytes_per_second = 0.0
+        """The best that any worker measured of an under store; 0 = none did."""
 
     @property
     def me(self) -> Peer:
@@ -64,10 +66,10 @@ class Workers:
         """Workers by node as metadata sees them."""
         return self._peers
 
-    def suspect(self, peer: Peer) -> None:
+    def suspect(self, peer: Peer, why: str) -> None:
         """A peer did not answer: leave it out for a while."""
         if peer != self._me and peer not in self._suspects:
-            log.warning("peer_suspected", peer=peer.node, epoch=peer.epoch)
+            log.warning("peer_suspected", peer=peer.node, epoch=peer.epoch, why=why)
             self._suspects[peer] = self._clock() + SUSPECT_SECONDS
 
     async def refresh(self) -> frozenset[Peer]:
@@ -79,8 +81,12 @@ class Workers:
             return frozenset(self._peers.values())
         peers = {w.node: Peer(w.node, w.epoch, w.data_endpoint) for w in listed if w.alive}
         peers[self._me.node] = self._me
+        self.origin_bytes_per_second = max((w.origin_read_bytes_per_second for w in listed), default=0)
         if peers != self._peers:
             log.info("workers_changed", workers=sorted(peers))
+            for peer in peers.values():
+                if self._peers.get(peer.node) != peer:
+                    self._suspects.pop(peer, None)  # metadata has heard from it since
             self._peers = peers
             self._changed(frozenset(peers.values()))
         return frozenset(peers.values())

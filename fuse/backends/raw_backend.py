@@ -6,9 +6,9 @@ raw_handlers.py, how they are taken in raw_loop.py, the system calls in raw_devi
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -45,12 +45,13 @@ class RawBackend:
         allow_other: bool,
     ) -> None:
         self._handlers = Handlers(operations, metrics)
+        self._handlers.opens.drop_pages = self._drop_pages
         self._mount_point = mount_point
         self._allow_other = allow_other
         self._read_only = not operations.state.has_opens
         self._device = -1
         self._requests: RequestLoop | None = None
-        self._undoing: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Future[None]] = set()
         self._has_epochs = False
         self._kept_by: Record | None = None
 
@@ -90,9 +91,19 @@ class RawBackend:
 
     def _undo(self, opcode: int, payload: Bytes) -> None:
         if opcode in _UNDONE:
-            task = asyncio.ensure_future(self._handlers.opens.undo(opcode, bytes(payload)))
-            self._undoing.add(task)
-            task.add_done_callback(self._undoing.discard)
+            self._run_soon(self._handlers.opens.undo(opcode, bytes(payload)))
+
+    def _run_soon(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _drop_pages(self, inode: int) -> None:
+        # In a thread: it waits for pages that a reader who has come since waits for, and those are ours to answer.
+        async def drop() -> None:
+            await asyncio.to_thread(self._notify, protocol.encode_drop_pages(inode))
+
+        self._run_soon(drop())
 
     def invalidate(self, entries: Sequence[Invalidation]) -> None:
         """Make the kernel ask again for these names. Blocks."""

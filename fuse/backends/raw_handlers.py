@@ -7,10 +7,10 @@ raw_opens.py, the connection in raw_backend.py.
 import os
 import stat
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from fuse.backends.guard import Failures
-from fuse.backends.raw_loop import Handler
+from fuse.backends.raw_loop import Answer, Handler
 from fuse.backends.raw_opens import Opens
 from fuse.core import protocol
 from fuse.core.attrs import PREFERRED_READ_BYTES, Attributes, totals_of
@@ -98,7 +98,7 @@ class Handlers:
     def _counted(self, name: str, handler: Handler) -> Handler:
         requests = self._metrics.requests
 
-        def counted(inode: int, unique: int, body: memoryview) -> Any:
+        def counted(inode: int, unique: int, body: memoryview) -> Answer:
             requests[name] += 1
             if unique & protocol.RESENT:
                 return self._resent(handler, inode, unique, body)
@@ -115,7 +115,8 @@ class Handlers:
             raise Unavailable("one daemon after the other crashed with this request")
         self.tried_again(unique)
         self._metrics.resent += 1
-        return await handler(inode, unique, body)
+        answered = handler(inode, unique, body)
+        return answered if isinstance(answered, bytes) else await answered
 
     def refusal(self, opcode: int, error: Exception) -> int:
         """Return the errno for what a handler raised."""
@@ -225,10 +226,14 @@ class Handlers:
 
     # Files
 
-    async def open(self, inode: int, unique: int, body: memoryview) -> Bytes:
+    def open(self, inode: int, unique: int, body: memoryview) -> Answer:
         if not self._state.has_opens:
             raise NotTold("open")
         flags, _ = protocol.unpack(protocol.OPEN_IN, body)
+        answer = self.opens.opened_now(inode) if flags & os.O_ACCMODE == os.O_RDONLY else None
+        return self._open(inode, flags) if answer is None else answer
+
+    async def _open(self, inode: int, flags: int) -> Bytes:
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         number, keeps_cache = await self._operations.open(inode, flags, writes=writes)
         try:
@@ -266,10 +271,13 @@ class Handlers:
         await self._operations.changes.flush(number)
         return b""
 
-    async def release(self, inode: int, unique: int, body: memoryview) -> Bytes:
+    def release(self, inode: int, unique: int, body: memoryview) -> Answer:
         number, *_ = protocol.unpack(protocol.RELEASE_IN, body)
         if self._state.is_heir and self._state.handles.find(number) is None:
             return b""  # an earlier daemon released it, or gave it and did not write it down
+        return b"" if self.opens.released_now(inode, number) else self._release(inode, number)
+
+    async def _release(self, inode: int, number: int) -> Bytes:
         await self.opens.release(inode, number)
         return b""
 

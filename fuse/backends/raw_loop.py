@@ -2,8 +2,8 @@
 
 Owns the descriptor's reading, the coroutines under way and the request buffer. Knows nothing of what requests mean.
 
-- A handler is stepped by hand: most end without waiting, and then no task is made for them (a task costs more
-  than a lookup). One that waits goes on when its future is done.
+- A handler answers at once, or with a coroutine that is stepped by hand: most end without waiting, and then no task is
+  made for them (a task costs more than a lookup). One that waits goes on when its future is done.
 - A request that is waiting already is taken at once; after BURST of them the rest of the loop gets its turn.
 - Readers wait a moment awake: waking an idle core costs more than the next request of a busy reader.
 
@@ -36,8 +36,10 @@ SPARE_BUFFERS: Final = 16
 _AGAIN: Final = {errno.EAGAIN, errno.EINTR, errno.ENOENT}
 """Nothing to read; ENOENT: the request was taken back while it was read."""
 
-Handler = Callable[[int, int, memoryview], Coroutine[Any, Any, Bytes]]
-"""Takes inode, unique and body; returns the answer's payload."""
+Answer = bytes | Coroutine[Any, Any, Bytes]
+"""The payload, or what returns it when it had to wait."""
+Handler = Callable[[int, int, memoryview], Answer]
+"""Takes inode, unique and body."""
 Refusal = Callable[[int, Exception], int]
 """Turns what a handler raised into an errno."""
 Prepared = Callable[[int, int, Bytes], None]
@@ -124,9 +126,12 @@ class RequestLoop:
         if handler is None:
             self._write_error(unique, errno.ENOSYS)
             return
-        coroutine = handler(inode, unique, memoryview(buffer)[IN_HEADER.size : count])
         try:
-            future = coroutine.send(None)
+            answered = handler(inode, unique, memoryview(buffer)[IN_HEADER.size : count])
+            if isinstance(answered, bytes):
+                self.answer(opcode, unique, answered)
+                return
+            future = answered.send(None)
         except StopIteration as done:
             self.answer(opcode, unique, done.value)
         except Exception as error:  # noqa: BLE001 - the edge: whatever happens becomes an errno
@@ -134,7 +139,7 @@ class RequestLoop:
         else:
             # The handler may still look at its bytes.
             self._buffer = self._spare.pop() if self._spare else bytearray(BUFFER_BYTES)
-            step = _Step(self, coroutine, opcode, unique, buffer)
+            step = _Step(self, answered, opcode, unique, buffer)
             self._waiting.add(step)
             step.wait_for(future)
 

@@ -7,6 +7,7 @@ Invariant: every open that was answered is counted until its release, also over 
 """
 
 import os
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -14,6 +15,7 @@ import structlog
 from fuse.backends import raw_device
 from fuse.backends.guard import Failures
 from fuse.core import protocol
+from fuse.core.handles import FileHandle
 from fuse.core.inodes import Node
 from fuse.core.open_modes import Choice, OpenModes
 from fuse.core.operations import Operations
@@ -25,6 +27,9 @@ log = structlog.get_logger()
 
 PASSTHROUGH_BYTES_MIN: Final = 1 << 20
 """Smaller files are read in one request and then by the page cache; asking the worker would cost more."""
+# Plain numbers: of flags of an enumeration each operation makes an object.
+_LIGHT: Final = int(OpenFlag.NO_FLUSH)
+_LIGHT_KEPT: Final = int(OpenFlag.NO_FLUSH | OpenFlag.KEEP_CACHE)
 
 
 class Opens:
@@ -37,6 +42,8 @@ class Opens:
         self._failures = failures
         self.modes = OpenModes()
         self.device = -1
+        #: Makes the kernel let go of an inode's cached pages, some time later.
+        self.drop_pages: Callable[[int], None] = lambda inode: None
 
     def recount(self) -> None:
         """Take over the open files of an earlier daemon."""
@@ -46,6 +53,31 @@ class Opens:
                 self.modes.opened_passthrough(inode, handle.backing_id, handle.backing_key)
             elif handle.choice is Choice.CACHED:
                 self.modes.opened_cached(inode)
+
+    def opened_now(self, inode: int) -> bytes | None:
+        """Open a small file for reading, and return the answer; None when that may have to wait for somebody. Most
+        opens are such, and a coroutine for each step of them would cost as much again."""
+        node = self._state.inodes.get(inode)
+        if not _is_read_only(node) or self._may_be_whole(node) or self.modes.is_passthrough(inode):
+            return None
+        opened = self._operations.reads.open_now(node)
+        if opened is None:
+            return None
+        number, keeps_cache = opened
+        handle = self._state.handles.file(number)
+        handle.choice, handle.is_light = Choice.CACHED, True
+        self.modes.opened_cached(inode)
+        return protocol.OPEN_OUT.pack(number, _LIGHT_KEPT if keeps_cache else _LIGHT, 0)
+
+    def released_now(self, inode: int, number: int) -> bool:
+        """Close what `opened_now` opened; return False for any other handle."""
+        handle = self._state.handles.file(number)
+        if not handle.is_light or handle.choice is not Choice.CACHED:
+            return False
+        self._state.handles.pop_file(number)
+        self._operations.reads.release(handle)
+        self.modes.released(inode, Choice.CACHED)
+        return True
 
     async def opened(self, number: int, *, keeps_cache: bool, writes: bool) -> bytes:
         """Choose how the open file reaches its bytes; return the answer."""
@@ -118,13 +150,24 @@ class Opens:
             return None
 
     async def release(self, inode: int, number: int) -> None:
-        choice = self._state.handles.file(number).choice
+        handle = self._state.handles.file(number)
+        choice, is_outdated = handle.choice, self._is_read_past_us_from_now_on(handle)
         try:
             await self._operations.changes.release(number)
         finally:
             backing_id = self.modes.released(inode, choice) if choice is not None else 0
             if backing_id:
                 raw_device.close_backing(self.device, backing_id)
+        if is_outdated:
+            self.drop_pages(inode)
+
+    def _is_read_past_us_from_now_on(self, handle: FileHandle) -> bool:
+        """Whether this is the last open by our pages of a file that has become whole: the next one is by passthrough,
+        and the pages would only take as much memory again as the worker's."""
+        node = handle.node
+        if handle.choice is not Choice.CACHED or node.handles > 1 or node.pin is None or not self._may_be_whole(node):
+            return False
+        return node.pin.is_resident(0, node.entry.size_bytes)
 
     async def undo(self, opcode: int, payload: bytes) -> None:
         """The asker of an open was gone before it was answered: nobody will release the handle."""

@@ -69,7 +69,10 @@ class OpenModes:
 
     def opened_cached(self, inode: int) -> None:
         """An open was answered in cached mode."""
-        self._inodes.setdefault(inode, _Inode()).cached += 1
+        state = self._inodes.get(inode)
+        if state is None:
+            state = self._inodes[inode] = _Inode()
+        state.cached += 1
 
     def opened_passthrough(self, inode: int, backing_id: int, key: BackingKey) -> None:
         """An open was answered by passthrough on `backing_id`."""

@@ -75,6 +75,7 @@ class Opcode(IntEnum):
 class Notify(IntEnum):
     """Messages without a request."""
 
+    INVALIDATE_INODE = 2
     INVALIDATE_ENTRY = 3
     RESEND = 7
     INCREMENT_EPOCH = 8
@@ -157,6 +158,7 @@ BATCH_FORGET_IN: Final = struct.Struct("<II")
 STATFS_OUT: Final = struct.Struct("<QQQQQIIII24x")
 DIRENT_PLUS: Final = struct.Struct("<QQQQIIQQQQQQIIIIIIIIIIQQII")
 DIRENT: Final = struct.Struct("<QQII")
+INVALIDATE_INODE_OUT: Final = struct.Struct("<Qqq")
 INVALIDATE_ENTRY_OUT: Final = struct.Struct("<QII")
 
 
@@ -285,6 +287,12 @@ def encode_resend() -> bytes:
 def encode_increment_epoch() -> bytes:
     """Return the message that makes the kernel look up every name again (protocol 7.44)."""
     return OUT_HEADER.pack(OUT_HEADER.size, Notify.INCREMENT_EPOCH, 0)
+
+
+def encode_drop_pages(inode: int) -> bytes:
+    """Return the message that makes the kernel let go of an inode's cached pages, and ask for its attributes again."""
+    body = INVALIDATE_INODE_OUT.pack(inode, 0, 0)  # from the beginning, and no length: to the end
+    return OUT_HEADER.pack(OUT_HEADER.size + len(body), Notify.INVALIDATE_INODE, 0) + body
 
 
 def encode_invalidate_entry(parent: int, name: bytes) -> bytes:

@@ -46,6 +46,12 @@ class Reads:
         handle = FileHandle(node, may_read=True, may_write=False, appends=False)
         return self.opened(handle)
 
+    def open_now(self, node: Node) -> tuple[int, bool] | None:
+        """The same as `open`, if nobody need be asked; else None."""
+        if not self.is_current(node):
+            return None
+        return self.opened(FileHandle(node, may_read=True, may_write=False, appends=False))
+
     def opened(self, handle: FileHandle) -> tuple[int, bool]:
         """Count the handle in; return its number and whether cached pages are of this version."""
         node = handle.node
@@ -58,16 +64,22 @@ class Reads:
         self._state.inodes.opened(node)
         return self._state.handles.add_file(handle), keeps_cache
 
-    async def revalidate(self, node: Node) -> None:
-        """Close-to-open: hold the node against the newest listing before it is opened. IsADirectory, Stale."""
+    @staticmethod
+    def is_current(node: Node) -> bool:
+        """Whether the node may be opened as it is, without a look at the listing. IsADirectory, Stale."""
         if node.is_directory:
             raise IsADirectory(f"{node.name} is a directory")
         if node.writing is not None or node.dataset is None:
-            return
+            return True
         if node.is_detached:
             raise Stale("the file was replaced or removed")
-        if not node.dataset.writable:
+        return not node.dataset.writable
+
+    async def revalidate(self, node: Node) -> None:
+        """Close-to-open: hold the node against the newest listing before it is opened. IsADirectory, Stale."""
+        if self.is_current(node):
             return
+        assert node.dataset is not None
         pinned_etag = node.entry.etag if node.handles else None
         try:
             entry = await self._names.entry(node.dataset, node.path)

@@ -25,8 +25,11 @@ CRASHES_MAX: Final = 3
 """After so many crashes in a row, each soon after serving began, a request that was in work at each is taken to be the
 cause."""
 SOON_SECONDS: Final = 1.0
-SILENT_SECONDS: Final = 0.6
-"""After so long without a word it is looked whether a daemon is dead; it speaks four times a second."""
+BEAT_SECONDS: Final = 0.125
+"""So often a daemon that serves says that its loop goes round."""
+SILENT_SECONDS: Final = 0.3
+"""After so long without a word it is looked whether a daemon is dead. One that has a thread in the kernel which cannot
+be killed is noticed no other way, and its requests must not wait for a second in all."""
 LEAVE_SECONDS: Final = 3.0
 STOP_SECONDS: Final = 20.0
 """A daemon told to stop drains its requests (10 s), then it is killed."""

@@ -99,9 +99,9 @@ def tune(mount_point: Path) -> None:
         log.warning("max_background_not_raised", wanted=MAX_BACKGROUND, error=error.strerror)
 
 
-def read_mount_table() -> MountTable:
+def read_mount_table(mountinfo: Path = Path("/proc/self/mountinfo")) -> MountTable:
     """Return the mounts of our mount namespace."""
-    text = Path("/proc/self/mountinfo").read_bytes().decode("utf-8", "surrogateescape")
+    text = mountinfo.read_bytes().decode("utf-8", "surrogateescape")
     return mount_table.parse(text.split("\n"))
 
 

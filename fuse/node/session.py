@@ -23,13 +23,12 @@ from fuse.core.journal import Image, replay
 from fuse.core.operations import Operations
 from fuse.core.recorder import Recorder
 from fuse.core.restore import restore
-from fuse.core.succession import CRASHES_MAX, LEFT_STATUS, Reason
+from fuse.core.succession import BEAT_SECONDS, CRASHES_MAX, LEFT_STATUS, Reason
 from fuse.metrics import Metrics
 from fuse.node import wire
 
 log = structlog.get_logger()
 
-BEAT_SECONDS: Final = 0.25
 SEND_SECONDS: Final = 5
 """How long the keeper may take to make room for a message."""
 JOURNAL_BYTES_MIN: Final = 512 << 10

@@ -22,6 +22,8 @@ from kube.resources import CRON_TRAINING_JOBS, DATA_LOADS, DATASETS, NODE_CACHES
 
 #: wider than any line
 PIPE_CHARACTERS = 10_000
+PINNED_MAX = 8
+"""Paths in one cell."""
 Body = dict[str, Any]
 Cell = Callable[[Body], str]
 
@@ -117,6 +119,24 @@ def _resident(node: Body) -> str:
         found.append(f"{dataset['namespace']}/{dataset['name']} {format_bytes(size)}")
     return ", ".join(found) or "-"
 
+
+def _pinned(dataset: Body) -> str:
+    pinned = dataset["spec"].get("cache", {}).get("pinned") or []
+    more = f" and {len(pinned) - PINNED_MAX} more" if len(pinned) > PINNED_MAX else ""
+    return ", ".join(pinned[:PINNED_MAX]) + more or "-"
+
+
+CACHE_TERMS = Listing(
+    DATASETS,
+    (
+        ("PRIORITY", lambda body: str(body["spec"].get("cache", {}).get("priority", 0))),
+        ("GUARANTEED", _at("spec", "cache", "guaranteed")),
+        ("MAXIMUM", _at("spec", "cache", "maximum")),
+        ("PINNED", _pinned),
+        ("CACHED", _at("status", "cacheStates", "cached")),
+    ),
+)
+"""What `headrace cache` prints of a dataset."""
 
 LISTINGS: dict[str, Listing] = {
     "jobs": Listing(

@@ -65,7 +65,7 @@ def load(files: Iterable[Path]) -> list[dict[str, Any]]:
 
 def crd_files(root: Path = MANIFESTS) -> list[Path]:
     """The generated CRDs; empty when there are none."""
-    return sorted((root / "crds").glob("*.yaml"))
+    return sorted((root / "crds").glob("*.*.yaml"))
 
 
 def rbac_file(part: str, root: Path = MANIFESTS) -> Path:

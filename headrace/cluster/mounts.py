@@ -7,33 +7,21 @@ touched."""
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 from pathlib import Path
 
+from fuse.node.mounts import read_mount_table
 from headrace.errors import ClusterError
 
 UNMOUNT_SECONDS = 10.0
-
-
-def parse_mountinfo(text: str) -> list[Path]:
-    """The mount points of a mountinfo file, in its order (a later one may cover an earlier one)."""
-    points = []
-    for line in text.splitlines():
-        fields = line.split(" ")
-        if len(fields) > 4:
-            # The kernel writes space, tab, newline and backslash as three octal digits.
-            raw = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), os.fsencode(fields[4]))
-            points.append(Path(os.fsdecode(raw)))
-    return points
 
 
 def below(folder: Path) -> list[Path]:
     """Mount points at or below a folder, the innermost first."""
     # Not resolve(): asking a mount whose daemon is dead anything fails.
     root = folder.parent.resolve() / folder.name
-    text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-    found = [point for point in parse_mountinfo(text) if point == root or root in point.parents]
+    points = [Path(mount.point) for mount in read_mount_table().mounts]
+    found = [point for point in points if point == root or root in point.parents]
     return sorted(found, key=lambda point: len(point.parts), reverse=True)
 
 

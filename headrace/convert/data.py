@@ -49,6 +49,16 @@ def convert_load(source: Fields) -> Body:
     """The DataLoad's spec."""
     spec: Body = {}
     source.copy(spec, "dataset", "loadMetadata", "policy", "schedule", "ttlSecondsAfterFinished")
+    first = source.part("runAfter")
+    first.take("apiVersion")
+    if first.take("kind", "DataLoad") == "DataLoad":
+        named: Body = {}
+        first.copy(named, "name", "namespace")
+        if named:
+            spec["runAfter"] = {"kind": "DataLoad", **named}
+    else:
+        first.note("only DataLoads can come first; start this one when the other has ended")
+    first.finish()
     targets = []
     for target in source.parts("target"):
         found: Body = {}

@@ -90,9 +90,12 @@ class ApplyDataLoad:
 
 @dataclass(frozen=True, slots=True)
 class RemoveCheckpoint:
-    """Remove the checkpoint in this directory of the job's checkpoint dataset; it is fine if it is gone."""
+    """Remove the checkpoint in this directory of the job's checkpoint dataset; it is fine if it is gone.
+
+    `first`: the file inside that makes it complete, relative to `path`; "" = what `checkpoint.marker` names."""
 
     path: str
+    first: str = ""
 
 
 @dataclass(frozen=True, slots=True)

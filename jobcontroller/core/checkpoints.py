@@ -1,17 +1,19 @@
 """Checkpoints: which one an attempt resumes from, and what its pods are told of it.
 
-Owns the choice and the paths. Does not decide what makes a checkpoint complete (metadata/ does). Invariant:
-the choice is made once an attempt, after the last pod of the one before is gone, and kept in the status."""
+Owns the choice and the paths. Does not decide what makes a checkpoint complete (metadata/ does). A file that was whole
+and is rotten shows only when a program reads it: from a checkpoint from which no attempt gets to the next one the job
+turns to the one before (`note_failed_resume`). Invariant: the choice is made once an attempt, after the last pod of the
+one before is gone, and kept in the status."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from api import names
 from api.conditions import parse_timestamp, timestamp
-from api.training_v1alpha1 import CheckpointStatus, TrainingJobSpec, TrainingJobStatus
+from api.training_v1alpha1 import CheckpointStatus, DistrustedCheckpoint, TrainingJobSpec, TrainingJobStatus
 from jobcontroller.core.actions import AnnotatePod
 from jobcontroller.core.observed import CheckpointView, PodView
 
@@ -19,22 +21,67 @@ from jobcontroller.core.observed import CheckpointView, PodView
 CLOCK_SKEW_SECONDS = 5.0
 MAX_STATUS_CHECKPOINTS = 16
 MAX_STATUS_NODES = 256
+MAX_PROBLEM_CHARACTERS = 200
+#: attempts in a row that end with an error before their checkpoint is followed by a newer one
+FAILED_RESUMES_TO_DISTRUST = 2
+MAX_DISTRUSTED = 16
 
 
 def newest_complete(
-    found: Iterable[CheckpointView], job_created_at: float, retiring: Container[str] = ()
+    found: Iterable[CheckpointView], job_created_at: float, status: TrainingJobStatus | None = None
 ) -> CheckpointView | None:
-    """Return the complete checkpoint with the highest step that this job wrote; never one whose removal has begun.
+    """Return the complete checkpoint with the highest step that this job wrote.
 
-    One completed before the job existed belongs to another run in the same directory."""
+    Never one whose removal has begun or that is distrusted, as `status` says. One completed before the job existed
+    belongs to another run in the same directory."""
+    retiring = status.retiring_checkpoints if status is not None else ()
     own = (
         checkpoint
         for checkpoint in found
         if checkpoint.is_complete
         and checkpoint.path not in retiring
+        and not (status is not None and is_distrusted(status, checkpoint))
         and (checkpoint.completed_at is None or checkpoint.completed_at >= job_created_at - CLOCK_SKEW_SECONDS)
     )
     return max(own, key=lambda checkpoint: checkpoint.step, default=None)
+
+
+def newest_torn(
+    found: Iterable[CheckpointView], chosen: CheckpointView | None, status: TrainingJobStatus
+) -> CheckpointView | None:
+    """Return the newest incomplete checkpoint that is newer than the chosen one; None when there is none."""
+    after = chosen.step if chosen is not None else -1
+    torn = (
+        one for one in found if not one.is_complete and one.step > after and one.path not in status.retiring_checkpoints
+    )
+    return max(torn, key=lambda one: one.step, default=None)
+
+
+def is_distrusted(status: TrainingJobStatus, checkpoint: CheckpointView) -> bool:
+    """Whether attempts failed again and again from just this one; not after it was saved anew."""
+    return _record(checkpoint) in status.distrusted_checkpoints
+
+
+def note_failed_resume(
+    status: TrainingJobStatus, found: Sequence[CheckpointView], job_created_at: float
+) -> CheckpointView | None:
+    """Count one more attempt that ended with an error; the checkpoint that is not trusted any more from now on."""
+    newest = newest_complete(found, job_created_at, status)
+    resumed = next((one for one in found if one.path == status.resume_path), None)
+    if resumed is None or newest is None or newest.step > resumed.step:
+        status.failed_resumes = 0
+        return None
+    status.failed_resumes += 1
+    if status.failed_resumes < FAILED_RESUMES_TO_DISTRUST:
+        return None
+    status.failed_resumes = 0
+    status.distrusted_checkpoints = [*status.distrusted_checkpoints, _record(resumed)][-MAX_DISTRUSTED:]
+    return resumed
+
+
+def _record(checkpoint: CheckpointView) -> DistrustedCheckpoint:
+    at = timestamp(checkpoint.completed_at) if checkpoint.completed_at is not None else None
+    return DistrustedCheckpoint(path=checkpoint.path, completed_at=at)
 
 
 def statuses(found: Iterable[CheckpointView]) -> list[CheckpointStatus]:
@@ -50,6 +97,7 @@ def statuses(found: Iterable[CheckpointView]) -> list[CheckpointStatus]:
             path=checkpoint.path,
             nodes=_largest(checkpoint.node_bytes),
             completed_at=timestamp(checkpoint.completed_at) if checkpoint.completed_at is not None else None,
+            problem=checkpoint.problem[:MAX_PROBLEM_CHARACTERS] or None,
         )
         for checkpoint in newest
     ]
@@ -82,6 +130,9 @@ def environment(spec: TrainingJobSpec, status: TrainingJobStatus, template: Mapp
     if place is None:
         return {}
     result = {names.ENV_CHECKPOINT_DIR: place}
+    hangs = spec.run_policy.hang_detection
+    if hangs is not None and hangs.progress_file is not None:
+        result[names.ENV_PROGRESS_FILE] = _join(place, hangs.progress_file)
     root = _root(spec, template)
     if root is not None and status.resume_path is not None and status.resume_step is not None:
         result[names.ENV_RESUME_FROM] = _join(root, status.resume_path)

@@ -1,6 +1,7 @@
 """What a pod gets done between SIGTERM and its end, and where its successor reads from.
 
-Owns the length of the grace, and the load of a checkpoint onto a node where a pod is about to join. Writes go through
+Owns the length of the grace, and the load of a checkpoint onto nodes where pods are about to join or to start again:
+it flows while their images are pulled and their containers made. Writes go through
 to the under store before they are acknowledged, so what is dirty when the notice comes is one checkpoint: the newest
 one tells how large it is, and the nodes' measured rates from the under store how fast it flows."""
 
@@ -17,7 +18,7 @@ from api.data_v1alpha1 import DataLoad, DataLoadSpec, DatasetRef, LoadTarget
 from api.training_v1alpha1 import TrainingJob, TrainingJobStatus
 from jobcontroller.core import attempts, checkpoints
 from jobcontroller.core.actions import ApplyDataLoad
-from jobcontroller.core.observed import PodView
+from jobcontroller.core.observed import CheckpointView, PodView
 from jobcontroller.core.ownership import labels, owner_references
 from jobcontroller.core.turn import Turn
 
@@ -31,6 +32,8 @@ REACTION_SECONDS = 10
 SLACK = 1.5
 MAX_REMEMBERED = 32
 LOAD_TTL_SECONDS = 600
+#: Of a checkpoint in parts a node reads its own, and which these are is not known here: a larger one is left to it.
+MOST_WARM_BYTES = 64 << 30
 
 
 def grace_seconds(job: TrainingJob, status: TrainingJobStatus, bytes_per_second: float | None) -> int | None:
@@ -50,18 +53,34 @@ def grace_seconds(job: TrainingJob, status: TrainingJobStatus, bytes_per_second:
 
 def prewarm(turn: Turn, pods: Iterable[PodView]) -> None:
     """Have the newest complete checkpoint brought to the nodes of pods that are about to join."""
-    checkpoint, seen, state = turn.job.spec.checkpoint, turn.observed.checkpoints, turn.status.elastic
-    if checkpoint is None or checkpoint.dataset is None or seen is None or seen.error or state is None:
+    seen = turn.observed.checkpoints
+    if seen is None or seen.error:
         return
     created_at = parse_timestamp(turn.job.metadata.creation_timestamp or timestamp(0))
-    newest = checkpoints.newest_complete(seen.found, created_at, turn.status.retiring_checkpoints)
-    if newest is None:
+    _warm(turn, pods, checkpoints.newest_complete(seen.found, created_at, turn.status))
+
+
+def prewarm_restart(turn: Turn) -> None:
+    """Have the checkpoint a later attempt resumes from brought to nodes of its pods that hold nothing of it.
+
+    Before their containers run; afterwards the program reads for itself."""
+    seen = turn.observed.checkpoints
+    if turn.attempt == 0 or turn.status.resume_path is None or seen is None or seen.error:
         return
-    for node in sorted({pod.node for pod in pods} - newest.node_bytes.keys()):
-        body = _load(turn.job, checkpoint.dataset, newest.path, node)
+    resumed = next((one for one in seen.found if one.path == turn.status.resume_path), None)
+    starting = [pod for pod in turn.current_pods() if pod.node and not pod.is_running and not pod.is_finished]
+    _warm(turn, starting, resumed)
+
+
+def _warm(turn: Turn, pods: Iterable[PodView], checkpoint: CheckpointView | None) -> None:
+    spec, status = turn.job.spec.checkpoint, turn.status
+    if spec is None or spec.dataset is None or checkpoint is None or checkpoint.size_bytes > MOST_WARM_BYTES:
+        return
+    for node in sorted({pod.node for pod in pods} - checkpoint.node_bytes.keys()):
+        body = _load(turn.job, spec.dataset, checkpoint.path, node)
         name = body["metadata"]["name"]
-        if name not in state.prewarmed:
-            state.prewarmed = [*state.prewarmed, name][-MAX_REMEMBERED:]
+        if name not in status.prewarmed and len(status.prewarmed) < MAX_REMEMBERED:
+            status.prewarmed = [*status.prewarmed, name]
             turn.act([ApplyDataLoad(name, body)])
 
 

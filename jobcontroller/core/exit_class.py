@@ -37,6 +37,8 @@ class Failure:
     at: float | None = None
     #: it is about to be lost, and runs still (core/notices.py)
     is_notice: bool = False
+    #: of the whole attempt, which stands still (core/hang.py)
+    is_hang: bool = False
 
 
 #: DisruptionTarget reasons (kubernetes.io/docs/concepts/workloads/pods/disruptions) that take a healthy pod's

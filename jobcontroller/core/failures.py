@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from api.conditions import parse_timestamp, timestamp
-from jobcontroller.core import attempts, checkpoints, notices
+from jobcontroller.core import attempts, checkpoints, hang, notices
 from jobcontroller.core.exit_class import Failure, FailureKind, classify, first_cause, vanished
 from jobcontroller.core.turn import Turn
 
@@ -23,7 +23,8 @@ def of_attempt(turn: Turn) -> list[Failure]:
     found = [failure for failure in map(classify, pods) if failure is not None]
     if turn.status.created_attempt == turn.attempt or turn.observed.gone_pods:
         found.extend(_vanished(turn, {pod.key for pod in pods}))
-    return found + notices.of_attempt(turn)
+    found += notices.of_attempt(turn)
+    return found or hang.of_attempt(turn)
 
 
 def _vanished(turn: Turn, present: Collection[tuple[str, int]]) -> Iterator[Failure]:
@@ -74,7 +75,7 @@ def resume_text(turn: Turn) -> str:
     if seen is None or seen.error:
         return "resumes from the newest complete checkpoint"
     created_at = parse_timestamp(turn.job.metadata.creation_timestamp or timestamp(0))
-    newest = checkpoints.newest_complete(seen.found, created_at)
+    newest = checkpoints.newest_complete(seen.found, created_at, turn.status)
     if newest is None:
         return "starts from the beginning: no checkpoint is complete yet"
     return f"resumes from step {newest.step} or a newer complete checkpoint"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from api.training_v1alpha1 import TrainingJob
 from jobcontroller.core.framework import Framework
 from jobcontroller.core.queueing import Hold
+from jobcontroller.core.reclaiming import Reclaim
 
 
 class PodPhase(enum.StrEnum):
@@ -35,6 +36,32 @@ class ContainerEnd:
     reason: str = ""
     message: str = ""
     finished_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a program said of itself; `step` None = it named none."""
+
+    at: float
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """The newest sign of life of one kind (HangDetection.signals); `at` None = there was none."""
+
+    signal: str
+    at: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """One reading of the signs that are not in the pods; `error` not empty = it failed and says nothing."""
+
+    read_at: float
+    found: tuple[Sign, ...] = ()
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +99,8 @@ class PodView:
     checkpointed_at: str = ""
     #: its containers wait until names.START_ANNOTATION says they may start
     is_held: bool = False
+    #: news of it alone is no reason to decide anew
+    heartbeat: Heartbeat | None = field(default=None, compare=False)
 
     @property
     def is_finished(self) -> bool:
@@ -96,7 +125,7 @@ class DatasetView:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointView:
-    """A checkpoint the metadata service knows; `path` is inside the dataset, `completed_at` None = not said."""
+    """A checkpoint the metadata service knows; paths are inside the dataset, `completed_at` None = not said."""
 
     step: int
     path: str
@@ -104,6 +133,10 @@ class CheckpointView:
     size_bytes: int = 0
     node_bytes: Mapping[str, int] = field(default_factory=dict)
     completed_at: float | None = None
+    #: why it is not complete, as a clause
+    problem: str = ""
+    #: the file that made it complete, if that is inside it
+    seal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +162,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What the job's queue says: `gpus` of `queue` are the job's, or why it has to wait."""
+    """What the job's queue says: `gpus` of `queue` are the job's, or why it has to wait, or to give them back."""
 
     queue: str
     gpus: int
     hold: Hold | None = None
+    reclaim: Reclaim | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,5 +196,7 @@ class Observed:
     checkpoint_sharers: tuple[str, ...] = ()
     #: why the last removal of a checkpoint failed; None = it did not
     removal_problem: Problem | None = None
+    #: None = the job asks for no hang detection, or no reading was due yet
+    signs: Signs | None = None
     #: None = the job asks nothing of a queue
     admission: Admission | None = None

@@ -13,6 +13,7 @@ Invariants (tests/property/jobcontroller/test_queueing.py):
 - while a queue waits for GPUs of its own, no other queue begins to borrow
 - so a job that needs no more than its queue's nominal GPUs is admitted in the end, whatever others submit: those
   before it in its queue end, what was borrowed comes back, and nothing is borrowed meanwhile
+  (what was borrowed comes back when jobs end, or is taken back: core/reclaiming.py)
 - a job larger than its queue's nominal GPUs lives on what others leave. It holds up the jobs behind it only while
   waiting for its own queue and for borrowers is enough, and no other queue waits for its own; else they pass it"""
 
@@ -36,6 +37,8 @@ class Quota:
     borrowing_limit: int | None = None
     weight: int = 1
     priority: int = 0
+    #: whether its jobs may have others ended that borrow, to get GPUs of its own
+    takes_back: bool = True
 
     @property
     def most_gpus(self) -> float:
@@ -52,6 +55,10 @@ class Claim:
     gpus: int
     submitted_at: float
     is_admitted: bool = False
+    #: it was told to give its GPUs back, and holds them until its pods are gone
+    is_leaving: bool = False
+    #: since when its work is in no checkpoint (seconds since 1970); not worth a new decision
+    unsaved_since: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +89,7 @@ class Admissions:
 
 
 @dataclass(slots=True)
-class _Pool:
+class Pool:
     """The counting while a decision is made."""
 
     quotas: Mapping[str, Quota]
@@ -146,7 +153,7 @@ class _Pool:
 
 def decide(quotas: Iterable[Quota], claims: Iterable[Claim]) -> Admissions:
     """Return who may run now. Deterministic; the order of the arguments does not matter."""
-    pool = _Pool({quota.name: quota for quota in quotas})
+    pool = Pool({quota.name: quota for quota in quotas})
     ordered = sorted(claims, key=lambda claim: (claim.submitted_at, claim.key))
     held: dict[JobKey, Hold] = {}
     admitted = {claim.key for claim in ordered if claim.is_admitted}
@@ -168,7 +175,7 @@ def decide(quotas: Iterable[Quota], claims: Iterable[Claim]) -> Admissions:
     return Admissions(frozenset(admitted), held, _uses(pool, ordered, admitted))
 
 
-def _next(pool: _Pool) -> Claim | None:
+def _next(pool: Pool) -> Claim | None:
     entitled = pool.entitled()
     heads = pool.heads(entitled)
     fitting = next((claim for claim in heads if pool.is_within_nominal(claim) and claim.gpus <= pool.free), None)
@@ -182,7 +189,7 @@ def _next(pool: _Pool) -> Claim | None:
     return first if first is not None and first.gpus <= pool.free else None
 
 
-def _uses(pool: _Pool, claims: Iterable[Claim], admitted: set[JobKey]) -> dict[str, Use]:
+def _uses(pool: Pool, claims: Iterable[Claim], admitted: set[JobKey]) -> dict[str, Use]:
     counts: dict[str, list[int]] = {name: [0, 0] for name in pool.quotas}
     for claim in claims:
         if claim.queue in counts:
@@ -193,7 +200,7 @@ def _uses(pool: _Pool, claims: Iterable[Claim], admitted: set[JobKey]) -> dict[s
     }
 
 
-def _no_queue(claim: Claim, pool: _Pool) -> Hold:
+def _no_queue(claim: Claim, pool: Pool) -> Hold:
     known = ", ".join(sorted(pool.quotas)[:8]) or "none"
     text = (
         f"Queue {claim.queue} does not exist; create it, or correct spec.runPolicy.schedulingPolicy.queue "
@@ -202,7 +209,7 @@ def _no_queue(claim: Claim, pool: _Pool) -> Hold:
     return Hold(reasons.QUEUE_NOT_FOUND, text)
 
 
-def _hold(claim: Claim, place: int, is_head: bool, pool: _Pool) -> Hold:
+def _hold(claim: Claim, place: int, is_head: bool, pool: Pool) -> Hold:
     quota, used = pool.quotas[claim.queue], pool.used[claim.queue]
     state = f"Queue {claim.queue} uses {used} of {quota.nominal_gpus} GPUs nominal"
     limit = min(quota.most_gpus, pool.total)
@@ -221,5 +228,5 @@ def _hold(claim: Claim, place: int, is_head: bool, pool: _Pool) -> Hold:
         return Hold(reasons.WAITING_FOR_QUOTA, f"{state}; {needs}")
     left = f"{max(0, pool.free)} of {pool.total} GPUs of all queues are free"
     if pool.is_within_nominal(claim):
-        return Hold(reasons.WAITING_FOR_QUOTA, f"{state}; {needs}; {left}, the queue's others are lent until jobs end")
+        return Hold(reasons.WAITING_FOR_QUOTA, f"{state}; {needs}; {left}, the queue's others are lent")
     return Hold(reasons.WAITING_FOR_QUOTA, f"{state}; {needs} and would have to borrow; {left}, and others come first")

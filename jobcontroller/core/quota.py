@@ -55,7 +55,16 @@ def claim_of(job: TrainingJob) -> Claim | None:
         gpus=gpus,
         submitted_at=parse_timestamp(job.metadata.creation_timestamp or "1970-01-01T00:00:00Z"),
         is_admitted=admitted,
+        is_leaving=admitted and status is not None and status.reclaimed_by is not None,
+        unsaved_since=_unsaved_since(status),
     )
+
+
+def _unsaved_since(status: TrainingJobStatus | None) -> float:
+    if status is None:
+        return 0.0
+    times = [one.completed_at for one in status.checkpoints if one.complete]
+    return max((parse_timestamp(at) for at in (*times, status.attempt_began_at) if at), default=0.0)
 
 
 def _most_pods(spec: TrainingJobSpec, role: str) -> int:

@@ -15,10 +15,10 @@ number in the status is the commit point of a restart."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from api.conditions import parse_timestamp, timestamp
+from api.conditions import find_condition, parse_timestamp, timestamp
 from api.training_v1alpha1 import CREATED, DATA_READY, FAILED, QUEUED, RESTARTING, SUCCEEDED, SUSPENDED, is_finished
 from jobcontroller.core import (
     attempts,
@@ -32,6 +32,7 @@ from jobcontroller.core import (
     failures,
     fencing,
     gang,
+    hang,
     progress,
     reasons,
     resize,
@@ -43,8 +44,9 @@ from jobcontroller.core import (
     validation,
 )
 from jobcontroller.core.actions import ApplyPodGroup, ApplyService, CreatePod, DeleteJob, DeletePodGroup, Plan
+from jobcontroller.core.exit_class import FailureKind
 from jobcontroller.core.framework import Equipped
-from jobcontroller.core.observed import Observed, PodView
+from jobcontroller.core.observed import CheckpointView, Observed, PodView
 from jobcontroller.core.ownership import is_ours
 from jobcontroller.core.pod_builder import build_pod, rendezvous
 from jobcontroller.core.status import StatusDraft
@@ -73,6 +75,7 @@ def reconcile(observed: Observed, now: float, policy: Policy | None = None) -> P
         _resume,
         _keep_deadline,
         _succeed,
+        _give_back,
         _restart_after_failure,
         _end_older_attempts,
         _hold_back_queued,
@@ -142,7 +145,7 @@ def _hold_back_suspended(turn: Turn) -> Plan | None:
         return None
     pods = list(turn.observed.pods)
     if not pods:
-        turn.status.admitted_queue = turn.status.admitted_gpus = None
+        turn.status.admitted_queue = turn.status.admitted_gpus = turn.status.reclaimed_by = None
     if not suspend.is_suspended(turn.status):
         _record_end(turn, turn.now, failed=False)
         turn.status.start_time = None
@@ -191,6 +194,22 @@ def _succeed(turn: Turn) -> Plan | None:
     return _finish(turn, SUCCEEDED, reasons.SUCCEEDED, f"attempt {turn.attempt} finished its work")
 
 
+def _give_back(turn: Turn) -> Plan | None:
+    """End the attempt of a job whose queue borrowed what another now takes back."""
+    admission, status = turn.observed.admission, turn.status
+    if admission is None or admission.reclaim is None or status.reclaimed_by is not None:
+        return None
+    _record_end(turn, turn.now, failed=True)
+    # Held until the last pod is gone, by a job too that ran before it had a queue.
+    status.admitted_queue, status.admitted_gpus = admission.queue, admission.gpus
+    status.reclaimed_by = "/".join(admission.reclaim.by)
+    _begin_attempt(turn, suspend.attempt_after_resume(status))
+    turn.draft.enter(QUEUED, reasons.RECLAIMED, admission.reclaim.message)
+    turn.event(reasons.RECLAIMED, f"{admission.reclaim.message}; it waits to be admitted again", "Warning")
+    turn.outcome = reasons.RECLAIMED
+    return None
+
+
 def _restart_after_failure(turn: Turn) -> Plan | None:
     if turn.status.started_attempt != turn.attempt:
         return None
@@ -215,12 +234,30 @@ def _restart_after_failure(turn: Turn) -> Plan | None:
     turn.status.restarts = restart_policy.count(turn.status.restarts, cause.kind)
     handled = [*turn.status.handled_failures, *(failure.uid for failure in found)]
     turn.status.handled_failures = handled[-MAX_HANDLED_FAILURES:]
+    if cause.is_hang:
+        turn.status.hung_at_step = hang.step_of(turn)
+    elif cause.kind is FailureKind.USER_ERROR:
+        _doubt_checkpoint(turn)
     _begin_attempt(turn, turn.attempt + 1, workers)
     turn.draft.enter(RESTARTING, verdict.reason, verdict.message)
     resume = failures.resume_text(turn) + _size_clause(turn)
     turn.event(RESTARTING, f"{verdict.message}; attempt {turn.attempt} {resume}", "Warning")
     turn.outcome = verdict.reason
     return None
+
+
+def _doubt_checkpoint(turn: Turn) -> None:
+    seen, created_at = turn.observed.checkpoints, turn.job.metadata.creation_timestamp
+    if seen is None or seen.error:
+        return
+    path = turn.status.resume_path
+    doubted = checkpoints.note_failed_resume(turn.status, seen.found, parse_timestamp(created_at or timestamp(0)))
+    if doubted is not None:
+        text = (
+            f"{checkpoints.FAILED_RESUMES_TO_DISTRUST} attempts that resumed from {path} ended with an error before a "
+            "newer checkpoint was complete; none resumes from it any more until it is saved anew"
+        )
+        turn.event(reasons.CHECKPOINT_DISTRUSTED, text, "Warning")
 
 
 def _end_older_attempts(turn: Turn) -> Plan | None:
@@ -242,9 +279,17 @@ def _end_older_attempts(turn: Turn) -> Plan | None:
 
 def _hold_back_queued(turn: Turn) -> Plan | None:
     admission = turn.observed.admission
+    if turn.status.reclaimed_by is not None:
+        # The last pod is gone.
+        turn.status.reclaimed_by = turn.status.admitted_queue = turn.status.admitted_gpus = None
+        return turn.plan()
     if admission is None:
         return None
     if admission.hold is not None:
+        queued = find_condition(turn.status.conditions, QUEUED)
+        is_new = queued is None or queued.reason != reasons.RECLAIMING
+        if admission.hold.reason == reasons.RECLAIMING and is_new:
+            turn.event(reasons.RECLAIMING, admission.hold.message)
         turn.draft.wait(admission.hold.reason, admission.hold.message)
         return turn.plan()
     if turn.status.admitted_queue is None:
@@ -280,13 +325,15 @@ def _start_attempt(turn: Turn) -> Plan | None:
         chosen = checkpoints.newest_complete(
             seen.found,
             parse_timestamp(job.metadata.creation_timestamp or timestamp(0)),
-            status.retiring_checkpoints,
+            status,
         )
         status.checkpoints = checkpoints.statuses(seen.found)
+        _say_skipped(turn, seen.found, chosen)
     status.started_attempt = turn.attempt
     status.started_replicas = roles.replicas(job.spec)
     elastic.begin(job, status)
     status.grace_seconds = drain.grace_seconds(job, status, turn.observed.bytes_per_second)
+    status.prewarmed = []
     status.resume_step = chosen.step if chosen else None
     status.resume_path = chosen.path if chosen else None
     if status.start_time is None:
@@ -295,6 +342,16 @@ def _start_attempt(turn: Turn) -> Plan | None:
     begins = f"resumes from step {chosen.step} ({chosen.path})" if chosen else "starts from the beginning"
     turn.event("AttemptStarted", f"attempt {turn.attempt} {begins}")
     return None
+
+
+def _say_skipped(turn: Turn, found: Sequence[CheckpointView], chosen: CheckpointView | None) -> None:
+    torn = checkpoints.newest_torn(found, chosen, turn.status)
+    if torn is not None:
+        instead = f"resumes from {chosen.path}" if chosen is not None else "starts from the beginning"
+        text = (
+            f"checkpoint {torn.path} is not complete: {torn.problem or 'it is torn'}; attempt {turn.attempt} {instead}"
+        )
+        turn.event(reasons.CHECKPOINT_SKIPPED, text, "Warning")
 
 
 def _create_missing(turn: Turn) -> Plan | None:
@@ -353,6 +410,7 @@ def _release_roles(turn: Turn) -> Plan | None:
 
 def _report(turn: Turn) -> Plan:
     progress.describe(turn)
+    drain.prewarm_restart(turn)
     pods = turn.current_pods()
     turn.record_goodput(pods, _began_at(turn), until=turn.now, ended=False, failed=False)
     seen = turn.observed.checkpoints

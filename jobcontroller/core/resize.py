@@ -58,7 +58,7 @@ def survive(turn: Turn, found: Sequence[Failure]) -> bool:
     limits, state = elastic.bounds(turn.job.spec), turn.status.elastic
     if limits is None or state is None:
         return False
-    if any(one.kind is FailureKind.USER_ERROR or one.role != ROLE for one in found):
+    if any(one.kind is FailureKind.USER_ERROR or one.role != ROLE or one.is_hang for one in found):
         return False
     lost = frozenset(one.index for one in found)
     left = [index for index in elastic.workers(turn.status) if index not in lost]
@@ -77,7 +77,7 @@ def survive(turn: Turn, found: Sequence[Failure]) -> bool:
 def note_loss(turn: Turn, found: Iterable[Failure]) -> None:
     """Remember that members were lost, if they were, and whether that undid a change just made."""
     limits, state = elastic.bounds(turn.job.spec), turn.status.elastic
-    lost = [one for one in found if one.kind is not FailureKind.USER_ERROR]
+    lost = [one for one in found if one.kind is not FailureKind.USER_ERROR and not one.is_hang]
     if limits is None or state is None or not lost:
         return
     soon = state.resized_at is not None and (
@@ -93,7 +93,7 @@ def workers_after(turn: Turn, found: Iterable[Failure]) -> int | None:
     if limits is None or state is None or elastic.goes_on(turn.observed.framework, turn.job.spec):
         return None
     have = len(elastic.workers(turn.status))
-    lost = sum(one.role == ROLE and one.kind is not FailureKind.USER_ERROR for one in found)
+    lost = sum(one.role == ROLE and one.kind is not FailureKind.USER_ERROR and not one.is_hang for one in found)
     # With too few left the scheduler says what fits, from `min` on.
     return have - lost if have - lost >= limits.minimum else have
 
@@ -254,7 +254,7 @@ def _has_fresh_checkpoint(turn: Turn, ready_at: float) -> bool:
         return True
     if seen is not None and not seen.error:
         created_at = parse_timestamp(turn.job.metadata.creation_timestamp or timestamp(0))
-        newest = checkpoints.newest_complete(seen.found, created_at, turn.status.retiring_checkpoints)
+        newest = checkpoints.newest_complete(seen.found, created_at, turn.status)
         if newest is not None and newest.completed_at is not None and newest.completed_at >= ready_at:
             return True
     turn.wake_at(ready_at + CHECKPOINT_WAIT_SECONDS)

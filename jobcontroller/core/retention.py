@@ -17,7 +17,7 @@ from api.conditions import parse_timestamp
 from api.training_v1alpha1 import CHECKPOINT_RETENTION, TrainingJob, TrainingJobStatus
 from jobcontroller.core import reasons
 from jobcontroller.core.actions import RemoveCheckpoint
-from jobcontroller.core.checkpoints import CLOCK_SKEW_SECONDS
+from jobcontroller.core.checkpoints import CLOCK_SKEW_SECONDS, is_distrusted
 from jobcontroller.core.observed import CheckpointView
 from jobcontroller.core.turn import Turn
 
@@ -52,6 +52,7 @@ def surplus(job: TrainingJob, status: TrainingJobStatus, found: Iterable[Checkpo
         for one in found
         if one.is_complete
         and one.completed_at is not None
+        and not is_distrusted(status, one)
         and one.completed_at >= begin
         and (end is None or one.completed_at <= end)
     ]
@@ -86,7 +87,8 @@ def apply(turn: Turn) -> None:
         turn.wake_at(problem.retry_at)
         return
     if status.retiring_checkpoints:
-        turn.act(RemoveCheckpoint(path) for path in status.retiring_checkpoints)
+        seals = {one.path: one.seal[len(one.path) + 1 :] for one in seen.found if one.seal}
+        turn.act(RemoveCheckpoint(path, seals.get(path, "")) for path in status.retiring_checkpoints)
         turn.wake_at(turn.now + LOOK_AGAIN_SECONDS)
 
 

@@ -26,6 +26,7 @@ _RESERVED_ENV = frozenset(
         names.ENV_RESUME_FROM,
         names.ENV_RESUME_STEP,
         names.ENV_CHECKPOINT_DIR,
+        names.ENV_PROGRESS_FILE,
     }
 )
 #: pod fields the controller sets, so that pods find each other

@@ -16,8 +16,6 @@ from api.trust.source import TokenSource
 from jobcontroller.core.observed import CheckpointView
 from jobcontroller.errors import MetadataUnavailable, RemovalFailed
 
-#: what `format: auto` means as long as the service knows markers only
-DEFAULT_FORMAT = "Marker"
 #: workers that are asked to remove something, one after another, before that counts as failed
 MAX_WORKERS_TRIED = 3
 
@@ -52,7 +50,7 @@ class CheckpointClient:
         wanted = metadata_pb2.ListCheckpointsRequest(
             uid=dataset.uid,
             path=spec.path.strip("/"),
-            format=DEFAULT_FORMAT if spec.format == "auto" else spec.format,
+            format=spec.format,
             marker=spec.marker,
         )
         try:
@@ -63,12 +61,27 @@ class CheckpointClient:
             raise MetadataUnavailable(f"checkpoints in Dataset {spec.dataset}: {_text(error)}") from error
         return tuple(_view(checkpoint) for checkpoint in answer.checkpoints)
 
-    async def remove(self, namespace: str, spec: CheckpointSpec, path: str) -> None:
-        """Have a worker remove a share of a checkpoint, its marker first; it is fine if nothing is left of it.
+    async def changed_at(self, namespace: str, spec: CheckpointSpec, path: str) -> float | None:
+        """Return when a file below the checkpoint directory was changed; None = there is none.
+
+        Raises MetadataUnavailable."""
+        dataset = await self._dataset(namespace, spec)
+        where = "/".join(part for part in (spec.path.strip("/"), path) if part)
+        try:
+            request = metadata_pb2.LookupRequest(uid=dataset.uid, path=where)
+            entry = await self._namespace.Lookup(request, timeout=self._deadline_seconds)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return None
+            raise MetadataUnavailable(f"{where} in Dataset {spec.dataset}: {_text(error)}") from error
+        return entry.mtime_ns / 1e9
+
+    async def remove(self, namespace: str, spec: CheckpointSpec, path: str, first: str) -> None:
+        """Have a worker remove a share of a checkpoint, the file `first` in it first; fine if nothing is left of it.
 
         Raises MetadataUnavailable and RemovalFailed."""
         dataset = await self._dataset(namespace, spec)
-        wanted = worker_pb2.RemoveTreeRequest(uid=dataset.uid, path=path, first=spec.marker)
+        wanted = worker_pb2.RemoveTreeRequest(uid=dataset.uid, path=path, first=first)
         refusal: grpc.aio.AioRpcError | None = None
         for worker in await self._workers(dataset):
             try:
@@ -130,6 +143,8 @@ def _view(checkpoint: metadata_pb2.Checkpoint) -> CheckpointView:
         size_bytes=checkpoint.bytes,
         node_bytes=dict(checkpoint.nodes),
         completed_at=checkpoint.completed_at_ns / 1e9 if checkpoint.completed_at_ns else None,
+        problem=checkpoint.problem,
+        seal=checkpoint.seal,
     )
 
 

@@ -18,6 +18,8 @@ ACTIONS = Counter("headrace_jobcontroller_actions", "actions performed, by kind 
 """kind: the action's class name; result: done, refused, failed."""
 OUTCOMES = Counter("headrace_jobcontroller_outcomes", "restarts and ends of jobs, by reason", ["reason"])
 """reason: one of core/reasons.py."""
+SIGNS = Counter("headrace_jobcontroller_sign_readings", "readings of jobs' signs of life, by result", ["result"])
+"""result: read, failed."""
 FIRST_POD_SECONDS = Histogram(
     "headrace_jobcontroller_all_pods_launch_seconds",
     "seconds from a job's creation until all pods of its first attempt ran (KubeDL's all_pods_launch_delay)",

@@ -23,6 +23,7 @@ from jobcontroller.shell.checkpoint_client import CheckpointClient
 from jobcontroller.shell.directories import Directories
 from jobcontroller.shell.pod_view import owner_uid, view_of
 from jobcontroller.shell.queues import Queues
+from jobcontroller.shell.signs import SignReader
 from kube.client import KubeClient
 from kube.errors import NotFound
 from kube.objects import Pod
@@ -56,6 +57,7 @@ class Observer:
         frameworks: Mapping[str, Framework],
         checkpoints: CheckpointClient | None,
         *,
+        signs: SignReader,
         directories: Directories,
         checkpoint_seconds: float,
         clock: Callable[[], float],
@@ -66,6 +68,7 @@ class Observer:
         self._directories = directories
         self._frameworks = frameworks
         self._checkpoints = checkpoints
+        self._signs = signs
         self._checkpoint_seconds = checkpoint_seconds
         self._clock = clock
         self._known: dict[Key, tuple[float, Checkpoints]] = {}
@@ -91,6 +94,7 @@ class Observer:
         except NotFound:
             self._known.pop(key, None)
             self._asked_at_end.discard(key)
+            self._signs.forget(key)
             return None
         try:
             job = TrainingJob.model_validate(raw)
@@ -115,6 +119,7 @@ class Observer:
             problem=problem,
             checkpoint_sharers=self._directories.others(job),
             removal_problem=removal_problem,
+            signs=await self._signs.of(key, job, tuple(pods.values())),
             admission=self._queues.admission(job),
         )
         return Seen(raw, observed)

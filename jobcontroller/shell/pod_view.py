@@ -8,6 +8,7 @@ from typing import Any
 
 from api import names
 from api.conditions import parse_timestamp
+from jobcontroller.core.hang import parse_heartbeat
 from jobcontroller.core.observed import ContainerEnd, PodPhase, PodView
 from kube.objects import Condition, ContainerStatus, Pod
 
@@ -53,6 +54,7 @@ def view_of(pod: Pod) -> PodView | None:
         waiting=_waiting(statuses),
         ends=ends,
         checkpointed_at=pod.metadata.annotations.get(names.CHECKPOINTED_AT_ANNOTATION, ""),
+        heartbeat=parse_heartbeat(pod.metadata.annotations.get(names.HEARTBEAT_ANNOTATION, "")),
         is_held=pod.metadata.annotations.get(names.START_ANNOTATION) == "",
     )
 

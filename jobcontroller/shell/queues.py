@@ -3,11 +3,13 @@
 Owns the copies, and what was just granted: a job that was told it may run counts as admitted from that moment, before
 its status says so, so that two jobs decided at once are never given the same GPUs. Decides nothing (core/queueing.py).
 Invariants: one event loop, and no await between a decision and its grant; a grant ends when the job's stored status
-holds it, asks for nothing any more, or the job is gone."""
+holds it, asks for nothing any more, or the job is gone. A job that was told to give its GPUs back counts as leaving
+from then on, for the same reason."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
@@ -20,6 +22,7 @@ from api.training_v1alpha1 import QueueSpec, QueueStatus, TrainingJob
 from jobcontroller.core import quota, reasons
 from jobcontroller.core.observed import Admission
 from jobcontroller.core.queueing import Admissions, Claim, Hold, JobKey, Quota, decide
+from jobcontroller.core.reclaiming import Reclaim, Reclaims, reclaim
 from jobcontroller.shell.directories import Directories
 from kube.client import KubeClient
 from kube.errors import KubeError, NotFound
@@ -48,7 +51,13 @@ class Queues:
     """Fed by `run`; `touched` is called with the key of each job that was told to wait and should ask again."""
 
     def __init__(
-        self, client: KubeClient, touched: Callable[[JobKey], None], jitter: Random, directories: Directories
+        self,
+        client: KubeClient,
+        touched: Callable[[JobKey], None],
+        jitter: Random,
+        directories: Directories,
+        *,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._directories = directories
         self._client = client
@@ -57,8 +66,10 @@ class Queues:
         self._quotas: dict[str, Quota] = {}
         self._claims: dict[JobKey, Claim] = {}
         self._granted: dict[JobKey, Claim] = {}
+        self._leaving: dict[JobKey, tuple[Claim, Reclaim]] = {}  # told to give back, and not yet seen to
+        self._wall_clock = wall_clock
         self._told: dict[JobKey, str] = {}  # jobs that were told to wait, and the reason; "" = not counted yet
-        self._decision: Admissions | None = None
+        self._decision: tuple[Admissions, Reclaims] | None = None
         self._is_noted = False
         self._reported: dict[str, dict[str, Any]] = {}
         self._changed = asyncio.Event()
@@ -82,12 +93,12 @@ class Queues:
         if claim is None:
             return None
         if claim.is_admitted:
-            return Admission(claim.queue, claim.gpus)
+            return self._held(claim)
         granted = self._granted.get(claim.key)
         if granted is None:
             # Only what the watch reported is counted: a job deleted since it was read would hold GPUs for ever.
             is_known = self._claims.get(claim.key) == claim
-            hold = self._decide().held.get(claim.key) if is_known else NOT_SEEN
+            hold = self._hold(claim.key) if is_known else NOT_SEEN
             if hold is not None:
                 self._told[claim.key] = hold.reason if is_known else ""
                 return Admission(claim.queue, claim.gpus, hold)
@@ -95,9 +106,26 @@ class Queues:
         self._told.pop(claim.key, None)
         return Admission(granted.queue, granted.gpus)
 
-    def _decide(self) -> Admissions:
+    def _held(self, claim: Claim) -> Admission:
+        """What an admitted job is told: to go on, or to give back."""
+        if claim.is_leaving:
+            return Admission(claim.queue, claim.gpus)
+        # It may be told again: its status could not be stored the first time.
+        _, found = self._leaving.get(claim.key, (claim, self._decide()[1].victims.get(claim.key)))
+        if found is not None:
+            self._leaving[claim.key] = replace(claim, is_leaving=True), found
+        return Admission(claim.queue, claim.gpus, reclaim=found)
+
+    def _hold(self, key: JobKey) -> Hold | None:
+        admissions, reclaims = self._decide()
+        return reclaims.waiting.get(key) or admissions.held.get(key)
+
+    def _decide(self) -> tuple[Admissions, Reclaims]:
         if self._decision is None:
-            self._decision = decide(self._quotas.values(), {**self._claims, **self._granted}.values())
+            leaving = {key: claim for key, (claim, _) in self._leaving.items()}
+            claims = {**self._claims, **self._granted, **leaving}.values()
+            admissions = decide(self._quotas.values(), claims)
+            self._decision = admissions, reclaim(self._quotas.values(), claims, admissions, self._wall_clock())
         return self._decision
 
     def _note(self) -> None:
@@ -112,10 +140,12 @@ class Queues:
         self._changed.set()
         if not all(synced.is_set() for synced in self._synced):
             return
-        held = self._decide().held
         for key, reason in self._told.items():
-            if key in self._claims and (key not in held or held[key].reason != reason):
+            hold = self._hold(key)
+            if key in self._claims and (hold is None or hold.reason != reason):
                 self._touched(key)
+        for key in self._decide()[1].victims:
+            self._touched(key)
 
     # ---- watches -------------------------------------------------------------------------------
 
@@ -138,7 +168,9 @@ class Queues:
         except ValidationError as error:
             _log.error("queue_unreadable", queue=name, error=str(error.errors()[0]["msg"]))
             return
-        self._quotas[name] = Quota(name, spec.nominal_gpus, spec.borrowing_limit, spec.weight, spec.priority)
+        self._quotas[name] = Quota(
+            name, spec.nominal_gpus, spec.borrowing_limit, spec.weight, spec.priority, spec.take_back
+        )
         self._reported[name] = change.object.status
 
     async def _follow_jobs(self) -> None:
@@ -156,9 +188,13 @@ class Queues:
         claim = None if is_gone else _claim_of(change.object)
         if claim is None or claim.is_admitted:
             self._granted.pop(key, None)
+        if claim is None or not claim.is_admitted or claim.is_leaving:
+            self._leaving.pop(key, None)
         if claim is None:
             self._told.pop(key, None)
         if claim == self._claims.get(key):
+            if claim is not None:
+                self._claims[key] = claim  # what does not count for equality
             return
         if claim is None:
             del self._claims[key]
@@ -173,7 +209,7 @@ class Queues:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            for name, use in list(self._decide().uses.items()):
+            for name, use in list(self._decide()[0].uses.items()):
                 status = QueueStatus(
                     usedGPUs=use.used_gpus,
                     borrowedGPUs=use.borrowed_gpus,

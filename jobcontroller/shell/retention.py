@@ -29,7 +29,7 @@ _KIND = RemoveCheckpoint.__name__
 class Remover(Protocol):
     """What is asked of the checkpoint client."""
 
-    async def remove(self, namespace: str, spec: CheckpointSpec, path: str) -> None:
+    async def remove(self, namespace: str, spec: CheckpointSpec, path: str, first: str) -> None:
         """Remove a share of a checkpoint. Raises MetadataUnavailable and RemovalFailed."""
         ...
 
@@ -59,7 +59,7 @@ class Retention:
         self._problems.pop(key, None)
         for action in removals:
             try:
-                await self._remover.remove(job.metadata.namespace, spec, action.path)
+                await self._remover.remove(job.metadata.namespace, spec, action.path, action.first or spec.marker)
             except (MetadataUnavailable, RemovalFailed) as error:
                 metrics.ACTIONS.labels(_KIND, "failed").inc()
                 _log.warning("checkpoint_not_removed", namespace=key[0], job=key[1], error=str(error))

@@ -26,6 +26,16 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheTerms:
+    """What the dataset may have of the cache beside others; bytes of all workers together, no maximum = 0."""
+
+    priority: int = 0
+    guaranteed_bytes: int = 0
+    maximum_bytes: int = 0
+    pinned: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Specification:
     """What the dataset's owner asks for."""
 
@@ -37,6 +47,7 @@ class Specification:
     writable: bool = False
     local_copies: bool = False
     replicas: int = 1
+    terms: CacheTerms = CacheTerms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,14 @@ def check(specification: Specification) -> Specification:
         if mount.path in seen:
             raise InvalidRequest(f"mounts[{index}].path {mount.path!r} is used twice; each mount needs its own.")
         seen.add(mount.path)
+    terms = specification.terms
+    if 0 < terms.maximum_bytes < terms.guaranteed_bytes:
+        raise InvalidRequest(
+            f"terms.maximum_bytes is {terms.maximum_bytes}; it must be 0 (no limit) or at least guaranteed_bytes, "
+            f"{terms.guaranteed_bytes}."
+        )
+    for index, path in enumerate(terms.pinned):
+        paths.checked(f"terms.pinned[{index}]", path, may_be_root=True)
     return specification
 
 

@@ -6,7 +6,8 @@ worker, by what it last did:
     unknown ──register──▶ live ──lease over──▶ dead ──report or register──▶ live
 
 Invariants: an epoch never goes back, reports of an older one are refused; residency is only built from reports
-without gaps since the last full one.
+without gaps since the last full one; time in which this process stood still ends no lease: what
+workers said meanwhile has not been read yet.
 """
 
 from dataclasses import dataclass, field, replace
@@ -145,6 +146,12 @@ class Workers:
             return Use.IGNORE
         state.sequence = sequence
         return Use.APPLY
+
+    def stood_still(self, seconds: float, now: float) -> None:
+        """Nobody could be heard for so long until now, because this process did not run: it counts for no lease."""
+        for state in self._states.values():
+            if state.last_seen_seconds is not None:
+                state.last_seen_seconds = min(now, state.last_seen_seconds + seconds)
 
     def expire(self, now: float) -> list[str]:
         """Nodes whose lease ended since the last call; what they held is to be forgotten, each is named once."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from api.gen import metadata_pb2 as pb
 from metadata.core.checkpoints import Checkpoint
-from metadata.core.datasets import Dataset, Mount, Specification
+from metadata.core.datasets import CacheTerms, Dataset, Mount, Specification
 from metadata.core.entries import Entry
 from metadata.core.residency import Held, Residence
 from metadata.core.workers import ReadCounters, Registration, Tier, Worker, WorkerReadings
@@ -31,6 +31,12 @@ def specification(request: pb.SyncRequest) -> Specification:
         writable=request.writable,
         local_copies=request.local_copies,
         replicas=request.replicas or 1,
+        terms=CacheTerms(
+            request.terms.priority,
+            request.terms.guaranteed_bytes,
+            request.terms.maximum_bytes,
+            tuple(request.terms.pinned),
+        ),
     )
 
 
@@ -64,6 +70,12 @@ def dataset_message(dataset: Dataset) -> pb.DatasetInfo:
         writable=specification.writable,
         local_copies=specification.local_copies,
         replicas=specification.replicas,
+        terms=pb.CacheTerms(
+            priority=specification.terms.priority,
+            guaranteed_bytes=specification.terms.guaranteed_bytes,
+            maximum_bytes=specification.terms.maximum_bytes,
+            pinned=specification.terms.pinned,
+        ),
     )
 
 
@@ -149,4 +161,6 @@ def checkpoint_message(checkpoint: Checkpoint, nodes: dict[str, int]) -> pb.Chec
         bytes=checkpoint.bytes,
         nodes=nodes,
         completed_at_ns=checkpoint.completed_at_ns,
+        problem=checkpoint.problem,
+        seal=checkpoint.seal,
     )

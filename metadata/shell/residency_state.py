@@ -91,9 +91,12 @@ class ResidencyState:
         self.ledger.forget_dataset(uid)
         self._announced.pop(uid, None)
 
-    def expire(self) -> list[str]:
-        """Forget what dead workers held; returns the nodes that died since the last call."""
-        dead = self.workers.expire(self._clock())
+    def expire(self, late_seconds: float) -> list[str]:
+        """Forget what dead workers held; returns the nodes that died since the last call, which this process makes so
+        much too late, because it stood still."""
+        now = self._clock()
+        self.workers.stood_still(late_seconds, now)
+        dead = self.workers.expire(now)
         for node in dead:
             self.ledger.forget_node(node)
         self._count_alive()

@@ -25,6 +25,7 @@ from metadata.shell.namespace_service import NamespaceService
 from metadata.shell.residency_service import ResidencyService
 from metadata.shell.residency_state import ResidencyState
 from metadata.shell.signing_keys import SigningKeys
+from metadata.shell.small_files import SmallFiles
 from metadata.shell.sync import Listings
 from metadata.shell.trust_service import TrustService
 from metadata.shell.watchers import Watchers
@@ -76,8 +77,16 @@ class MetadataServer:
             kept_versions=settings.kept_versions,
         )
         self._namespace = NamespaceService(catalog)
-        self._services = (ResidencyService(catalog), CheckpointService(catalog))
+        small_files = SmallFiles(open_store, settings.credentials_dir)
+        self._services = (ResidencyService(catalog), CheckpointService(catalog, small_files))
         self._tokens = TrustService(catalog, keys, settings.token_seconds)
+        self.is_ready = False
+        """Calls are taken; False again once the process is to end."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether what is written still reaches the database."""
+        return not self._database.broken.is_set()
 
     async def run(self, stop: asyncio.Event) -> int:
         """Serve until `stop` is set (returns 0) or the disk fails (returns 1)."""
@@ -90,11 +99,13 @@ class MetadataServer:
             await self._listings.resume()  # before the first Sync, which joins them
             server, address = await self._serve()
             await self._namespace.resume_purges()
+            self.is_ready = True
             log.info("metadata.ready", address=address)
             waits = [asyncio.create_task(stop.wait()), asyncio.create_task(self._database.broken.wait())]
             await asyncio.wait([*waits, *tasks], return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:
                 wait.cancel()
+            self.is_ready = False
             log.info("metadata.stopping", broken=self._database.broken.is_set())
             self._watchers.close()
             await server.stop(self._settings.shutdown_seconds)
@@ -140,7 +151,12 @@ class MetadataServer:
         return server, f"{host}:{port}"
 
     async def _watch_leases(self) -> None:
+        interval_seconds = self._settings.lease_seconds / LEASE_CHECKS
         while True:
-            await asyncio.sleep(self._settings.lease_seconds / LEASE_CHECKS)
-            for node in self._residency.expire():
+            due = time.monotonic() + interval_seconds
+            await asyncio.sleep(interval_seconds)
+            late_seconds = time.monotonic() - due
+            if late_seconds > interval_seconds:
+                log.warning("metadata.stood_still", seconds=round(late_seconds, 3))
+            for node in self._residency.expire(late_seconds):
                 log.warning("metadata.worker_lease_ended", node=node)

@@ -13,6 +13,10 @@ from api import names
 from kube.objects import Volume
 
 MAX_DATASETS = 64
+# Thirty years: nobody waits longer than the seconds that are saved.
+MAX_WAIT_SECONDS = 1_000_000_000
+MAX_BYTES = (1 << 63) - 1
+MAX_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,7 @@ class BadDataRequest(ValueError):
 def parse_datasets(text: str, pod_namespace: str) -> tuple[DataRequest, ...]:
     """Parse names.DATASETS_ANNOTATION; raises BadDataRequest with one sentence."""
     where = f"annotation {names.DATASETS_ANNOTATION}"
-    try:
-        raw = json.loads(text)
-    except ValueError as error:
-        raise BadDataRequest(f'{where} is not valid JSON ({error}); write it like [{{"name":"imagenet"}}]') from None
+    raw = _json(text, where, '[{"name":"imagenet"}]')
     if not isinstance(raw, list):
         raise BadDataRequest(f'{where} must be a JSON list, like [{{"name":"imagenet"}}]')
     if len(raw) > MAX_DATASETS:
@@ -57,28 +58,42 @@ def _dataset(item: Any, where: str, pod_namespace: str) -> DataRequest:
     required = item.get("required", False)
     wait = item.get("maxWaitSeconds") or 0
     if not isinstance(namespace, str):
-        raise BadDataRequest(f"{where}.namespace {namespace!r} must be a string")
+        raise BadDataRequest(f"{where}.namespace {_short(namespace)} must be a string")
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-        raise BadDataRequest(f'{where}.paths {paths!r} must be a list of strings, like ["train/"]')
+        raise BadDataRequest(f'{where}.paths {_short(paths)} must be a list of strings, like ["train/"]')
     if not isinstance(required, bool):
-        raise BadDataRequest(f"{where}.required {required!r} must be true or false")
-    if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait < float("inf"):
-        raise BadDataRequest(f"{where}.maxWaitSeconds {wait!r} must be a number of seconds, 0 or more")
+        raise BadDataRequest(f"{where}.required {_short(required)} must be true or false")
+    if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait <= MAX_WAIT_SECONDS:
+        raise BadDataRequest(
+            f"{where}.maxWaitSeconds {_short(wait)} must be a number of seconds, 0 or more, at most {MAX_WAIT_SECONDS}"
+        )
     return DataRequest(namespace, item["name"], tuple(paths), required, float(wait))
 
 
 def parse_checkpoint(text: str) -> tuple[tuple[str, int], ...]:
     """Parse names.CHECKPOINT_NODES_ANNOTATION: (node, bytes) pairs; raises BadDataRequest."""
     where = f"annotation {names.CHECKPOINT_NODES_ANNOTATION}"
-    try:
-        raw = json.loads(text)
-    except ValueError as error:
-        raise BadDataRequest(f'{where} is not valid JSON ({error}); write it like {{"node-1": 1024}}') from None
+    raw = _json(text, where, '{"node-1": 1024}')
     if not isinstance(raw, dict) or not all(
-        isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in raw.values()
+        isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_BYTES for value in raw.values()
     ):
         raise BadDataRequest(f'{where} must map node names to bytes, like {{"node-1": 1024}}')
     return tuple(sorted(raw.items()))
+
+
+def _json(text: str, where: str, example: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise BadDataRequest(f"{where} is not valid JSON (nested too deeply); write it like {example}") from None
+    except ValueError as error:
+        raise BadDataRequest(f"{where} is not valid JSON ({error}); write it like {example}") from None
+
+
+def _short(value: object) -> str:
+    """A value as a sentence can hold it: an annotation may be 256 KiB long."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def inline_datasets(volumes: Sequence[Volume], pod_namespace: str) -> tuple[DataRequest, ...]:

@@ -368,7 +368,8 @@ class Engine:
             for uid in state.gang_binds.settle(unit, is_whole, now):
                 decisions += self._undo(uid)
             if found is not None and not state.gang_binds.is_binding(unit):
-                found.was_whole = found.was_whole or is_whole
+                # Without its PodGroup nobody knows how many it needs: that is not having been whole.
+                found.was_whole = found.was_whole or (is_whole and found.group is not None)
                 state.enqueue_gang(found, now)
         decisions += self._preempting.clear(state.unnominated)
         state.unnominated.clear()

@@ -55,6 +55,7 @@ class EngineSettings:
     flush_seconds: float = 300.0
     topology_keys: tuple[str, ...] = ()
     admits_volcano_groups: bool = False
+    reads_fluid: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class EngineState:
         self.table = NodeTable()
         self.assigned = Assigned(self.table)
         self.residency = ResidencyTable(self.table, settings.speeds)
-        self.volumes = VolumeTable()
+        self.volumes = VolumeTable(reads_fluid=settings.reads_fluid)
         self.workloads = Workloads()
         self.mix = WorkloadMix()
         self.devices = DeviceClasses()

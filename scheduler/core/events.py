@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kube.fluid_objects import FluidDataset
 from kube.objects import (
     Dataset,
     Node,
@@ -88,6 +89,21 @@ class DatasetChanged:
 @dataclass(frozen=True, slots=True)
 class DatasetGone:
     """A Dataset was deleted."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class FluidDatasetChanged:
+    """A Dataset of Fluid's was added or changed; core/fluid.py makes events of ours of it, the engine sees none."""
+
+    dataset: FluidDataset
+
+
+@dataclass(frozen=True, slots=True)
+class FluidDatasetGone:
+    """A Dataset of Fluid's was deleted."""
 
     namespace: str
     name: str
@@ -232,6 +248,8 @@ Event = (
     | CacheGone
     | DatasetChanged
     | DatasetGone
+    | FluidDatasetChanged
+    | FluidDatasetGone
     | GroupChanged
     | GroupGone
     | StorageChanged

@@ -120,7 +120,7 @@ def diagnose(
         return with_preemption(seen, preemption.NEVER)
     lower = LowerPriority(view.table, assigned)
     stakes = Stakes(assigned, lower, Budgets(), lambda namespace, group: None, 0.0)
-    result = preemption.find(view, plugins, stakes, found, seen.may_resolve)
+    result = preemption.find(view, plugins, stakes, found, seen.may_resolve, outside=outside)
     return seen if result.chosen is not None else with_preemption(seen, result.message)
 
 

@@ -28,6 +28,8 @@ GroupObject = PodGroup | VolcanoPodGroup | UpstreamPodGroup
 WHOLE_ONCE = ("Scheduled", "Running", "Finished", "Failed", "Unknown")
 VOLCANO_WHOLE_ONCE = ("Running", "Unknown", "Completed")
 SCHEDULED_CONDITIONS = ("PodGroupScheduled", "PodGroupInitiallyScheduled")
+# As many levels as a topology may have in Kueue; each costs an array operation a try.
+MAX_PREFERRED = 16
 # disruptionMode in v1alpha2 and since.
 ALL_TOGETHER = ("PodGroup", "all")
 
@@ -131,14 +133,16 @@ def gang_spec(group: object) -> GangSpec:
 @gang_spec.register
 def _(group: PodGroup) -> GangSpec:
     meta, status = group.metadata, group.status
+    topology, refusal = _annotated(meta.annotations)
     return GangSpec(
         GangApi.X_K8S,
         meta.namespace,
         meta.name,
         meta.uid,
         group.spec.min_member,
-        topology=_annotated(meta.annotations),
+        topology=topology,
         was_whole=status.phase in WHOLE_ONCE,
+        refusal=refusal,
         generation=meta.generation,
         told_phase=status.phase,
         told_counts=(status.scheduled, status.running),
@@ -198,11 +202,17 @@ def _(group: UpstreamPodGroup) -> GangSpec:
     )
 
 
-def _annotated(annotations: Mapping[str, str]) -> TopologyRequest:
+def _annotated(annotations: Mapping[str, str]) -> tuple[TopologyRequest, str | None]:
+    """What annotations ask for, or why that cannot be read."""
     required = annotations.get(names.REQUIRED_TOPOLOGY_ANNOTATION, "").strip()
     preferred = annotations.get(names.PREFERRED_TOPOLOGY_ANNOTATION, "").split(",")
-    keys = tuple(key.strip() for key in preferred if key.strip())
-    return TopologyRequest(required, keys) if required or keys else NO_TOPOLOGY
+    keys = tuple(dict.fromkeys(key.strip() for key in preferred if key.strip()))
+    if len(keys) > MAX_PREFERRED:
+        return NO_TOPOLOGY, (
+            f"annotation {names.PREFERRED_TOPOLOGY_ANNOTATION} names {len(keys)} label keys; "
+            f"at most {MAX_PREFERRED} are allowed"
+        )
+    return TopologyRequest(required, keys) if required or keys else NO_TOPOLOGY, None
 
 
 def _network(wanted: NetworkTopology | None) -> tuple[TopologyRequest, str | None]:
@@ -215,7 +225,10 @@ def _network(wanted: NetworkTopology | None) -> tuple[TopologyRequest, str | Non
             f"spec.networkTopology.highestTierName {wanted.highest_tier_name!r} is not evaluated by this scheduler; "
             "use highestTierAllowed: tier 1 is the last key of its setting topology_keys"
         )
-    return TopologyRequest(tier=wanted.highest_tier_allowed or 0, is_tier_required=is_hard), None
+    tier = wanted.highest_tier_allowed
+    if is_hard and tier is not None and tier < 1:
+        return NO_TOPOLOGY, f"spec.networkTopology.highestTierAllowed {tier} must be 1 (the nearest tier) or more"
+    return TopologyRequest(tier=tier or 0, is_tier_required=is_hard), None
 
 
 def _holds(conditions: Sequence[Condition], types: Sequence[str]) -> bool:

@@ -18,12 +18,14 @@ REPEAT_DELETE_SECONDS = 5.0
 
 @dataclass(slots=True)
 class GangBind:
-    """One saga. `bound`: uids this saga put on nodes; `in_flight`: binds without a result yet."""
+    """One saga. `bound`: uids this saga put on nodes; `in_flight`: binds without a result yet; `failed`: binds that
+    ended in an error, which may have been applied all the same."""
 
     unit: str
     deadline: float
     bound: set[str] = field(default_factory=set)
     in_flight: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
     undoing: dict[str, float] = field(default_factory=dict)  # uid -> when to decide its deletion (again)
     is_undoing: bool = False
 
@@ -47,23 +49,26 @@ class GangBinds:
         saga.bound |= already_bound
 
     def confirmed(self, unit: str, uid: str) -> None:
-        """A member is bound."""
+        """A member is bound. Not by this saga, if it sent no bind of it: then it is not the saga's to undo."""
         saga = self._sagas.get(unit)
-        if saga is not None and uid in saga.in_flight:
+        if saga is not None and (uid in saga.in_flight or uid in saga.failed):
             saga.in_flight.discard(uid)
+            saga.failed.discard(uid)
             saga.bound.add(uid)
 
     def failed(self, unit: str, uid: str) -> None:
-        """A member was not bound; the saga goes on until its deadline."""
+        """A member was not bound, or nobody knows; the saga goes on until its deadline."""
         saga = self._sagas.get(unit)
         if saga is not None:
             saga.in_flight.discard(uid)
+            saga.failed.add(uid)
 
     def leaving(self, unit: str, uid: str) -> None:
         """A member is gone or being deleted."""
         saga = self._sagas.get(unit)
         if saga is not None:
             saga.in_flight.discard(uid)
+            saga.failed.discard(uid)
             saga.bound.discard(uid)
             saga.undoing.pop(uid, None)
 

@@ -89,8 +89,8 @@ class Gang:
         if len(self.pending) < self.needed:
             have = self.on_nodes + len(self.pending)
             return (
-                f"waiting for members of PodGroup {self.key}: {have} of minMember {self.min_member} exist "
-                "and are not gated"
+                f"waiting for members of PodGroup {self.key}: {have} of minMember {self.min_member} exist, "
+                "name this scheduler and are not gated"
             )
         waiting = Counter(self.roles.get(uid, "") for uid in self.pending)
         for role, count in self.needed_by_role:

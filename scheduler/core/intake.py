@@ -6,6 +6,7 @@ noted in `state.changes`, and moved once a batch.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from scheduler.core import events
@@ -117,6 +118,10 @@ class Intake:
     def _pod_pending(self, event: events.PodPending) -> None:
         state, pod = self._state, event.pod
         known = state.pods.get(pod.uid)
+        # The API server's clock may be ahead of ours, or ours was set back: nobody waits since a time to come.
+        seen_since = self._now if known is None else known.request.waiting_since
+        if pod.waiting_since > seen_since:
+            pod = replace(pod, waiting_since=seen_since)
         if state.assigned.hold_of(pod.uid) is Hold.BOUND:
             return  # an old state of a pod that the watch showed bound already
         if state.assigned.hold_of(pod.uid) is None:

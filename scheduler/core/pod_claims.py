@@ -61,7 +61,7 @@ def find_claims(table: VolumeTable, pod: PodRequest) -> FoundClaims:
         refusal = _untranslatable(table, claim, volume)
         if refusal is not None:
             return FoundClaims(own, refusal=refusal)
-        dataset = _dataset(claim, volume)
+        dataset = _dataset(table, claim, volume)
         if dataset is not None:
             data.append(dataset)
         if not use.is_ephemeral:
@@ -151,9 +151,15 @@ def _zones(volume: PersistentVolume) -> list[tuple[str, frozenset[str]]]:
     return found
 
 
-def _dataset(claim: PersistentVolumeClaim, volume: PersistentVolume) -> DataRequest | None:
+def _dataset(table: VolumeTable, claim: PersistentVolumeClaim, volume: PersistentVolume) -> DataRequest | None:
     meta = claim.metadata
     csi = volume.spec.csi
+    if table.reads_fluid and csi is not None and csi.driver == names.FLUID_CSI_DRIVER:
+        given = csi.volume_attributes
+        return DataRequest(
+            given.get(names.FLUID_CSI_ATTRIBUTE_NAMESPACE) or meta.namespace,
+            given.get(names.FLUID_CSI_ATTRIBUTE_NAME) or meta.name,
+        )
     is_ours = csi is not None and csi.driver == names.CSI_DRIVER
     if not is_ours and claim.spec.storage_class_name != names.STORAGE_CLASS:
         return None

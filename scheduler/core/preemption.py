@@ -148,9 +148,10 @@ class Search:
             return None
         return Candidate(row, victims, cost_of(victims, self._stakes.now))
 
-    def why_not(self) -> str:
-        """The text when there is no candidate: a FitError over the nodes as they were without lower pods."""
-        nodes = int(np.count_nonzero(self._view.alive))
+    def why_not(self, outside: int = 0) -> str:
+        """The text when there is no candidate: a FitError over the nodes as they were without lower pods, and over
+        `outside` more that the view was narrowed not to have."""
+        nodes = int(np.count_nonzero(self._view.alive)) + outside
         reasons: Counter[str] = Counter()
         explained = 0
         with_victims: list[int] = []
@@ -226,16 +227,18 @@ class Search:
         return first_refusals(view, self._plugins.filters, self._pod, np.array([row], dtype=np.int64))
 
 
-def find(view: ClusterView, plugins: Plugins, stakes: Stakes, found: Pass, may_resolve: BoolArray) -> Preemption:
-    """The best candidate for a pod that was refused everywhere."""
-    return best_of(Search(view, plugins, stakes, found, may_resolve))
+def find(
+    view: ClusterView, plugins: Plugins, stakes: Stakes, found: Pass, may_resolve: BoolArray, *, outside: int = 0
+) -> Preemption:
+    """The best candidate for a pod that was refused everywhere. `outside`: nodes the view was narrowed not to have."""
+    return best_of(Search(view, plugins, stakes, found, may_resolve), outside=outside)
 
 
-def best_of(search: Search) -> Preemption:
+def best_of(search: Search, *, outside: int = 0) -> Preemption:
     """The best candidate of a search."""
     candidates = search.candidates()
     if not candidates:
-        return Preemption(None, search.why_not())
+        return Preemption(None, search.why_not(outside))
     return Preemption(min(candidates, key=lambda candidate: (candidate.cost, candidate.row)))
 
 

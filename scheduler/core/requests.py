@@ -18,6 +18,9 @@ HUGEPAGES_PREFIX = "hugepages-"
 # Followed by a DeviceClass's name: a resource every class stands behind (KEP 5004).
 IMPLICIT_PREFIX = "deviceclass.resource.kubernetes.io/"
 POD_LEVEL = (CPU, MEMORY)
+# More of anything than a node has (8 PiB, 9·10^12 cores): the node table counts in 64 bits, and must count a thousand
+# of the largest pods on one node right, since whoever writes spec.nodeName asks nobody whether they fit.
+MOST = 1 << 53
 
 Amounts = dict[str, Decimal]
 
@@ -62,10 +65,11 @@ def is_extended(resource: str) -> bool:
 
 
 def to_integer(resource: str, amount: Decimal) -> int:
-    """An amount in the unit the scheduler counts in, rounded up."""
+    """An amount in the unit the scheduler counts in, rounded up; what is above MOST is MOST + 1, which fits nowhere."""
     scaled = amount * 1000 if resource == CPU else amount
     whole = int(scaled)
-    return whole if whole == scaled or scaled < 0 else whole + 1
+    rounded = whole if whole == scaled or scaled < 0 else whole + 1
+    return max(-MOST, min(MOST + 1, rounded))
 
 
 def _requests(spec: PodSpec, statuses: Mapping[str, ContainerStatus], *, infeasible: bool = False) -> Amounts:
@@ -130,9 +134,9 @@ def _to_integers(amounts: Mapping[str, Decimal]) -> tuple[tuple[str, int], ...]:
 
 
 def allocatable(raw: Mapping[str, str]) -> dict[str, int]:
-    """A node's allocatable as integers, `pods` among them. Raises ValueError for what cannot be read."""
+    """A node's allocatable as integers up to MOST, `pods` among them. Raises ValueError for what cannot be read."""
     return {
-        resource: to_integer(resource, quantities.parse(text))
+        resource: min(MOST, to_integer(resource, quantities.parse(text)))
         for resource, text in raw.items()
         if resource in (CPU, MEMORY, EPHEMERAL, PODS) or is_scalar(resource)
     }

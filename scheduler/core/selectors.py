@@ -35,7 +35,7 @@ class Requirement:
                 return value is not None
             case "DoesNotExist":
                 return value is None
-            case "Gt" | "Lt":
+            case "Gt" | "Lt" if self.values:
                 number, limit = _integer(value), _integer(self.values[0])
                 if number is None or limit is None:
                     return False

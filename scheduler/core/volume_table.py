@@ -43,7 +43,9 @@ OLD_ZONE_LABEL = "failure-domain.beta.kubernetes.io/zone"
 class VolumeTable:
     """See the module's docstring."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, reads_fluid: bool = False) -> None:
+        """`reads_fluid`: volumes of Fluid's driver are datasets too."""
+        self.reads_fluid = reads_fluid
         self.claims: dict[ClaimKey, PersistentVolumeClaim] = {}
         self.volumes: dict[str, PersistentVolume] = {}
         self.classes: dict[str, StorageClass] = {}

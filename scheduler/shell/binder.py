@@ -25,7 +25,7 @@ CAUSES = {
     BindResult.POD_GONE: "the pod is gone",
     BindResult.REFUSED: "the API server refused the bind (the pod is gated or being deleted)",
 }
-ROOM_TAKEN = "the room was taken by another scheduler's pod meanwhile"
+NOT_ANY_MORE = "its node went, the room there was taken meanwhile, or this replica leads no more"
 
 
 class Binder:
@@ -90,7 +90,7 @@ class Binder:
         if waiting is not None:
             await waiting
         if not self._may_bind(bind.uid):
-            return BindFailed(bind.uid, bind.node, ROOM_TAKEN)
+            return BindFailed(bind.uid, bind.node, NOT_ANY_MORE)
         started = time.monotonic()
         status = "Success"
         try:

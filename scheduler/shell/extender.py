@@ -16,16 +16,24 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from kube.http import listening
 from kube.objects import Pod
 from scheduler.core.data_request import BadDataRequest
 from scheduler.core.extender import DataExtender
 from scheduler.errors import ConfigurationError
 from scheduler.shell import metrics
-from scheduler.shell.http import listening
 
 # 5,000 nodes as whole objects, when nodeCacheCapable is off: about 20 KiB each.
 MAX_REQUEST_BYTES = 128 << 20
 RELOAD_SECONDS = 60.0
+
+
+class _Meta(msgspec.Struct):
+    name: str
+
+
+class _Named(msgspec.Struct):
+    metadata: _Meta
 
 
 class _Arguments(msgspec.Struct, rename="pascal"):
@@ -79,21 +87,22 @@ def _handler(
             metrics.EXTENDER.labels(verb, "not_ready").inc()
             return web.Response(status=503, text="the scheduler's state is not synced yet\n")
         try:
-            asked = _decoder.decode(await request.read())
+            answered = answer(_decoder.decode(await request.read()))
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             metrics.EXTENDER.labels(verb, "bad_request").inc()
             return web.Response(status=400, text=f"not the arguments of a scheduler extender (v1): {error}\n")
         metrics.EXTENDER.labels(verb, "answered").inc()
-        return web.Response(body=msgspec.json.encode(answer(asked)), content_type="application/json")
+        return web.Response(body=msgspec.json.encode(answered), content_type="application/json")
 
     return handle
 
 
 def _names(asked: _Arguments) -> list[str]:
+    """The nodes that are asked about. Raises msgspec.ValidationError."""
     if asked.node_names is not None:
         return asked.node_names
-    items = (asked.nodes or {}).get("items") or ()
-    return [item["metadata"]["name"] for item in items]
+    items = (asked.nodes or {}).get("items") or []
+    return [item.metadata.name for item in msgspec.convert(items, list[_Named])]
 
 
 def _filter(extender: DataExtender, asked: _Arguments) -> _Result:

@@ -14,7 +14,6 @@ import msgspec
 
 from kube.objects import Pod
 from scheduler.core.engine import Engine
-from scheduler.core.events import Event
 from scheduler.core.pod_request import ShapeCache, pod_request
 from scheduler.core.verdicts import Verdict, judge
 from scheduler.errors import BadCluster
@@ -70,31 +69,38 @@ def answers(lines: Iterable[bytes]) -> Iterator[bytes]:
         if line.strip():
             try:
                 yield msgspec.json.encode({"results": verdicts(line)})
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, BadCluster) as error:
                 raise BadCluster(f"line {number}: {error}") from None
 
 
 def verdicts(line: bytes) -> list[Verdict]:
-    """The verdicts of one line. Raises msgspec.DecodeError."""
+    """The verdicts of one line. Raises msgspec.DecodeError, or BadCluster naming the object that cannot be used."""
     cluster = msgspec.json.decode(line, type=_Cluster)
     settings = Settings()
     engine = Engine(build(settings), engine_settings(settings))
     # Of unbound pods only those to be judged count; the others are nobody's concern yet.
     followed = {kind.resource.kind: kind for kind in kinds(PodTranslator((), 0.0))}
-    engine.handle(list(_events(cluster.objects, followed)), 0.0)
+    for raw in _flat(cluster.objects):
+        _tell(engine, raw, followed)
     shapes = ShapeCache()
     return [judge(engine.state, pod_request(msgspec.json.decode(raw, type=Pod), shapes)) for raw in _flat(cluster.pods)]
 
 
-def _events(objects: Sequence[msgspec.Raw], followed: Mapping[str, Kind]) -> Iterator[Event]:
-    for raw in _flat(objects):
-        kind = followed.get(msgspec.json.decode(raw, type=_Head).kind)
-        if kind is None:
-            continue
+def _tell(engine: Engine, raw: msgspec.Raw, followed: Mapping[str, Kind]) -> None:
+    """Tell the engine of one object. Raises BadCluster."""
+    name = msgspec.json.decode(raw, type=_Head).kind
+    kind = followed.get(name)
+    if kind is None:
+        return
+    try:
         item: Any = msgspec.json.decode(raw, type=kind.decode)
+        name += f" {item.metadata.namespace}/{item.metadata.name}".replace(" /", " ")
         event = kind.changed(item)
         if event is not None:
-            yield event
+            engine.handle([event], 0.0, is_leading=False)
+    except (msgspec.DecodeError, ValueError) as error:
+        # An API server would not have taken it; these lines come from anywhere.
+        raise BadCluster(f"{name}: {error}") from None
 
 
 def _flat(objects: Sequence[msgspec.Raw]) -> Iterator[msgspec.Raw]:

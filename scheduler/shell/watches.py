@@ -17,6 +17,7 @@ import structlog
 
 from kube.client import KubeClient
 from kube.errors import Forbidden, KubeError, NotFound
+from kube.fluid_objects import FluidDataset
 from kube.gang_objects import PodGroup, UpstreamPodGroup, VolcanoPodGroup
 from kube.objects import Dataset, Node, NodeCache, Pod, PodDisruptionBudget
 from kube.resources import (
@@ -25,6 +26,7 @@ from kube.resources import (
     CSI_STORAGE_CAPACITIES,
     DATASETS,
     DEVICE_CLASSES,
+    FLUID_DATASETS,
     NAMESPACES,
     NODE_CACHES,
     NODES,
@@ -85,9 +87,17 @@ class Kind:
     older: tuple[Resource, ...] = ()
 
 
-def kinds(pods: PodTranslator) -> tuple[Kind, ...]:
-    """Everything the scheduler follows."""
+def kinds(pods: PodTranslator, *, reads_fluid: bool = False) -> tuple[Kind, ...]:
+    """Everything the scheduler follows; Fluid's Datasets only if asked for."""
+    fluid = Kind(
+        FLUID_DATASETS,
+        FluidDataset,
+        events.FluidDatasetChanged,
+        lambda key, uid: events.FluidDatasetGone(*key),
+        is_optional=True,
+    )
     return (
+        *((fluid,) if reads_fluid else ()),
         Kind(PODS, Pod, pods.event, lambda key, uid: events.PodGone(uid)),
         Kind(NODES, Node, events.NodeChanged, lambda key, uid: events.NodeGone(key[1])),
         *(_storage(resource, decode) for resource, decode in STORAGE.items()),

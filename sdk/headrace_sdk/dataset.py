@@ -5,7 +5,7 @@ Owns the list of files, which is that of one snapshot, and the order of an epoch
 
 import fnmatch
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import fsspec
@@ -17,7 +17,9 @@ class FileDataset:
     """`len`, and `[index]` → `transform(bytes)` of the file. May be pickled and forked.
 
     >>> data = FileDataset("headrace://team-a/imagenet/train", pattern="*.jpg", transform=decode)
-    >>> loader = torch.utils.data.DataLoader(data, sampler=data.order(seed=7, epoch=3, rank=0, ranks=8))
+    >>> order = data.order(seed=7, epoch=3, rank=0, ranks=8)
+    >>> data.declare(order)  # the worker fetches ahead in this order
+    >>> loader = torch.utils.data.DataLoader(data, sampler=order)
     """
 
     def __init__(
@@ -54,6 +56,11 @@ class FileDataset:
         turns = -(-len(indices) // ranks)
         padded = (indices * -(-turns * ranks // len(indices)))[: turns * ranks]
         return padded[rank::ranks]
+
+    def declare(self, order: Sequence[int]) -> None:
+        """Tell the node's worker that the files of these indices will be read in this order, by this process or its
+        loaders; what a sampler of any kind yields will do. Replaces the order declared before."""
+        self._fs.declare([self.files[index] for index in order])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (self._fs, self._transform, self.files)

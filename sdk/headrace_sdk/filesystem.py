@@ -6,6 +6,7 @@ Owns names: URL to dataset and path, and fsspec's shapes. Files are in files.py.
 import errno
 import io
 import stat
+from collections.abc import Sequence
 from typing import Any
 
 from fsspec.spec import AbstractFileSystem
@@ -33,6 +34,7 @@ class HeadraceFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ha
         super().__init__(socket=socket, tokens=tokens, **options)
         self.worker = Worker(socket, tokens)
         self._uids: dict[tuple[str, str], str] = {}
+        self._declared: str | None = None
 
     # Names
 
@@ -157,6 +159,18 @@ class HeadraceFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ha
             assert isinstance(file, File)
             first, last, _step = slice(start, end).indices(file.size)
             return file.pread(last - first, first)
+
+    def declare(self, paths: Sequence[str]) -> None:
+        """Tell the node's worker the order in which files of one dataset will be opened, here, by forked readers or
+        through the mount, so that it has them ready. Replaces what this thread declared before; [] takes it back.
+        Advice: whoever opens others, or is quicker, reads as ever. ValueError when they are of several datasets."""
+        split = [self._split(path) for path in paths]
+        if len({names[:2] for names in split}) > 1:
+            raise ValueError(f"the files declared are of several datasets, {sorted({n[:2] for n in split})}; one fits")
+        if split:
+            self._declared = self._uid(*split[0][:2])
+        if self._declared is not None:
+            self.worker.declare(self._declared, [names[2] for names in split])
 
     # Changes
 

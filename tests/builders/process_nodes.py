@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from headrace.cluster.control_plane import ControlPlane
 from kube.client import KubeClient
 from kube.errors import NotFound
 from kube.resources import NODES
@@ -30,12 +31,17 @@ class ProcessNode:
 
 
 @asynccontextmanager
-async def process_node(client: KubeClient, kubeconfig: Path, folder: Path, index: int) -> AsyncIterator[ProcessNode]:
-    """Start an agent, wait for its Node; at the end it ends its pods."""
+async def process_node(
+    client: KubeClient, kubeconfig: Path, folder: Path, index: int, plane: ControlPlane | None = None
+) -> AsyncIterator[ProcessNode]:
+    """Start an agent, wait for its Node; at the end it ends its pods. With `plane` its logs can be read through it."""
     name = f"node-{index}-{secrets.token_hex(3)}"
     place = folder / name
     place.mkdir()
     flags = ["--network-index", str(40 + index), "--taint-patience-seconds", "0"]
+    if plane is not None:
+        files = plane.kubelet_files(name)
+        flags += ["--tls-cert", str(files.cert), "--tls-key", str(files.key), "--client-ca", str(files.client_ca)]
     with (folder / f"{name}.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "headrace.node", "--name", name, "--kubeconfig", str(kubeconfig)),

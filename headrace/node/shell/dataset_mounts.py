@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from fuse.node.mounts import read_mount_table
 
 CHECK_SECONDS = 5.0
 POLL_SECONDS = 0.2
@@ -82,11 +83,6 @@ class DatasetMounts:
 def is_fuse_mount(path: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> bool:
     """True when a FUSE file system is mounted exactly at `path`; never touches the mount itself."""
     wanted = os.path.abspath(path)  # noqa: PTH100  (resolve() would follow links into the mount)
-    kind = ""
-    for line in mountinfo.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        before, _, after = line.partition(" - ")
-        # Spaces and the like are written as octal escapes.
-        place = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), before.split(" ")[4])
-        if place == wanted:
-            kind = after.split(" ", 1)[0]  # the last one lies on top
+    stack = read_mount_table(mountinfo).at(wanted)
+    kind = stack[-1].fs_type if stack else ""
     return kind == "fuse" or kind.startswith("fuse.")

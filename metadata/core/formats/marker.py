@@ -1,20 +1,19 @@
 """Marker: a checkpoint is a directory whose name ends in its step and which holds a marker file when complete.
 
-The writer puts the marker last, after every other file is durable; nothing else is believed.
+The writer puts the marker last, after every other file is durable; nothing else is believed. What is added later (an
+evaluation's result) takes nothing away. A program that writes a step again removes its marker first.
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from metadata.core import paths
 from metadata.core.entries import Entry
-from metadata.core.formats.base import Verdict
+from metadata.core.formats.base import Candidate, Scene, Verdict
+from metadata.core.formats.steps import step_at_end
 from metadata.errors import InvalidRequest
 
 NAME = "Marker"
-# 18 digits always fit 64 bits; a longer number is a time or a hash, not a step.
-_STEP = re.compile(r"(?<![0-9])([0-9]{1,18})$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +23,19 @@ class MarkerFormat:
     marker: str
 
     def step_of(self, name: str) -> int | None:
-        match = _STEP.search(name)
-        return int(match[1]) if match else None
+        return step_at_end(name)
 
-    def judge(self, directory: str, entries: Sequence[Entry]) -> Verdict:
-        wanted = paths.join(directory, self.marker)
-        for entry in entries:
-            if entry.path == wanted and not entry.is_directory:
-                return Verdict(True, entry.mtime_ns)
-        return Verdict(False)
+    def reads(self, scene: Scene) -> Iterable[Entry]:
+        return ()
+
+    def judge(self, scene: Scene) -> list[Verdict]:
+        return [self._verdict(candidate) for candidate in scene.candidates]
+
+    def _verdict(self, candidate: Candidate) -> Verdict:
+        found = candidate.file(self.marker)
+        if found is None:
+            return Verdict(False, problem=f"it has no file {self.marker}")
+        return Verdict(True, found.mtime_ns, seal=found.path)
 
 
 def marker_format(marker: str) -> MarkerFormat:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from understores.base import ObjectInfo, UnderStore
+from understores.base import ObjectInfo, Piece, UnderStore
 from understores.errors import Changed, InvalidKey, NotFound, ReadOnly, ShortBody, StoreFailed
 
 pytestmark = pytest.mark.filterwarnings("default")  # moto's server warns of its own libraries
@@ -160,9 +160,10 @@ async def test_a_source_shorter_than_promised_leaves_the_old_object(writable: An
     assert await keys(writable.store) == ["k"]
 
 
-async def pieces(*sizes: int, then: BaseException | None = None) -> AsyncIterator[bytes]:
+async def pieces(*sizes: int, then: BaseException | None = None) -> AsyncIterator[Piece]:
     for number, size in enumerate(sizes):
-        yield bytes([65 + number]) * size
+        piece = bytes([65 + number]) * size
+        yield memoryview(piece) if number % 2 else piece
     if then is not None:
         raise then
 
@@ -194,6 +195,10 @@ async def test_copy_makes_a_version_of_its_own_and_keeps_the_source(writable: An
     assert info == await writable.store.head("b/target")
     assert await read(writable.store, info) == b"bytes"
     assert await keys(writable.store) == ["a/source", "b/target"]
+    await put(writable.store, "a/source", b"other bytes")
+    assert await read(writable.store, info) == b"bytes"
+    await writable.store.delete("a/source")
+    assert await read(writable.store, info) == b"bytes"
 
 
 async def test_delete_is_idempotent(writable: Any) -> None:

@@ -20,6 +20,7 @@ FILE_BYTES = 1 << 20
 """The least that a mount opens by passthrough."""
 FILES = {f"f{i}.bin": random.Random(i).randbytes(FILE_BYTES) for i in range(12)}
 TUNABLES = {
+    "HEADRACE_WORKER_PREHEAT_BYTES": "0",
     "HEADRACE_WORKER_BLOCK_SIZE_BYTES": str(BLOCK),
     "HEADRACE_WORKER_PROBE_BYTES": "0",
     "HEADRACE_WORKER_REUSE_SECONDS": "0",

@@ -328,7 +328,7 @@ async def test_the_controllers_show_what_is_theirs(cluster: CacheCluster) -> Non
         await workers.evict(alive, "u-2")
         await workers.evict(alive, "of a dataset that is forgotten already")
         assert [one.step for one in await checkpoints.newest_first("default", spec)] == [2]
-        await checkpoints.remove("default", spec, "ckpt/step-2")
+        await checkpoints.remove("default", spec, "ckpt/step-2", spec.marker)
         assert not (cluster.origin / "ckpt/step-2/model").exists()
     finally:
         await workers.close()

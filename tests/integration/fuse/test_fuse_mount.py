@@ -1,5 +1,6 @@
 """A real mount over real metadata and worker processes and a file:// origin; and a daemon full of defects."""
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -26,6 +27,7 @@ from fuse.node.mounts import MAX_BACKGROUND, READ_AHEAD_KIB, is_mounted
 pytestmark = pytest.mark.mount
 
 DEADLINE_SECONDS = 30.0
+SYS_CACHESTAT = 451
 
 
 def _eventually(condition: Callable[[], bool]) -> None:
@@ -73,6 +75,34 @@ def test_python_runs_from_the_mount(plane: DataPlane) -> None:
         [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True, timeout=120
     )
     assert done.stdout.strip() == str(library / "json" / "__init__.py")
+
+
+def _cached_pages(path: Path) -> int:
+    """Pages of the mount's own that the kernel holds of a file (cachestat(2), Linux 6.5)."""
+    whole, counts = (ctypes.c_uint64 * 2)(0, 0), (ctypes.c_uint64 * 5)()
+    with path.open("rb") as file:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.syscall(SYS_CACHESTAT, file.fileno(), whole, counts, 0) != 0:
+            pytest.skip(f"cachestat: {os.strerror(ctypes.get_errno())}")
+    return counts[0]
+
+
+def test_a_file_that_was_read_cold_is_not_held_in_memory_twice(
+    plane: DataPlane, request: pytest.FixtureRequest
+) -> None:
+    if request.node.callspec.params["plane"] == "pyfuse3":
+        pytest.skip("without passthrough the mount's pages are the ones that are used")
+    origin = plane.directory.parent / "pages"
+    origin.mkdir()
+    data = os.urandom(6 << 20)
+    (origin / "large").write_bytes(data)
+    plane.sync("pages", f"file://{origin}")
+    path = plane.mounts["n1"] / "bench" / "pages" / "large"
+    with path.open("rb") as file:
+        assert file.read() == data
+        assert _cached_pages(path) > 0  # while it is open its reader has the pages
+    _eventually(lambda: _cached_pages(path) == 0)
+    assert path.read_bytes() == data
 
 
 def test_many_readers_at_once(plane: DataPlane) -> None:

@@ -1,6 +1,11 @@
 """Retries, deadlines and authentication against a scripted HTTP server on loopback."""
 
 import asyncio
+import gc
+import socket
+import ssl
+import threading
+import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,7 +13,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from cryptography.hazmat.primitives import serialization
 
+from headrace.cluster.pki import key_pem, self_signed
 from kube import metrics
 from kube.client import KubeClient, PatchKind
 from kube.config import ClusterConfig
@@ -251,3 +258,41 @@ async def test_a_stream_gives_bytes_silence_and_the_end(server: ScriptedServer) 
             rest += chunk
     assert rest == b"two"
     assert server.requests == [("GET", "/prefix/api?watch=true")]
+
+
+def test_a_request_that_was_cancelled_leaves_no_connection_behind(tmp_path: Path) -> None:
+    """The server is silent, and never answers TLS's goodbye."""
+    certificate, key = self_signed("silent")
+    (tmp_path / "pair.pem").write_bytes(key_pem(key) + certificate.public_bytes(serialization.Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "pair.pem")
+    asked, is_over = threading.Event(), threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with context.wrap_socket(connection, server_side=True, suppress_ragged_eofs=True) as served:
+                if served.recv(1 << 16):
+                    asked.set()
+                is_over.wait(30)
+
+        async def work() -> None:
+            url = f"https://127.0.0.1:{listening.getsockname()[1]}"
+            config = ClusterConfig(server=url, insecure_skip_tls_verify=True)
+            async with KubeClient(config, user_agent="tests") as client:
+                request = asyncio.create_task(client.get(PODS, "one", "here"))
+                assert await asyncio.to_thread(asked.wait, 20)
+                request.cancel()
+                await asyncio.gather(request, return_exceptions=True)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        try:
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                asyncio.run(work())
+                gc.collect()
+        finally:
+            is_over.set()
+            server.join(30)
+    assert [str(one.message) for one in said if issubclass(one.category, ResourceWarning)] == []

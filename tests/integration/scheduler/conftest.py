@@ -38,17 +38,10 @@ from kube.resources import (
     Resource,
 )
 from kube.tls import tls_context
+from tests.builders import audit
 
 PATIENCE_SECONDS = 40.0
 ADMISSION = "--disable-admission-plugins=TaintNodesByCondition,ServiceAccount,DefaultTolerationSeconds"
-# Every answered request of our scheduler, and nobody else's.
-AUDIT_POLICY = {
-    "apiVersion": "audit.k8s.io/v1",
-    "kind": "Policy",
-    "omitStages": ["RequestReceived"],
-    "rules": [{"level": "Metadata", "userGroups": ["headrace:scheduler"]}, {"level": "None"}],
-}
-AUDIT_LOG = "audit.log"
 NAMESPACE = "default"
 GROUP_LABEL = "scheduling.x-k8s.io/pod-group"
 
@@ -313,16 +306,13 @@ def scheduler_plane(
     control_plane_binaries: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ControlPlane]:
     folder = tmp_path_factory.mktemp("scheduler-plane")
-    policy = folder / "audit-policy.yaml"
-    policy.write_text(yaml.safe_dump(AUDIT_POLICY))
-    audit = [f"--audit-policy-file={policy}", f"--audit-log-path={folder / AUDIT_LOG}", "--audit-log-mode=blocking"]
     plane = ControlPlane(
         folder,
         control_plane_binaries,
         name="scheduler-tests",
         components=("etcd", "kube-apiserver"),
         durable=False,
-        extra_args={"kube-apiserver": [ADMISSION, *audit]},
+        extra_args={"kube-apiserver": [ADMISSION, *audit.flags(folder, "headrace:scheduler")]},
     )
     try:
         plane.start()
@@ -353,7 +343,7 @@ async def cluster(
             scheduler_plane.kubeconfig_for("scheduler"),
             control_plane_binaries,
             tmp_path,
-            scheduler_plane.folder.root / AUDIT_LOG,
+            scheduler_plane.folder.root / audit.LOG,
         )
 
 

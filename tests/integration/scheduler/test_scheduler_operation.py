@@ -4,15 +4,12 @@ The API server's audit log says who bound what, when and how often; it is no par
 
 import asyncio
 import contextlib
-import json
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import yaml
 from aiohttp import web
 
 from headrace.cluster import manifests
@@ -26,38 +23,22 @@ from kube.resources import (
     PRIORITY_CLASSES,
     STORAGE_CLASSES,
 )
+from tests.builders import audit
+from tests.builders.audit import Call
 from tests.integration.scheduler.conftest import NAMESPACE, Cluster, node_of, proxied
 
 pytestmark = pytest.mark.cluster
 
 
-@dataclass(frozen=True)
-class Call:
-    """One request of our scheduler."""
-
-    verb: str
-    group: str
-    resource: str
-    name: str
-    code: int
-
-
 def _calls(cluster: Cluster, since: int) -> Iterator[Call]:
     """Our scheduler's requests after a position of the audit log."""
     assert cluster.audit is not None
-    with cluster.audit.open(encoding="utf-8") as file:
-        file.seek(since)
-        for line in file:
-            event = json.loads(line)
-            about = event.get("objectRef") or {}
-            resource = "/".join(filter(None, (about.get("resource", ""), about.get("subresource", ""))))
-            code = int(event["responseStatus"].get("code", 0))
-            yield Call(event["verb"], about.get("apiGroup", ""), resource, about.get("name", ""), code)
+    return audit.calls(cluster.audit, since)
 
 
 def _position(cluster: Cluster) -> int:
     assert cluster.audit is not None
-    return cluster.audit.stat().st_size if cluster.audit.exists() else 0
+    return audit.position(cluster.audit)
 
 
 def _binds(cluster: Cluster, since: int) -> Counter[str]:
@@ -174,24 +155,11 @@ async def test_its_rights_are_those_it_uses(cluster: Cluster) -> None:
     used: set[tuple[str, str, str]] = set()
     refused = []
     for call in _calls(cluster, since):
-        used.add((call.verb, call.group, call.resource))
+        used.add(call.right)
         if call.code == 403:
             refused.append(call)
     assert not refused
-    assert _granted() - used <= UNUSED
-
-
-def _granted() -> set[tuple[str, str, str]]:
-    rights: set[tuple[str, str, str]] = set()
-    for part in yaml.safe_load_all(manifests.rbac_file("scheduler").read_text()):
-        for rule in part.get("rules", ()):
-            rights |= {
-                (verb, group, resource)
-                for verb in rule["verbs"]
-                for group in rule["apiGroups"]
-                for resource in rule["resources"]
-            }
-    return rights
+    assert audit.granted(manifests.rbac_file("scheduler")) - used <= UNUSED
 
 
 async def _use_everything(cluster: Cluster) -> None:

@@ -43,6 +43,26 @@ def test_quantities_round_up_as_kubernetes_does(text: str, whole: int, milli: in
     assert (quantities.to_int(text), quantities.to_milli(text)) == (whole, milli)
 
 
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("2E", 2 * 10**18),
+        ("2Ei", 2 << 60),
+        ("1e+3", 1000),
+        # Above 2^63 - 1 Kubernetes caps, and what is not nothing counts for something.
+        ("8Ei", 2**63 - 1),
+        ("1e30", 2**63 - 1),
+        ("-1e30", 1 - 2**63),
+        ("1e999999999999", 2**63 - 1),
+        ("9" * 400, 2**63 - 1),
+        ("1e-999999999999", 1),
+        ("0e999999999999", 0),
+    ],
+)
+def test_very_large_and_very_small_quantities_are_read(text: str, whole: int) -> None:
+    assert quantities.to_int(text) == whole
+
+
 @pytest.mark.parametrize("text", ["", "4 Gi", "Gi", "1.2.3", "4GB", "0x10"])
 def test_what_is_no_quantity_is_named(text: str) -> None:
     with pytest.raises(ValueError, match="is not a quantity"):

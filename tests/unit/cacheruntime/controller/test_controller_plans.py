@@ -2,7 +2,7 @@
 
 import pytest
 
-from api.data_v1alpha1 import DataLoad, Dataset, NodeCacheStatus
+from api.data_v1alpha1 import DATASETS_ON_NODE_MAX, DataLoad, Dataset, NodeCacheStatus
 from api.gen import metadata_pb2, worker_pb2
 from cacheruntime.controller import dataload, dataset, nodecache
 from fuse.csi.core.volumes import parse_volume
@@ -144,7 +144,7 @@ class TestDataLoad:
 
     def test_a_finished_load_goes_when_its_time_is_over(self) -> None:
         load = a_load(ttlSecondsAfterFinished=60)
-        load.status = dataload.failed_status(load, "X", "y", NOW)
+        load.status = dataload.status(load, [[a_share(9, 10, failed=1)]], 3, NOW)
         assert dataload.expiry_seconds(load, NOW + 59) == 1
         assert dataload.expiry_seconds(load, NOW + 61) == 0
         assert dataload.expiry_seconds(a_load(), NOW) is None
@@ -170,3 +170,13 @@ class TestNodeCache:
         old = self.status(1000)
         for new in (self.status(999), self.status(1000, snapshot=2), self.status(1000, epoch=2), nodecache.gone()):
             assert nodecache.write_delay_seconds(old, new, 10.0, 10.0) == 0.0
+
+    def test_of_more_datasets_than_an_object_holds_the_largest_are_told(self) -> None:
+        many = [
+            metadata_pb2.DatasetOnNode(uid=f"u{index}", name=f"d{index}", namespace="n", resident_bytes={"SSD": index})
+            for index in range(DATASETS_ON_NODE_MAX + 5)
+        ]
+        told = nodecache.status(metadata_pb2.NodeResidency(worker=metadata_pb2.Worker(node="n1"), datasets=many))
+        assert len(told.datasets) == DATASETS_ON_NODE_MAX
+        assert min(one.resident_bytes.ssd for one in told.datasets) == 5
+        assert [one.name for one in told.datasets] == sorted(one.name for one in told.datasets)

@@ -3,9 +3,10 @@
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from cacheruntime.core.ahead import PIECE_BYTES, PIECES_MAX, Written, whole_pieces
 from cacheruntime.worker.ahead_upload import AheadUpload
+from cacheruntime.worker.buffers import Buffers
 from cacheruntime.worker.metrics import Metrics
-from understores.base import ObjectInfo
+from understores.base import ObjectInfo, Piece
 from understores.credentials import SecretOptions
 from understores.errors import StoreFailed
 from understores.posix import PosixStore, open_posix
@@ -39,6 +41,7 @@ class Bench:
             self.descriptor,
             run=asyncio.to_thread,
             metrics=self.metrics,
+            buffers=Buffers(PIECE),
             piece_bytes=PIECE,
             look_seconds=0.001,
         )
@@ -89,6 +92,49 @@ async def test_a_file_that_changed_is_left_to_the_caller(bench: Bench, change: s
     assert bench.count("used") == 0
 
 
+@pytest.mark.parametrize("is_changed", [False, True])
+async def test_the_rest_is_sent_while_the_beginning_is_compared_and_shown_only_then(
+    bench: Bench, *, is_changed: bool
+) -> None:
+    """And what turns out to have changed meanwhile is never shown."""
+    ahead = bench.ahead()
+    data = os.urandom(4 * PIECE + 9)
+    os.pwrite(bench.descriptor, data[: 2 * PIECE], 0)
+    await sent(ahead, 2)
+    may_compare, run = asyncio.Event(), ahead._run
+
+    async def held(function: Callable[..., Any], *arguments: Any) -> Any:
+        if function == ahead._digest:
+            await may_compare.wait()
+        return await run(function, *arguments)
+
+    ahead._run = held
+    os.pwrite(bench.descriptor, data[2 * PIECE :], 2 * PIECE)
+    if is_changed:
+        os.pwrite(bench.descriptor, bytes([data[0] ^ 1]), 0)
+    finishing = asyncio.create_task(ahead.finish(len(data)))
+    async with asyncio.timeout(10):
+        while [path.stat().st_size for path in bench.root.iterdir()] != [len(data)]:
+            await asyncio.sleep(0.001)
+    assert "k" not in bench.left()
+    may_compare.set()
+    assert (await finishing is None) == is_changed
+    assert bench.left() == ([] if is_changed else ["k"])
+    assert is_changed or (bench.root / "k").read_bytes() == data
+
+
+async def test_a_file_that_rests_is_looked_at_ever_less(bench: Bench) -> None:
+    ahead = bench.ahead()
+    os.write(bench.descriptor, b"a line")
+    async with asyncio.timeout(10):
+        while ahead._pause_seconds < 0.008:
+            await asyncio.sleep(0.001)
+        os.write(bench.descriptor, os.urandom(3 * PIECE))
+        await sent(ahead, 3)  # it is looked at again at once, and more often
+        assert ahead._pause_seconds < 0.008
+    await ahead.give_up()
+
+
 async def test_a_file_that_is_not_committed_leaves_nothing(bench: Bench) -> None:
     ahead = bench.ahead()
     os.write(bench.descriptor, os.urandom(3 * PIECE))
@@ -101,7 +147,7 @@ async def test_a_file_that_is_not_committed_leaves_nothing(bench: Bench) -> None
 
 async def test_a_store_that_fails_leaves_the_file_to_the_caller(bench: Bench) -> None:
     class Failing(PosixStore):
-        async def put_pieces(self, key: str, pieces: AsyncIterator[bytes]) -> ObjectInfo:
+        async def put_pieces(self, key: str, pieces: AsyncIterator[Piece]) -> ObjectInfo:
             await anext(pieces)
             raise StoreFailed("injected")
 

@@ -36,7 +36,7 @@ class BrokenReader:
         return Source.ORIGIN
 
 
-def loads_with(reader: BrokenReader) -> Loads:
+def loads_with(reader: "BrokenReader | CountingReader") -> Loads:
     async def acquire(version: Version, *, wanted_bytes: int, as_home: bool) -> Any:
         return SimpleNamespace(map=BlockMap(version, BLOCK))
 
@@ -72,3 +72,36 @@ async def test_a_failed_file_reports_the_blocks_it_has(monkeypatch: pytest.Monke
     assert reader.failures == (2 if is_retryable else 1)
     assert (progress.bytes_loaded, progress.bytes_total) == (2 * BLOCK, BLOCKS * BLOCK)
     assert (progress.files_loaded, progress.failed_count, progress.failed[0].path) == (0, 1, "p")
+
+
+class CountingReader:
+    """Brings every block and counts them."""
+
+    def __init__(self) -> None:
+        self.brought = 0
+
+    async def load_block(self, file: Any, index: int, *, as_home: bool) -> Source:
+        self.brought += 1
+        return Source.ORIGIN
+
+
+async def test_a_run_that_comes_after_the_end_looks_anew_and_one_that_has_asked_does_not() -> None:
+    reader = CountingReader()
+    loads = loads_with(reader)
+
+    async def until_done(run: str) -> worker_pb2.LoadProgress:
+        async with asyncio.timeout(20):
+            while not (progress := await loads.start(worker_pb2.StartLoadRequest(load_id="l", uid="u", run=run))).done:
+                await asyncio.sleep(0)
+        return progress
+
+    await until_done("first")
+    await until_done("first")
+    assert reader.brought == BLOCKS
+    assert (await until_done("second")).bytes_loaded == BLOCKS * BLOCK
+    assert reader.brought == 2 * BLOCKS, "what was evicted since is brought again"
+    await until_done("first")
+    assert reader.brought == 2 * BLOCKS
+    for number in range(2 * loads_module.RUNS_MAX):
+        await until_done(f"run-{number}")
+    assert len(loads._loads["l"].runs) == loads_module.RUNS_MAX

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from fuse.core.succession import (
+    BEAT_SECONDS,
     CRASHES_MAX,
     DEATHS_MAX,
     LEFT_STATUS,
@@ -99,6 +100,17 @@ def test_a_daemon_that_says_nothing_is_killed() -> None:
     mount.now += 5.0
     assert mount.succession.tick(mount.now) == [Kill(1)]
     assert mount.succession.died(1, -9, mount.now) == [Go(2, Reason.HUNG, refuses_resent=False)]
+
+
+def test_a_dead_daemon_that_is_not_reaped_is_looked_at_within_half_a_second() -> None:
+    """Nobody is told of one with a thread that waits in the kernel; its requests shall wait for a second at most."""
+    mount = _serving()
+    mount.succession.beat(1, mount.now)
+    last_beat = mount.now
+    while not mount.succession.silent(mount.now):
+        mount.now += mount.succession.next_tick_seconds()
+    assert mount.now - last_beat <= 0.5
+    assert mount.now - last_beat > 2 * BEAT_SECONDS, "a beat that is a little late is nothing to look at"
 
 
 def test_an_unmount_from_outside_and_a_stop_end_the_keeper() -> None:

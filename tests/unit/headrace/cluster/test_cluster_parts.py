@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.cluster import binaries, mounts, ports, processes
+from headrace.cluster import binaries, ports, processes
 from headrace.cluster.options import ClusterOptions
 from headrace.cluster.state import ClusterFolder, ClusterState, ComponentState
 from headrace.errors import ClusterError, UsageError
@@ -86,11 +86,6 @@ def test_an_up_without_options_keeps_those_of_the_last_one() -> None:
     assert ClusterOptions.merged(first.to_dict(), {"gpus": 8}) == replace(first, gpus=8)
     with pytest.raises(UsageError, match="--memory 'lots'"):
         ClusterOptions.merged({}, {"memory": "lots"})
-
-
-def test_mount_points_with_spaces_are_read_back() -> None:
-    line = r"36 35 98:0 / /mnt/with\040space rw - fuse headrace rw"
-    assert mounts.parse_mountinfo(line) == [Path("/mnt/with space")]
 
 
 def test_make_alone_lists_the_targets() -> None:

@@ -96,6 +96,22 @@ def test_each_path_of_a_tier_becomes_a_level_with_its_own_quota() -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            "runAfter: {kind: DataLoad, name: first, namespace: other}",
+            {"kind": "DataLoad", "name": "first", "namespace": "other"},
+        ),
+        ("runAfter: {apiVersion: data.fluid.io/v1alpha1, kind: DataMigrate, name: first}", None),
+    ],
+)
+def test_what_a_load_runs_after_is_a_load(before: str, after: dict[str, str] | None) -> None:
+    bodies, notes = converted(DATA.replace("target:", f"{before}\n  target:"))
+    assert bodies["DataLoad/warm"]["spec"].get("runAfter") == after
+    assert any("only DataLoads can come first" in note for note in notes) == (after is None)
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         (('quotaList: "10Gi,20Gi"', "quotaList: 10Gi"), "2 paths and 1 quotas do not match"),

@@ -14,6 +14,7 @@ from jobcontroller.shell.executor import Executor
 from jobcontroller.shell.observe import Observer
 from jobcontroller.shell.queues import Queues
 from jobcontroller.shell.retention import Retention
+from jobcontroller.shell.signs import SignReader
 from kube.client import KubeClient
 from kube.errors import NotFound
 from kube.events import EventRecorder
@@ -62,6 +63,7 @@ def _controller(server: FakeServer) -> Controller:
             queues,
             FRAMEWORKS,
             None,
+            signs=SignReader(client, None),
             directories=directories,
             checkpoint_seconds=10.0,
             clock=lambda: 0.0,

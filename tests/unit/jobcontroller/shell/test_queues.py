@@ -81,3 +81,36 @@ async def test_a_deleted_job_gives_back_what_it_was_granted() -> None:
     assert bench.ask(first).hold is None
     bench.watch(first, ChangeKind.DELETED)
     assert bench.ask(second).hold is None
+
+
+async def test_a_borrower_is_told_to_give_back_until_its_status_says_it_does() -> None:
+    bench = Bench(4)
+    lender = {"metadata": {"name": "own"}, "spec": {"nominalGPUs": 4}}
+    bench.queues._queue_changed(Change(ChangeKind.ADDED, msgspec.convert(lender, Watched)))
+    held = {"admittedQueue": "q", "admittedGPUs": 4}
+    for name in ("a", "b"):
+        bench.watch(body(name, 4, **held))
+    waiting = body("w", 4)
+    waiting["spec"]["runPolicy"]["schedulingPolicy"]["queue"] = "own"
+    bench.watch(waiting)
+    await asyncio.sleep(0)
+    assert len(bench.touched) == 1, "only one of the two has to go"
+    (victim,) = bench.touched
+    hold = bench.ask(waiting).hold
+    assert hold is not None
+    assert hold.reason == "ReclaimingQuota"
+    assert f"waits until ns/{victim} gave theirs back" in hold.message
+    other = "a" if victim == "b" else "b"
+    for _ in range(2):
+        # Its status could not be stored the first time.
+        told = bench.ask(body(victim, 4, **held)).reclaim
+        assert told is not None
+        assert told.by == ("ns", "w")
+        bench.watch(body("more", 0))
+        await asyncio.sleep(0)
+        assert bench.ask(body(other, 4, **held)).reclaim is None, "nobody goes twice for one need"
+    bench.watch(body(victim, 4, reclaimedBy="ns/w", **held), ChangeKind.MODIFIED)
+    assert bench.ask(body(victim, 4, reclaimedBy="ns/w", **held)).reclaim is None
+    bench.watch(body(victim, 4), ChangeKind.MODIFIED)
+    assert bench.ask(waiting).hold is None
+    assert bench.ask(body(victim, 4)).hold is not None

@@ -20,7 +20,7 @@ class Worker:
         self.stuck = stuck
         self.asked: list[tuple[str, str, str]] = []
 
-    async def remove(self, namespace: str, spec: CheckpointSpec, path: str) -> None:
+    async def remove(self, namespace: str, spec: CheckpointSpec, path: str, first: str) -> None:
         self.asked.append((namespace, spec.marker, path))
         if path == self.stuck:
             raise RemovalFailed(f"checkpoint {path} is not removed: a cache worker answered PERMISSION_DENIED")

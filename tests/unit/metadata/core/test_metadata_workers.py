@@ -68,6 +68,19 @@ def test_a_lease_ends_once_and_comes_back_with_a_full_report() -> None:
     assert table.is_alive("n")
 
 
+def test_time_in_which_nobody_could_be_heard_ends_no_lease() -> None:
+    table = workers()
+    report(table, 1, now=10)
+    table.stood_still(5, now=15.5)
+    assert table.expire(now=15.5) == [], "half a second of its lease is over, the rest nobody listened"
+    assert table.expire(now=18.1) == ["n"], "and dead it is when it says nothing after that"
+    table.stood_still(5, now=23)
+    assert not table.is_alive("n"), "which does not bring back the dead"
+    report(table, 2, now=23)
+    table.stood_still(5, now=23.5)
+    assert table.expire(now=26.6) == ["n"], "nor makes a lease longer than one from now"
+
+
 def test_a_restored_worker_is_dead_until_it_reports() -> None:
     table = Workers(lease_seconds=3)
     table.restore(registration(epoch=5))

@@ -48,8 +48,9 @@ def test_racks_of_two_zones_with_one_name_are_two_domains() -> None:
     message = world.message()
     assert message == (
         "0/2 nodes are available: 1 Insufficient nvidia.com/gpu, 1 node(s) were outside the topology domain looked at "
-        "for the gang. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found "
-        f"for incoming pod. PodGroup default/g needs 4 members placed together in one {RACK}, 2 fit (at best, in a/r1; "
+        "for the gang. no new claims to deallocate, preemption: 0/2 nodes are available: 1 No preemption victims found "
+        "for incoming pod, 1 Preemption is not helpful for scheduling. "
+        f"PodGroup default/g needs 4 members placed together in one {RACK}, 2 fit (at best, in a/r1; "
         f"2 in one {ZONE}, a; 4 on all nodes)."
     )
     assert (world.engine.state.table.requested == 0).all()

@@ -29,7 +29,9 @@ def test_a_gang_waits_for_its_members_and_says_so_after_a_while() -> None:
     assert world.decide() == []
     told = world.tick(5.0)
     messages = {decision.message for decision in told if isinstance(decision, Explain)}
-    assert messages == {"waiting for members of PodGroup default/g: 3 of minMember 4 exist and are not gated"}
+    assert messages == {
+        "waiting for members of PodGroup default/g: 3 of minMember 4 exist, name this scheduler and are not gated"
+    }
     assert all(decision.reason == NOT_READY for decision in told if isinstance(decision, Explain))
     world.pods(*_members(1, start=3))
     assert len(world.binds()) == 4

@@ -44,17 +44,17 @@ def _csi_node(name: str, spec: dict[str, object], migrated: str = "") -> CSINode
     return msgspec.convert({"metadata": metadata, "spec": spec}, CSINode)
 
 
-def _table(*objects: StorageObject) -> VolumeTable:
-    table = VolumeTable()
+def _table(*objects: StorageObject, reads_fluid: bool = False) -> VolumeTable:
+    table = VolumeTable(reads_fluid=reads_fluid)
     for item in objects:
         table.put(item)
     return table
 
 
-def _found(*objects: StorageObject, volume: Volume | None = None) -> FoundClaims:
+def _found(*objects: StorageObject, volume: Volume | None = None, reads_fluid: bool = False) -> FoundClaims:
     source = PersistentVolumeClaimSource(claim_name="c")
     pod = a_pod("p").with_spec(volumes=[volume or Volume(name="v", persistent_volume_claim=source)]).build()
-    return find_claims(_table(*objects), pod_request(pod, ShapeCache()))
+    return find_claims(_table(*objects, reads_fluid=reads_fluid), pod_request(pod, ShapeCache()))
 
 
 def test_a_claim_of_our_class_is_the_dataset_of_its_name() -> None:
@@ -80,6 +80,23 @@ def test_an_ephemeral_claim_is_waited_for_and_must_be_the_pods() -> None:
     owned = PersistentVolumeClaim(metadata=meta, spec=claim.spec)
     assert _found(owned, _volume(), volume=volume).refusal is None
     assert _found(owned, volume=volume).volumes.is_lost  # of an ephemeral claim the nodes say it
+
+
+@pytest.mark.parametrize(
+    ("attributes", "key"),
+    [
+        ({"fluid_path": "/runtime-mnt/jindo/default/c/jindofs-fuse"}, ("default", "c")),
+        # A reference to a dataset of another namespace: the bytes are that one's.
+        ({"runtime_namespace": "shared", "runtime_name": "imagenet"}, ("shared", "imagenet")),
+    ],
+)
+def test_a_volume_of_fluids_is_its_dataset_where_fluid_is_read(
+    attributes: dict[str, str], key: tuple[str, str]
+) -> None:
+    volume = _volume(csi=CSIPersistentVolumeSource("fuse.csi.fluid.io", "default-c", volume_attributes=attributes))
+    objects = (_claim("c", "pv", "fluid"), volume)
+    assert _found(*objects, reads_fluid=True).data == (DataRequest(*key),)
+    assert _found(*objects).data == ()
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from kube.errors import ConfigError
+from kube.http import parse_address
 from kube.objects import ContainerStatus, PodStatus, ResourceRequirements
 from kube.watch import Change, ChangeKind, Changes, Listed
 from scheduler.core import events
 from scheduler.core.events import PodAssigned, PodGone, PodPending
 from scheduler.errors import ConfigurationError
 from scheduler.settings import load
-from scheduler.shell.http import parse_address
 from scheduler.shell.translate import PodTranslator
 from scheduler.shell.watches import Follower, kinds
 from tests.builders.scheduler_objects import PodBuilder, a_node, a_pod
@@ -128,14 +129,32 @@ def test_settings_from_a_file_and_arguments(tmp_path: Path) -> None:
         ("- a", "must hold a mapping"),
         ("a: [", "not valid YAML"),
         ("speeds: {origin_bytes_per_second: 0}", "speeds.origin_bytes_per_second"),
+        ("1: 2", "1: Extra inputs are not permitted"),
+        ("a: b: c", "is not valid YAML at line 1, column 5: mapping values are not allowed here"),
+        ("weights:\n\t- 1", "is not valid YAML at line 2, column 1: found character"),
+        ("[" * 5000, "is not valid YAML: nested too deeply"),
+        ("qps: 1\xe9", "is not UTF-8 (byte 6)"),
+        ("first_backoff_seconds: .inf", "first_backoff_seconds"),
+        ("weights: {stage_in: .nan}", "weights.stage_in"),
+        ("topology_keys: zone", "topology_keys: Input should be a valid tuple (got 'zone')"),
+        ("profiles: [{scheduler_name: headrace-scheduler}]", "settings: profiles: scheduler_name headrace-scheduler"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path: Path, text: str, says: str) -> None:
     file = tmp_path / "settings.yaml"
-    file.write_text(text)
+    file.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigurationError) as error:
         load(file, {})
     assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wrong_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_SCHEDULER_PROFILES", "packing")
+    with pytest.raises(ConfigurationError, match="mappings hold JSON") as error:
+        load(None, {})
+    assert "\n" not in str(error.value)
+    assert '"profiles"' in str(error.value)
 
 
 def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
@@ -146,5 +165,5 @@ def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
 def test_addresses() -> None:
     assert parse_address("127.0.0.1:80") == ("127.0.0.1", 80)
     assert parse_address(":80") == ("127.0.0.1", 80)
-    with pytest.raises(ConfigurationError, match="HOST:PORT"):
+    with pytest.raises(ConfigError, match="HOST:PORT"):
         parse_address("80")

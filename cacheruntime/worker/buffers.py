@@ -1,0 +1,46 @@
+"""Memory for blocks in flight, used again by the next ones.
+
+Owns the spare buffers. A fresh block of memory costs the kernel a fault and a zeroed page every 4 KiB, which takes
+longer than reading the block from a page cache; and whoever allocates it, the event loop, waits for that.
+
+Invariant: memory is spare only when nothing refers to it any more, neither a view nor the thread or socket that fills
+it, also after who asked for it was cancelled. The garbage collector is who knows that, so it gives back.
+"""
+
+import weakref
+from collections import deque
+from typing import Final
+
+import numpy as np
+
+SPARE_MAX: Final = 16
+"""Of 4 MiB each: what one sequential reader has in flight, twice."""
+
+
+ALLOCATED_BYTES_MAX: Final = 128 << 10
+"""malloc keeps and reuses what is smaller by itself; larger memory it may ask of the kernel each time."""
+
+
+class Buffers:
+    """Buffers of up to one size."""
+
+    def __init__(self, size_bytes: int, spare_max: int = SPARE_MAX) -> None:
+        self._size_bytes = size_bytes
+        self._spare: deque[bytearray] = deque(maxlen=spare_max)
+
+    @property
+    def spare(self) -> int:
+        """Buffers that wait to be used again."""
+        return len(self._spare)
+
+    def take(self, size_bytes: int) -> memoryview:
+        """Return memory of that size, with whatever was in it before."""
+        if not ALLOCATED_BYTES_MAX < size_bytes <= self._size_bytes:
+            return memoryview(bytearray(size_bytes))
+        try:
+            memory = self._spare.pop()  # the last one used: the likeliest to be in the processor's cache
+        except IndexError:
+            memory = bytearray(self._size_bytes)
+        array = np.frombuffer(memory, dtype=np.uint8)  # bytearray itself knows no weak references
+        weakref.finalize(array, self._spare.append, memory).atexit = False
+        return array.data[:size_bytes]

@@ -1,0 +1,1 @@
+"""Training programs that are killed while they save checkpoints."""

@@ -1,0 +1,195 @@
+"""Requests of the raw protocol over a socket in place of /dev/fuse: what is answered at once, and with what."""
+
+import asyncio
+import errno
+import inspect
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator
+from typing import Final
+
+import pytest
+from structlog.testing import capture_logs
+
+from fuse.backends.raw_handlers import Handlers
+from fuse.backends.raw_loop import RequestLoop
+from fuse.backends.raw_opens import PASSTHROUGH_BYTES_MIN
+from fuse.core import protocol
+from fuse.core.inodes import ROOT_INODE
+from fuse.core.protocol import IN_HEADER, OUT_HEADER, Opcode, OpenFlag
+from fuse.metrics import Metrics
+from tests.builders.fuse_mount import KernelLessMount
+
+OPEN_IN: Final = struct.Struct("<II")
+
+
+class Kernel:
+    """Our side of the socket: asks, and reads the answer."""
+
+    def __init__(self, *, writable: bool) -> None:
+        self.mount = KernelLessMount(writable=writable)
+        self.handlers = Handlers(self.mount.operations, Metrics())
+        self.socket, self.device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.setblocking(False)
+        self.device.setblocking(False)
+        self.loop = RequestLoop(
+            self.device.fileno(),
+            self.handlers.table(),
+            frozenset(),
+            self.handlers.refusal,
+            prepared=None,
+            undo=lambda *_: None,
+        )
+        self._unique = 0
+
+    async def ask(self, opcode: Opcode, inode: int, body: bytes) -> bytes:
+        """Return the payload of the answer; OSError of its errno."""
+        self._unique += 2
+        head = IN_HEADER.pack(IN_HEADER.size + len(body), opcode, self._unique, inode, 0, 0, 0, 0)
+        running = asyncio.get_running_loop()
+        await running.sock_sendall(self.socket, head + body)
+        async with asyncio.timeout(10):
+            answer = await running.sock_recv(self.socket, 1 << 20)
+        _, error, unique = OUT_HEADER.unpack_from(answer)
+        assert unique == self._unique
+        if error:
+            raise OSError(-error, os.strerror(-error))
+        return answer[OUT_HEADER.size :]
+
+    async def open(self, inode: int, flags: int = os.O_RDONLY) -> tuple[int, OpenFlag]:
+        number, given, _ = protocol.OPEN_OUT.unpack(await self.ask(Opcode.OPEN, inode, OPEN_IN.pack(flags, 0)))
+        return number, OpenFlag(given)
+
+    async def release(self, inode: int, number: int) -> None:
+        await self.ask(Opcode.RELEASE, inode, protocol.RELEASE_IN.pack(number, 0, 0, 0))
+
+    def answers_now(self, inode: int, flags: int = os.O_RDONLY) -> bool:
+        """Whether an open is answered without anything being awaited."""
+        answered = self.handlers.open(inode, 2, memoryview(OPEN_IN.pack(flags, 0)))
+        if inspect.iscoroutine(answered):
+            answered.close()
+            return False
+        return True
+
+
+@pytest.fixture
+async def books() -> AsyncIterator[Kernel]:
+    async for kernel in _served(writable=False):
+        yield kernel
+
+
+@pytest.fixture
+async def work() -> AsyncIterator[Kernel]:
+    async for kernel in _served(writable=True):
+        yield kernel
+
+
+async def _served(*, writable: bool) -> AsyncIterator[Kernel]:
+    kernel = Kernel(writable=writable)
+    serving = asyncio.create_task(kernel.loop.run())
+    yield kernel
+    kernel.loop.stop()
+    await serving
+    kernel.socket.close()
+    kernel.device.close()
+
+
+def put(kernel: Kernel, path: str, size_bytes: int) -> None:
+    kernel.mount.peers.put(kernel.mount.dataset, path, b"x" * size_bytes)
+
+
+async def test_a_small_file_of_a_read_only_dataset_is_opened_and_closed_at_once(books: Kernel) -> None:
+    put(books, "small", 4096)
+    inode = await books.mount.inode("small")
+    state, opens = books.mount.operations.state, books.handlers.opens
+
+    first, flags = await books.open(inode)
+    assert flags == OpenFlag.NO_FLUSH  # no page of it can be cached yet
+    second, flags = await books.open(inode)
+    assert flags == OpenFlag.NO_FLUSH | OpenFlag.KEEP_CACHE
+    assert state.handles.file(first).is_light
+    assert state.inodes.get(inode).handles == 2
+
+    assert await books.mount.read(second) == b"x" * 4096
+    for number in (first, second):
+        await books.release(inode, number)
+    assert not len(state.handles)
+    assert not len(opens.modes)
+    assert not state.inodes.get(inode).handles
+    assert books.answers_now(inode)
+
+
+async def test_a_handle_that_is_not_open_is_a_bad_one(books: Kernel) -> None:
+    put(books, "small", 1)
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        await books.release(await books.mount.inode("small"), 12345)
+
+
+async def test_what_may_be_read_past_us_is_asked_of_the_worker(books: Kernel) -> None:
+    put(books, "large", PASSTHROUGH_BYTES_MIN)
+    inode = await books.mount.inode("large")
+    assert not books.answers_now(inode)
+    number, _ = await books.open(inode)
+    await books.release(inode, number)
+    assert not len(books.mount.operations.state.handles)
+
+
+async def test_pages_of_a_file_that_became_whole_are_let_go_with_its_last_reader(books: Kernel) -> None:
+    """From then on it is opened onto the worker's file; the pages would be a second copy of it in memory."""
+    dropped: list[int] = []
+    books.handlers.opens.drop_pages = dropped.append
+    put(books, "large", PASSTHROUGH_BYTES_MIN)
+    inode = await books.mount.inode("large")
+
+    first, second = [(await books.open(inode))[0] for _ in range(2)]
+    assert len(await books.mount.read(first)) == PASSTHROUGH_BYTES_MIN
+    await books.release(inode, first)
+    assert dropped == []  # somebody has the pages in use still
+    await books.release(inode, second)
+    assert dropped == [inode]
+
+
+async def test_pages_of_other_files_stay(books: Kernel) -> None:
+    dropped: list[int] = []
+    books.handlers.opens.drop_pages = dropped.append
+    put(books, "small", 4096)
+    put(books, "unread", PASSTHROUGH_BYTES_MIN)
+    for path, is_read in (("small", True), ("unread", False)):
+        inode = await books.mount.inode(path)
+        number, _ = await books.open(inode)
+        if is_read:
+            await books.mount.read(number)
+        await books.release(inode, number)
+    assert dropped == []
+
+
+async def test_a_writable_dataset_is_held_against_its_listing(work: Kernel) -> None:
+    put(work, "file", 10)
+    inode = await work.mount.inode("file")
+    for flags in (os.O_RDONLY, os.O_RDWR):
+        assert not work.answers_now(inode, flags)
+        number, _ = await work.open(inode, flags)
+        await work.release(inode, number)
+
+
+async def test_what_cannot_be_opened_is_an_errno(books: Kernel) -> None:
+    with pytest.raises(OSError, match=os.strerror(errno.EISDIR)):
+        await books.open(ROOT_INODE)
+    put(books, "file", 10)
+    inode = await books.mount.inode("file")
+    with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+        await books.open(inode, os.O_WRONLY)
+    number, _ = await books.open(inode)
+    node = books.mount.operations.state.inodes.get(inode)
+    books.mount.operations.state.inodes.detach(node)
+    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+        await books.open(inode)
+    await books.release(inode, number)
+
+
+async def test_a_request_that_is_too_short_is_an_errno(books: Kernel) -> None:
+    put(books, "file", 10)
+    with capture_logs() as logs, pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        await books.ask(Opcode.OPEN, await books.mount.inode("file"), b"\0")
+    assert [each["event"] for each in logs] == ["defect"]
