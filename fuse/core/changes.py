@@ -86,6 +86,7 @@ class Changes:
         state = self._state
         if parent.is_detached:
             raise NotFound(f"the directory of {name} was removed")
+        await self._names.check_there(parent)
         permissions = kept_mode(mode)
         staging = state.worker.stage(dataset.uid, join(parent.path, name), "", 0)
         try:

@@ -40,13 +40,14 @@ class Moves:
         self._changes = changes
 
     async def mkdir(self, parent_inode: int, raw_name: bytes, mode: int) -> Attributes:
-        """Make a directory; a lookup is counted. AlreadyExists, ReadOnly."""
+        """Make a directory; a lookup is counted. AlreadyExists, NotFound, ReadOnly."""
         state = self._state
         parent = state.inodes.get(parent_inode)
         dataset = writable_dataset(parent)
         name = decode_name(raw_name)
         if await self._find(parent, name) is not None:
             raise AlreadyExists(f"{join(parent.path, name)} exists")
+        await self._names.check_there(parent)
         permissions = kept_mode(mode)
         version = await state.worker.make_directory(dataset.uid, join(parent.path, name), permissions)
         entry = Entry(is_directory=True, mtime_ns=state.wall_ns(), mode=permissions, version=version)

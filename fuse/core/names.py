@@ -89,6 +89,13 @@ class Names:
             raise Stale(f"{node.path} was replaced")
         self._state.inodes.renew(node, entry)
 
+    async def check_there(self, parent: Node) -> None:
+        """NotFound when another node removed the directory: a name made in it would bring the directory back. A listing
+        that is known says that it is there, so this costs a question only after it was searched in vain."""
+        dataset = parent.dataset
+        if dataset is not None and self._state.directories.get(dataset.uid, parent.path) is None:
+            await self.refresh(parent)
+
     def forget(self, inode: int, lookups: int) -> None:
         """The kernel lets go of `lookups` references."""
         self._state.inodes.forget(inode, lookups)

@@ -370,8 +370,18 @@ def _shown(root: Path, gone: set[str]) -> dict[str, object] | str:
         if error.errno in {errno.ENOENT, errno.ESTALE}:
             return f"{error.filename} is listed, and {os.strerror(error.errno)}"
         raise
-    there = sorted(path for path in gone if (root / path).exists())
+    there = sorted(path for path in gone if _is_name(root / path))
     return f"{there} are there still" if there else found
+
+
+def _is_name(path: Path) -> bool:
+    """Whether the kernel finds the name. Not by stat(): of what is gone it is ENOENT while the name is still trusted,
+    and what asks for no attributes, as readlink(), would answer for the rest of that second."""
+    try:
+        os.close(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _answer(act: Callable[[], object]) -> Answer:

@@ -294,3 +294,17 @@ async def test_nothing_is_held_after_the_last_close(mount: KernelLessMount) -> N
         await mount.read(number)
         await mount.close(number)
     assert mount.peers.pins_open == mount.peers.stagings_open == len(mount.operations.state.handles) == 0
+
+
+async def test_nothing_is_made_in_a_directory_that_another_node_removed(mount: KernelLessMount) -> None:
+    operations = mount.operations
+    await operations.moves.mkdir(await mount.inode(""), b"d", 0o755)
+    directory = await mount.inode("d")
+    await mount.peers.remove(mount.dataset.info.uid, "d", directory=True)
+    mount.published()
+    # The kernel trusts the name for a second more, and asks with the directory's inode.
+    with pytest.raises(NotFound):
+        await operations.moves.mkdir(directory, b"x", 0o755)
+    with pytest.raises(NotFound):
+        await operations.changes.create(directory, b"x", 0o644, os.O_RDWR)
+    assert await mount.names("") == []
