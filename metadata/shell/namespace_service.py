@@ -6,7 +6,8 @@ Owns checking requests and answering; what a mutation means is `core/mutations.p
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -186,16 +187,16 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
                 told.add(dataset.uid)
                 yield self._catalog.info(dataset)
             while not subscription.is_closed:
-                changed = set(await subscription.next_changed())
-                for dataset in await self._catalog.read(lambda reader: reader.datasets()):
-                    if dataset.uid in changed:
-                        changed.remove(dataset.uid)
-                        told.add(dataset.uid)
-                        yield self._catalog.info(dataset)
-                # What changed and is not there was removed; who never heard of it need not hear of its end.
-                for uid in changed & told:
-                    told.remove(uid)
-                    yield pb.DatasetInfo(uid=uid, removed=True)
+                # Only these are read: one of ten thousand changes, and every mount listens.
+                read = partial(_datasets, await subscription.next_changed())
+                for uid, found in await self._catalog.read(read):
+                    if found is not None:
+                        told.add(uid)
+                        yield self._catalog.info(found)
+                    elif uid in told:
+                        # It was removed; who never heard of it need not hear of its end.
+                        told.remove(uid)
+                        yield pb.DatasetInfo(uid=uid, removed=True)
 
     async def resume_purges(self) -> None:
         """Go on deleting rows of datasets whose removal a restart interrupted."""
@@ -239,6 +240,10 @@ def files_in_order(reader: Reader, dataset: Dataset, tops: list[str]) -> Iterato
                 yield entry
 
     return walk()
+
+
+def _datasets(uids: Sequence[str], reader: Reader) -> list[tuple[str, Dataset | None]]:
+    return [(uid, reader.dataset(uid)) for uid in uids]
 
 
 def _with_snapshot(reader: Reader, uid: str) -> Dataset:
