@@ -15,8 +15,6 @@ import numpy as np
 
 SPARE_MAX: Final = 16
 """Of 4 MiB each: what one sequential reader has in flight, twice."""
-
-
 ALLOCATED_BYTES_MAX: Final = 128 << 10
 """malloc keeps and reuses what is smaller by itself; larger memory it may ask of the kernel each time."""
 

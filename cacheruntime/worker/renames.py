@@ -5,6 +5,7 @@ object too many, never one too few. A directory moves file by file, so others ma
 whole under the new name or, after an error, with every file under one of the two.
 """
 
+import asyncio
 import errno
 
 from api.byteplane import Mutated
@@ -33,8 +34,7 @@ class Renames:
             return Mutated(snapshot_version=0)
         if target.startswith(source + "/"):
             raise CacheError(f"{source!r} cannot move into itself", number=errno.EINVAL)
-        entry = await self._metadata.lookup(uid, source)
-        there = await self._lookup(uid, target)
+        entry, there = await asyncio.gather(self._metadata.lookup(uid, source), self._lookup(uid, target))
         if there is not None and (there.is_directory or entry.is_directory):
             number = errno.EISDIR if there.is_directory and not entry.is_directory else errno.EEXIST
             raise CacheError(f"{target!r} exists and cannot be replaced by {source!r}", number=number)

@@ -50,6 +50,7 @@ ADOPTION_SECONDS: Final = 10.0
 AHEAD_AT_ONCE: Final = 4
 """Files sent while they are written; each holds a few pieces in memory."""
 AHEAD_SPARE_PIECES: Final = 2
+"""Kept in memory between uploads: one is read into while the other is sent."""
 TICK_SECONDS: Final = 0.012
 """Older kernels stamp mtime by timer ticks, 10 ms at most: a write within the same tick would not show."""
 LOOKS: Final = 16
