@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oracle demo test verdicts fuse-kills nightly lint bench generate lock clean
+.PHONY: help setup oracle demo test verdicts fuse-kills save-kills nightly lint bench generate lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ verdicts: oracle ## CASES=N SEED=S: our scheduler's verdicts against kube-schedu
 
 fuse-kills: setup ## KILLS=N SEED=S: daemons of a mount ended under use; what its applications notice (as root)
 	$(VENV)/python -m tests.kills --kills $(if $(KILLS),$(KILLS),100) $(if $(SEED),--seed $(SEED))
+
+save-kills: setup ## KILLS=N SEED=S: training programs killed while they save; what the next ones resume from (as root)
+	$(VENV)/python -m tests.saves --kills $(if $(KILLS),$(KILLS),100) $(if $(SEED),--seed $(SEED))
 
 nightly: oracle ## the long campaigns: hours, not minutes
 	@$(PYTHON) tools/bootstrap.py --next-apiserver

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from api.training_v1alpha1 import Elastic, ElasticStatus, TrainingJob, TrainingJobSpec, TrainingJobStatus
 from jobcontroller.core import indexes
-from jobcontroller.core.framework import Framework, Resizable
+from jobcontroller.core.framework import Framework, is_resizable
 
 #: the role that grows and shrinks, in every framework
 ROLE = "Worker"
@@ -43,12 +43,12 @@ def bounds(spec: TrainingJobSpec) -> Bounds | None:
 
 def goes_on(framework: Framework | None, spec: TrainingJobSpec) -> bool:
     """Whether members that run go on when others are lost or join; else a change of size is a new attempt."""
-    return isinstance(framework, Resizable) and framework.resizes(spec)
+    return is_resizable(framework) and framework.resizes(spec)
 
 
 def anchor(framework: Framework | None, spec: TrainingJobSpec) -> int | None:
     """Return the worker with whose loss the attempt ends all the same; None = there is none."""
-    return framework.anchor(spec) if isinstance(framework, Resizable) else None
+    return framework.anchor(spec) if is_resizable(framework) else None
 
 
 def members(status: TrainingJobStatus) -> list[tuple[str, int]]:

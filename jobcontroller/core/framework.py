@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 from api.training_v1alpha1 import TrainingJobSpec
 from jobcontroller.core.attempts import host_name
@@ -118,3 +118,24 @@ class Equipped(Framework, Protocol):
     def equipment(self, rendezvous: Rendezvous) -> Equipment:
         """The files of one attempt."""
         ...
+
+
+def is_equipped(framework: Framework | None) -> TypeGuard[Equipped]:
+    """Whether its pods need files and defaults."""
+    return framework is not None and _follows(framework, Equipped)
+
+
+def is_resizable(framework: Framework | None) -> TypeGuard[Resizable]:
+    """Whether members of an attempt may change while it runs."""
+    return framework is not None and _follows(framework, Resizable)
+
+
+#: Asked some times a decision, of a few classes; Python looks through all attributes each time.
+_FOLLOWS: dict[tuple[type, type], bool] = {}
+
+
+def _follows(framework: Framework, protocol: type) -> bool:
+    key = type(framework), protocol
+    if key not in _FOLLOWS:
+        _FOLLOWS[key] = isinstance(framework, protocol)
+    return _FOLLOWS[key]

@@ -13,7 +13,7 @@ from typing import Any
 from api import names
 from api.training_v1alpha1 import JobDataset, TrainingJob, TrainingJobSpec, TrainingJobStatus
 from jobcontroller.core import attempts, checkpoints, elastic, equipment, indexes, start_gate
-from jobcontroller.core.framework import Equipped, Framework, Rendezvous
+from jobcontroller.core.framework import Framework, Rendezvous, is_equipped
 from jobcontroller.core.ownership import labels, owner_references
 
 
@@ -43,7 +43,7 @@ def build_pod(
         _apply_spot(metadata, pod_spec, replica.spot_replica_spec.to_wire())
     environment = _environment(job, status, framework, role, index)
     _fill_containers(pod_spec, environment, job.spec)
-    if isinstance(framework, Equipped):
+    if is_equipped(framework):
         equipment.mount(job, status, framework.equipment(rendezvous(job, status, framework)), role, pod_spec)
     if replica.depends_on or (role == elastic.ROLE and index in elastic.reserves(status)):
         start_gate.close(metadata, pod_spec)

@@ -45,7 +45,7 @@ from jobcontroller.core import (
 )
 from jobcontroller.core.actions import ApplyPodGroup, ApplyService, CreatePod, DeleteJob, DeletePodGroup, Plan
 from jobcontroller.core.exit_class import FailureKind
-from jobcontroller.core.framework import Equipped
+from jobcontroller.core.framework import is_equipped
 from jobcontroller.core.observed import CheckpointView, Observed, PodView
 from jobcontroller.core.ownership import is_ours
 from jobcontroller.core.pod_builder import build_pod, rendezvous
@@ -63,7 +63,7 @@ Step = Callable[[Turn], Plan | None]
 def reconcile(observed: Observed, now: float, policy: Policy | None = None) -> Plan:
     """Return what is to be done about one job at `now` (seconds since 1970)."""
     framework = observed.framework
-    if isinstance(framework, Equipped):
+    if is_equipped(framework):
         spec = framework.with_defaults(observed.job.spec)
         observed = replace(observed, job=observed.job.model_copy(update={"spec": spec}))
     turn = Turn(observed, now, policy or Policy(), StatusDraft(observed.job, now))
@@ -127,6 +127,8 @@ def _accept(turn: Turn) -> Plan | None:
         known = ", ".join(turn.observed.supported_frameworks)
         text = f"spec.framework {job.spec.framework} is not supported yet; supported are {known}"
         return _finish(turn, FAILED, reasons.FRAMEWORK_NOT_SUPPORTED, text)
+    if _was_accepted(turn):
+        return None
     problem = validation.first_problem(job, framework)
     if problem is not None:
         return _finish(turn, FAILED, reasons.INVALID_SPEC, problem)
@@ -138,6 +140,14 @@ def _accept(turn: Turn) -> Plan | None:
     if turn.status.attempt_began_at is None:
         turn.status.attempt_began_at = timestamp(turn.now)
     return None
+
+
+def _was_accepted(turn: Turn) -> bool:
+    """Whether just this spec was looked through before; most of a job's turns are later ones."""
+    created = find_condition(turn.status.conditions, CREATED)
+    is_known = created is not None and created.status == "True"
+    generation = created.observed_generation if created is not None else None
+    return is_known and generation == turn.job.metadata.generation and turn.status.attempt_began_at is not None
 
 
 def _hold_back_suspended(turn: Turn) -> Plan | None:
@@ -379,7 +389,7 @@ def _create_missing(turn: Turn) -> Plan | None:
     group = attempts.group_name(job.metadata.name, turn.attempt)
     if group not in turn.observed.groups:
         turn.act([ApplyPodGroup(group, gang.pod_group(job, turn.attempt, turn.status.started_replicas))])
-    if isinstance(framework, Equipped):
+    if is_equipped(framework):
         files = framework.equipment(rendezvous(job, turn.status, framework))
         turn.act(equipment.creations(job, turn.attempt, files))
     for role, index in missing:

@@ -86,6 +86,8 @@ def _has_reached(pod: PodView, wanted: DependsOn) -> bool:
 
 def _circle(replica_specs: Mapping[str, ReplicaSpec]) -> list[str]:
     """Return the roles of a circle, the first one also last; [] when there is none."""
+    if not any(replica.depends_on for replica in replica_specs.values()):
+        return []
     graph: nx.DiGraph[str] = nx.DiGraph()
     for role, replica in replica_specs.items():
         graph.add_edges_from((role, wanted.role) for wanted in replica.depends_on)

@@ -28,11 +28,21 @@ _ORDER = (CREATED, DATA_READY, CHECKPOINT_RETENTION, PODS_SCHEDULED, *_STATES)
 MAX_MESSAGE_CHARACTERS = 2048
 
 
+def _own_copy(status: TrainingJobStatus) -> TrainingJobStatus:
+    """A copy a decision may write to: steps replace what a field holds, but for the two that are copied here.
+
+    A copy of everything to its leaves was a quarter of a decision's cost."""
+    copied = status.model_copy()
+    copied.started_replicas = dict(status.started_replicas)
+    copied.elastic = status.elastic.model_copy() if status.elastic is not None else None
+    return copied
+
+
 class StatusDraft:
     """A status under construction; `build` returns it."""
 
     def __init__(self, job: TrainingJob, now: float) -> None:
-        self.value = job.status.model_copy(deep=True) if job.status else TrainingJobStatus()
+        self.value = _own_copy(job.status) if job.status else TrainingJobStatus()
         self._now = now
         self._generation = job.metadata.generation
         current = self.value.conditions[-1].type if self.value.conditions else CREATED

@@ -28,6 +28,8 @@ from api.training_v1alpha1 import TrainingJob, TrainingJobStatus
 from benchmarks.data_plane import DataPlane
 from jobcontroller.core import checkpoints
 from jobcontroller.core.observed import CheckpointView
+from jobcontroller.core.reconcile import ASK_AGAIN_SECONDS
+from jobcontroller.errors import MetadataUnavailable
 from jobcontroller.shell.checkpoint_client import CheckpointClient
 from tests.saves.protocols import MARKER, SAVES, format_of, shard_files
 from tests.saves.trainer import NOT_WHOLE
@@ -38,6 +40,7 @@ SLACK: Final = 1.25
 """A kill comes within so many times the length of a save: before its end, mostly."""
 DAMAGE_EVERY: Final = 12
 PATIENCE_SECONDS: Final = 60.0
+ASKS: Final = 5
 NODE: Final = "n1"
 
 
@@ -150,6 +153,12 @@ class _Series:
 
     async def _ask(self, client: CheckpointClient) -> tuple[CheckpointView, ...]:
         assert self._job.spec.checkpoint is not None
+        for _ in range(ASKS - 1):
+            try:
+                return await client.newest_first("bench", self._job.spec.checkpoint)
+            except MetadataUnavailable:
+                # The controller waits too, and starts nothing meanwhile.
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
         return await client.newest_first("bench", self._job.spec.checkpoint)
 
     def _live(self, found: tuple[CheckpointView, ...]) -> None:
