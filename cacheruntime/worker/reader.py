@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from api.byteplane import Ensured
 from cacheruntime.core.blocks import Version, block_length, blocks_of_range, overlap_bytes
 from cacheruntime.core.checksums import crc32c
+from cacheruntime.core.hit_ratio import PassReads
 from cacheruntime.errors import CacheError, MediumFailed, NoRoom
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Datasets
@@ -21,6 +22,8 @@ from cacheruntime.worker.tier_files import CachedFile
 
 T = TypeVar("T")
 
+RECENT_MAX: Final = 256
+"""Datasets whose reads are remembered and reported."""
 PARALLEL_BLOCKS: Final = 16
 """Of one request at a time: a whole large file must not take every stream of the worker."""
 
@@ -30,6 +33,8 @@ class Counters:
     """Bytes handed to readers of this node since the start, by where they had to come from."""
 
     by_source: dict[Source, int] = field(default_factory=lambda: dict.fromkeys(Source, 0))
+    recent: dict[str, PassReads] = field(default_factory=dict)
+    """By dataset, the one that was read last at the end."""
 
 
 class Reader:
@@ -51,7 +56,7 @@ class Reader:
             wanted = version.size_bytes
         file = await self._store.acquire(version, wanted_bytes=wanted, as_home=False)
         if file.map.is_complete:
-            self.count(Source.LOCAL, version.size_bytes)
+            self.count(version.uid, Source.LOCAL, version.size_bytes)
         return file
 
     async def ensure(self, file: CachedFile, offset_bytes: int, length_bytes: int) -> Ensured:
@@ -79,7 +84,7 @@ class Reader:
         else:
             await in_parallel(blocks, PARALLEL_BLOCKS, one)
         for source, size_bytes in moved.items():
-            self.count(source, size_bytes)
+            self.count(version.uid, source, size_bytes)
         return Ensured(
             # Bytes that are only held until close do not make a file complete: the kernel may read it long
             # after its reader's connection, and with it the promise to hold them, has ended.
@@ -169,10 +174,16 @@ class Reader:
         finally:
             self._store.release(file)
 
-    def count(self, source: Source, size_bytes: int) -> None:
-        """Count bytes handed to a reader of this node."""
+    def count(self, uid: str, source: Source, size_bytes: int) -> None:
+        """Count bytes of a dataset handed to a reader of this node."""
         if size_bytes:
             self.counters.by_source[source] += size_bytes
+            recent = self.counters.recent
+            reads = recent[uid] = recent.pop(uid, PassReads())
+            known = self._datasets.known(uid)
+            reads.add(source, size_bytes, known.bytes if known else 0)
+            if len(recent) > RECENT_MAX:
+                del recent[next(iter(recent))]
             self._metrics.reader_bytes.labels(source.value).inc(size_bytes)
 
 
