@@ -154,7 +154,12 @@ class CacheStates(Model):
     cached_percentage: ShortText | None = None
     cached_copies: ShortText | None = None
     cache_capacity: ShortText | None = None
-    cache_hit_ratio: ShortText | None = None
+    cache_hit_ratio: ShortText | None = Field(
+        default=None, description="of the bytes read lately, those that the under store did not have to give"
+    )
+    expected_hit_ratio: ShortText | None = Field(
+        default=None, description="what an epoch has to find in the cache: the part of the dataset that is cached"
+    )
     local_hit_ratio: ShortText | None = None
     remote_hit_ratio: ShortText | None = None
 

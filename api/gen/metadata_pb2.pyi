@@ -267,6 +267,7 @@ class DatasetInfo(_message.Message):
     CACHED_COPY_BYTES_FIELD_NUMBER: _builtins.int
     GROUPS_FIELD_NUMBER: _builtins.int
     TERMS_FIELD_NUMBER: _builtins.int
+    READS_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     namespace: _builtins.str
@@ -294,7 +295,9 @@ class DatasetInfo(_message.Message):
     cached_copy_bytes: _builtins.int
     """further copies of the same blocks"""
     removed: _builtins.bool
-    """only in Watch: the dataset is gone; all but uid is unset"""
+    """unset = nothing was read since the workers that live started
+    only in Watch: the dataset is gone; all but uid is unset
+    """
     @_builtins.property
     def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]: ...
     @_builtins.property
@@ -306,6 +309,10 @@ class DatasetInfo(_message.Message):
     @_builtins.property
     def terms(self) -> Global___CacheTerms:
         """counted in the background, so a new snapshot is without them at first"""
+
+    @_builtins.property
+    def reads(self) -> Global___ReadCounters:
+        """of the bytes handed to readers lately, how many of a thousand came from where;"""
 
     def __init__(
         self,
@@ -331,11 +338,12 @@ class DatasetInfo(_message.Message):
         cached_copy_bytes: _builtins.int = ...,
         groups: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         terms: Global___CacheTerms | None = ...,
+        reads: Global___ReadCounters | None = ...,
         removed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reads", b"reads", "terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "files", b"files", "groups", b"groups", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "removed", b"removed", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "terms", b"terms", "uid", b"uid", "writable", b"writable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "files", b"files", "groups", b"groups", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "reads", b"reads", "removed", b"removed", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "terms", b"terms", "uid", b"uid", "writable", b"writable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -861,6 +869,7 @@ class BlockReport(_message.Message):
     NETWORK_READ_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     ORIGIN_READ_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     COUNTERS_FIELD_NUMBER: _builtins.int
+    READS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     epoch: _builtins.int
     sequence: _builtins.int
@@ -876,6 +885,8 @@ class BlockReport(_message.Message):
     def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tier]: ...
     @_builtins.property
     def counters(self) -> Global___ReadCounters: ...
+    @_builtins.property
+    def reads(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetReads]: ...
     def __init__(
         self,
         *,
@@ -888,14 +899,40 @@ class BlockReport(_message.Message):
         network_read_bytes_per_second: _builtins.int = ...,
         origin_read_bytes_per_second: _builtins.int = ...,
         counters: Global___ReadCounters | None = ...,
+        reads: _abc.Iterable[Global___DatasetReads] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters", "epoch", b"epoch", "files", b"files", "full", b"full", "network_read_bytes_per_second", b"network_read_bytes_per_second", "node", b"node", "origin_read_bytes_per_second", b"origin_read_bytes_per_second", "sequence", b"sequence", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters", "epoch", b"epoch", "files", b"files", "full", b"full", "network_read_bytes_per_second", b"network_read_bytes_per_second", "node", b"node", "origin_read_bytes_per_second", b"origin_read_bytes_per_second", "reads", b"reads", "sequence", b"sequence", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BlockReport: _TypeAlias = BlockReport  # noqa: Y015
+
+@_typing.final
+class DatasetReads(_message.Message):
+    """Bytes handed to readers of a dataset in their last pass (cacheruntime/core/hit_ratio.py)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    RECENT_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    @_builtins.property
+    def recent(self) -> Global___ReadCounters: ...
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        recent: Global___ReadCounters | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recent", b"recent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recent", b"recent", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatasetReads: _TypeAlias = DatasetReads  # noqa: Y015
 
 @_typing.final
 class ReadCounters(_message.Message):

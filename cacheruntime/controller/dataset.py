@@ -25,6 +25,7 @@ from api.data_v1alpha1 import (
 from api.gen import metadata_pb2
 from api.quantities import format_bytes, to_int
 from cacheruntime.controller.node_selector import matches
+from cacheruntime.core.hit_ratio import expected_hit_ratio
 
 PV_CAPACITY_MIN_BYTES = 1 << 30
 GROUP_NAME_MAX = 256
@@ -143,6 +144,8 @@ def status(dataset: Dataset, info: metadata_pb2.DatasetInfo, capacity_bytes: int
                 cached_percentage=f"{percent:.1f}%",
                 cached_copies=format_bytes(info.cached_copy_bytes),
                 cache_capacity=format_bytes(capacity_bytes),
+                expected_hit_ratio=f"{100 * expected_hit_ratio(info.cached_bytes, info.bytes):.1f}%",
+                **_measured(info),
             ),
             "snapshot": SnapshotStatus(
                 version=info.snapshot_version,
@@ -157,6 +160,15 @@ def status(dataset: Dataset, info: metadata_pb2.DatasetInfo, capacity_bytes: int
             "observed_generation": dataset.metadata.generation,
         }
     )
+
+
+def _measured(info: metadata_pb2.DatasetInfo) -> dict[str, str]:
+    """Hit ratios of the last reads; {} = there were none."""
+    if not info.HasField("reads"):
+        return {}
+    local, remote = info.reads.local_bytes, info.reads.peer_bytes
+    found = {"cache_hit_ratio": local + remote, "local_hit_ratio": local, "remote_hit_ratio": remote}
+    return {name: f"{per_mille / 10:.1f}%" for name, per_mille in found.items()}
 
 
 def _phase(info: metadata_pb2.DatasetInfo) -> str:

@@ -267,6 +267,7 @@ async def _serve(settings: WorkerSettings) -> None:
         store=store,
         filler=filler,
         reader=reader,
+        datasets=datasets,
         metadata=metadata,
         metrics=metrics,
         interval_seconds=tunables.report_seconds,

@@ -39,6 +39,7 @@ class Metrics:
         self.tier_paused = counter("tier_paused", "times a medium was left alone for a while", "medium", "why")
         self.used_bytes = gauge("used_bytes", "bytes kept", "medium")
         self.temporary_bytes = gauge("temporary_bytes", "bytes of bypassed readers on the medium", "medium")
+        self.hit_ratio = gauge("hit_ratio", "part of the bytes readers got lately that the cache had", "kind")
         self.files = gauge("files", "object versions with a sparse file")
         self.open_handles = gauge("open_handles", "handles of local readers and writers")
         self.ahead_bytes = counter("ahead_bytes", "bytes that were in the under store before their file was closed")

@@ -17,6 +17,7 @@ from cacheruntime.core.preheat import Key, Preheat
 from cacheruntime.errors import BadRequest, CacheError, Missing
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import check_path
+from cacheruntime.worker.filler import Source
 from cacheruntime.worker.metadata_client import MetadataClient
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.reader import Reader
@@ -51,7 +52,7 @@ class Preheater:
         self._streams = streams
         self._clock = clock
         self._plan = Preheat(bytes_max)
-        self._held: dict[Key, CachedFile] = {}
+        self._held: dict[Key, tuple[CachedFile, dict[Source, int]]] = {}
         self._changed = asyncio.Event()
         self._paused_until = float("-inf")
         reader.on_open = self._opened
@@ -90,6 +91,8 @@ class Preheater:
         was_ahead = self._plan.opened(*key, is_resident=is_resident)
         if was_ahead:
             self._metrics.preheated_files.labels("used" if key in self._held else "late").inc()
+            if key in self._held and (held := self._held[key])[0].version == version:
+                self._reader.came_ahead(version, held[1])
             self._release(key)  # the reader holds it now
         if was_ahead or not is_resident or self._plan.has_orders:
             self._changed.set()
@@ -142,16 +145,16 @@ class Preheater:
             # Whoever opened it meanwhile holds it already.
             if self._plan.is_ahead(key) and key not in self._held:
                 self._store.hold(file)
-                self._held[key] = file
+                self._held[key] = (file, moved)
         finally:
             self._store.release(file)
         for source, size_bytes in moved.items():
             self._metrics.preheated_bytes.labels(source.value).inc(size_bytes)
 
     def _release(self, key: Key) -> None:
-        file = self._held.pop(key, None)
-        if file is not None:
-            self._store.release(file)
+        held = self._held.pop(key, None)
+        if held is not None:
+            self._store.release(held[0])
 
     async def _let_go_of_unused(self) -> None:
         while True:

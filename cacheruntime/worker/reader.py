@@ -5,13 +5,15 @@ announced as readable only when every block of it is in the reader's own sparse 
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from api.byteplane import Ensured
-from cacheruntime.core.blocks import Version, block_length, blocks_of_range, overlap_bytes
+from cacheruntime.core.blocks import Version, block_length, blocks_of_range, overlap_bytes, version_name
 from cacheruntime.core.checksums import crc32c
+from cacheruntime.core.hit_ratio import PassReads
 from cacheruntime.errors import CacheError, MediumFailed, NoRoom
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Datasets
@@ -21,6 +23,11 @@ from cacheruntime.worker.tier_files import CachedFile
 
 T = TypeVar("T")
 
+AHEAD_MAX: Final = 4096
+"""Files that were brought ahead and not wholly read yet, of which that is remembered."""
+
+RECENT_MAX: Final = 256
+"""Datasets whose reads are remembered and reported."""
 PARALLEL_BLOCKS: Final = 16
 """Of one request at a time: a whole large file must not take every stream of the worker."""
 
@@ -30,6 +37,8 @@ class Counters:
     """Bytes handed to readers of this node since the start, by where they had to come from."""
 
     by_source: dict[Source, int] = field(default_factory=lambda: dict.fromkeys(Source, 0))
+    recent: dict[str, PassReads] = field(default_factory=dict)
+    """By dataset, the one that was read last at the end."""
 
 
 class Reader:
@@ -43,13 +52,14 @@ class Reader:
         self.counters = Counters()
         self.on_open: Callable[[Version, bool], None] = lambda _version, _is_resident: None
         """Told of every file a reader opens, and whether all of it was here."""
+        self._ahead: OrderedDict[str, dict[Source, int]] = OrderedDict()
 
     async def open(self, version: Version) -> CachedFile:
         """Return the version's sparse file, held, for a reader."""
         file = await self.hold(version)
-        if file.map.is_complete:
-            self.count(Source.LOCAL, version.size_bytes)
         self.on_open(version, file.map.is_complete)
+        if file.map.is_complete:
+            self._tell(version, dict.fromkeys(Source, 0) | {Source.LOCAL: version.size_bytes})
         return file
 
     async def hold(self, version: Version) -> CachedFile:
@@ -69,8 +79,7 @@ class Reader:
             moved = await self.bring(file, offset_bytes, length_bytes)
         finally:
             self._store.release(file)
-        for source, size_bytes in moved.items():
-            self.count(source, size_bytes)
+        self._tell(file.version, moved)
         return Ensured(
             # Bytes that are only held until close do not make a file complete: the kernel may read it long
             # after its reader's connection, and with it the promise to hold them, has ended.
@@ -178,10 +187,34 @@ class Reader:
         finally:
             self._store.release(file)
 
-    def count(self, source: Source, size_bytes: int) -> None:
-        """Count bytes handed to a reader of this node."""
+    def came_ahead(self, version: Version, moved: dict[Source, int]) -> None:
+        """A reader comes for bytes that were brought here for it: it is told of them as of what it waited for."""
+        self._ahead[version_name(version)] = {source: moved[source] for source in (Source.ORIGIN, Source.PEER)}
+        if len(self._ahead) > AHEAD_MAX:
+            self._ahead.popitem(last=False)
+
+    def _tell(self, version: Version, moved: dict[Source, int]) -> None:
+        """Count bytes handed to a reader by where they had to come from; `moved` is changed to that."""
+        ahead = self._ahead.get(version_name(version), {}) if self._ahead else {}
+        for source in ahead:
+            size_bytes = min(ahead[source], moved[Source.LOCAL])
+            ahead[source] -= size_bytes
+            moved[Source.LOCAL] -= size_bytes
+            moved[source] += size_bytes
+        if ahead and not any(ahead.values()):
+            del self._ahead[version_name(version)]
+        for source, size_bytes in moved.items():
+            self._count(version.uid, source, size_bytes)
+
+    def _count(self, uid: str, source: Source, size_bytes: int) -> None:
         if size_bytes:
             self.counters.by_source[source] += size_bytes
+            recent = self.counters.recent
+            reads = recent[uid] = recent.pop(uid, PassReads())
+            known = self._datasets.known(uid)
+            reads.add(source, size_bytes, known.bytes if known else 0)
+            if len(recent) > RECENT_MAX:
+                del recent[next(iter(recent))]
             self._metrics.reader_bytes.labels(source.value).inc(size_bytes)
 
 

@@ -5,16 +5,18 @@ learns that a newer incarnation of its node registered stops: two must not serve
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import structlog
 
 from api.gen import metadata_pb2 as pb
+from cacheruntime.core.hit_ratio import expected_hit_ratio
 from cacheruntime.core.reports import ReportState
 from cacheruntime.core.tiers import levels_of
 from cacheruntime.errors import CacheError
 from cacheruntime.worker.block_store import BlockStore
+from cacheruntime.worker.datasets import Datasets
 from cacheruntime.worker.filler import Filler, Source
 from cacheruntime.worker.metadata_client import Fenced, MetadataClient
 from cacheruntime.worker.metrics import Metrics
@@ -38,6 +40,7 @@ class Reporter:
         store: BlockStore,
         filler: Filler,
         reader: Reader,
+        datasets: Datasets,
         metadata: MetadataClient,
         metrics: Metrics,
         interval_seconds: float,
@@ -49,6 +52,7 @@ class Reporter:
         self._store = store
         self._filler = filler
         self._reader = reader
+        self._datasets = datasets
         self._metadata = metadata
         self._metrics = metrics
         self._interval_seconds = interval_seconds
@@ -102,7 +106,11 @@ class Reporter:
             tiers=self._tiers(),
             network_read_bytes_per_second=int(self._filler.peer_rate.bytes_per_second),
             origin_read_bytes_per_second=int(self._filler.origin_rate.bytes_per_second),
-            counters=self._counters(),
+            counters=_counters(self._reader.counters.by_source),
+            reads=[
+                pb.DatasetReads(uid=uid, recent=_counters(reads.by_source))
+                for uid, reads in self._reader.counters.recent.items()
+            ],
         )
         try:
             need_full = await self._metadata.report(report)
@@ -153,15 +161,24 @@ class Reporter:
             read_bytes_per_second=min(self._tier_speeds[number] for number in level),
         )
 
-    def _counters(self) -> pb.ReadCounters:
-        read = self._reader.counters.by_source
-        return pb.ReadCounters(
-            local_bytes=read[Source.LOCAL], peer_bytes=read[Source.PEER], origin_bytes=read[Source.ORIGIN]
-        )
-
     def _show(self) -> None:
+        read, found, expected = 0, 0, 0.0
+        for uid, reads in self._reader.counters.recent.items():
+            info, total = self._datasets.known(uid), sum(reads.by_source.values())
+            if info is not None and info.bytes:
+                read += total
+                found += total - reads.by_source.get(Source.ORIGIN, 0)
+                expected += total * expected_hit_ratio(info.cached_bytes, info.bytes)
+        if read:
+            self._metrics.hit_ratio.labels("measured").set(found / read)
+            self._metrics.hit_ratio.labels("expected").set(expected / read)
         self._metrics.files.set(len(self._store.index))
         for medium in {tier.medium for tier in self._store.tiers}:
             tiers = [tier for tier in self._store.tiers if tier.medium == medium]
             self._metrics.used_bytes.labels(medium).set(sum(tier.used_bytes for tier in tiers))
             self._metrics.temporary_bytes.labels(medium).set(sum(tier.temporary_bytes for tier in tiers))
+
+
+def _counters(by_source: Mapping[Any, int]) -> pb.ReadCounters:
+    local, peer, origin = (by_source.get(source, 0) for source in (Source.LOCAL, Source.PEER, Source.ORIGIN))
+    return pb.ReadCounters(local_bytes=local, peer_bytes=peer, origin_bytes=origin)

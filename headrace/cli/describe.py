@@ -1,4 +1,4 @@
-"""`headrace describe job`: everything a person asks about one job, on one screen.
+"""`headrace describe job`, `describe dataset`: everything a person asks about one of them, on one screen.
 
 Owns the layout. Does not fetch (jobs.py does)."""
 
@@ -36,6 +36,36 @@ def print_job(job: Body, pods: Sequence[Body], events: Sequence[Body]) -> None:
     _print(out, "Checkpoints", ("STEP", "COMPLETE", "SIZE", "PATH", "ON NODES"), _checkpoints(status))
     _print(out, "Seconds by activity", ("ATTEMPT", *(name.upper() for name in _ACTIVITIES)), _goodput(status))
     _print(out, "Events", ("AGE", "TYPE", "REASON", "NOTE"), [_event(event) for event in events[-MAX_EVENTS:]])
+
+
+def print_dataset(dataset: Body, events: Sequence[Body]) -> None:
+    """Print a dataset, what the cache has of it, and what it may have."""
+    out = console()
+    spec, status = dataset["spec"], dataset.get("status", {})
+    states, cache = status.get("cacheStates", {}), spec.get("cache", {})
+    out.print(
+        f"[bold]Dataset {dataset['metadata']['namespace']}/{dataset['metadata']['name']}[/]  ({age(dataset)} old)"
+    )
+    out.print(f"Phase      {status.get('phase', 'New')}", markup=False)
+    out.print(f"Size       {status.get('ufsTotal', '-')} in {status.get('fileNum', '-')} files", markup=False)
+    copies = f", copies {states['cachedCopies']}" if "cachedCopies" in states else ""
+    out.print(f"Cached     {states.get('cached', '-')} ({states.get('cachedPercentage', '-')}){copies}", markup=False)
+    expected = states.get("expectedHitRatio", "-")
+    out.print(f"Hit ratio  {_hits(states)}; expected {expected} of an epoch's bytes", markup=False)
+    shares = f"guaranteed {cache.get('guaranteed', '-')}, maximum {cache.get('maximum', '-')}"
+    out.print(f"Room       priority {cache.get('priority', 0)}, {shares}", markup=False)
+    out.print(f"Pinned     {', '.join(cache.get('pinned') or []) or '-'}", markup=False)
+    mounts = [(mount.get("name", "-"), mount["mountPoint"], mount.get("path", "-")) for mount in spec["mounts"]]
+    _print(out, "Mounts", ("NAME", "MOUNT POINT", "PATH"), mounts)
+    _print(out, "Conditions", ("TYPE", "STATUS", "REASON", "MESSAGE"), _conditions(status))
+    _print(out, "Events", ("AGE", "TYPE", "REASON", "NOTE"), [_event(event) for event in events[-MAX_EVENTS:]])
+
+
+def _hits(states: Body) -> str:
+    if "cacheHitRatio" not in states:
+        return "not measured: nothing was read"
+    parts = f"{states.get('localHitRatio', '-')} on the node, {states.get('remoteHitRatio', '-')} from peers"
+    return f"{states['cacheHitRatio']} measured ({parts})"
 
 
 def _print(out: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -22,7 +22,7 @@ from headrace.errors import HeadraceError, UsageError
 from kube.client import KubeClient, PatchKind
 from kube.errors import AlreadyExists, Invalid, NotFound
 from kube.objects import Pod
-from kube.resources import DATA_LOADS, EVENTS, PODS, TRAINING_JOBS
+from kube.resources import DATA_LOADS, DATASETS, EVENTS, PODS, TRAINING_JOBS, Resource
 from scheduler.shell.outlook import outlooks
 
 FIELD_MANAGER = "headrace-submit"
@@ -122,24 +122,36 @@ def get(
 
 
 def describe_command(
-    what: Annotated[str, typer.Argument(help="job")],
+    what: Annotated[str, typer.Argument(help="job or dataset")],
     name: Name,
     *,
     namespace: Namespace = "default",
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Show a job: state, pods, checkpoints, seconds by activity, events."""
-    _expect(what, "job")
+    """Show a job: state, pods, checkpoints, seconds by activity, events; or a dataset: what is cached, hit ratios."""
+    _expect(what, "job", "dataset")
 
-    async def work(client: KubeClient) -> tuple[Body, list[Body], list[Body]]:
-        job = await client.get(TRAINING_JOBS, name, namespace)
-        selector = f"regarding.name={name},regarding.kind={TRAINING_JOBS.kind}"
-        events = (await client.list(EVENTS, namespace, field_selector=selector)).items
-        own = [event for event in events if event.get("regarding", {}).get("uid") == job["metadata"]["uid"]]
-        own.sort(key=lambda event: str(event.get("eventTime") or ""))
-        return job, await _pods(client, job), own
+    async def job(client: KubeClient) -> tuple[Body, list[Body], list[Body]]:
+        body = await client.get(TRAINING_JOBS, name, namespace)
+        return body, await _pods(client, body), await _events(client, TRAINING_JOBS, body)
 
-    describe.print_job(*run(work, kubeconfig))
+    async def dataset(client: KubeClient) -> tuple[Body, list[Body]]:
+        body = await client.get(DATASETS, name, namespace)
+        return body, await _events(client, DATASETS, body)
+
+    if what == "job":
+        describe.print_job(*run(job, kubeconfig))
+    else:
+        describe.print_dataset(*run(dataset, kubeconfig))
+
+
+async def _events(client: KubeClient, resource: Resource, body: Body) -> list[Body]:
+    """What happened to an object, oldest first."""
+    meta = body["metadata"]
+    selector = f"regarding.name={meta['name']},regarding.kind={resource.kind}"
+    events = (await client.list(EVENTS, meta["namespace"], field_selector=selector)).items
+    own = [event for event in events if event.get("regarding", {}).get("uid") == meta["uid"]]
+    return sorted(own, key=lambda event: str(event.get("eventTime") or ""))
 
 
 def explain_command(

@@ -186,6 +186,8 @@ LISTINGS: dict[str, Listing] = {
             ("FILES", _at("status", "fileNum")),
             ("CACHED", _at("status", "cacheStates", "cached")),
             ("CACHED %", _at("status", "cacheStates", "cachedPercentage")),
+            ("HITS", _at("status", "cacheStates", "cacheHitRatio")),
+            ("EXPECTED", _at("status", "cacheStates", "expectedHitRatio")),
             ("AGE", age),
         ),
     ),

@@ -54,6 +54,8 @@ class WorkerReadings:
     network_read_bytes_per_second: int = 0
     origin_read_bytes_per_second: int = 0
     counters: ReadCounters = field(default_factory=ReadCounters)
+    reads: dict[str, ReadCounters] = field(default_factory=dict)
+    """Bytes lately handed to readers of each dataset, by uid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,23 @@ class Workers:
         """Whether the worker of `node` has a lease."""
         state = self._states.get(node)
         return state is not None and state.last_seen_seconds is not None
+
+    def reads_of(self, uid: str) -> ReadCounters | None:
+        """Of the bytes live workers lately handed to readers of a dataset, how many of a thousand came from where;
+        None = there were none. A thousand: small changes tell nobody anything, and each goes to the API server."""
+        found = [
+            state.readings.reads[uid]
+            for state in self._states.values()
+            if state.last_seen_seconds is not None and uid in state.readings.reads
+        ]
+        local, peer, origin = (
+            sum(getattr(one, name) for one in found) for name in ("local_bytes", "peer_bytes", "origin_bytes")
+        )
+        total = local + peer + origin
+        if not total:
+            return None
+        local, peer = round(1000 * local / total), round(1000 * peer / total)
+        return ReadCounters(local, peer, 1000 - local - peer)
 
     def all(self) -> list[Worker]:
         """Every worker ever registered, by node name."""

@@ -53,6 +53,8 @@ class Catalog:
         """The dataset's state at this moment."""
         message = convert.dataset_message(dataset)
         message.cached_bytes, message.cached_copy_bytes = self.residency.ledger.totals(dataset.uid)
+        if (reads := self.residency.workers.reads_of(dataset.uid)) is not None:
+            message.reads.CopyFrom(convert.counters_message(reads))
         message.groups.update(self.group_sizes.of(dataset))
         progress = self.listings.progress(dataset.uid)
         if progress is not None:

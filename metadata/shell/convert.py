@@ -106,6 +106,17 @@ def registration(request: pb.RegisterRequest) -> Registration:
     )
 
 
+def _counters(message: pb.ReadCounters) -> ReadCounters:
+    return ReadCounters(message.local_bytes, message.peer_bytes, message.origin_bytes)
+
+
+def counters_message(counters: ReadCounters) -> pb.ReadCounters:
+    """Bytes by where they came from."""
+    return pb.ReadCounters(
+        local_bytes=counters.local_bytes, peer_bytes=counters.peer_bytes, origin_bytes=counters.origin_bytes
+    )
+
+
 def readings(report: pb.BlockReport) -> WorkerReadings:
     """What a report says of the worker itself."""
     counters = report.counters
@@ -113,7 +124,8 @@ def readings(report: pb.BlockReport) -> WorkerReadings:
         tiers(report.tiers),
         report.network_read_bytes_per_second,
         report.origin_read_bytes_per_second,
-        ReadCounters(counters.local_bytes, counters.peer_bytes, counters.origin_bytes),
+        _counters(counters),
+        {one.uid: _counters(one.recent) for one in report.reads},
     )
 
 
@@ -143,11 +155,7 @@ def worker_message(worker: Worker) -> pb.Worker:
         ],
         network_read_bytes_per_second=readings.network_read_bytes_per_second,
         origin_read_bytes_per_second=readings.origin_read_bytes_per_second,
-        counters=pb.ReadCounters(
-            local_bytes=readings.counters.local_bytes,
-            peer_bytes=readings.counters.peer_bytes,
-            origin_bytes=readings.counters.origin_bytes,
-        ),
+        counters=counters_message(readings.counters),
     )
 
 

@@ -55,7 +55,13 @@ def test_a_declared_epoch_is_here_before_it_is_read(cluster: CacheCluster) -> No
     for index in order:
         assert data[index] == FILES[data.files[index].removeprefix("default/u-1/")]
     assert cluster.metric("origin_read_bytes_total") == wanted
-    assert cluster.metric("reader_bytes_total", source="origin") == 0
+    # Its reader is told of each byte as of what it would have waited for: hit ratios stay what the cache is worth.
+    assert cluster.metric("reader_bytes_total", source="origin") == whole
+    assert cluster.metric("reader_bytes_total", source="local") == 0
+    for index in order:
+        assert data[index] == FILES[data.files[index].removeprefix("default/u-1/")]
+    assert cluster.metric("reader_bytes_total", source="origin") == whole
+    assert cluster.metric("reader_bytes_total", source="local") == whole
     assert cluster.metric("preheated_files_total", outcome="used") - used == len(order)
 
 

@@ -1,11 +1,14 @@
 """Priority, shares and pins of datasets on a real worker: who makes room, and that a restart forgets none of it."""
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from api import byteplane as bp
+from api.byteplane import Op
 from api.gen import metadata_pb2 as pb
 from tests.builders.cache_cluster import CacheCluster, WorkerProcess, wait_for
 
@@ -37,15 +40,22 @@ def cluster(tmp_path: Path) -> Iterator[CacheCluster]:
 
 def start(cluster: CacheCluster) -> WorkerProcess:
     size = FILES_MAX * FILE_BLOCKS * BLOCK
-    return cluster.add_worker("a", tiers=[f"SSD:{cluster.folder}/a/ssd:{size}"])
+    worker = cluster.add_worker("a", tiers=[f"SSD:{cluster.folder}/a/ssd:{size}"], is_ready=False)
+    wait_for("its start", lambda: '"worker_ready"' in worker.log, 120)
+    return worker
 
 
 def read_all(cluster: CacheCluster, worker: WorkerProcess, uid: str) -> int:
     """Read the dataset; return the bytes of it that are resident then, as far as was reported."""
     client = worker.client()
     for path, entry in cluster.entries(uid).items():
-        if not entry.is_directory:
-            assert client.read(uid, entry)[0] == FILES[path]
+        if entry.is_directory:
+            continue
+        with client.opened(uid, entry) as (opened, descriptor):
+            if not opened.is_resident:
+                ensure = bp.Ensure(handle=opened.handle, offset_bytes=0, length_bytes=entry.size_bytes)
+                client.call(Op.ENSURE, ensure, bp.Ensured)
+            assert os.pread(descriptor, entry.size_bytes, 0) == FILES[path]
     client.close()
     return resident(cluster, uid)
 
@@ -69,7 +79,7 @@ def test_a_pinned_path_stays_over_a_restart_and_the_rest_makes_room(cluster: Cac
     half(cluster, "old", "", parts=2)
     worker.kill()
     worker.start()
-    wait_for("its second start", lambda: worker.log.count('"worker_ready"') == 2, 60)
+    wait_for("its second start", lambda: worker.log.count('"worker_ready"') == 2, 120)
     half(cluster, "old", "", parts=2)
     read_all(cluster, worker, "new")  # twice what is not pinned
     half(cluster, "old", "keep")
@@ -99,3 +109,21 @@ def test_priority_guarantee_and_maximum_decide_who_gets_the_room(cluster: CacheC
     half_of_high = resident(cluster, "high")
     assert half_of_high == size // 2
     assert cluster.metric("bugs_total") == 0
+
+
+def test_the_measured_hit_ratio_is_the_cached_part_and_stands_beside_it(cluster: CacheCluster) -> None:
+    worker = start(cluster)
+    size = FILES_MAX * FILE_BLOCKS * BLOCK
+    cluster.sync("data", terms=pb.CacheTerms(maximum_bytes=size // 4))
+    assert not info(cluster).HasField("reads")
+    for _ in range(3):
+        read_all(cluster, worker, "data")
+    wait_for("what is cached", lambda: info(cluster).cached_bytes == size // 4)
+    measured = pb.ReadCounters(local_bytes=250, origin_bytes=750)
+    wait_for(f"the last pass, {measured}", lambda: info(cluster).reads == measured)
+    for kind in ("measured", "expected"):
+        wait_for(kind, lambda kind=kind: worker.metric("hit_ratio", kind=kind) == pytest.approx(0.25))  # type: ignore[misc]
+
+
+def info(cluster: CacheCluster) -> pb.DatasetInfo:
+    return cluster.namespace.GetDataset(pb.DatasetRequest(uid="data"), timeout=10)

@@ -1,12 +1,14 @@
 """What priority, guaranteed and maximum bytes and pins promise, whatever datasets come to fill a tier."""
 
 from dataclasses import replace
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cacheruntime.core import admission
 from cacheruntime.core.eviction import Candidate, may_displace, victims
+from cacheruntime.core.hit_ratio import PassReads, expected_hit_ratio
 from cacheruntime.core.shares import Holding, Terms
 from cacheruntime.core.tiers import Tier
 
@@ -125,3 +127,17 @@ def test_parts_of_a_share_are_at_least_the_whole(terms: Terms, workers: int) -> 
     assert part.guaranteed_bytes * workers >= terms.guaranteed_bytes > (part.guaranteed_bytes - 1) * workers
     assert (part.maximum_bytes == 0) == (terms.maximum_bytes == 0), "a limit never becomes none"
     assert replace(part, guaranteed_bytes=0, maximum_bytes=0) == replace(terms, guaranteed_bytes=0, maximum_bytes=0)
+
+
+@given(st.integers(1, 200), st.integers(0, 200), st.integers(2, 5), st.randoms(use_true_random=False))
+def test_the_last_pass_measures_the_cached_part_in_any_order(
+    files: int, cached: int, passes: int, draw: Random
+) -> None:
+    reads, cached = PassReads(), min(cached, files)
+    for _ in range(passes):
+        order = list(range(files))
+        draw.shuffle(order)
+        for number in order:
+            reads.add("local" if number < cached else "origin", 7, 7 * files)
+    measured = reads.by_source.get("local", 0) / sum(reads.by_source.values())
+    assert measured == expected_hit_ratio(7 * cached, 7 * files)

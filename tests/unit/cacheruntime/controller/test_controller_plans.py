@@ -180,3 +180,32 @@ class TestNodeCache:
         assert len(told.datasets) == DATASETS_ON_NODE_MAX
         assert min(one.resident_bytes.ssd for one in told.datasets) == 5
         assert [one.name for one in told.datasets] == sorted(one.name for one in told.datasets)
+
+
+def test_a_status_has_the_measured_hit_ratio_beside_the_expected_one() -> None:
+    info = metadata_pb2.DatasetInfo(snapshot_version=1, bytes=1000, cached_bytes=250)
+    states = dataset.status(a_dataset(), info, 0, NOW).cache_states
+    assert states is not None and states.cache_hit_ratio is None and states.expected_hit_ratio == "25.0%"
+    info.reads.CopyFrom(metadata_pb2.ReadCounters(local_bytes=200, peer_bytes=49, origin_bytes=751))
+    states = dataset.status(a_dataset(), info, 0, NOW).cache_states
+    assert states is not None
+    found = (states.cache_hit_ratio, states.local_hit_ratio, states.remote_hit_ratio, states.expected_hit_ratio)
+    assert found == ("24.9%", "20.0%", "4.9%", "25.0%")
+
+
+def test_terms_of_the_cache_reach_metadata_in_bytes_and_without_slashes() -> None:
+    cache = {"priority": 3, "guaranteed": "1Gi", "maximum": "2Gi", "pinned": ["/val/", "/", "val"]}
+    terms = dataset.sync_request(a_dataset(cache=cache), []).terms
+    assert (terms.priority, terms.guaranteed_bytes, terms.maximum_bytes) == (3, 1 << 30, 2 << 30)
+    assert list(terms.pinned) == ["", "val"]
+
+
+@pytest.mark.parametrize("text", ["[]", "train", "[1]", '{"a": 1}'])
+def test_a_request_to_evict_that_makes_no_sense_is_refused(text: str) -> None:
+    item = a_dataset()
+    assert dataset.paths_to_evict(item) is None
+    item.metadata.annotations["data.headrace.dev/evict"] = '["/train/", "/"]'
+    assert dataset.paths_to_evict(item) == ["train", ""]
+    item.metadata.annotations["data.headrace.dev/evict"] = text
+    with pytest.raises(ValueError, match="must be a JSON list of paths"):
+        dataset.paths_to_evict(item)
