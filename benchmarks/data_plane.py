@@ -174,6 +174,10 @@ class DataPlane:
         """Start several; returns when each knows all others."""
         for node in nodes:
             self.start_worker(node)
+        self.await_workers(nodes)
+
+    def await_workers(self, nodes: Sequence[str]) -> None:
+        """Return when each of the started workers knows all of them."""
         for node in nodes:
             process = self.workers[node]
 
@@ -184,10 +188,15 @@ class DataPlane:
             self._await(process, "list of all workers", knows_all)
 
     def start_worker(
-        self, node: str, environment: Mapping[str, str] | None = None, *, tiers: Sequence[str] = ()
+        self,
+        node: str,
+        environment: Mapping[str, str] | None = None,
+        *,
+        tiers: Sequence[str] = (),
+        more: Sequence[str] = (),
     ) -> Process:
-        """Start (or start again) a node's worker, with these `--tier` options or one SSD tier; returns when its socket
-        answers."""
+        """Start (or start again) a node's worker, with these `--tier` options or one SSD tier, and `more` arguments;
+        returns when its socket answers."""
         tier = self.directory / f"{node}-tier"
         tier.mkdir(exist_ok=True)
         socket = self.socket(node)
@@ -200,6 +209,7 @@ class DataPlane:
                 *(word for one in tiers or [f"SSD:{tier.absolute()}:{self._tier_bytes}"] for word in ("--tier", one)),
                 *["--credentials-dir", str(self.directory / "credentials")],
                 *self._trust_flags(Identity(Role.WORKER, node)),
+                *more,
             ],
             environment,
         )
