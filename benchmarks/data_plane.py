@@ -173,6 +173,10 @@ class DataPlane:
         """Start several; returns when each knows all others."""
         for node in nodes:
             self.start_worker(node)
+        self.await_workers(nodes)
+
+    def await_workers(self, nodes: Sequence[str]) -> None:
+        """Return when each of the started workers knows all of them."""
         for node in nodes:
             process = self.workers[node]
 
@@ -183,10 +187,15 @@ class DataPlane:
             self._await(process, "list of all workers", knows_all)
 
     def start_worker(
-        self, node: str, environment: Mapping[str, str] | None = None, *, tiers: Sequence[str] = ()
+        self,
+        node: str,
+        environment: Mapping[str, str] | None = None,
+        *,
+        tiers: Sequence[str] = (),
+        more: Sequence[str] = (),
     ) -> Process:
-        """Start (or start again) a node's worker, with these `--tier` options or one SSD tier; returns when its socket
-        answers."""
+        """Start (or start again) a node's worker, with these `--tier` options or one SSD tier, and `more` arguments;
+        returns when its socket answers."""
         tier = self.directory / f"{node}-tier"
         tier.mkdir(exist_ok=True)
         path = self.socket(node)
@@ -201,6 +210,7 @@ class DataPlane:
                 *["--credentials-dir", str(self.directory / "credentials")],
                 *["--metrics", f"127.0.0.1:{self._metrics_ports[node]}"],
                 *self._trust_flags(Identity(Role.WORKER, node)),
+                *more,
             ],
             environment,
         )

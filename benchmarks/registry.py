@@ -10,6 +10,7 @@ BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
     "epochs": ("benchmarks.epochs", "accelerator utilisation by the cached fraction, against LRU and no cache"),
     "fuse": ("benchmarks.fuse", "the FUSE mount against ext4, cp and a direct put"),
     "gpu-allocation": ("benchmarks.gpu_allocation", "GPUs that can be given away before pods stop fitting"),
+    "io-model": ("benchmarks.io_model", "the simulator's model of the cache, against real workers"),
     "jobs": ("benchmarks.jobs", "jobs reconciled a second and pods of one job, against Kubernetes' Indexed Job"),
     "metadata": ("benchmarks.metadata", "the metadata store: listing rate, lookup times, opening again"),
     "preheat": ("benchmarks.preheat", "a cold epoch over a distant origin, fetched ahead of its reader or not"),

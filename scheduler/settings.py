@@ -29,9 +29,10 @@ class Weights(BaseModel):
     stage_in: Weight = 100.0
     """Full scale: all data from the under store. 100 against 1 for balance: one percent of a cold start
     outweighs a node that is wholly taken, so seconds decide and the others break ties."""
-    cache_room: Weight = 4.0
-    """Full scale: as many seconds for later readers as a cold start takes. In simulations 4 moved 38 % fewer bytes than
-    0 with many small datasets, and no gang waited longer; twice as much moved 6 % fewer still. Packing suffers."""
+    cache_room: Weight = 1.0
+    """Full scale: as many seconds for later readers as a cold start takes. In simulations with many datasets 1 moves
+    half the bytes of 0, and more (2 to 8) makes jobs slower: seconds later readers may save then cost this one
+    real ones (docs/evidence.md has the sweep)."""
     gpu_fit: Weight = 5.0
     """Full scale: as many GPUs made useless to the cluster's typical pods as its largest node has, or a pod without
     GPUs on a GPU node. Worth 5 % of a cold start: fragmentation costs later jobs, minutes of stage-in cost this one."""

@@ -66,15 +66,19 @@ def run(
     *,
     policies: Sequence[str] = (),
     seeds: int | None = None,
+    first_seed: int = 0,
     traces: Traces = NO_TRACES,
     notes: Sequence[str] = (),
     progress: Callable[[Step], None] | None = None,
 ) -> Result:
-    """Run a scenario. Raises KeyError for a policy that is not known, InvariantViolation when a run breaks one."""
+    """Run a scenario in `seeds` worlds, numbered from `first_seed`: what is tuned on some is confirmed on others.
+
+    Raises KeyError for a policy that is not known, InvariantViolation when a run breaks one.
+    """
     chosen = tuple(policies) or scenario.policies
     for name in chosen:
         policy(name)
-    numbers = range(seeds or scenario.seeds)
+    numbers = range(first_seed, first_seed + (seeds or scenario.seeds))
     started, todo, done = time.monotonic(), len(numbers) * len(chosen), 0
     runs: dict[str, list[Outcome]] = {name: [] for name in chosen}
     walls = dict.fromkeys(chosen, 0.0)

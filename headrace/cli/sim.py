@@ -52,6 +52,7 @@ def run_scenario(
     scenario: Annotated[str, typer.Argument(help="a name of `headrace sim list`, or a YAML file")],
     *,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, max=1000, help="worlds to run")] = None,
+    first_seed: Annotated[int, typer.Option("--first-seed", min=0, help="the number of the first world")] = 0,
     engine: Annotated[
         str, typer.Option("--engine", help="event: virtual time, the scheduler's core; kwok: a real API server")
     ] = "event",
@@ -114,6 +115,7 @@ def run_scenario(
                     tried,
                     bare_cluster,
                     seeds=seeds or 1,
+                    first_seed=first_seed,
                     shape=Shape.TRAINING_JOBS if training_jobs else Shape.PODS,
                     traces=traces,
                     notes=notes,
@@ -123,7 +125,15 @@ def run_scenario(
                 from simulations.run import run
 
                 names = tuple(name.strip() for name in policies.split(",") if name.strip())
-                result = run(loaded, policies=names, seeds=seeds, traces=traces, notes=notes, progress=bar.tell)
+                result = run(
+                    loaded,
+                    policies=names,
+                    seeds=seeds,
+                    first_seed=first_seed,
+                    traces=traces,
+                    notes=notes,
+                    progress=bar.tell,
+                )
         if report is not None:
             from simulations.report.page import page
 

@@ -9,19 +9,27 @@ from dataclasses import dataclass, replace
 
 from api import names
 from kube.storage_objects import PersistentVolume, PersistentVolumeClaim
+from scheduler.core.csi_migration import (
+    OLD_REGION_LABEL,
+    OLD_ZONE_LABEL,
+    REGION_LABEL,
+    ZONE_LABEL,
+    ZONE_SEPARATOR,
+    InTreePlugin,
+    NodeSelectorTerms,
+    Untranslatable,
+    plugin_of,
+    required_terms,
+    translated_terms,
+)
 from scheduler.core.data_request import DataRequest
 from scheduler.core.pod_request import PodRequest
-from scheduler.core.pod_volumes import CSI_NAMES, Attachable, ClaimKey, ClaimUse, PodVolumes, in_tree_plugin
+from scheduler.core.pod_volumes import Attachable, ClaimKey, ClaimUse, MigratedTerms, PodVolumes
 from scheduler.core.selectors import Term, compile_terms
 from scheduler.core.volume_table import VolumeTable
 
 UNBOUND = "pod has unbound immediate PersistentVolumeClaims"
-ZONE_LABELS = (
-    "topology.kubernetes.io/zone",
-    "topology.kubernetes.io/region",
-    "failure-domain.beta.kubernetes.io/zone",
-    "failure-domain.beta.kubernetes.io/region",
-)
+ZONE_LABELS = (ZONE_LABEL, REGION_LABEL, OLD_ZONE_LABEL, OLD_REGION_LABEL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +46,13 @@ def find_claims(table: VolumeTable, pod: PodRequest) -> FoundClaims:
     asked = [(use, (pod.namespace, use.name)) for use in pod.held.claims]
     own = PodVolumes(disks=pod.held.disks)
     refusal = _unusable(table, pod, asked)
+    if refusal is None and table.has_csi_nodes:
+        refusal = pod.held.unnamed
     if refusal is not None:
         return FoundClaims(own, refusal=refusal)
     data: list[DataRequest] = []
     terms: list[tuple[Term, ...]] = []
+    migrated: list[MigratedTerms] = []
     zones: list[tuple[str, frozenset[str]]] = []
     exclusive: list[ClaimKey] = []
     unbound: list[ClaimKey] = []
@@ -58,28 +69,34 @@ def find_claims(table: VolumeTable, pod: PodRequest) -> FoundClaims:
             is_lost = True
         if volume is None or is_lost:
             continue  # VolumeBinding stops at the first volume that does not exist
-        refusal = _untranslatable(table, claim, volume)
-        if refusal is not None:
-            return FoundClaims(own, refusal=refusal)
         dataset = _dataset(table, claim, volume)
         if dataset is not None:
             data.append(dataset)
         if not use.is_ephemeral:
             zones += _zones(volume)
-        required = (volume.spec.node_affinity or {}).get("required")
+        plugin = plugin_of(volume.spec)
+        if plugin is not None and table.nodes_that_migrated(plugin.name):
+            try:
+                migrated.append(_migrated(plugin, volume))
+            except Untranslatable as error:
+                meta = volume.metadata
+                return FoundClaims(own, refusal=f'persistentvolume "{meta.name}": could not translate pv: {error}')
+            continue
+        required = _compiled(required_terms(volume))
         if required is not None:
-            terms.append(compile_terms(required.get("nodeSelectorTerms")))
+            terms.append(required)
     attached = _attached(table, pod, asked)
     return FoundClaims(
         replace(
             own,
             terms=tuple(terms),
+            migrated=tuple(migrated),
             zones=tuple(zones),
             is_lost=is_lost,
             unbound=tuple(unbound),
             exclusive=tuple(exclusive),
             attached=attached,
-            version=table.version if unbound or attached else 0,
+            version=table.version if unbound or attached or migrated else 0,
         ),
         tuple(data),
     )
@@ -117,15 +134,14 @@ def _is_made_for(claim: PersistentVolumeClaim, pod: PodRequest) -> bool:
     return any(owner.controller and owner.uid == pod.uid for owner in claim.metadata.owner_references)
 
 
-def _untranslatable(table: VolumeTable, claim: PersistentVolumeClaim, volume: PersistentVolume) -> str | None:
-    """A volume of an in-tree plugin has another node affinity where the plugin is migrated; we do not rewrite it."""
-    plugin = in_tree_plugin(volume.spec)
-    if plugin is None or not table.is_migrated(plugin):
-        return None
-    return (
-        f'persistentvolumeclaim "{claim.metadata.name}": its volume of the in-tree plugin {plugin}, migrated to '
-        f"{CSI_NAMES[plugin]}, is not evaluated by this scheduler; use schedulerName default-scheduler"
-    )
+def _migrated(plugin: InTreePlugin, volume: PersistentVolume) -> MigratedTerms:
+    """A volume's affinity where the plugin is migrated, and elsewhere (binder.go tryTranslatePVToCSI)."""
+    there, elsewhere = translated_terms(plugin, volume), required_terms(volume)
+    return MigratedTerms(plugin.name, _compiled(there), _compiled(elsewhere))
+
+
+def _compiled(terms: NodeSelectorTerms | None) -> tuple[Term, ...] | None:
+    return None if terms is None else compile_terms(terms)
 
 
 def _attached(
@@ -138,13 +154,13 @@ def _attached(
 
 
 def _zones(volume: PersistentVolume) -> list[tuple[str, frozenset[str]]]:
-    """Zones and regions a volume's labels name; several are joined by `__` (component-helpers LabelZonesToSet)."""
+    """Zones and regions a volume's labels name; several are joined (component-helpers LabelZonesToSet)."""
     found = []
     for key in ZONE_LABELS:
         text = volume.metadata.labels.get(key)
         if text is None:
             continue
-        values = [value.strip() for value in text.split("__")]
+        values = [value.strip() for value in text.split(ZONE_SEPARATOR)]
         # A set with an empty name cannot be read upstream, and then does not count.
         if all(values):
             found.append((key, frozenset(values)))

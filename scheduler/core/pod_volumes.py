@@ -3,29 +3,13 @@
 Owns plain values and their reading from a pod's spec. Does not look claims up (core/pod_claims.py).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kube.objects import PodSpec, Volume
+from scheduler.core.csi_migration import Untranslatable, inline_handle, plugin_of
 from scheduler.core.selectors import Term
 
-# In-tree plugins that count as their CSI driver on every node that limits it (nodevolumelimits/utils.go).
-CSI_NAMES = {
-    "kubernetes.io/aws-ebs": "ebs.csi.aws.com",
-    "kubernetes.io/azure-disk": "disk.csi.azure.com",
-    "kubernetes.io/cinder": "cinder.csi.openstack.org",
-    "kubernetes.io/gce-pd": "pd.csi.storage.gke.io",
-    "kubernetes.io/portworx-volume": "pxd.portworx.com",
-}
-# Its field in a volume, and the field there that names the disk.
-IN_TREE = {
-    "kubernetes.io/aws-ebs": ("aws_elastic_block_store", "volumeID"),
-    "kubernetes.io/azure-disk": ("azure_disk", "diskURI"),
-    "kubernetes.io/cinder": ("cinder", "volumeID"),
-    "kubernetes.io/gce-pd": ("gce_persistent_disk", "pdName"),
-    "kubernetes.io/portworx-volume": ("portworx_volume", "volumeID"),
-}
 ClaimKey = tuple[str, str]  # namespace, name
 
 
@@ -52,27 +36,40 @@ class Attachable(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HeldVolumes:
-    """The volumes of a pod's spec that others have to know of."""
+    """The volumes of a pod's spec that others have to know of. `unnamed`: why one written in the pod has no name at
+    its CSI driver; nodes with CSI drivers cannot take the pod."""
 
     claims: tuple[ClaimUse, ...] = ()
     disks: tuple[Disk, ...] = ()
     inline: tuple[Attachable, ...] = ()
+    unnamed: str | None = None
 
 
 NOTHING_HELD = HeldVolumes()
+
+
+class MigratedTerms(NamedTuple):
+    """Node affinity of a bound volume of an in-tree plugin: on nodes that migrated it, and on the others. None: every
+    node will do."""
+
+    plugin: str
+    there: tuple[Term, ...] | None
+    elsewhere: tuple[Term, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
 class PodVolumes:
     """What a pending pod's volumes ask of nodes; claims are looked up.
 
-    `terms`: node affinity of bound volumes, each must hold; `zones`: by label, those volumes' zones; `is_lost`: a
-    volume a claim is bound to does not exist; `unbound`: claims that wait for a node to be chosen; `exclusive`:
-    claims no other pod may use (ReadWriteOncePod); `attached`: what would be attached; `version`: of the storage
-    objects, where the answer hangs on more of them than is said here.
+    `terms`: node affinity of bound volumes, each must hold; `migrated`: likewise, of volumes whose affinity hangs on
+    what the node migrated; `zones`: by label, those volumes' zones; `is_lost`: a volume a claim is bound to does not
+    exist; `unbound`: claims that wait for a node to be chosen; `exclusive`: claims no other pod may use
+    (ReadWriteOncePod); `attached`: what would be attached; `version`: of the storage objects, where the answer hangs on
+    more of them than is said here.
     """
 
     terms: tuple[tuple[Term, ...], ...] = ()
+    migrated: tuple[MigratedTerms, ...] = ()
     zones: tuple[tuple[str, frozenset[str]], ...] = ()
     is_lost: bool = False
     unbound: tuple[ClaimKey, ...] = ()
@@ -80,6 +77,11 @@ class PodVolumes:
     attached: tuple[Attachable, ...] = ()
     disks: tuple[Disk, ...] = ()
     version: int = 0
+
+    @property
+    def has_affinity(self) -> bool:
+        """Whether bound volumes cannot be used on every node."""
+        return bool(self.terms or self.migrated or self.is_lost)
 
     @property
     def looks_at_pods(self) -> bool:
@@ -93,11 +95,12 @@ NO_VOLUMES = PodVolumes()
 @dataclass(frozen=True, slots=True)
 class VolumePlan:
     """What has to be done before a pod can be bound: volumes to give to claims, and claims to have made on the
-    node. Every claim named must then become bound."""
+    node. Every claim named must then become bound. `conflict`: why the volumes cannot be had there after all."""
 
     node: str
     bindings: tuple[tuple[str, ClaimKey], ...]  # volume, claim
     provisions: tuple[ClaimKey, ...]
+    conflict: str | None = None
 
 
 def held_volumes(pod_name: str, spec: PodSpec) -> HeldVolumes:
@@ -107,6 +110,7 @@ def held_volumes(pod_name: str, spec: PodSpec) -> HeldVolumes:
     claims: list[ClaimUse] = []
     disks: list[Disk] = []
     inline: list[Attachable] = []
+    unnamed: str | None = None
     for volume in spec.volumes:
         if volume.persistent_volume_claim is not None:
             claims.append(ClaimUse(volume.persistent_volume_claim.claim_name, is_ephemeral=False))
@@ -114,25 +118,16 @@ def held_volumes(pod_name: str, spec: PodSpec) -> HeldVolumes:
             claims.append(ClaimUse(f"{pod_name}-{volume.name}", is_ephemeral=True))
         else:
             disks += _disks(volume)
-            plugin = in_tree_plugin(volume)
-            if plugin is not None:
-                inline.append(in_tree(volume, plugin, "UNSPECIFIED"))
-    if not (claims or disks or inline):
+            plugin = plugin_of(volume)
+            if plugin is None:
+                continue
+            try:
+                inline.append(Attachable(plugin.driver, inline_handle(plugin, volume)))
+            except Untranslatable as error:
+                unnamed = unnamed or f"converting volume({volume.name}) from inline to csi: {error}"
+    if not (claims or disks or inline or unnamed):
         return NOTHING_HELD
-    return HeldVolumes(tuple(claims), tuple(disks), tuple(inline))
-
-
-def in_tree_plugin(source: Any) -> str | None:
-    """The in-tree plugin, of those CSI migration knows, of a pod's volume or a PersistentVolume's spec."""
-    return next((plugin for plugin, (field, _) in IN_TREE.items() if getattr(source, field) is not None), None)
-
-
-def in_tree(source: Any, plugin: str, zone: str) -> Attachable:
-    """A volume of an in-tree plugin; the handle only has to tell volumes apart as csi-translation-lib does."""
-    field, key = IN_TREE[plugin]
-    found: Mapping[str, Any] = getattr(source, field)
-    name = str(found.get(key, ""))
-    return Attachable(CSI_NAMES[plugin], f"zones/{zone}/{name}" if field == "gce_persistent_disk" else name)
+    return HeldVolumes(tuple(claims), tuple(disks), tuple(inline), unnamed)
 
 
 def _disks(volume: Volume) -> list[Disk]:

@@ -5,7 +5,7 @@ FindMatchingVolume), over all rows at once. Pure. Invariant: a plan made on the 
 exists, and promises nothing that is promised to another pod.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,12 @@ import numpy as np
 from api import quantities
 from kube.storage_objects import PersistentVolume, PersistentVolumeClaim, StorageClass
 from scheduler.core.cluster_view import ClusterView
+from scheduler.core.csi_migration import Untranslatable, plugin_of, required_terms, translated_terms
 from scheduler.core.node_masks import any_term, label_mask, selector_mask
 from scheduler.core.node_table import BoolArray, IntArray
 from scheduler.core.pod_request import PodRequest
 from scheduler.core.pod_volumes import ClaimKey, VolumePlan
-from scheduler.core.selectors import Requirement, compile_label_selector, compile_terms
+from scheduler.core.selectors import Requirement, Term, compile_label_selector, compile_terms
 from scheduler.core.volume_table import SELECTED_NODE_ANNOTATION, size_of
 
 NO_PROVISIONER = ("", "kubernetes.io/no-provisioner")
@@ -46,7 +47,21 @@ def held(view: ClusterView, pod: PodRequest) -> BoolArray:
     mask = np.ones(view.size, dtype=np.bool_)
     for terms in pod.volumes.terms:
         mask &= any_term(view, terms)
+    for plugin, there, elsewhere in pod.volumes.migrated:
+        is_migrated = rows_of(view, view.volumes.nodes_that_migrated(plugin))
+        mask &= np.where(is_migrated, _where(view, there), _where(view, elsewhere))
     return mask
+
+
+def rows_of(view: ClusterView, nodes: Collection[str]) -> BoolArray:
+    """The rows of nodes; those that have none are left out."""
+    mask = np.zeros(view.size, dtype=np.bool_)
+    mask[[row for node in nodes if (row := view.table.row_of.get(node)) is not None]] = True
+    return mask
+
+
+def _where(view: ClusterView, terms: tuple[Term, ...] | None) -> BoolArray:
+    return np.ones(view.size, dtype=np.bool_) if terms is None else any_term(view, terms)
 
 
 def match(view: ClusterView, pod: PodRequest) -> Match:
@@ -96,7 +111,27 @@ def plan(view: ClusterView, pod: PodRequest, row: int) -> VolumePlan | None:
         (volumes[index[row]].metadata.name, key) for key, volumes, index in found.chosen if index[row] >= 0
     )
     provisions = tuple(key for key, rows in found.made if rows[row])
-    return VolumePlan(view.names[row], bindings, provisions)
+    given = (volumes[index[row]] for _, volumes, index in found.chosen if index[row] >= 0)
+    conflicts = (_conflict(view, volume, row) for volume in given)
+    return VolumePlan(view.names[row], bindings, provisions, next(filter(None, conflicts), None))
+
+
+def _conflict(view: ClusterView, volume: PersistentVolume, row: int) -> str | None:
+    """Why a volume of an in-tree plugin that was found for a claim cannot be used on the row by its CSI driver
+    (binder.go checkBindings: upstream, too, looks only then)."""
+    plugin, node = plugin_of(volume.spec), view.names[row]
+    if plugin is None or node not in view.volumes.nodes_that_migrated(plugin.name):
+        return None
+    try:
+        terms = translated_terms(plugin, volume)
+    except Untranslatable as error:
+        return f"failed to translate pv to csi: could not translate pv: {error}"
+    if terms is None or any_term(view, compile_terms(terms))[row]:
+        return None
+    return (
+        f'pv "{volume.metadata.name}" node affinity doesn\'t match node "{node}", where {plugin.name} is migrated to '
+        f"{plugin.driver}: the node's label {plugin.topology_key} decides there"
+    )
 
 
 def _smallest(
@@ -159,10 +194,9 @@ def _is_bound_to(view: ClusterView, volume: PersistentVolume, claim: PersistentV
 
 
 def _usable(view: ClusterView, volume: PersistentVolume) -> BoolArray:
-    required = (volume.spec.node_affinity or {}).get("required")
-    if required is None:
-        return np.ones(view.size, dtype=np.bool_)
-    return any_term(view, compile_terms(required.get("nodeSelectorTerms")))
+    # As it is written, also where its plugin is migrated (component-helpers FindMatchingVolume).
+    required = required_terms(volume)
+    return _where(view, None if required is None else compile_terms(required))
 
 
 def _may_provision(view: ClusterView, storage_class: StorageClass) -> BoolArray:

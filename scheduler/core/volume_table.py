@@ -5,7 +5,7 @@ Owns the objects and the questions about one of them. Does not know pods (core/p
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from decimal import Decimal
 
 from api import quantities
@@ -19,7 +19,8 @@ from kube.storage_objects import (
     StorageClass,
     VolumeAttachment,
 )
-from scheduler.core.pod_volumes import CSI_NAMES, Attachable, ClaimKey, in_tree, in_tree_plugin
+from scheduler.core.csi_migration import NEVER_COUNTED, PLUGINS, Untranslatable, plugin_of, volume_handle
+from scheduler.core.pod_volumes import Attachable, ClaimKey
 
 StorageObject = (
     PersistentVolumeClaim
@@ -34,10 +35,6 @@ StorageObject = (
 BOUND_ANNOTATION = "pv.kubernetes.io/bind-completed"
 SELECTED_NODE_ANNOTATION = "volume.kubernetes.io/selected-node"
 MIGRATED_ANNOTATION = "storage.alpha.kubernetes.io/migrated-plugins"
-# Migratable too, but not counted by any node.
-NEVER_COUNTED = ("kubernetes.io/azure-file", "kubernetes.io/vsphere-volume")
-ZONE_LABEL = "topology.kubernetes.io/zone"
-OLD_ZONE_LABEL = "failure-domain.beta.kubernetes.io/zone"
 
 
 class VolumeTable:
@@ -55,7 +52,8 @@ class VolumeTable:
         self._limited: Counter[str] = Counter()  # by CSI driver, nodes that limit it
         self._capacities: dict[ClaimKey, CSIStorageCapacity] = {}
         self._of_class: dict[str, dict[str, PersistentVolume]] = {}
-        self._migrated: dict[str, frozenset[str]] = {}  # node -> in-tree plugins
+        self._csi_nodes: set[str] = set()
+        self._migrated: dict[str, set[str]] = {}  # in-tree plugin -> nodes
         self._attachments: dict[str, VolumeAttachment] = {}
         self._attached_to: dict[str, set[str]] = {}  # node -> names of attachments
         self._attachable: dict[ClaimKey, Attachable | None] = {}  # answers that hold for this version
@@ -120,7 +118,9 @@ class VolumeTable:
 
     def _drop_node(self, name: str) -> None:
         self._limited.subtract(self.limits.pop(name, {}).keys())
-        self._migrated.pop(name, None)
+        self._csi_nodes.discard(name)
+        for nodes in self._migrated.values():
+            nodes.discard(name)
 
     def _put_node(self, node: CSINode) -> None:
         name = node.metadata.name
@@ -129,13 +129,14 @@ class VolumeTable:
             for driver in node.spec.drivers
             if driver.allocatable is not None and driver.allocatable.count is not None
         }
-        plugins = frozenset(filter(None, node.metadata.annotations.get(MIGRATED_ANNOTATION, "").split(",")))
+        plugins = node.metadata.annotations.get(MIGRATED_ANNOTATION, "").split(",")
         self._drop_node(name)
+        self._csi_nodes.add(name)
         if limits:
             self.limits[name] = limits
             self._limited.update(limits.keys())
-        if plugins:
-            self._migrated[name] = plugins
+        for plugin in PLUGINS.keys() & plugins:
+            self._migrated.setdefault(plugin, set()).add(name)
 
     # ---- questions --------------------------------------------------------------------------
 
@@ -158,9 +159,14 @@ class VolumeTable:
         """Room that drivers published for new volumes of a class."""
         return (item for item in self._capacities.values() if item.storage_class_name == class_name)
 
-    def is_migrated(self, plugin: str) -> bool:
-        """Whether any node counts an in-tree plugin's volumes as its CSI driver's."""
-        return any(plugin in plugins for plugins in self._migrated.values())
+    def nodes_that_migrated(self, plugin: str) -> Set[str]:
+        """Nodes where an in-tree plugin's volumes are used by its CSI driver (isPluginMigratedToCSIOnNode)."""
+        return self._migrated.get(plugin, frozenset())
+
+    @property
+    def has_csi_nodes(self) -> bool:
+        """Whether any node has CSI drivers: it counts volumes of in-tree plugins as theirs (isCSIMigrationOn)."""
+        return bool(self._csi_nodes)
 
     def is_limited(self, volume: Attachable) -> bool:
         """Whether any node limits volumes of this driver."""
@@ -182,15 +188,16 @@ class VolumeTable:
             found = self.classes.get(claim.class_name)
             if found is None or found.provisioner in NEVER_COUNTED:
                 return None
-            return Attachable(CSI_NAMES.get(found.provisioner, found.provisioner), f"unbound {key[0]}/{key[1]}")
+            plugin = PLUGINS.get(found.provisioner)
+            return Attachable(plugin.driver if plugin else found.provisioner, f"unbound {key[0]}/{key[1]}")
         if volume.spec.csi is not None:
             csi = volume.spec.csi
             return Attachable(csi.driver, csi.volume_handle) if csi.driver and csi.volume_handle else None
-        plugin = in_tree_plugin(volume.spec)
-        if plugin is None:
-            return None
-        labels = volume.metadata.labels
-        return in_tree(volume.spec, plugin, labels.get(ZONE_LABEL) or labels.get(OLD_ZONE_LABEL) or "UNSPECIFIED")
+        plugin = plugin_of(volume.spec)
+        try:
+            return None if plugin is None else Attachable(plugin.driver, volume_handle(plugin, volume))
+        except Untranslatable:
+            return None  # VolumeBinding says it, where it matters
 
     def attached_to(self, node: str) -> Iterator[Attachable]:
         """Volumes that VolumeAttachments say are attached to a node."""

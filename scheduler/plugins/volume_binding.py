@@ -34,7 +34,7 @@ class BoundVolumes(NodeFilter):
     def filter(self, view: ClusterView, pod: PodRequest, rows: Rows) -> BoolArray | None:
         """True where all volumes' affinities hold."""
         volumes = pod.volumes
-        if volumes.unbound or not (volumes.terms or volumes.is_lost):
+        if volumes.unbound or not volumes.has_affinity:
             return None
         if volumes.is_lost:
             return np.zeros(view.size, dtype=np.bool_)[rows]
@@ -43,7 +43,7 @@ class BoundVolumes(NodeFilter):
     def refusals(self, view: ClusterView, pod: PodRequest) -> list[Refusal]:
         """An affinity that does not hold, or a volume that does not exist."""
         volumes = pod.volumes
-        if volumes.unbound or not (volumes.terms or volumes.is_lost):
+        if volumes.unbound or not volumes.has_affinity:
             return []
         held = volume_binding.held(view, pod)
         return [Refusal(AFFINITY, ~held), *([Refusal(LOST, held)] if volumes.is_lost else [])]

@@ -87,6 +87,8 @@ class VolumeBinder:
 
     async def _begin(self, plan: VolumePlan) -> dict[ClaimKey, str]:
         """Give volumes to claims and select the node of others; returns the uids of all claims of the plan."""
+        if plan.conflict is not None:
+            raise _NotDoneError(plan.conflict)
         uids: dict[ClaimKey, str] = {}
         for volume, key in plan.bindings:
             claim = await self._claim(key)

@@ -100,6 +100,7 @@ def run(
     start: Start,
     *,
     seeds: int = 1,
+    first_seed: int = 0,
     shape: Shape = Shape.PODS,
     traces: Traces = NO_TRACES,
     notes: Sequence[str] = (),
@@ -109,7 +110,7 @@ def run(
     began_all, todo, done = time.monotonic(), seeds * len(schedulers), 0
     runs: dict[str, list[Outcome]] = {item.name: [] for item in schedulers}
     walls = {item.name: 0.0 for item in schedulers}
-    for seed in range(seeds):
+    for seed in range(first_seed, first_seed + seeds):
         world = build(scenario, seed, traces)
         for item in schedulers:
             label = f"{item.name}, seed {seed}"

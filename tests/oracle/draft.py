@@ -3,11 +3,13 @@
 Owns the bodies and a few words to draw from. Small vocabularies on purpose: collisions are what tests filters.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 Body = dict[str, Any]
+Item = TypeVar("Item")
 ZONES = ("z1", "z2", "z3")
 APPS = ("web", "db", "ml")
 NAMESPACES = ("default", "team-a", "team-b")
@@ -32,8 +34,8 @@ class Draft:
         """True in this share of the cases."""
         return self.rng.random() < share
 
-    def some(self, bodies: list[Body], share: float) -> list[Body]:
-        """Each of the bodies in this share of the cases."""
+    def some(self, bodies: Sequence[Item], share: float) -> list[Item]:
+        """Each of the bodies (or other things) in this share of the cases."""
         return [body for body in bodies if self.chance(share)]
 
     def as_line(self) -> Body:

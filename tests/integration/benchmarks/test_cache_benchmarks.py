@@ -17,6 +17,7 @@ CASES = {
     "cold-readers": {"cold-copies-stay", "cold-one-copy-a-cluster"},
     "epochs": {f"{name}-c0.5{kind}" for name in ("unet3d", "resnet50", "cosmoflow") for kind in ("", "-hit-error")},
     "preheat": {"preheat-declared-epoch", "preheat-declared-no-room", "preheat-shards-in-turn"},
+    "io-model": {f"1-nodes-c0.5-{which}-{what}" for which in ("first", "later") for what in ("bytes", "seconds")},
     "preload": {"preload-large-files", "preload-small-files"},
 }
 

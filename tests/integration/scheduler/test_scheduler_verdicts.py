@@ -10,7 +10,8 @@ import pytest
 
 from headrace.cluster.binaries import ORACLE, require
 from headrace.errors import HeadraceError
-from scheduler.core import pod_request, pod_terms, requests, volume_binding
+from scheduler.core import pod_claims, pod_request, pod_terms, requests, volume_binding, volume_table
+from scheduler.core.csi_migration import required_terms
 from scheduler.core.pod_index import PodIndex
 from scheduler.core.pod_terms import NOBODY
 from scheduler.core.volume_table import VolumeTable
@@ -120,6 +121,15 @@ right_smallest = volume_binding._smallest
 right_lacks_affinity = pod_affinity._lacks_affinity
 right_requests = requests.pod_requests
 PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "in-tree volumes are used by their own zone label where a driver took over": lambda patch: patch.setattr(
+        pod_claims, "translated_terms", lambda plugin, volume: required_terms(volume)
+    ),
+    "a node that did not migrate a plugin is asked by the driver's zone label": lambda patch: patch.setattr(
+        volume_binding, "rows_of", lambda view, nodes: np.ones(view.size, dtype=np.bool_)
+    ),
+    "in-tree disks keep their own names under attach limits": lambda patch: patch.setattr(
+        volume_table, "volume_handle", lambda plugin, volume: str(plugin.source(volume.spec))
+    ),
     "two claims of a pod may find the same volume": lambda patch: patch.setattr(
         volume_binding, "_smallest", lambda view, claim, chosen: right_smallest(view, claim, ())
     ),

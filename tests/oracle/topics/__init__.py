@@ -5,7 +5,7 @@ Owns the list. A new topic is one function in a module here and one line below."
 from collections.abc import Callable
 
 from tests.oracle.draft import Draft
-from tests.oracle.topics import neighbours, node_rules, room, unbound, volumes
+from tests.oracle.topics import in_tree, neighbours, node_rules, room, unbound, volumes
 
 Topic = Callable[[Draft], None]
 
@@ -25,6 +25,7 @@ TOPICS: dict[str, Topic] = {
     "bound claims": volumes.bound_claims,
     "shared volumes": volumes.shared_volumes,
     "attach limits": volumes.attach_limits,
+    "in-tree volumes": in_tree.in_tree_volumes,
     "waiting claims": unbound.waiting_claims,
     "pod affinity": neighbours.pod_affinity,
     "pod anti-affinity": neighbours.pod_anti_affinity,

@@ -75,6 +75,16 @@ def test_partial_cache_takes_the_times_it_was_set_to() -> None:
     assert seconds["coscheduling"] == pytest.approx(18 * 60, rel=0.05)
 
 
+def test_runs_begin_with_the_seed_they_are_told() -> None:
+    scenario = small("sweep")
+    both = run(scenario, policies=("headrace",), seeds=2, first_seed=4)
+    last = run(scenario, policies=("headrace",), seeds=1, first_seed=5)
+    assert [outcome.dump() for outcome in both.runs["headrace"][1:]] == [
+        outcome.dump() for outcome in last.runs["headrace"]
+    ]
+    assert both.runs["headrace"][0].dump() != last.runs["headrace"][0].dump()
+
+
 def test_traces_are_known_by_their_columns(tmp_path: Path) -> None:
     (tmp_path / "jobs.csv").write_text(PHILLY)
     (tmp_path / "nodes.csv").write_text(OPENB_NODES)

@@ -132,11 +132,32 @@ def test_only_drivers_with_a_limit_somewhere_are_counted() -> None:
     assert not table.is_limited(Attachable("ebs.csi.aws.com", "h"))
 
 
-def test_an_in_tree_volume_that_is_migrated_somewhere_is_refused_by_name() -> None:
-    claim, volume = _claim("c", "pv"), _volume(aws_elastic_block_store={"volumeID": "vol-1"})
-    assert _found(claim, volume).refusal is None
+def test_an_in_tree_volume_has_another_affinity_where_its_plugin_is_migrated() -> None:
+    labels = {"topology.kubernetes.io/zone": "z"}
+    spec = PersistentVolumeSpec(aws_elastic_block_store={"volumeID": "vol-1"})
+    claim, volume = _claim("c", "pv"), PersistentVolume(metadata=ObjectMeta(name="pv", labels=labels), spec=spec)
+    assert _found(claim, volume).volumes.migrated == ()
+    assert _found(claim, volume, _csi_node("n1", {}, "kubernetes.io/cinder")).volumes.migrated == ()
+    found = _found(claim, volume, _csi_node("n1", {}, "kubernetes.io/cinder,kubernetes.io/aws-ebs"))
+    (migrated,) = found.volumes.migrated
+    assert (migrated.plugin, migrated.elsewhere) == ("kubernetes.io/aws-ebs", None)
+    assert migrated.there is not None
+    assert migrated.there[0].labels[0].key == "topology.ebs.csi.aws.com/zone"
+    assert found.volumes.version > 0  # which nodes migrated is not in there
+
+
+def test_a_volume_its_driver_has_no_name_for_is_refused_where_a_driver_would_use_it() -> None:
+    claim, volume = _claim("c", "pv"), _volume(aws_elastic_block_store={"volumeID": "aws://z/disk"})
+    assert _found(claim, volume, _csi_node("n1", {})).refusal is None
     node = _csi_node("n1", {}, "kubernetes.io/aws-ebs")
-    assert "kubernetes.io/aws-ebs" in (_found(claim, volume, node).refusal or "")
+    assert _found(claim, volume, node).refusal == (
+        'persistentvolume "pv": could not translate pv: Invalid format for AWS volume (disk)'
+    )
+    inline = Volume(name="v", azure_disk={"diskURI": "d", "kind": "Shared"})
+    assert _found(volume=inline).refusal is None
+    assert _found(_csi_node("n1", {}), volume=inline).refusal == (
+        "converting volume(v) from inline to csi: kind(Shared) is not supported in csi migration"
+    )
 
 
 def test_a_volumes_zones_come_along() -> None:

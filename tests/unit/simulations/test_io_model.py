@@ -1,0 +1,38 @@
+"""simulations/io_model.py: what the engine expects of readers, in the cases that have a closed form."""
+
+import pytest
+
+from simulations.io_model import Epoch, Readers, apart, bytes_apart, expected, mean
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75, 1.0])
+def test_a_reader_alone_hits_what_its_cache_holds(fraction: float) -> None:
+    size, origin, wanted = 96 * MIB, 16e6, 40e6
+    first, *later = expected(Readers(1, fraction, size, 4, wanted, origin))
+    assert (first.local_bytes, first.peer_bytes) == (0.0, 0.0)
+    assert first.origin_bytes == pytest.approx(size)
+    assert first.seconds == pytest.approx(size / origin)
+    assert len(later) == 3
+    for epoch in later:
+        assert epoch.local_bytes == pytest.approx(fraction * size)
+        assert epoch.origin_bytes == pytest.approx((1 - fraction) * size, abs=1.0)
+        assert epoch.seconds == pytest.approx(max(size / wanted, (1 - fraction) * size / origin))
+
+
+def test_readers_together_bring_a_dataset_that_fits_once() -> None:
+    size = 96 * MIB
+    first, later = expected(Readers(3, 1.0, size, 2, 40e6, 16e6))
+    assert first.origin_bytes == pytest.approx(size, rel=0.01)
+    assert first.read_bytes == pytest.approx(3 * size)
+    assert later.local_bytes == pytest.approx(3 * size)
+
+
+def test_the_largest_difference_counts_and_sources_hardly_used_do_not() -> None:
+    one = Epoch(100.0, 1.0, 50.0, 1.0)
+    assert bytes_apart(one, Epoch(100.0, 2.0, 40.0, 1.0)) == pytest.approx(0.2)
+    assert bytes_apart(one, Epoch(100.0, 10.0, 50.0, 1.0)) == pytest.approx(0.9)
+    assert bytes_apart(one, one) == 0.0
+    assert (apart(2.0, 4.0), apart(0.0, 0.0)) == (0.5, 0.0)
+    assert mean([Epoch(1, 2, 3, 4), Epoch(3, 4, 5, 6)]) == Epoch(2, 3, 4, 5)
