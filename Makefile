@@ -48,10 +48,16 @@ fuse-kills: setup ## KILLS=N SEED=S: daemons of a mount ended under use; what it
 save-kills: setup ## KILLS=N SEED=S: training programs killed while they save; what the next ones resume from (as root)
 	$(VENV)/python -m tests.saves --kills $(if $(KILLS),$(KILLS),100) $(if $(SEED),--seed $(SEED))
 
+.PHONY: e2e
+# In a network namespace of its own: the cluster's bridge and addresses are in it, and gone with it.
+e2e: setup ## pods of a real kubelet, containerd and runc: volumes, jobs, deaths (as root; builds them once)
+	@$(PYTHON) tools/bootstrap.py --real-node
+	unshare --net -- sh -c 'ip link set lo up && exec $(VENV)/python -m pytest -m real_node --timeout=0 $(ARGS)'
+
 nightly: oracle ## the long campaigns: hours, not minutes
-	@$(PYTHON) tools/bootstrap.py --next-apiserver
+	@$(PYTHON) tools/bootstrap.py --next-apiserver --real-node
 	$(VENV)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r tools/nightly.txt
-	$(VENV)/python -m pytest -m nightly --timeout=0 $(ARGS)
+	$(VENV)/python -m pytest -m 'nightly or real_node' --timeout=0 $(ARGS)
 
 bench: setup ## NAME=… ARGS='…': python -m benchmarks (without NAME: list them)
 	$(VENV)/python -m benchmarks $(if $(NAME),$(NAME),list) $(ARGS)

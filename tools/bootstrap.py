@@ -36,8 +36,12 @@ LOCK_FILE = ROOT / "requirements.lock"
 GO_OLDEST = (1, 26)
 PROGRESS_SECONDS = 15.0
 # By the folder that pins it.
-KUBERNETES_VERSIONS = {"tools/kubernetes": "1.36.3", "tools/kubernetes-next": "1.37.2"}
+KUBERNETES_VERSIONS = {"tools/kubernetes": "1.36.3", "tools/kubelet": "1.36.3", "tools/kubernetes-next": "1.37.2"}
 CSI_SANITY_VERSION = "5.6.0"
+CONTAINERD_FOLDER = "tools/containerd"
+CONTAINERD_VERSION = "2.3.5"
+#: Snapshotters nobody uses here, which want C libraries.
+CONTAINERD_TAGS = "no_btrfs,no_zfs,no_devmapper,osusergo,netgo"
 BUILD_DATE = "2026-06-01T00:00:00Z"
 
 
@@ -82,9 +86,21 @@ def missing_packages() -> list[str]:
     return wanted
 
 
-def ensure_packages() -> None:
+def missing_node_packages() -> list[str]:
+    """Return what a real node needs on top: its low-level runtime, and what wires pods and Services."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin"
+    wanted = [
+        package
+        for program, package in (("runc", "runc"), ("nft", "nftables"), ("conntrack", "conntrack"))
+        if shutil.which(program, path=path) is None
+    ]
+    if not any(Path(base, "ptp").exists() for base in ("/usr/lib/cni", "/opt/cni/bin")):
+        wanted.append("containernetworking-plugins")
+    return wanted
+
+
+def ensure_packages(wanted: Sequence[str]) -> None:
     """Install what is missing as root; else print the command and stop."""
-    wanted = missing_packages()
     if not wanted:
         return
     install = ["apt-get", "install", "-y", "--no-install-recommends", *wanted]
@@ -161,6 +177,8 @@ def linker_flags(folder: str) -> str:
     """Return -ldflags; binaries that would not know their version are stamped with it, or clients cannot parse it."""
     if folder == binaries.CSI_SANITY.folder:
         return f"-s -w -X main.VERSION={CSI_SANITY_VERSION}"
+    if folder == CONTAINERD_FOLDER:
+        return f"-s -w -X github.com/containerd/containerd/v2/version.Version=v{CONTAINERD_VERSION}"
     version = KUBERNETES_VERSIONS.get(folder)
     if version is None:
         return "-s -w"
@@ -183,6 +201,8 @@ def build(go: str, binary: binaries.Binary, target: Path, label: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     command = [go, "build", "-p", "2", "-mod=readonly", "-trimpath", "-ldflags", linker_flags(binary.folder)]
+    if binary.folder == CONTAINERD_FOLDER:
+        command += ["-tags", CONTAINERD_TAGS]
     environment = {**os.environ, "GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
     try:
         run_with_progress(
@@ -277,9 +297,10 @@ def main() -> None:
         "--next-apiserver", action="store_true", help="build the next release's kube-apiserver, for nightly tests"
     )
     parser.add_argument("--csi-sanity", action="store_true", help="build the ecosystem's tests of a CSI driver")
+    parser.add_argument("--real-node", action="store_true", help="packages and binaries of a real node, for make e2e")
     options = parser.parse_args()
     with one_at_a_time():
-        ensure_packages()
+        ensure_packages(missing_packages() + (missing_node_packages() if options.real_node else []))
         ensure_environment()
         if options.control_plane:
             ensure_binaries(None, "the control plane")
@@ -289,6 +310,8 @@ def main() -> None:
             ensure_binaries((binaries.NEXT_APISERVER.name,), "the next release's API server")
         if options.csi_sanity:
             ensure_binaries((binaries.CSI_SANITY.name,), "csi-sanity")
+        if options.real_node:
+            ensure_binaries([binary.name for binary in binaries.REAL_NODE], "a real node's programs")
 
 
 if __name__ == "__main__":

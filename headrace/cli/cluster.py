@@ -34,7 +34,10 @@ def up(
     *,
     name: Name = "default",
     directory: Dir = None,
-    nodes: Annotated[int | None, typer.Option("--nodes", help="process nodes [default: 3]")] = None,
+    nodes: Annotated[
+        str | None,
+        typer.Option("--nodes", help="process nodes, or real[:NUMBER], which run containers [default: 3]"),
+    ] = None,
     cpu: Annotated[str | None, typer.Option("--cpu", help="CPUs a node offers [default: 8]")] = None,
     memory: Annotated[str | None, typer.Option("--memory", help="memory a node offers [default: 16Gi]")] = None,
     gpus: Annotated[int | None, typer.Option("--gpus", help="GPUs a node offers; indices only [default: 2]")] = None,
@@ -51,13 +54,14 @@ def up(
 ) -> None:
     """Start a cluster on this machine, or bring back what is missing of it.
 
-    Examples:  headrace up  |  headrace up --nodes 5 --gpus 8  |  headrace up --name other
+    Examples:  headrace up  |  headrace up --nodes 5 --gpus 8  |  headrace up --nodes real  |  headrace up --name other
     """
     from headrace.cluster.local_cluster import LocalCluster
+    from headrace.cluster.options import parse_nodes
 
     console = Console()
     given = {
-        "nodes": nodes,
+        **(parse_nodes(nodes) if nodes is not None else {}),
         "cpu": cpu,
         "memory": memory,
         "gpus": gpus,
@@ -70,12 +74,16 @@ def up(
     with console.status("starting") as spinner:
         cluster = LocalCluster(name, folder(name, directory), spinner.update)
         options = cluster.up(given)
-    console.print(f"cluster {name!r} is up: {options.nodes if options.parts else 0} process nodes")
-    if options.parts:
+    kind = "real" if options.real else "process"
+    count = options.nodes if options.parts or options.real else 0
+    console.print(f"cluster {name!r} is up: {count} {kind} nodes")
+    if options.parts and not options.real:
         console.print(
             "Process nodes run pods as processes of this machine: mount paths and host names are their own, "
             "nothing else is isolated."
         )
+    if options.parts and options.real:
+        console.print("Our parts run as pods (manifests/overlays/local): without certificates between them.")
     console.print(f"  export KUBECONFIG={cluster.kubeconfig}", soft_wrap=True, highlight=False)
     console.print("  headrace status | headrace submit -f job.yaml --follow | headrace down")
 

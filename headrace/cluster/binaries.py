@@ -108,7 +108,54 @@ CSI_SANITY = Binary(
     "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity",
     30,
 )
-BY_NAME: Mapping[str, Binary] = {binary.name: binary for binary in (*BINARIES, ORACLE, NEXT_APISERVER, CSI_SANITY)}
+#: What a real node is made of (headrace/cluster/realnode/); only `headrace up --nodes real`, `make e2e` and nightly
+#: tests need it. The cluster's DNS is among them: no pod finds a Service without. A module of its own for kubelet: a
+#: change of tools/kubernetes has everybody build the control plane again.
+_CONTAINERD = ("tools/containerd", "github.com/containerd/containerd/v2/cmd")
+REAL_NODE: tuple[Binary, ...] = (
+    Binary(
+        "kubelet",
+        "HEADRACE_KUBELET",
+        KUBERNETES_OLDEST,
+        ("--version",),
+        "tools/kubelet",
+        "k8s.io/kubernetes/cmd/kubelet",
+        60,
+    ),
+    Binary(
+        "kube-proxy",
+        "HEADRACE_KUBE_PROXY",
+        KUBERNETES_OLDEST,
+        ("--version",),
+        "tools/kubelet",
+        "k8s.io/kubernetes/cmd/kube-proxy",
+        20,
+    ),
+    # kubelet 1.36 refuses containerd 1.x, which is what Debian 12 has.
+    Binary(
+        "containerd",
+        "HEADRACE_CONTAINERD",
+        (2, 0),
+        ("--version",),
+        _CONTAINERD[0],
+        f"{_CONTAINERD[1]}/containerd",
+        70,
+    ),
+    Binary(
+        "containerd-shim-runc-v2",
+        "HEADRACE_CONTAINERD_SHIM",
+        (2, 0),
+        ("-v",),
+        _CONTAINERD[0],
+        f"{_CONTAINERD[1]}/containerd-shim-runc-v2",
+        5,
+    ),
+    Binary("ctr", "HEADRACE_CTR", (2, 0), ("--version",), _CONTAINERD[0], f"{_CONTAINERD[1]}/ctr", 5),
+    Binary("coredns", "HEADRACE_COREDNS", (1, 11), ("-version",), "tools/coredns", ".", 60),
+)
+BY_NAME: Mapping[str, Binary] = {
+    binary.name: binary for binary in (*BINARIES, ORACLE, NEXT_APISERVER, CSI_SANITY, *REAL_NODE)
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ SERVER_HOSTS = (
 )
 #: Endpoints refuse loopback addresses, and process nodes' pods have no other: these would only log errors.
 CONTROLLERS = "*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller"
+#: Where there are real nodes, pods have addresses.
+CONTROLLERS_OF_REAL_NODES = "*"
 #: Nodes with this annotation are kwok's; all others are left alone.
 KWOK_NODES = "kwok.x-k8s.io/node=fake"
 #: Flags of an API server beside which no controllers run, and whose own throttles are not what is measured.
@@ -52,8 +54,9 @@ class ControlPlane:
 
     `durable=False` lets etcd skip fsync, and `dies_with_us` has the kernel kill the processes when the
     thread that started them ends, so that a killed test run leaves none (tests only). `api_port` asks for that port and
-    fails when it is taken. `extra_args` adds flags to a component. Blocking; the caller
-    holds the folder's lock when others may use the folder."""
+    fails when it is taken. `host` is another address than loopback for the API server to listen on, where real nodes
+    reach it (realnode/): then kubelets may join, and Services have endpoints. `extra_args` adds flags to a component.
+    Blocking; the caller holds the folder's lock when others may use the folder."""
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class ControlPlane:
         name: str = "default",
         components: Sequence[str] = DEFAULT_COMPONENTS,
         api_port: int | None = None,
+        host: str = ports.LOOPBACK,
         durable: bool = True,
         dies_with_us: bool = False,
         extra_args: Mapping[str, Sequence[str]] | None = None,
@@ -77,6 +81,7 @@ class ControlPlane:
         self._binaries = binaries
         self._components = [known for known in KNOWN_COMPONENTS if known in components]
         self._api_port = api_port
+        self._host = host
         self._durable = durable
         # setpriv (util-linux) becomes the program itself: the pid stays.
         self._prefix = ("setpriv", "--pdeathsig", "KILL", "--") if dies_with_us else ()
@@ -97,7 +102,7 @@ class ControlPlane:
     @property
     def address(self) -> str:
         """The API server's URL. Valid after `start`."""
-        return f"https://{ports.LOOPBACK}:{self.state.ports['kube-apiserver']}"
+        return f"https://{self._host}:{self.state.ports['kube-apiserver']}"
 
     def start(self) -> None:
         """Start what is not running and wait until each answers. May be called again.
@@ -128,9 +133,15 @@ class ControlPlane:
         self._write_kubeconfig(path, who, pair)
         return path
 
-    def kubelet_files(self, node: str) -> KubeletFiles:
-        """Certificates for a node's log endpoint on loopback."""
-        pair = self._authority.server(f"node-{node}", [ports.LOOPBACK, node])
+    def system_kubeconfig(self, name: str, user: str, *groups: str) -> Path:
+        """A kubeconfig for a component of Kubernetes itself, whose rights the API server has from the start."""
+        path = self.folder.root / "kubeconfigs" / f"{name}.kubeconfig"
+        self._write_kubeconfig(path, user, self._authority.client(f"{name}-client", user, groups))
+        return path
+
+    def kubelet_files(self, node: str, address: str = ports.LOOPBACK) -> KubeletFiles:
+        """Certificates for a node's log endpoint, which listens on that address."""
+        pair = self._authority.server(f"node-{node}", [address, node])
         return KubeletFiles(pair.cert, pair.key, self._kubelet_authority.pair.cert)
 
     def _choose_ports(self) -> None:
@@ -200,11 +211,12 @@ class ControlPlane:
 
     def _kube_apiserver(self) -> Component:
         port = self.state.ports["kube-apiserver"]
-        server = self._authority.server("kube-apiserver", SERVER_HOSTS)
+        has_nodes = self._host != ports.LOOPBACK
+        server = self._authority.server("kube-apiserver", [*SERVER_HOSTS, *([self._host] if has_nodes else [])])
         tokens = signing_key(self.folder.pki, "service-accounts")
         flags: dict[str, object] = {
-            "bind-address": ports.LOOPBACK,
-            "advertise-address": ports.LOOPBACK,
+            "bind-address": self._host,
+            "advertise-address": self._host,
             "secure-port": port,
             "tls-cert-file": server.cert,
             "tls-private-key-file": server.key,
@@ -218,8 +230,10 @@ class ControlPlane:
             "service-account-signing-key-file": tokens.key,
             "service-cluster-ip-range": SERVICE_RANGE,
             # The kubernetes service would get a loopback endpoint, which is refused.
-            "endpoint-reconciler-type": "none",
-            "authorization-mode": "RBAC",
+            "endpoint-reconciler-type": "lease" if has_nodes else "none",
+            # Kubelets may read what their pods use, and write their own Node.
+            "authorization-mode": "Node,RBAC" if has_nodes else "RBAC",
+            **({"enable-admission-plugins": "NodeRestriction"} if has_nodes else {}),
             "anonymous-auth": "false",
             # Logs of pods: the API server asks the node's agent, as it would ask a kubelet.
             "kubelet-client-certificate": self._kubelet_client.cert,
@@ -233,7 +247,9 @@ class ControlPlane:
             name="kube-apiserver",
             argv=self._argv("kube-apiserver", flags),
             address=self.address,
-            probe=lambda: probes.https(port, "/readyz", authority=self._authority.pair, client=self._admin),
+            probe=lambda: probes.https(
+                port, "/readyz", authority=self._authority.pair, client=self._admin, host=self._host
+            ),
             # It waits for watches to end: a longer grace only delays `down`.
             grace_seconds=10.0,
         )
@@ -241,7 +257,7 @@ class ControlPlane:
     def _kube_controller_manager(self) -> Component:
         port = self.state.ports["kube-controller-manager"]
         server = self._authority.server("kube-controller-manager", [ports.LOOPBACK, "localhost"])
-        config = self._system_kubeconfig("kube-controller-manager")
+        config = self.system_kubeconfig("kube-controller-manager", "system:kube-controller-manager")
         flags: dict[str, object] = {
             "kubeconfig": config,
             "bind-address": ports.LOOPBACK,
@@ -251,7 +267,7 @@ class ControlPlane:
             "root-ca-file": self._authority.pair.cert,
             "service-account-private-key-file": signing_key(self.folder.pki, "service-accounts").key,
             "use-service-account-credentials": "true",
-            "controllers": CONTROLLERS,
+            "controllers": CONTROLLERS if self._host == ports.LOOPBACK else CONTROLLERS_OF_REAL_NODES,
             "leader-elect": "false",
             "kube-api-qps": 200,
             "kube-api-burst": 400,
@@ -267,7 +283,7 @@ class ControlPlane:
         port = self.state.ports["kube-scheduler"]
         server = self._authority.server("kube-scheduler", [ports.LOOPBACK, "localhost"])
         flags: dict[str, object] = {
-            "kubeconfig": self._system_kubeconfig("kube-scheduler"),
+            "kubeconfig": self.system_kubeconfig("kube-scheduler", "system:kube-scheduler"),
             "bind-address": ports.LOOPBACK,
             "secure-port": port,
             "tls-cert-file": server.cert,
@@ -302,12 +318,6 @@ class ControlPlane:
             address=f"http://{ports.LOOPBACK}:{port}",
             probe=lambda: probes.plain(port, "/healthz"),
         )
-
-    def _system_kubeconfig(self, component: str) -> Path:
-        path = self.folder.root / "kubeconfigs" / f"{component}.kubeconfig"
-        user = f"system:{component}"
-        self._write_kubeconfig(path, user, self._authority.client(f"{component}-client", user))
-        return path
 
     def _write_kubeconfig(self, path: Path, user: str, pair: Pair) -> None:
         text = kubeconfig_text(self.state.name, self.address, self._authority.pair, user, pair)

@@ -1,4 +1,4 @@
-"""A whole local cluster: the control plane, our parts, and N process nodes.
+"""A whole local cluster: the control plane, our parts, and N process nodes or real ones.
 
 Owns the order things are started and stopped in, and their recovery. How one process is kept running is decided in
 `components.py`, command lines in `parts.py`. Blocking. Invariants: the folder's lock is held while anything is
@@ -21,6 +21,9 @@ from headrace.cluster.binaries import require
 from headrace.cluster.components import Component
 from headrace.cluster.control_plane import DEFAULT_COMPONENTS, KNOWN_COMPONENTS, ControlPlane, choose_port
 from headrace.cluster.options import ClusterOptions, check_name
+from headrace.cluster.realnode import install, wiring
+from headrace.cluster.realnode import nodes as real_nodes
+from headrace.cluster.realnode.programs import DNS
 from headrace.cluster.state import ClusterFolder, ClusterState
 from headrace.errors import ClusterError, ComponentFailed
 from kube.client import KubeClient
@@ -33,6 +36,8 @@ POLL_SECONDS = 0.3
 SETTLE_SECONDS = 3.0
 #: The agent ends its containers first: their own grace, then some.
 AGENT_GRACE_SECONDS = 40.0
+#: What is installed where nodes are real.
+INSTALLED = "overlays/local"
 
 Progress = Callable[[str], None]
 
@@ -66,23 +71,39 @@ class LocalCluster:
 
     def up(self, given: dict[str, Any]) -> ClusterOptions:
         """Start what is not running; `given` are the options the user named. Returns the options in force."""
-        binaries = require(DEFAULT_COMPONENTS)
         with self.folder.locked():
             state = self.folder.load() or ClusterState(name=self.name)
             options = ClusterOptions.merged(state.options, given)
+            # kube-scheduler is for DaemonSets, whose pods nobody else may bind.
+            wanted = KNOWN_COMPONENTS if options.real else DEFAULT_COMPONENTS
+            binaries = require(wanted)
             layout = parts.Layout(self.name, self.folder.root, options)
             layout.check()
+            if options.real:
+                real_nodes.check()
+                real_nodes.check_folder(self.folder.root)
+                wiring.ensure_bridge(layout.network)
             self._remove_stale_mounts(state, layout)
             layout.create()
-            if options.parts and options.trust:
+            if layout.has_processes and options.trust:
                 layout.issue()
             state.options = options.to_dict()
-            plane = ControlPlane(self.folder.root, binaries, name=self.name, api_port=options.port, state=state)
+            plane = ControlPlane(
+                self.folder.root,
+                binaries,
+                name=self.name,
+                components=wanted,
+                api_port=options.port,
+                host=layout.host,
+                state=state,
+            )
             self._progress("control plane: etcd, kube-apiserver, kube-controller-manager, kwok")
             plane.start()
             self._progress("CRDs and access rules")
             manifests.apply(plane.kubeconfig, [*manifests.crd_files(), *manifests.rbac_files()])
-            if options.parts:
+            if options.real:
+                self._start_real_nodes(state, layout, plane)
+            elif layout.has_processes:
                 self._start_parts(state, layout, plane)
             self._stop_unwanted(state, layout)
         return options
@@ -121,6 +142,17 @@ class LocalCluster:
         time.sleep(max(0.0, started + SETTLE_SECONDS - time.monotonic()))
         check_all_run(state)
 
+    def _start_real_nodes(self, state: ClusterState, layout: parts.Layout, plane: ControlPlane) -> None:
+        real = real_nodes.RealNodes(layout.network, layout.real_nodes, self._progress)
+        real.start_dns(state, plane)
+        real.start(state, plane)
+        self._wait_nodes([node.name for node in layout.real_nodes], state)
+        check_all_run(state)
+        if layout.options.parts:
+            self._progress("our parts, as pods")
+            install.apply_kustomization(plane.kubeconfig, manifests.MANIFESTS / INSTALLED)
+            install.wait_ready(plane.kubeconfig, self._progress)
+
     def _port(self, state: ClusterState, listener: str) -> int:
         component = listener.removesuffix("-metrics")
         known = state.components.get(component)
@@ -136,18 +168,19 @@ class LocalCluster:
 
     def _stop_unwanted(self, state: ClusterState, layout: parts.Layout) -> None:
         """Stop what an earlier `up` started and this one does not want; its nodes leave the API too."""
-        kept = {node.name for node in layout.nodes}
+        kept = {node.name for node in layout.nodes} | {node.name for node in layout.real_nodes}
         unwanted = {
             name: component
             for name, component in state.components.items()
             if (component.node and component.node not in kept)
-            or (not layout.options.parts and name not in KNOWN_COMPONENTS)
+            or (not layout.has_processes and not component.node and name not in (*KNOWN_COMPONENTS, DNS))
         }
         if not unwanted:
             return
         self._stop(state, unwanted)
         for name in sorted({component.node for component in unwanted.values() if component.node}):
             leftovers.end(self.folder.root / "nodes" / name)
+            real_nodes.remove_group(layout.network, name)
             mounts.unmount_below(self.folder.root / "nodes" / name)
             shutil.rmtree(layout.memory_tier(name), ignore_errors=True)
             asyncio.run(forget_node(self.kubeconfig, name))
@@ -158,8 +191,10 @@ class LocalCluster:
             self._progress(f"waiting for {', '.join(missing)} to be Ready")
             check_all_run(state)
             if time.monotonic() > deadline:
-                logs = state.components[f"{missing[0]}/agent"].log
-                raise ComponentFailed(f"{', '.join(missing)} not Ready after {NODES_READY_SECONDS:.0f} s; see {logs}")
+                logs = [one.log for one in state.components.values() if one.node == missing[0]]
+                raise ComponentFailed(
+                    f"{', '.join(missing)} not Ready after {NODES_READY_SECONDS:.0f} s; see {', '.join(logs)}"
+                )
             time.sleep(POLL_SECONDS)
 
     def down(self, *, purge: bool = False) -> None:
@@ -174,13 +209,15 @@ class LocalCluster:
             leftovers.end(nodes)
             mounts.unmount_below(nodes)
             if state is not None:
-                parts.Layout(state.name, self.folder.root, ClusterOptions()).remove_memory_tiers()
+                layout = parts.Layout(state.name, self.folder.root, ClusterOptions())
+                layout.remove_memory_tiers()
+                real_nodes.remove(layout.network)
             if purge:
                 shutil.rmtree(self.folder.root)
 
     def _stop(self, state: ClusterState, names: Collection[str]) -> None:
-        # Agents first: they end the containers that use everything else.
-        agents = [name for name in names if name.endswith("/agent")]
+        # Nodes first: they end the containers that use everything else.
+        agents = [name for name in names if name.endswith(("/agent", "/namespaces"))]
         rest = [name for name in reversed(list(names)) if name not in agents]
         for name in [*agents, *rest]:
             self._progress(f"stopping {name}")

@@ -4,10 +4,12 @@ Owns their defaults and checks. Invariant: an options object is always valid."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from api import quantities
+from headrace.cluster.realnode.addresses import MAX_REAL_NODES
 from headrace.errors import UsageError
 
 MAX_NODES = 64
@@ -18,8 +20,10 @@ MAX_NAME = 40
 class ClusterOptions:
     """Remembered by the cluster: an `up` without options brings back what the last one asked for."""
 
-    #: Process nodes, each a node agent, a cache worker and a FUSE mount.
+    #: Process nodes, each a node agent, a cache worker and a FUSE mount; or real ones, each a kubelet with containers
+    #: and a cache worker.
     nodes: int = 3
+    real: bool = False
     #: What each node says it has. Quantities as in a pod's resources.
     cpu: str = "8"
     memory: str = "16Gi"
@@ -37,6 +41,8 @@ class ClusterOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.nodes <= MAX_NODES:
             raise UsageError(f"--nodes {self.nodes} is out of range; give 0 to {MAX_NODES}")
+        if self.real and self.nodes > MAX_REAL_NODES:
+            raise UsageError(f"--nodes real:{self.nodes} is out of range; give real:1 to real:{MAX_REAL_NODES}")
         if self.gpus < 0:
             raise UsageError(f"--gpus {self.gpus} is negative; give 0 or more")
         if self.port is not None and not 1 <= self.port <= 65535:
@@ -64,6 +70,14 @@ class ClusterOptions:
         known = {field.name for field in fields(ClusterOptions)}
         base = ClusterOptions(**{key: value for key, value in recorded.items() if key in known})
         return replace(base, **{key: value for key, value in given.items() if value is not None})
+
+
+def parse_nodes(text: str) -> dict[str, Any]:
+    """The options that `--nodes TEXT` names: a number of process nodes, `real`, or `real:NUMBER`. Raises UsageError."""
+    match = re.fullmatch(r"([0-9]{1,5})|real(?::([0-9]{1,5}))?", text)
+    if match is None:
+        raise UsageError(f"--nodes {text!r} is not known; give a number of process nodes, `real` or `real:NUMBER`")
+    return {"nodes": int(match[1] or match[2] or 1), "real": match[1] is None}
 
 
 def check_name(name: str) -> str:

@@ -18,6 +18,8 @@ from headrace.cluster import mounts, probes
 from headrace.cluster.components import Component, Probe
 from headrace.cluster.options import ClusterOptions
 from headrace.cluster.ports import LOOPBACK
+from headrace.cluster.realnode.addresses import Network
+from headrace.cluster.realnode.programs import NodeFolder
 from headrace.errors import UsageError
 from headrace.trust.authority import TOKEN_KEYS, TrustAuthority
 
@@ -65,14 +67,35 @@ class Layout:
     options: ClusterOptions
 
     def node(self, index: int) -> NodePaths:
-        """The files of node number `index`."""
+        """The files of process node number `index`."""
         name = f"node-{index}"
         return NodePaths(name, self.root / "nodes" / name)
 
     @property
+    def network(self) -> Network:
+        """The network of the cluster's real nodes, if it has some."""
+        return Network(self.digest)
+
+    @property
+    def host(self) -> str:
+        """The address the API server listens at: where the nodes reach it."""
+        return self.network.host if self.options.real else LOOPBACK
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether our parts are processes of this machine; on real nodes they are pods."""
+        return self.options.parts and not self.options.real
+
+    @property
     def nodes(self) -> list[NodePaths]:
-        """All nodes; none when only the control plane is wanted."""
-        return [self.node(index) for index in range(self.options.nodes)] if self.options.parts else []
+        """All process nodes; none when only the control plane is wanted."""
+        return [self.node(index) for index in range(self.options.nodes)] if self.has_processes else []
+
+    @property
+    def real_nodes(self) -> list[NodeFolder]:
+        """All real nodes; they are there without parts of ours too."""
+        names = [f"real-{index}" for index in range(self.options.nodes)] if self.options.real else []
+        return [NodeFolder(name, self.root / "nodes" / name) for name in names]
 
     @property
     def credentials(self) -> Path:
@@ -125,7 +148,7 @@ class Layout:
     def check(self) -> None:
         """Raises UsageError when the folder's name is too long for the sockets in it."""
         longest = self.node(max(0, self.options.nodes - 1)).socket
-        if self.options.parts and len(bytes(longest)) > MAX_SOCKET_PATH_BYTES:
+        if self.has_processes and len(bytes(longest)) > MAX_SOCKET_PATH_BYTES:
             raise UsageError(
                 f"--dir {self.root} is too long for the sockets in it "
                 f"({len(bytes(longest))} bytes, the limit is {MAX_SOCKET_PATH_BYTES}); choose a shorter one"

@@ -1,6 +1,6 @@
 """Asking a component whether it answers.
 
-Owns one short HTTPS or HTTP request on loopback. Does not wait or retry."""
+Owns one short HTTPS or HTTP request on this machine. Does not wait or retry."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from headrace.cluster.ports import LOOPBACK
 PROBE_SECONDS = 3.0
 
 
-def https(port: int, path: str, *, authority: Pair, client: Pair | None = None) -> str | None:
+def https(port: int, path: str, *, authority: Pair, client: Pair | None = None, host: str = LOOPBACK) -> str | None:
     """None when the path answers 200 over TLS, else why not, in a few words."""
     try:
         context = ssl.create_default_context(cafile=str(authority.cert))
         if client is not None:
             context.load_cert_chain(client.cert, client.key)
-        connection = http.client.HTTPSConnection(LOOPBACK, port, timeout=PROBE_SECONDS, context=context)
+        connection = http.client.HTTPSConnection(host, port, timeout=PROBE_SECONDS, context=context)
         return _ask(connection, path)
     except (OSError, http.client.HTTPException) as error:
-        return f"{LOOPBACK}:{port}: {error}"
+        return f"{host}:{port}: {error}"
 
 
-def plain(port: int, path: str) -> str | None:
+def plain(port: int, path: str, host: str = LOOPBACK) -> str | None:
     """None when the path answers 200 over plain HTTP, else why not."""
     try:
-        return _ask(http.client.HTTPConnection(LOOPBACK, port, timeout=PROBE_SECONDS), path)
+        return _ask(http.client.HTTPConnection(host, port, timeout=PROBE_SECONDS), path)
     except (OSError, http.client.HTTPException) as error:
-        return f"{LOOPBACK}:{port}: {error}"
+        return f"{host}:{port}: {error}"
 
 
-def listening(port: int) -> str | None:
+def listening(port: int, host: str = LOOPBACK) -> str | None:
     """None when something accepts connections on the port, else why not."""
     try:
-        socket.create_connection((LOOPBACK, port), timeout=PROBE_SECONDS).close()
+        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
     except OSError as error:
-        return f"{LOOPBACK}:{port}: {error}"
+        return f"{host}:{port}: {error}"
     return None
 
 

@@ -144,6 +144,7 @@ def test_only_the_node_agent_is_privileged(rendered: Mapping[str, list[Body]]) -
         context = container_of(workload)["securityContext"]
         assert context["readOnlyRootFilesystem"], name
         if name in ("headrace-csi", "headrace-fuse"):
+            assert context["runAsUser"] == 0, "the image's user may not mount"
             continue
         assert context["allowPrivilegeEscalation"] is False and context["capabilities"] == {"drop": ["ALL"]}, name
         pod = workload["spec"]["template"]["spec"]["securityContext"]
