@@ -428,7 +428,7 @@ class QueueSpec(Model):
     weight: int = Field(default=1, ge=1, le=1000, description="share of what is borrowed, against other queues'")
     priority: int = Field(default=0, description="queues of a higher priority borrow first")
     take_back: bool = Field(
-        default=True,
+        default=False,
         description="jobs of others that borrow are ended when a job within nominalGPUs finds none free; else it waits",
     )
 

@@ -85,7 +85,7 @@ async def test_a_deleted_job_gives_back_what_it_was_granted() -> None:
 
 async def test_a_borrower_is_told_to_give_back_until_its_status_says_it_does() -> None:
     bench = Bench(4)
-    lender = {"metadata": {"name": "own"}, "spec": {"nominalGPUs": 4}}
+    lender = {"metadata": {"name": "own"}, "spec": {"nominalGPUs": 4, "takeBack": True}}
     bench.queues._queue_changed(Change(ChangeKind.ADDED, msgspec.convert(lender, Watched)))
     held = {"admittedQueue": "q", "admittedGPUs": 4}
     for name in ("a", "b"):
