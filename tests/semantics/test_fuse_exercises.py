@@ -27,15 +27,16 @@ def exercise(site: BothBackends, backend: str, operations: int) -> None:
         assert (site.origin / one.path.name).read_bytes() == one.model
     finally:
         one.close()
-    assert len(one.done) == 12, "each kind of operation was done"
+    # The rarest come three times in a thousand.
+    assert len(one.done) == 12 or operations < 10_000, "each kind of operation was done"
 
 
-def crowd(site: BothBackends, backend: str, *, processes: int, seconds: float) -> subprocess.Popen[str]:
+def crowd(site: BothBackends, backend: str, *more: str, processes: int, seconds: float) -> subprocess.Popen[str]:
     """A process of its own, which forks: one that has other threads must not."""
     directory = site.mounts[BACKENDS[backend]] / f"crowd-{time.time_ns()}"
     directory.mkdir()
     numbers = ["--processes", str(processes), "--seconds", str(seconds), "--seed", str(time.time_ns() % 1_000_000)]
-    command = [sys.executable, "-m", "tests.exercise.crowd", str(directory), *numbers]
+    command = [sys.executable, "-m", "tests.exercise.crowd", str(directory), *numbers, *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -74,7 +75,7 @@ def test_a_file_keeps_every_byte_over_a_million_operations(both_backends: BothBa
 @pytest.mark.nightly
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_sixty_four_processes_end_after_minutes(both_backends: BothBackends, backend: str) -> None:
-    print(settled(crowd(both_backends, backend, processes=64, seconds=300), 300))
+    print(settled(crowd(both_backends, backend, "--strict", processes=64, seconds=300), 300))
 
 
 @pytest.mark.nightly
