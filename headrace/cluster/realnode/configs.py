@@ -138,7 +138,7 @@ def kube_proxy_yaml(*, kubeconfig: Path, address: str, node: str, all_pods: str)
 
 
 def corefile(*, address: str, kubeconfig: Path, health_port: int) -> str:
-    """The configuration of the cluster's DNS: what is not in the cluster does not exist."""
+    """The configuration of the cluster's DNS; names outside the cluster are answered with SERVFAIL."""
     return f""".:{DNS_PORT} {{
     bind {address}
     errors
