@@ -19,6 +19,7 @@ def at_failpoints(directory: Path, victim: str, kills: int, seed: int) -> failpo
     return outcome
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("victim", failpoints.VICTIMS)
 def test_kills_lose_nothing(tmp_path: Path, victim: str) -> None:
     at_failpoints(tmp_path, victim, 2, seed=time.time_ns() % 1_000_000)
