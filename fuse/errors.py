@@ -108,3 +108,7 @@ class Busy(FileSystemError):
 
 class Unavailable(FileSystemError):
     """Worker, metadata or under store did not answer in time, or failed."""
+
+
+class Ended(Unavailable):
+    """The last close came first: the file being written is no longer."""

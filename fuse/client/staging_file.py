@@ -26,7 +26,7 @@ from fuse.client.connection import Connection, ConnectionLost
 from fuse.client.pinned_file import BUFFER_BYTES, NO_GENERATION, read_descriptor
 from fuse.core.contracts import Bytes, Committed
 from fuse.core.errnos import error_of
-from fuse.errors import Unavailable
+from fuse.errors import Ended, Unavailable
 
 if TYPE_CHECKING:
     from fuse.client.worker_client import WorkerClient
@@ -79,7 +79,7 @@ class StagedWorkerFile:
 
     async def _create(self) -> None:
         if self._is_closed:
-            raise Unavailable("the file was closed meanwhile")
+            raise Ended("the file was closed meanwhile")
         old = self._descriptor
         etag, size_bytes = (self.base_etag, self.base_size_bytes) if old is None else ("", 0)
         inode = 0 if old is None else os.fstat(old).st_ino
@@ -112,7 +112,7 @@ class StagedWorkerFile:
             await self.open()
         descriptor = self._descriptor
         if descriptor is None:
-            raise Unavailable("the file was closed meanwhile")
+            raise Ended("the file was closed meanwhile")
         if length_bytes <= BUFFER_BYTES:
             data = read_descriptor(descriptor, offset_bytes, length_bytes)
             if data is not None:
@@ -125,7 +125,7 @@ class StagedWorkerFile:
             await self.open()
         descriptor = self._descriptor
         if descriptor is None:
-            raise Unavailable("the file was closed meanwhile")
+            raise Ended("the file was closed meanwhile")
         view = memoryview(data)
         done = 0
         try:
@@ -140,7 +140,7 @@ class StagedWorkerFile:
         if not self._is_good:
             await self.open()
         if self._descriptor is None:
-            raise Unavailable("the file was closed meanwhile")
+            raise Ended("the file was closed meanwhile")
         try:
             os.ftruncate(self._descriptor, size_bytes)
         except OSError as error:
@@ -156,7 +156,7 @@ class StagedWorkerFile:
                 await self.open()
                 connection = self._connection
                 if connection is None:
-                    raise Unavailable("the file was closed meanwhile")
+                    raise Ended("the file was closed meanwhile")
                 self._stamp(mode, mtime_ns)
                 meta = Commit(handle=self._handle, mode=mode, mtime_ns=mtime_ns)
                 try:

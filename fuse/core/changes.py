@@ -21,6 +21,7 @@ from fuse.core.write_through import Writing
 from fuse.errors import (
     AlreadyExists,
     BadHandle,
+    Ended,
     InvalidRequest,
     IsADirectory,
     NotFound,
@@ -166,7 +167,12 @@ class Changes:
         if writing is None or not writing.is_dirty:
             return
         mark = writing.commit_begins()
-        result = await writing.staging.commit(writing.mode, writing.mtime_ns)
+        try:
+            result = await writing.staging.commit(writing.mode, writing.mtime_ns)
+        except (Ended, BadHandle):
+            if writing.has_changes and not writing.is_orphaned:
+                raise
+            return  # an earlier commit was of the same bytes, and after it the last writer closed the file
         entry = writing.committed(mark, result)
         if writing.is_orphaned or node.dataset is None:
             return

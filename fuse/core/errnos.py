@@ -23,6 +23,7 @@ ERRNOS: Final[dict[type[errors.FileSystemError], int]] = {
     errors.InvalidRequest: errno.EINVAL,
     errors.BadName: errno.EILSEQ,
     errors.NameTooLong: errno.ENAMETOOLONG,
+    errors.Ended: errno.EBADF,
     errors.BadHandle: errno.EBADF,
     errors.NoAttribute: errno.ENODATA,
     errors.Stale: errno.ESTALE,

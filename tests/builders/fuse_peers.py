@@ -3,6 +3,7 @@
 Real semantics (versions, etags, NotFound, NotEmpty), no sockets; failures are switched on by attributes.
 """
 
+import asyncio
 import itertools
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,7 +11,16 @@ from pathlib import Path
 
 from fuse.core.contracts import Bytes, Committed, Dataset, Entry, Page, Restaged
 from fuse.core.read_plan import ResidentBlocks
-from fuse.errors import AlreadyExists, FileSystemError, NotADirectory, NotEmpty, NotFound, Stale
+from fuse.errors import (
+    AlreadyExists,
+    BadHandle,
+    Ended,
+    FileSystemError,
+    NotADirectory,
+    NotEmpty,
+    NotFound,
+    Stale,
+)
 
 
 @dataclass
@@ -44,6 +54,8 @@ class FakePeers:
         self._stagings = itertools.count(1)
         #: Staging files by number, which a vault would keep over the daemon's death.
         self.kept: dict[int, FakeStaging] = {}
+        #: How many commits may go on; None = all.
+        self.commits: asyncio.Semaphore | None = None
         #: When what is staged was last written, as a restart finds it.
         self.staged_at_ns = 0
 
@@ -237,10 +249,14 @@ class FakeStaging:
         self.base_etag = base_etag
         self.base_size_bytes = base_size_bytes
         self._data: bytearray | None = None
+        self._committing = asyncio.Lock()
+        self._is_closed = False
 
     async def open(self) -> None:
         if self._data is not None:
             return
+        if self._is_closed:
+            raise Ended(self.path)
         self._peers._called("create")
         self._peers.stagings_open += 1
         base = b""
@@ -287,6 +303,16 @@ class FakeStaging:
         own.extend(bytes(size_bytes - len(own)))
 
     async def commit(self, mode: int, mtime_ns: int) -> Committed:
+        async with self._committing:
+            return await self._commit(mode, mtime_ns)
+
+    async def _commit(self, mode: int, mtime_ns: int) -> Committed:
+        if self._is_closed:
+            raise Ended(self.path)
+        if self._peers.commits is not None:
+            await self._peers.commits.acquire()
+            if self._is_closed:
+                raise BadHandle(self.path)  # the worker's word for it
         self._peers._called("commit")
         dataset = self._peers.datasets[self._uid]
         data = bytes(await self._bytes())
@@ -294,7 +320,8 @@ class FakeStaging:
         return Committed(etag=entry.etag, size_bytes=len(data), snapshot_version=entry.version)
 
     async def settle(self) -> None:
-        return
+        async with self._committing:
+            return
 
     def moved(self, path: str, etag: str) -> None:
         self.path = path
@@ -302,6 +329,7 @@ class FakeStaging:
             self.base_etag = etag
 
     def close(self) -> None:
+        self._is_closed = True
         if self._data is not None:
             self._peers.stagings_open -= 1
             self._peers.kept.pop(self.number, None)

@@ -1,5 +1,6 @@
 """Writing, committing, renaming and removing, over in-memory peers."""
 
+import asyncio
 import os
 import stat
 
@@ -185,6 +186,38 @@ async def test_a_temporary_file_renamed_over_the_real_one(mount: KernelLessMount
     await mount.close(number)
     assert mount.origin() == {"model": b"new"}
     assert await mount.names("") == ["model"]
+
+
+async def test_a_rename_waits_for_a_close_that_ends_the_file(mount: KernelLessMount) -> None:
+    """Its own commit comes after the last close, when there is nothing left to commit."""
+    number = await mount.create("a")
+    await mount.operations.changes.write(number, 0, b"x")
+    mount.peers.commits = asyncio.Semaphore(0)
+    closing = asyncio.create_task(mount.close(number))
+    await asyncio.sleep(0)
+    renaming = asyncio.create_task(mount.rename("a", "b"))
+    await asyncio.sleep(0.01)
+    mount.peers.commits.release()
+    await asyncio.gather(closing, renaming)
+    assert mount.origin() == {"b": b"x"}
+    assert mount.peers.calls["commit"] == 1
+
+
+async def test_a_file_is_closed_while_a_rename_commits_it_again(mount: KernelLessMount) -> None:
+    number = await mount.create("a")
+    await mount.operations.changes.write(number, 0, b"x")
+    mount.peers.commits = asyncio.Semaphore(0)
+    syncing = asyncio.create_task(mount.operations.changes.fsync(number))
+    await asyncio.sleep(0)
+    renaming = asyncio.create_task(mount.rename("a", "b"))
+    await asyncio.sleep(0.01)
+    mount.peers.commits.release()
+    await syncing
+    await asyncio.sleep(0.01)
+    await mount.close(number)
+    mount.peers.commits.release()
+    await renaming
+    assert mount.origin() == {"b": b"x"}
 
 
 async def test_a_writer_goes_on_under_the_new_name(mount: KernelLessMount) -> None:
