@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ from headrace.cluster.binaries import require
 from headrace.cluster.control_plane import KNOWN_COMPONENTS, ControlPlane
 from headrace.errors import HeadraceError
 from tests.builders.postgres import PostgresServer
+
+# Started in the background by a shell, tests would hand an ignored SIGINT on to all they start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says how busy the machine is, and nothing else.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
