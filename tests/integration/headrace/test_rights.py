@@ -252,11 +252,11 @@ async def test_the_job_controllers(plane: ControlPlane, client: KubeClient, tmp_
     await client.create(SERVICE_ACCOUNTS, {"metadata": {"name": "default"}}, namespace)
     cluster = Cluster(client, namespace, await kubeconfig_of("jobcontroller", plane, client, tmp_path))
     async with cluster.kubelet(), controller(cluster, tmp_path / "log", "--leader-elect"):
-        await _use_jobs(cluster)
+        await _use_jobs(cluster, plane)
     check("jobcontroller", plane, [manifests.rbac_file("jobcontroller")])
 
 
-async def _use_jobs(cluster: Cluster) -> None:
+async def _use_jobs(cluster: Cluster, plane: ControlPlane) -> None:
     queue = {"apiVersion": QUEUES.api_version, "kind": "Queue", "metadata": {"name": "research"}}
     await cluster.client.create(QUEUES, queue | {"spec": {"nominalGPUs": 8}})
     # A job whose pod is killed, and which ends well the second time; then it is deleted.
@@ -285,6 +285,18 @@ async def _use_jobs(cluster: Cluster) -> None:
         return any(annotations.get(names.START_ANNOTATION) for annotations in found)
 
     await until("the worker may start", may_start)
+    # A job whose pods are to give signs of life: their logs are read.
+    await cluster.submit(
+        job_body("watched", replicaSpecs=workers(1), runPolicy={"hangDetection": {"timeoutSeconds": 5}})
+    )
+    for pod in await cluster.wait_for_pods("watched", 0, 1):
+        await cluster.run_pod(pod)
+
+    async def is_read() -> bool:
+        calls = audit.calls(plane.folder.root / audit.LOG, user=user_of("jobcontroller"))
+        return any(call.right == ("get", "", "pods/log") for call in calls)
+
+    await until("its log is read", is_read)
     # Keys and hosts of an MPI job are a Secret and a ConfigMap.
     await cluster.submit(job_body("mpi", framework="MPI", replicaSpecs={"Launcher": one, "Worker": one}))
     await cluster.wait_for_pods("mpi", 0, 2)
