@@ -69,9 +69,10 @@ def _load_id(info: metadata_pb2.DatasetInfo, target: LoadTarget, members: Sequen
 
 
 def is_listed_since_start(load: DataLoad, info: metadata_pb2.DatasetInfo) -> bool:
-    """Return whether the dataset was listed since this run of the load began."""
+    """Return whether the dataset was listed since this run of the load began: after the second that `startedAt`
+    names, for the run began within it, and a listing of that same second may be older."""
     started = load.status.started_at if load.status is not None else None
-    return started is not None and not info.syncing and info.synced_at_ns >= parse_timestamp(started) * 1e9
+    return started is not None and not info.syncing and info.synced_at_ns >= (parse_timestamp(started) + 1) * 1e9
 
 
 def waiting_status(load: DataLoad, reason: str, message: str, now_seconds: float) -> DataLoadStatus:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from api.data_v1alpha1 import DATASETS_ON_NODE_MAX, DataLoad, Dataset, NodeCacheStatus
+from api.data_v1alpha1 import DATASETS_ON_NODE_MAX, DataLoad, DataLoadStatus, Dataset, NodeCacheStatus
 from api.gen import metadata_pb2, worker_pb2
 from cacheruntime.controller import dataload, dataset, nodecache
 from fuse.csi.core.volumes import parse_volume
@@ -209,3 +209,13 @@ def test_a_request_to_evict_that_makes_no_sense_is_refused(text: str) -> None:
     item.metadata.annotations["data.headrace.dev/evict"] = text
     with pytest.raises(ValueError, match="must be a JSON list of paths"):
         dataset.paths_to_evict(item)
+
+
+@pytest.mark.parametrize(("listed_at", "is_since"), [(59.5, False), (60.3, False), (60.9, False), (61.0, True)])
+def test_a_listing_of_the_second_in_which_a_load_began_may_be_older_than_the_load(
+    listed_at: float, is_since: bool
+) -> None:
+    load = a_load(loadMetadata=True)
+    load.status = DataLoadStatus(started_at="1970-01-01T00:01:00Z")
+    info = metadata_pb2.DatasetInfo(synced_at_ns=int(listed_at * 1e9))
+    assert dataload.is_listed_since_start(load, info) is is_since
