@@ -24,6 +24,8 @@ LATENCY_SECONDS: Final = 0.03
 BYTES_PER_SECOND: Final = 200e6
 COMPUTE_SECONDS: Final = 0.002
 NO_ROOM_BYTES: Final = 1 << 20
+AHEAD: Final = {"HEADRACE_WORKER_PREHEAT_ROWS": "true"}
+NOT_AHEAD: Final = {"HEADRACE_WORKER_PREHEAT_BYTES": "0"}
 YARDSTICK: Final = "the same reader, nothing ahead of it"
 
 
@@ -77,7 +79,7 @@ def _read(directory: Path, shape: Shape, *, is_ahead: bool) -> float:
         else:
             for number in range(shape.files):
                 make_file(origin.files / f"shard-{number:05d}.tar", shape.file_bytes, seed=number)
-        plane.start_worker("node-0", None if is_ahead else {"HEADRACE_WORKER_PREHEAT_BYTES": "0"})
+        plane.start_worker("node-0", AHEAD if is_ahead else NOT_AHEAD)
         uid = plane.sync("data", MOUNT, options=origin.options).uid
         entries = plane.entries(uid)
         order = sorted(entries)

@@ -191,6 +191,8 @@ class Preheat:
     """What is ahead of this node's readers. `bytes_max` of it at most."""
 
     bytes_max: int
+    learns: bool = True
+    """Whether rows of names are learned; else only declared orders are followed."""
     ahead_bytes: int = 0
     _orders: dict[object, Order] = field(default_factory=dict)
     _turn: int = 0
@@ -233,7 +235,7 @@ class Preheat:
     def opened(self, uid: str, path: str, *, is_resident: bool) -> bool:
         """A reader opened a file; whether it was ahead, and so need no longer be held for it."""
         was_ahead = self._let_go((uid, path))
-        if was_ahead or not is_resident:
+        if self.learns and (was_ahead or not is_resident):
             self._rows.opened(uid, path)
         for order in self._orders.values():
             if order.uid == uid:

@@ -201,6 +201,7 @@ async def _serve(settings: WorkerSettings) -> None:
         metrics=metrics,
         streams=tunables.preheat_streams,
         bytes_max=min(tunables.preheat_bytes, min(tier.temporary_limit_bytes for tier in store.tiers) // 2),
+        learns=tunables.preheat_rows,
         clock=time.monotonic,
     )
     pruner = Pruner(store, datasets, metadata, interval_seconds=tunables.prune_seconds)

@@ -43,6 +43,7 @@ class Preheater:
         metrics: Metrics,
         streams: int,
         bytes_max: int,
+        learns: bool,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
@@ -51,7 +52,7 @@ class Preheater:
         self._metrics = metrics
         self._streams = streams
         self._clock = clock
-        self._plan = Preheat(bytes_max)
+        self._plan = Preheat(bytes_max, learns)
         self._held: dict[Key, tuple[CachedFile, dict[Source, int]]] = {}
         self._changed = asyncio.Event()
         self._paused_until = float("-inf")

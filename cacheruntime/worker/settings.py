@@ -55,6 +55,9 @@ class Tunables(BaseSettings):
         description="how far ahead of this node's readers, at most; 0 = never. Never more than half of the room for "
         "readers that found the cache full",
     )
+    preheat_rows: bool = Field(
+        default=False, description="also where nothing is declared: along rows of numbered names that are being opened"
+    )
     io_threads: int = Field(default=16, ge=2, description="threads for file I/O; they mostly wait")
     send_threads: int = Field(default=16, ge=1, description="large blocks sent to peers at once")
     temporary_percent: float = Field(

@@ -22,7 +22,11 @@ LATER = {f"later/{name}.bin": random.Random(name).randbytes(20_000) for name in 
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CacheCluster]:
     made = CacheCluster(
         tmp_path_factory.mktemp("preheat"),
-        environment={"HEADRACE_WORKER_BLOCK_SIZE_BYTES": str(BLOCK), "HEADRACE_WORKER_PREHEAT_BYTES": str(256 << 20)},
+        environment={
+            "HEADRACE_WORKER_BLOCK_SIZE_BYTES": str(BLOCK),
+            "HEADRACE_WORKER_PREHEAT_BYTES": str(256 << 20),
+            "HEADRACE_WORKER_PREHEAT_ROWS": "true",
+        },
     )
     try:
         made.put_origin({**FILES, **SHARDS, **LATER})
