@@ -112,7 +112,8 @@ def test_an_open_file_of_a_mount_reads_on_while_its_file_changes_the_level(plane
     in_memory = {path.name.removesuffix(".map") for path in (tmp_path / "mem").glob("*/*/*.map")}
     entries = plane.entries(UID)
     moved = next(name for name in names[:8] if _hash(entries[name]) not in in_memory)
-    assert evict(plane, *(name for name in names[:8] if _hash(entries[name]) in in_memory)) > 0
+    # All others: on a busy machine the first reads took so long that some of them count as used again, and go up too.
+    assert evict(plane, *(name for name in names[:8] if name != moved)) > 0
     with (top / moved).open("rb", buffering=0) as reader:  # used again, with room above: it is promoted
         assert passthrough_opens(metrics) > 0
         assert reader.read(10) == FILES[moved][:10]
