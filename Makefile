@@ -67,9 +67,10 @@ generate: setup ## CRDs and protobuf code from api/
 
 COMPILE := $(VENV)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-annotate --no-header
-lock: setup ## requirements.lock and requirements-image.lock from pyproject.toml
+lock: setup ## requirements.lock and requirements-image.lock from pyproject.toml, and the locks in tools/
 	$(COMPILE) --extra demo --extra dev pyproject.toml -o requirements.lock
 	$(COMPILE) --extra build --constraint requirements.lock pyproject.toml -o requirements-image.lock
+	printf 'tensorflow-cpu>=2.21\n' | $(COMPILE) - -o tools/tensorflow.txt
 	printf 'cyclonedx-bom>=7\npip-audit>=2.9\n' | $(COMPILE) - -o tools/supply-chain.txt
 
 .PHONY: sbom audit

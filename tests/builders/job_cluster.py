@@ -37,8 +37,8 @@ class Cluster:
         self.namespace = namespace
         self.kubeconfig = kubeconfig
 
-    async def until(self, what: str, probe: Callable[[], Awaitable[T | None]]) -> T:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+    async def until(self, what: str, probe: Callable[[], Awaitable[T | None]], seconds: float = PATIENCE_SECONDS) -> T:
+        deadline = time.monotonic() + seconds
         while True:
             found = await probe()
             if found:
@@ -65,7 +65,9 @@ class Cluster:
 
         return await self.until(f"{count} pods of {job} attempt {attempt}", probe)
 
-    async def wait_for_state(self, job: str, state: str, reason: str | None = None) -> Body:
+    async def wait_for_state(
+        self, job: str, state: str, reason: str | None = None, seconds: float = PATIENCE_SECONDS
+    ) -> Body:
         async def probe() -> Body | None:
             body = await self.job(job)
             conditions = body.get("status", {}).get("conditions") or [{}]
@@ -73,7 +75,7 @@ class Cluster:
             is_it = last.get("type") == state and last.get("status") == "True"
             return body if is_it and (reason is None or last["reason"] == reason) else None
 
-        return await self.until(f"{job} {state} {reason or ''}", probe)
+        return await self.until(f"{job} {state} {reason or ''}", probe, seconds)
 
     async def place_pod(self, pod: Body, node: str = "node-1") -> None:
         """As the scheduler does."""
