@@ -25,6 +25,8 @@ MAX_PROBLEM_CHARACTERS = 200
 #: attempts in a row that end with an error before their checkpoint is followed by a newer one
 FAILED_RESUMES_TO_DISTRUST = 2
 MAX_DISTRUSTED = 16
+LAST_LOOK_SECONDS = 600.0
+"""How long after a job's end its last checkpoints are asked for; a controller that starts later leaves them alone."""
 
 
 def newest_complete(
@@ -101,6 +103,11 @@ def statuses(found: Iterable[CheckpointView]) -> list[CheckpointStatus]:
         )
         for checkpoint in newest
     ]
+
+
+def is_last_look_due(status: TrainingJobStatus, now: float) -> bool:
+    """Whether a finished job ended so lately that what `status` says of its checkpoints may be from before its end."""
+    return status.completion_time is not None and now < parse_timestamp(status.completion_time) + LAST_LOOK_SECONDS
 
 
 def annotate(pods: Iterable[PodView], found: Iterable[CheckpointView], job_created_at: float) -> list[AnnotatePod]:

@@ -6,6 +6,7 @@ called missing only when the API server itself says so, as caches may lag behind
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import msgspec
 from pydantic import ValidationError
 
 from api.training_v1alpha1 import CheckpointSpec, TrainingJob, TrainingJobStatus, is_finished
-from jobcontroller.core import attempts, elastic, retention
+from jobcontroller.core import attempts, checkpoints, elastic, retention
 from jobcontroller.core.framework import Framework
 from jobcontroller.core.observed import Checkpoints, Observed, PodView, Problem
 from jobcontroller.errors import MetadataUnavailable
@@ -47,7 +48,7 @@ class Seen:
 
 
 class Observer:
-    """One for the whole process; `clock` is monotonic seconds."""
+    """One for the whole process; `clock` is monotonic seconds, `wall_clock` seconds since 1970."""
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class Observer:
         directories: Directories,
         checkpoint_seconds: float,
         clock: Callable[[], float],
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
         self._caches = caches
@@ -71,6 +73,7 @@ class Observer:
         self._signs = signs
         self._checkpoint_seconds = checkpoint_seconds
         self._clock = clock
+        self._wall_clock = wall_clock
         self._known: dict[Key, tuple[float, Checkpoints]] = {}
         self._asked_at_end: set[Key] = set()  # finished jobs whose last checkpoints were looked at
 
@@ -170,7 +173,9 @@ class Observer:
     ) -> Checkpoints | None:
         """Return what a finished job left, until that was looked at once and nothing of it is being removed."""
         is_looked_at = key in self._asked_at_end and not status.retiring_checkpoints
-        if self._checkpoints is None or is_looked_at or not retention.concerns(job, status):
+        if self._checkpoints is None or is_looked_at:
+            return None
+        if not retention.concerns(job, status) and not checkpoints.is_last_look_due(status, self._wall_clock()):
             return None
         answer = await _ask(self._checkpoints, job, spec)
         if not answer.error:
