@@ -44,6 +44,8 @@ DRAIN_EVENTS_SECONDS = 3.0
 def main() -> int:
     """Run until SIGTERM or SIGINT; 0 after a graceful stop, 2 when something given cannot be used."""
     if sys.argv[1:2] == ["verdicts"]:
+        # Whoever reads only the first lines, as `head` does, ends it as it ends any filter.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         return verdict_lines.main(sys.argv[2:])
     arguments = _arguments()
     try:

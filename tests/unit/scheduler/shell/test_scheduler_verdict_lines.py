@@ -4,6 +4,9 @@ That the verdicts are kube-scheduler's: tests/integration/scheduler/test_schedul
 """
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +80,15 @@ def test_what_cannot_be_read_is_named(
 def test_a_file_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "absent")]) == 2
     assert capsys.readouterr().err == f"scheduler verdicts: {tmp_path / 'absent'}: No such file or directory\n"
+
+
+def test_whoever_reads_only_the_beginning_ends_it_without_a_word(tmp_path: Path) -> None:
+    file = tmp_path / "clusters.jsonl"
+    file.write_bytes(b"\n".join([_line(_node("n", cpu="2"), pods=(_pod("small"),))] * 3000))
+    command = [sys.executable, "-m", "scheduler", "verdicts", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert json.loads(process.stdout.readline())["results"]
+        process.stdout.close()
+        assert process.wait(timeout=60) == -signal.SIGPIPE
+        assert process.stderr.read() == b""
