@@ -85,7 +85,13 @@ class RawBackend:
         handlers = self._handlers
         handlers.opens.device = self._device
         self._requests = RequestLoop(
-            self._device, handlers.table(), _SILENT, handlers.refusal, prepared=self._kept_by, undo=self._undo
+            self._device,
+            handlers.quick(),
+            handlers.table(),
+            _SILENT,
+            handlers.refusal,
+            prepared=self._kept_by,
+            undo=self._undo,
         )
         await self._requests.run()
 

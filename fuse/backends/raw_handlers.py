@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from fuse.backends.guard import Failures
-from fuse.backends.raw_loop import Answer, Handler
+from fuse.backends.raw_loop import Answer, Handler, Quick
 from fuse.backends.raw_opens import Opens
 from fuse.core import protocol
 from fuse.core.attrs import PREFERRED_READ_BYTES, Attributes, totals_of
@@ -94,6 +94,12 @@ class Handlers:
     def table(self) -> dict[int, Handler]:
         """Return the handlers by opcode."""
         return {opcode: self._counted(name, handler) for opcode, (name, handler) in self._names.items()}
+
+    def quick(self) -> dict[int, Quick]:
+        """Return what is tried before the handlers, by opcode."""
+        if not self._state.has_opens:
+            return {}
+        return {Opcode.OPEN: self.opens.opened_again, Opcode.RELEASE: self.opens.closed_now}
 
     def _counted(self, name: str, handler: Handler) -> Handler:
         requests = self._metrics.requests
@@ -275,7 +281,7 @@ class Handlers:
         number, *_ = protocol.unpack(protocol.RELEASE_IN, body)
         if self._state.is_heir and self._state.handles.find(number) is None:
             return b""  # an earlier daemon released it, or gave it and did not write it down
-        return b"" if self.opens.released_now(inode, number) else self._release(inode, number)
+        return self._release(inode, number)
 
     async def _release(self, inode: int, number: int) -> Bytes:
         await self.opens.release(inode, number)
