@@ -15,10 +15,11 @@ from fuse.backends.raw_opens import Opens
 from fuse.core import protocol
 from fuse.core.attrs import PREFERRED_READ_BYTES, Attributes, totals_of
 from fuse.core.contracts import Bytes
+from fuse.core.directories import Caching
 from fuse.core.moves import Moves
 from fuse.core.names import NAME_BYTES_MAX
 from fuse.core.operations import Operations
-from fuse.core.protocol import INODE_ROOT, Opcode
+from fuse.core.protocol import INODE_ROOT, Opcode, OpenFlag
 from fuse.core.resent import Resent
 from fuse.errors import InvalidRequest, Unavailable, Unsupported
 from fuse.metrics import Metrics
@@ -26,6 +27,11 @@ from fuse.metrics import Metrics
 _NANO: Final = 1_000_000_000
 _KIND_SHIFT: Final = 12
 _DIRENT_BYTES: Final = protocol.DIRENT_PLUS.size
+_CACHING: Final = {
+    Caching.NONE: 0,
+    Caching.FILL: int(OpenFlag.CACHE_DIRECTORY),
+    Caching.KEEP: int(OpenFlag.CACHE_DIRECTORY | OpenFlag.KEEP_CACHE),
+}
 _ERANGE: Final = 34
 _ENOSYS: Final = 38
 
@@ -295,8 +301,9 @@ class Handlers:
     # Directories
 
     async def opendir(self, inode: int, unique: int, body: memoryview) -> Bytes:
-        number = await self._operations.names.open_directory(inode)
-        return protocol.OPEN_OUT.pack(number, 0, 0)
+        names = self._operations.names
+        number = await names.open_directory(inode)
+        return protocol.OPEN_OUT.pack(number, _CACHING[names.kernel_caching(number)], 0)
 
     async def readdir(self, inode: int, unique: int, body: memoryview) -> Bytes:
         number, offset, size, *_ = protocol.unpack(protocol.READ_IN, body)
@@ -327,6 +334,8 @@ class Handlers:
                 state.inodes.told(node)
             if used or position >= len(entries):
                 names.gave(number, position)
+                if not used:
+                    names.gave_all(number)
                 return bytes(memoryview(buffer)[:used])
 
     async def readdir_plain(self, inode: int, unique: int, body: memoryview) -> Bytes:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from fuse.core.contracts import Dataset, Entry
+from fuse.core.directories import KernelListing, Listing
 from fuse.core.inodes import Node
 from fuse.core.open_modes import BackingKey, Choice
 from fuse.core.read_plan import ReadWindow
@@ -68,11 +69,28 @@ class SharedOpen:
 class DirectoryHandle:
     """An open directory: the list it began with, fetched page by page as the reader goes on."""
 
-    __slots__ = ("entries", "given", "has_more", "last_name", "node", "resumed_at", "was_read")
+    __slots__ = (
+        "entries",
+        "filling",
+        "given",
+        "has_more",
+        "last_name",
+        "listing",
+        "node",
+        "resumed_at",
+        "version",
+        "was_read",
+    )
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.entries: list[tuple[str, Entry]] = []
+        #: The whole directory, if it is known and nobody changes it: what `entries` are taken from, or make up.
+        self.listing: Listing | None = None
+        #: Snapshot that every page so far was of; None when they differ.
+        self.version: int | None = None
+        #: What the kernel keeps for later readers of what this one is given.
+        self.filling: KernelListing | None = None
         self.has_more = True
         #: Last name of the last page, "" before the first.
         self.last_name = ""
@@ -94,6 +112,7 @@ class DirectoryHandle:
     def rewind(self) -> None:
         """Begin again, as rewinddir(3) demands: with what is there now."""
         self.entries = []
+        self.listing = self.filling = None
         self.has_more = True
         self.last_name = ""
         self.resumed_at = 0

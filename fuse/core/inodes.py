@@ -23,6 +23,7 @@ from fuse.core.contracts import Dataset, Entry
 
 if TYPE_CHECKING:
     from fuse.core.contracts import PinnedFile
+    from fuse.core.directories import KernelListing
     from fuse.core.handles import SharedOpen
     from fuse.core.write_through import Writing
 
@@ -56,6 +57,7 @@ class Node:
         "inode",
         "is_detached",
         "kept",
+        "kernel_listing",
         "kind",
         "last_path",
         "lookups",
@@ -91,6 +93,8 @@ class Node:
         self.may_be_open = False
         #: The version the open handles read; None while nothing is open.
         self.pin: PinnedFile | None = None
+        #: What the kernel may hold of this directory's listing, to be taken back when a snapshot changes it.
+        self.kernel_listing: KernelListing | None = None
         #: How the file is opened again without a thought; None until it was opened, and for most kinds of files.
         self.shared_open: SharedOpen | None = None
         #: State of the file while somebody on this node writes it.

@@ -307,3 +307,20 @@ async def test_a_request_that_is_too_short_is_an_errno(books: Kernel) -> None:
     with capture_logs() as logs, pytest.raises(OSError, match=os.strerror(errno.EIO)):
         await books.ask(Opcode.OPEN, await books.mount.inode("file"), b"\0")
     assert [each["event"] for each in logs] == ["defect"]
+
+
+async def test_a_listing_that_was_read_to_its_end_is_kept_by_the_kernel(books: Kernel) -> None:
+    put(books, "d/file", 10)
+    inode = await books.mount.inode("d")
+
+    async def opened() -> tuple[int, OpenFlag]:
+        number, flags, _ = protocol.OPEN_OUT.unpack(await books.ask(Opcode.OPENDIR, inode, OPEN_IN.pack(0, 0)))
+        return number, OpenFlag(flags)
+
+    number, flags = await opened()
+    assert flags == OpenFlag.CACHE_DIRECTORY
+    for position, is_end in ((0, False), (1, True)):
+        body = protocol.READ_IN.pack(number, position, 4096, 0, 0, 0, 0)
+        assert (await books.ask(Opcode.READDIRPLUS, inode, body) == b"") is is_end
+    await books.ask(Opcode.RELEASEDIR, inode, protocol.RELEASE_IN.pack(number, 0, 0, 0))
+    assert (await opened())[1] == OpenFlag.CACHE_DIRECTORY | OpenFlag.KEEP_CACHE
