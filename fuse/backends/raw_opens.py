@@ -3,7 +3,9 @@
 Owns the open flags, the backing files of passthrough and their ids. Which way is allowed is decided by
 core/open_modes.py; what an open means is in core/operations.py.
 
-Invariant: every open that was answered is counted until its release, also over the death of a daemon.
+Small files of read-only datasets have no choice of ways, and their opens share a handle (`opened_now`, `opened_again`).
+
+Invariant: every other open that was answered is counted until its release, also over the death of a daemon.
 """
 
 import os
@@ -84,7 +86,7 @@ class Opens:
     def closed_now(self, inode: int, number: int) -> bytes | None:
         """Close a light open and return the answer, of which nothing need be written down; None for other handles."""
         handle = self._light(number)
-        if handle is None:
+        if handle is None or handle.choice is Choice.PASSTHROUGH or handle.node.writing is not None:
             return None
         self._requests["release"] += 1
         self._pop(number)
@@ -101,7 +103,9 @@ class Opens:
         """Open a small file for reading, and return the answer; None when that may have to wait for somebody. The next
         opens of it go by `opened_again`."""
         node = self._state.inodes.get(inode)
-        if not _is_read_only(node) or _may_be_whole(node) or self.modes.is_passthrough(inode):
+        if not _is_read_only(node) or _may_be_whole(node) or node.writing is not None:
+            return None
+        if self.modes.is_passthrough(inode):
             return None
         reads = self._operations.reads
         if not reads.is_current(node):

@@ -122,6 +122,9 @@ class Names:
 
     def child(self, parent: Node, name: str, entry: Entry) -> Node:
         """Return the node of an entry of `parent`, known or new; no lookup is counted."""
+        known = parent.children.get(name)
+        if known is not None and known.entry is entry and known.dataset is parent.dataset and known.writing is None:
+            return known  # most of a listing that was read before
         inodes = self._state.inodes
         if parent.kind is Kind.ROOT:
             return inodes.child(parent, name, Kind.NAMESPACE, None, DIRECTORY_ENTRY)
@@ -194,8 +197,8 @@ class Names:
             return Caching.NONE
         now = state.monotonic()
         kept = node.kernel_listing
-        is_good = kept is not None and kept.is_whole and now - kept.since <= state.timeouts.read_only_seconds / 2
-        if is_good and kept is not None and kept.listing is handle.listing:
+        good_seconds = state.timeouts.read_only_seconds / 2
+        if kept is not None and kept.is_whole and kept.listing is handle.listing and now - kept.since <= good_seconds:
             # Should the kernel have dropped it meanwhile, its first question is for what is there now.
             handle.was_read = True
             return Caching.KEEP
