@@ -319,10 +319,9 @@ def test_kept_listing(site: Site) -> None:
 
         def shows_it(count: int = count) -> bool:
             directory.rewind()
-            return directory.rest() == count
+            return directory.rest() == count == len(_names(path))
 
         _eventually(shows_it)
-        _eventually(lambda count=count: len(_names(path)) == count)
         assert len(_names(path)) == count
     directory.close()
 
