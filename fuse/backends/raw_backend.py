@@ -85,7 +85,13 @@ class RawBackend:
         handlers = self._handlers
         handlers.opens.device = self._device
         self._requests = RequestLoop(
-            self._device, handlers.table(), _SILENT, handlers.refusal, prepared=self._kept_by, undo=self._undo
+            self._device,
+            handlers.quick(),
+            handlers.table(),
+            _SILENT,
+            handlers.refusal,
+            prepared=self._kept_by,
+            undo=self._undo,
         )
         await self._requests.run()
 
@@ -107,13 +113,19 @@ class RawBackend:
 
     def invalidate(self, entries: Sequence[Invalidation]) -> None:
         """Make the kernel ask again for these names. Blocks."""
+        listings = [inode for inode, name in entries if not name]
+        for inode in listings:
+            # No lock of the directory is waited for here, and no page that a reader waits for us with.
+            if not self._notify(protocol.encode_drop_pages(inode)):
+                return
+        names = [(parent, name) for parent, name in entries if name]
         if self._has_epochs:
             # One by one each takes the lock of its directory, which a request to us may hold. The thread that waits for
             # it cannot be killed, and the process is not gone before it is, so nobody would follow and answer.
-            if entries:
+            if names:
                 self._notify(protocol.encode_increment_epoch())
             return
-        for parent, name in entries:
+        for parent, name in names:
             if not self._notify(protocol.encode_invalidate_entry(parent, name)):
                 return
 

@@ -10,15 +10,16 @@ from collections.abc import Callable
 from typing import Final
 
 from fuse.backends.guard import Failures
-from fuse.backends.raw_loop import Answer, Handler
+from fuse.backends.raw_loop import Answer, Handler, Quick
 from fuse.backends.raw_opens import Opens
 from fuse.core import protocol
 from fuse.core.attrs import PREFERRED_READ_BYTES, Attributes, totals_of
 from fuse.core.contracts import Bytes
+from fuse.core.directories import Caching
 from fuse.core.moves import Moves
 from fuse.core.names import NAME_BYTES_MAX
 from fuse.core.operations import Operations
-from fuse.core.protocol import INODE_ROOT, Opcode
+from fuse.core.protocol import INODE_ROOT, Opcode, OpenFlag
 from fuse.core.resent import Resent
 from fuse.errors import InvalidRequest, Unavailable, Unsupported
 from fuse.metrics import Metrics
@@ -26,6 +27,11 @@ from fuse.metrics import Metrics
 _NANO: Final = 1_000_000_000
 _KIND_SHIFT: Final = 12
 _DIRENT_BYTES: Final = protocol.DIRENT_PLUS.size
+_CACHING: Final = {
+    Caching.NONE: 0,
+    Caching.FILL: int(OpenFlag.CACHE_DIRECTORY),
+    Caching.KEEP: int(OpenFlag.CACHE_DIRECTORY | OpenFlag.KEEP_CACHE),
+}
 _ERANGE: Final = 34
 _ENOSYS: Final = 38
 
@@ -94,6 +100,12 @@ class Handlers:
     def table(self) -> dict[int, Handler]:
         """Return the handlers by opcode."""
         return {opcode: self._counted(name, handler) for opcode, (name, handler) in self._names.items()}
+
+    def quick(self) -> dict[int, Quick]:
+        """Return what is tried before the handlers, by opcode."""
+        if not self._state.has_opens:
+            return {}
+        return {Opcode.OPEN: self.opens.opened_again, Opcode.RELEASE: self.opens.closed_now}
 
     def _counted(self, name: str, handler: Handler) -> Handler:
         requests = self._metrics.requests
@@ -275,7 +287,7 @@ class Handlers:
         number, *_ = protocol.unpack(protocol.RELEASE_IN, body)
         if self._state.is_heir and self._state.handles.find(number) is None:
             return b""  # an earlier daemon released it, or gave it and did not write it down
-        return b"" if self.opens.released_now(inode, number) else self._release(inode, number)
+        return self._release(inode, number)
 
     async def _release(self, inode: int, number: int) -> Bytes:
         await self.opens.release(inode, number)
@@ -289,8 +301,9 @@ class Handlers:
     # Directories
 
     async def opendir(self, inode: int, unique: int, body: memoryview) -> Bytes:
-        number = await self._operations.names.open_directory(inode)
-        return protocol.OPEN_OUT.pack(number, 0, 0)
+        names = self._operations.names
+        number = await names.open_directory(inode)
+        return protocol.OPEN_OUT.pack(number, _CACHING[names.kernel_caching(number)], 0)
 
     async def readdir(self, inode: int, unique: int, body: memoryview) -> Bytes:
         number, offset, size, *_ = protocol.unpack(protocol.READ_IN, body)
@@ -321,6 +334,8 @@ class Handlers:
                 state.inodes.told(node)
             if used or position >= len(entries):
                 names.gave(number, position)
+                if not used:
+                    names.gave_all(number)
                 return bytes(memoryview(buffer)[:used])
 
     async def readdir_plain(self, inode: int, unique: int, body: memoryview) -> Bytes:

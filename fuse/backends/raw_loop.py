@@ -4,6 +4,8 @@ Owns the descriptor's reading, the coroutines under way and the request buffer. 
 
 - A handler answers at once, or with a coroutine that is stepped by hand: most end without waiting, and then no task is
   made for them (a task costs more than a lookup). One that waits goes on when its future is done.
+- What is asked most often, and needs but a look at the tables, is answered by a quick handler: no coroutine, no
+  slice of the buffer, nothing to write down.
 - A request that is waiting already is taken at once; after BURST of them the rest of the loop gets its turn.
 - Readers wait a moment awake: waking an idle core costs more than the next request of a busy reader.
 
@@ -17,6 +19,8 @@ handler was given is not reused before the handler ended.
 import asyncio
 import errno
 import os
+import select
+import struct
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -26,13 +30,17 @@ import structlog
 
 from fuse.core import protocol
 from fuse.core.contracts import Bytes
-from fuse.core.protocol import BUFFER_BYTES, IN_HEADER, OUT_HEADER
+from fuse.core.protocol import BUFFER_BYTES, IN_HEADER, OUT_HEADER, RESENT
 
 log = structlog.get_logger()
 
 BURST: Final = 64
 SPIN_SECONDS: Final = 40e-6
 SPARE_BUFFERS: Final = 16
+_HEAD: Final = struct.Struct("<4xIQQ16xQ")
+"""Opcode, unique and inode of a request, and the body's first eight bytes."""
+_COPIED_BYTES_MAX: Final = 4096
+"""Shorter answers are put together with their header: that costs less than writing two pieces."""
 _AGAIN: Final = {errno.EAGAIN, errno.EINTR, errno.ENOENT}
 """Nothing to read; ENOENT: the request was taken back while it was read."""
 
@@ -40,6 +48,9 @@ Answer = bytes | Coroutine[Any, Any, Bytes]
 """The payload, or what returns it when it had to wait."""
 Handler = Callable[[int, int, memoryview], Answer]
 """Takes inode, unique and body."""
+Quick = Callable[[int, int], bytes | None]
+"""Takes inode and the body's first eight bytes as a number. Returns a payload that tells the kernel of nothing another
+daemon would have to know of, or None: the handler shall look."""
 Refusal = Callable[[int, Exception], int]
 """Turns what a handler raised into an errno."""
 Prepared = Callable[[int, int, Bytes], None]
@@ -54,6 +65,7 @@ class RequestLoop:
     def __init__(
         self,
         descriptor: int,
+        quick: dict[int, Quick],
         handlers: dict[int, Handler],
         silent: frozenset[int],
         refusal: Refusal,
@@ -62,12 +74,16 @@ class RequestLoop:
         undo: Undo,
     ) -> None:
         self._descriptor = descriptor
+        self._poller = select.poll()
+        self._poller.register(descriptor, select.POLLIN)
+        self._quick = quick
         self._handlers = handlers
         self._silent = silent
         self._refusal = refusal
         self._prepared = prepared
         self._undo = undo
         self._buffer = bytearray(BUFFER_BYTES)
+        self._vector = [self._buffer]
         self._spare: list[bytearray] = []
         self._loop = asyncio.get_running_loop()
         self._waiting: set[_Step] = set()
@@ -92,41 +108,46 @@ class RequestLoop:
 
     def _readable(self) -> None:
         for _ in range(BURST):
-            count = self._next_request()
-            if not count:
-                return
+            try:
+                count = os.readv(self._descriptor, self._vector)
+            except OSError as error:
+                if not self._is_worth_waiting(error):
+                    return
+                continue
             self._begin(count)
             if self._ended.done():
                 return
 
-    def _next_request(self) -> int:
-        """Return the bytes of the next request; 0 when there is none for now."""
-        until = 0.0
-        vector = [self._buffer]
-        while True:
-            try:
-                return os.readv(self._descriptor, vector)
-            except OSError as error:
-                if error.errno not in _AGAIN:
-                    # ENODEV: unmounted. Anything else ends the connection just as well.
-                    if error.errno != errno.ENODEV:
-                        log.error("fuse_device_failed", error=error.strerror)
-                    self.stop()
-                    return 0
-            now = time.monotonic()
-            if not until:
-                until = now + SPIN_SECONDS
-            elif now >= until:
-                return 0
+    def _is_worth_waiting(self, error: OSError) -> bool:
+        """Nothing could be read: wait a moment, and return whether something can be now."""
+        if error.errno not in _AGAIN:
+            # ENODEV: unmounted. Anything else ends the connection just as well.
+            if error.errno != errno.ENODEV:
+                log.error("fuse_device_failed", error=error.strerror)
+            self.stop()
+            return False
+        poll = self._poller.poll
+        until = time.monotonic() + SPIN_SECONDS
+        # Another try would make an exception each time, which costs more than the request that is waited for.
+        while not poll(0):
+            if time.monotonic() >= until:
+                return False
+        return True
 
     def _begin(self, count: int) -> None:
         buffer = self._buffer
-        _, opcode, unique, inode, _, _, _, _ = IN_HEADER.unpack_from(buffer)
+        opcode, unique, inode, head = _HEAD.unpack_from(buffer)
+        quick = self._quick.get(opcode)
         handler = self._handlers.get(opcode)
         if handler is None:
             self._write_error(unique, errno.ENOSYS)
             return
         try:
+            if quick is not None and unique < RESENT and count >= _HEAD.size:
+                payload = quick(inode, head)
+                if payload is not None:
+                    self._write(opcode, unique, payload)
+                    return
             answered = handler(inode, unique, memoryview(buffer)[IN_HEADER.size : count])
             if isinstance(answered, bytes):
                 self.answer(opcode, unique, answered)
@@ -139,6 +160,7 @@ class RequestLoop:
         else:
             # The handler may still look at its bytes.
             self._buffer = self._spare.pop() if self._spare else bytearray(BUFFER_BYTES)
+            self._vector = [self._buffer]
             step = _Step(self, answered, opcode, unique, buffer)
             self._waiting.add(step)
             step.wait_for(future)
@@ -149,9 +171,16 @@ class RequestLoop:
             return
         if self._prepared is not None:
             self._prepared(opcode, unique, payload)
-        head = OUT_HEADER.pack(OUT_HEADER.size + len(payload), 0, unique)
+        self._write(opcode, unique, payload)
+
+    def _write(self, opcode: int, unique: int, payload: Bytes) -> None:
+        size = len(payload)
+        head = OUT_HEADER.pack(OUT_HEADER.size + size, 0, unique)
         try:
-            os.writev(self._descriptor, (head, payload))
+            if size <= _COPIED_BYTES_MAX:
+                os.write(self._descriptor, head + payload)
+            else:
+                os.writev(self._descriptor, (head, payload))
         except OSError as error:
             self._unanswered(opcode, payload, error)
 

@@ -3,7 +3,9 @@
 Owns the open flags, the backing files of passthrough and their ids. Which way is allowed is decided by
 core/open_modes.py; what an open means is in core/operations.py.
 
-Invariant: every open that was answered is counted until its release, also over the death of a daemon.
+Small files of read-only datasets have no choice of ways, and their opens share a handle (`opened_now`, `opened_again`).
+
+Invariant: every other open that was answered is counted until its release, also over the death of a daemon.
 """
 
 import os
@@ -15,7 +17,7 @@ import structlog
 from fuse.backends import raw_device
 from fuse.backends.guard import Failures
 from fuse.core import protocol
-from fuse.core.handles import FileHandle
+from fuse.core.handles import FileHandle, SharedOpen
 from fuse.core.inodes import Node
 from fuse.core.open_modes import Choice, OpenModes
 from fuse.core.operations import Operations
@@ -30,6 +32,8 @@ PASSTHROUGH_BYTES_MIN: Final = 1 << 20
 # Plain numbers: of flags of an enumeration each operation makes an object.
 _LIGHT: Final = int(OpenFlag.NO_FLUSH)
 _LIGHT_KEPT: Final = int(OpenFlag.NO_FLUSH | OpenFlag.KEEP_CACHE)
+_ACCESS_MODE: Final = os.O_ACCMODE
+_READ_ONLY: Final = os.O_RDONLY
 
 
 class Opens:
@@ -42,6 +46,10 @@ class Opens:
         self._failures = failures
         self.modes = OpenModes()
         self.device = -1
+        self._requests = metrics.requests
+        handles = operations.state.handles
+        self._find, self._share = operations.state.inodes.find, handles.share
+        self._light, self._pop = handles.light, handles.pop_file
         #: Makes the kernel let go of an inode's cached pages, some time later.
         self.drop_pages: Callable[[int], None] = lambda inode: None
 
@@ -54,30 +62,67 @@ class Opens:
             elif handle.choice is Choice.CACHED:
                 self.modes.opened_cached(inode)
 
-    def opened_now(self, inode: int) -> bytes | None:
-        """Open a small file for reading, and return the answer; None when that may have to wait for somebody. Most
-        opens are such, and a coroutine for each step of them would cost as much again."""
-        node = self._state.inodes.get(inode)
-        if not _is_read_only(node) or self._may_be_whole(node) or self.modes.is_passthrough(inode):
+    def opened_again(self, inode: int, head: int) -> bytes | None:
+        """Open a small file as it was opened before and return the answer, of which nothing need be written down; None
+        when it may be another. `head` is the first number of the request. Training opens the same small files in every
+        epoch, and does nothing else as often: each call saved here counts."""
+        node = self._find(inode)
+        shared = node.shared_open if node is not None else None
+        if (
+            node is None
+            or shared is None
+            or shared.entry is not node.entry
+            or shared.dataset is not node.dataset
+            or node.cached_etag != shared.entry.etag
+            or node.is_detached
+            or head & _ACCESS_MODE != _READ_ONLY
+        ):
             return None
-        opened = self._operations.reads.open_now(node)
-        if opened is None:
-            return None
-        number, keeps_cache = opened
-        handle = self._state.handles.file(number)
-        handle.choice, handle.is_light = Choice.CACHED, True
-        self.modes.opened_cached(inode)
-        return protocol.OPEN_OUT.pack(number, _LIGHT_KEPT if keeps_cache else _LIGHT, 0)
+        self._share(shared)
+        node.handles += 1
+        self._requests["open"] += 1
+        return shared.answer
 
-    def released_now(self, inode: int, number: int) -> bool:
-        """Close what `opened_now` opened; return False for any other handle."""
-        handle = self._state.handles.file(number)
-        if not handle.is_light or handle.choice is not Choice.CACHED:
-            return False
-        self._state.handles.pop_file(number)
+    def closed_now(self, inode: int, number: int) -> bytes | None:
+        """Close a light open and return the answer, of which nothing need be written down; None for other handles."""
+        handle = self._light(number)
+        if handle is None or handle.choice is Choice.PASSTHROUGH or handle.node.writing is not None:
+            return None
+        self._requests["release"] += 1
+        self._pop(number)
+        node = handle.node
+        if handle.choice is None and (node.handles > 1 or (node.pin is None and node.lookups)):
+            node.handles -= 1
+            return b""
         self._operations.reads.release(handle)
-        self.modes.released(inode, Choice.CACHED)
-        return True
+        if handle.choice is not None:
+            self.modes.released(inode, handle.choice)
+        return b""
+
+    def opened_now(self, inode: int) -> bytes | None:
+        """Open a small file for reading, and return the answer; None when that may have to wait for somebody. The next
+        opens of it go by `opened_again`."""
+        node = self._state.inodes.get(inode)
+        if not _is_read_only(node) or _may_be_whole(node) or node.writing is not None:
+            return None
+        if self.modes.is_passthrough(inode):
+            return None
+        reads = self._operations.reads
+        if not reads.is_current(node):
+            return None
+        shared = node.shared_open
+        if shared is None or (shared.entry is not node.entry and not shared.handle.opens):
+            handle = FileHandle(node, may_read=True, may_write=False, appends=False)
+            handle.is_light = True
+            number, keeps_cache = reads.opened(handle)
+            node.shared_open = SharedOpen(handle, number, protocol.OPEN_OUT.pack(number, _LIGHT_KEPT, 0))
+        elif shared.entry is node.entry:
+            shared.dataset = node.dataset
+            self._share(shared)
+            number, keeps_cache = shared.number, reads.counted(node)
+        else:
+            return None
+        return protocol.OPEN_OUT.pack(number, _LIGHT_KEPT if keeps_cache else _LIGHT, 0)
 
     async def opened(self, number: int, *, keeps_cache: bool, writes: bool) -> bytes:
         """Choose how the open file reaches its bytes; return the answer."""
@@ -128,19 +173,14 @@ class Opens:
             if keeps_cache:
                 flags |= OpenFlag.KEEP_CACHE
         handle.choice = choice
-        handle.is_light = _is_read_only(node) and not self._may_be_whole(node)
+        handle.is_light = _is_read_only(node) and not _may_be_whole(node)
         if not handle.is_light:
             self._state.handles.note(number)
         return protocol.OPEN_OUT.pack(number, flags, backing_id if choice is Choice.PASSTHROUGH else 0)
 
-    @staticmethod
-    def _may_be_whole(node: Node) -> bool:
-        """Whether opens of the file may go by passthrough, now or later."""
-        return _is_read_only(node) and node.entry.size_bytes >= PASSTHROUGH_BYTES_MIN
-
     async def _whole_file(self, node: Node) -> int | None:
         """Return a descriptor of the worker's whole file; None when it is not whole, or not worth it."""
-        if not self._may_be_whole(node):
+        if not _may_be_whole(node):
             return None
         try:
             return await self._operations.reads.whole_file(node)
@@ -165,7 +205,7 @@ class Opens:
         """Whether this is the last open by our pages of a file that has become whole: the next one is by passthrough,
         and the pages would only take as much memory again as the worker's."""
         node = handle.node
-        if handle.choice is not Choice.CACHED or node.handles > 1 or node.pin is None or not self._may_be_whole(node):
+        if handle.choice is not Choice.CACHED or node.handles > 1 or node.pin is None or not _may_be_whole(node):
             return False
         return node.pin.is_resident(0, node.entry.size_bytes)
 
@@ -180,3 +220,11 @@ class Opens:
 
 def _is_read_only(node: Node) -> bool:
     return node.dataset is not None and not node.dataset.writable
+
+
+def _may_be_whole(node: Node) -> bool:
+    """Whether opens of the file may go by passthrough, now or later. Shared opens are through our pages, and no mode
+    counts them: beside those of one that was small when they were made there is no other way."""
+    if not _is_read_only(node) or node.entry.size_bytes < PASSTHROUGH_BYTES_MIN:
+        return False
+    return node.shared_open is None or not node.shared_open.handle.opens

@@ -12,6 +12,7 @@ list it began with.
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from enum import Enum
 from typing import Final
 
 from fuse.core.contracts import Entry, Page
@@ -32,6 +33,30 @@ class Listing:
         self.entries: dict[str, Entry] = dict(page.entries)
         self.is_complete = not page.more
         self.loaded_at = now
+
+
+class Caching(Enum):
+    """What the kernel shall do with the listing it keeps of a directory, when the directory is opened."""
+
+    NONE = "none"
+    """Neither use it nor add to it."""
+    FILL = "fill"
+    """Begin anew with what this reader is given."""
+    KEEP = "keep"
+    """Answer readers from it without us."""
+
+
+class KernelListing:
+    """What the kernel may hold of a directory."""
+
+    __slots__ = ("is_whole", "listing", "since")
+
+    def __init__(self, since: float) -> None:
+        #: When its first reader came: the attributes that came with the names are as old.
+        self.since = since
+        #: A reader got to the end, and everything it was given is in `listing`.
+        self.is_whole = False
+        self.listing: Listing | None = None
 
 
 class DirectoryCache:

@@ -1,14 +1,16 @@
 """Open handles: which node each one reads or writes, and what it was opened for.
 
 Owns the numbers. A file's pin hangs on its node, because all handles of one node read one version.
-Invariants: a number is used once in the life of a mount; while somebody keeps the table (recorder.py) every number
-that came, went or went on is in `changed`.
+Invariants: a number is of one file in the life of a mount, and of one open unless the handle is light: such opens of a
+file may share theirs. While somebody keeps the table (recorder.py) every number that came, went or went on is in
+`changed`, light ones apart.
 """
 
 from collections.abc import Iterator
 from typing import Final
 
-from fuse.core.contracts import Entry
+from fuse.core.contracts import Dataset, Entry
+from fuse.core.directories import KernelListing, Listing
 from fuse.core.inodes import Node
 from fuse.core.open_modes import BackingKey, Choice
 from fuse.core.read_plan import ReadWindow
@@ -29,6 +31,7 @@ class FileHandle:
         "may_read",
         "may_write",
         "node",
+        "opens",
         "window",
     )
 
@@ -38,6 +41,8 @@ class FileHandle:
         self.may_write = may_write
         self.appends = appends
         self.window = ReadWindow()
+        #: How many opens were answered with this handle and are not closed yet.
+        self.opens = 1
         #: How the open was answered; None until it was, and with a backend that has no choice.
         self.choice: Choice | None = None
         #: Nothing of it need be known to another daemon but its node: it reads, and never by passthrough.
@@ -47,14 +52,45 @@ class FileHandle:
         self.backing_key: BackingKey | None = None
 
 
+class SharedOpen:
+    """How a file is opened again as it was before: by a light handle that is made already, and an answer that is
+    encoded already. Good as long as its node has this very entry and dataset."""
+
+    __slots__ = ("answer", "dataset", "entry", "handle", "number")
+
+    def __init__(self, handle: FileHandle, number: int, answer: bytes) -> None:
+        self.handle = handle
+        self.number = number
+        self.answer = answer
+        self.entry = handle.node.entry
+        self.dataset: Dataset | None = handle.node.dataset
+
+
 class DirectoryHandle:
     """An open directory: the list it began with, fetched page by page as the reader goes on."""
 
-    __slots__ = ("entries", "given", "has_more", "last_name", "node", "resumed_at", "was_read")
+    __slots__ = (
+        "entries",
+        "filling",
+        "given",
+        "has_more",
+        "last_name",
+        "listing",
+        "node",
+        "resumed_at",
+        "version",
+        "was_read",
+    )
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.entries: list[tuple[str, Entry]] = []
+        #: The whole directory, if it is known and nobody changes it: what `entries` are taken from, or make up.
+        self.listing: Listing | None = None
+        #: Snapshot that every page so far was of; None when they differ.
+        self.version: int | None = None
+        #: What the kernel keeps for later readers of what this one is given.
+        self.filling: KernelListing | None = None
         self.has_more = True
         #: Last name of the last page, "" before the first.
         self.last_name = ""
@@ -76,6 +112,7 @@ class DirectoryHandle:
     def rewind(self) -> None:
         """Begin again, as rewinddir(3) demands: with what is there now."""
         self.entries = []
+        self.listing = self.filling = None
         self.has_more = True
         self.last_name = ""
         self.resumed_at = 0
@@ -128,6 +165,13 @@ class HandleTable:
         self._files[number] = handle
         return number
 
+    def share(self, shared: SharedOpen) -> None:
+        """Count another open of a light handle, which may have had none left."""
+        handle = shared.handle
+        if not handle.opens:
+            self._files[shared.number] = handle
+        handle.opens += 1
+
     def add_directory(self, handle: DirectoryHandle) -> int:
         """Return the new handle's number."""
         number = self._number()
@@ -149,10 +193,17 @@ class HandleTable:
         except KeyError:
             raise BadHandle(f"directory handle {number} is not open") from None
 
+    def light(self, number: int) -> FileHandle | None:
+        """Return an open light handle; None for all others."""
+        handle = self._files.get(number)
+        return handle if handle is not None and handle.is_light else None
+
     def pop_file(self, number: int) -> FileHandle:
-        """Close; BadHandle."""
+        """Close one open; BadHandle."""
         handle = self.file(number)
-        del self._files[number]
+        handle.opens -= 1
+        if not handle.opens:
+            del self._files[number]
         if not handle.is_light:
             self.note(number)
         return handle

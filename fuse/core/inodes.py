@@ -23,6 +23,8 @@ from fuse.core.contracts import Dataset, Entry
 
 if TYPE_CHECKING:
     from fuse.core.contracts import PinnedFile
+    from fuse.core.directories import KernelListing
+    from fuse.core.handles import SharedOpen
     from fuse.core.write_through import Writing
 
 ROOT_INODE: Final = 1
@@ -55,6 +57,7 @@ class Node:
         "inode",
         "is_detached",
         "kept",
+        "kernel_listing",
         "kind",
         "last_path",
         "lookups",
@@ -63,6 +66,7 @@ class Node:
         "name",
         "parent",
         "pin",
+        "shared_open",
         "writing",
     )
 
@@ -89,6 +93,10 @@ class Node:
         self.may_be_open = False
         #: The version the open handles read; None while nothing is open.
         self.pin: PinnedFile | None = None
+        #: What the kernel may hold of this directory's listing, to be taken back when a snapshot changes it.
+        self.kernel_listing: KernelListing | None = None
+        #: How the file is opened again without a thought; None until it was opened, and for most kinds of files.
+        self.shared_open: SharedOpen | None = None
         #: State of the file while somebody on this node writes it.
         self.writing: Writing | None = None
         #: Version whose bytes the kernel may hold in its page cache for this inode.
@@ -264,6 +272,7 @@ class InodeTable:
                 return
             parent = each.parent
             self._nodes.pop(each.inode, None)
+            each.shared_open = None  # it leads back to the node, and such a circle costs the collector
             self.note(each)
             if parent is not None and parent.children.get(each.name) is each:
                 del parent.children[each.name]

@@ -11,8 +11,8 @@ from operator import itemgetter
 from typing import Final
 
 from fuse.core.attrs import Attributes, no_such_name
-from fuse.core.contracts import Dataset, Entry
-from fuse.core.directories import Listing
+from fuse.core.contracts import Dataset, Entry, Page
+from fuse.core.directories import Caching, KernelListing, Listing
 from fuse.core.handles import DirectoryHandle
 from fuse.core.inodes import DIRECTORY_ENTRY, Kind, Node
 from fuse.core.state import State
@@ -122,6 +122,9 @@ class Names:
 
     def child(self, parent: Node, name: str, entry: Entry) -> Node:
         """Return the node of an entry of `parent`, known or new; no lookup is counted."""
+        known = parent.children.get(name)
+        if known is not None and known.entry is entry and known.dataset is parent.dataset and known.writing is None:
+            return known  # most of a listing that was read before
         inodes = self._state.inodes
         if parent.kind is Kind.ROOT:
             return inodes.child(parent, name, Kind.NAMESPACE, None, DIRECTORY_ENTRY)
@@ -174,9 +177,35 @@ class Names:
         if not node.is_directory:
             raise NotADirectory(f"{node.name} is a file")
         handle = DirectoryHandle(node)
-        await self._fetch(handle)
+        if node.dataset is not None and not node.dataset.writable and not node.is_detached:
+            handle.listing = self._whole_listing(node, node.dataset)
+        if handle.listing is None:
+            await self._fetch(handle)
         state.inodes.opened(node)
         return state.handles.add_directory(handle)
+
+    def kernel_caching(self, number: int) -> Caching:
+        """Return what the kernel shall do with the listing it keeps of a directory just opened. Only snapshot data is
+        kept, and not for longer than the attributes that came with it are good for a while: the next reader must get
+        both again, or each stat after it would be a question.
+
+        One reader at a time fills it. Two could leave the beginning of one snapshot and the end of another."""
+        state = self._state
+        handle = state.handles.directory(number)
+        node = handle.node
+        if node.dataset is None or node.dataset.writable or node.is_detached:
+            return Caching.NONE
+        now = state.monotonic()
+        kept = node.kernel_listing
+        good_seconds = state.timeouts.read_only_seconds / 2
+        if kept is not None and kept.is_whole and kept.listing is handle.listing and now - kept.since <= good_seconds:
+            # Should the kernel have dropped it meanwhile, its first question is for what is there now.
+            handle.was_read = True
+            return Caching.KEEP
+        if node.handles > 1:
+            return Caching.NONE
+        node.kernel_listing = handle.filling = KernelListing(now)
+        return Caching.FILL
 
     async def directory_page(self, number: int, start: int) -> tuple[Node, list[DirectoryItem]]:
         """Return the directory and what is known of its entries so far, with at least one from `start` on
@@ -197,6 +226,13 @@ class Names:
             handle.given = (position, handle.entries[position - 1][0])
             self._state.handles.note(number)
 
+    def gave_all(self, number: int) -> None:
+        """The reader of a directory was told that nothing more comes."""
+        handle = self._state.handles.directory(number)
+        if handle.filling is not None and handle.listing is not None:
+            handle.filling.listing = handle.listing
+            handle.filling.is_whole = True
+
     def release_directory(self, number: int) -> None:
         """Close a directory."""
         handle = self._state.handles.pop_directory(number)
@@ -211,23 +247,40 @@ class Names:
         if node.is_detached:
             handle.has_more = False
             return
-        listing = self._state.directories.get(node.dataset.uid, node.path) if not handle.last_name else None
-        if listing is not None and listing.is_complete and self._is_fresh(node.dataset, listing):
+        listing = handle.listing
+        if listing is None and not handle.last_name:
+            listing = self._whole_listing(node, node.dataset)
+        if listing is not None:
+            if not node.dataset.writable:
+                handle.listing = listing
             self._extend(handle, listing.entries.items(), self._uncommitted(node), "")
             handle.has_more = False
             return
         await self._fetch_page(handle, node, node.dataset)
 
+    def _whole_listing(self, node: Node, dataset: Dataset) -> Listing | None:
+        """Return the directory as last read, if that was all of it and may be trusted."""
+        listing = self._state.directories.get(dataset.uid, node.path)
+        return listing if listing is not None and listing.is_complete and self._is_fresh(dataset, listing) else None
+
     async def _fetch_page(self, handle: DirectoryHandle, node: Node, dataset: Dataset) -> None:
         state = self._state
+        is_first = not handle.last_name
         page = await state.namespace.read_directory(dataset.uid, node.path, handle.last_name, PAGE_ENTRIES)
         handle.has_more = page.more and bool(page.entries)
-        if not handle.last_name and not page.more:
-            state.directories.put(dataset.uid, node.path, page, state.monotonic())
         end = page.entries[-1][0] if handle.has_more else ""
         self._extend(handle, page.entries, self._uncommitted(node), end)
         if end:
             handle.last_name = end
+        is_same = is_first or (not handle.resumed_at and handle.version == page.snapshot_version)
+        handle.version = page.snapshot_version if is_same else None
+        if page.more:
+            return
+        if not dataset.writable and is_same:
+            whole = Page(entries=handle.entries, more=False, snapshot_version=page.snapshot_version)
+            handle.listing = state.directories.put(dataset.uid, node.path, whole, state.monotonic())
+        elif is_first:
+            state.directories.put(dataset.uid, node.path, page, state.monotonic())
 
     @staticmethod
     def _extend(handle: DirectoryHandle, listed: Iterable[DirectoryItem], own: dict[str, Entry], end: str) -> None:

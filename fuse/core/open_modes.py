@@ -8,6 +8,8 @@ Owns the choice and the counts. The kernel's rules (fs/fuse/iomode.c, Linux 6.9 
     idle ───┤
             └── else ─────────────────▶ CACHED (also when the file became whole) ──last release──▶ idle
 
+Opens that share a light handle (handles.py) are not counted here; beside them no other open goes by passthrough.
+
 Invariants: the counts are never below the kernel's, because it counts an open when our answer arrives and a
 release before it tells us; so what is chosen by them is never refused. A backing id lives exactly as long as
 its inode has passthrough opens: an evicted file's room comes back with its last reader.

@@ -15,14 +15,15 @@ from fuse.core.attrs import Timeouts
 from fuse.core.catalogue import Catalogue
 from fuse.core.changes import Changes
 from fuse.core.contracts import Dataset, Namespace, Worker
-from fuse.core.inodes import InodeTable, Kind
+from fuse.core.inodes import InodeTable, Kind, Node
 from fuse.core.moves import Moves
 from fuse.core.names import Names
 from fuse.core.reads import Reads
 from fuse.core.state import State
 
 Invalidation = tuple[int, bytes]
-"""Parent inode and name of a directory entry the kernel has to ask for again."""
+"""Parent inode and name of a directory entry the kernel has to ask for again; with no name, a directory's inode and the
+whole listing the kernel keeps of it (which it was told to by `Names.kernel_caching`, or by an earlier daemon)."""
 
 
 class Operations:
@@ -80,6 +81,7 @@ class Operations:
         for each in [node, *state.inodes.below(node)]:
             if each is not node and each.lookups and each.parent is not None:
                 stale.append((each.parent.inode, each.name.encode()))
+            stale += self._listing(each)
             if each.missing:
                 stale += [(each.inode, name.encode()) for name in each.missing]
                 each.missing.clear()
@@ -102,11 +104,19 @@ class Operations:
         node = namespace.children.get(dataset.name) if namespace is not None else None
         if node is None or node.dataset is None or node.dataset.uid != uid:
             return []
-        return [
-            (each.parent.inode, each.name.encode())
-            for each in [*state.inodes.below(node), node]
-            if each.lookups and each.parent is not None
-        ]
+        stale: list[Invalidation] = []
+        for each in [*state.inodes.below(node), node]:
+            stale += self._listing(each)
+            if each.lookups and each.parent is not None:
+                stale.append((each.parent.inode, each.name.encode()))
+        return stale
+
+    def _listing(self, node: Node) -> list[Invalidation]:
+        """Return the listing the kernel may keep of the node."""
+        if node.kernel_listing is None and not (self.state.is_heir and node.is_directory):
+            return []
+        node.kernel_listing = None
+        return [(node.inode, b"")]
 
     def watching(self, *, is_watching: bool) -> None:
         """The watch came up or went down; while it is down listings time out."""

@@ -46,15 +46,13 @@ class Reads:
         handle = FileHandle(node, may_read=True, may_write=False, appends=False)
         return self.opened(handle)
 
-    def open_now(self, node: Node) -> tuple[int, bool] | None:
-        """The same as `open`, if nobody need be asked; else None."""
-        if not self.is_current(node):
-            return None
-        return self.opened(FileHandle(node, may_read=True, may_write=False, appends=False))
-
     def opened(self, handle: FileHandle) -> tuple[int, bool]:
         """Count the handle in; return its number and whether cached pages are of this version."""
-        node = handle.node
+        keeps_cache = self.counted(handle.node)
+        return self._state.handles.add_file(handle), keeps_cache
+
+    def counted(self, node: Node) -> bool:
+        """Count an open of the node; return whether cached pages are of this version."""
         keeps_cache = node.writing is not None or node.cached_etag == node.entry.etag
         if node.cached_etag != node.entry.etag:
             if node.cached_etag:
@@ -62,7 +60,7 @@ class Reads:
                 self._state.inodes.note(node)
             node.cached_etag = node.entry.etag
         self._state.inodes.opened(node)
-        return self._state.handles.add_file(handle), keeps_cache
+        return keeps_cache
 
     @staticmethod
     def is_current(node: Node) -> bool:

@@ -265,27 +265,65 @@ def test_large_listing(site: Site) -> None:
     assert sorted(names) == [f"{index:05}" for index in range(10_050)]
 
 
-def test_open_directory(work: Path) -> None:
-    """An open directory keeps the list it began with, and rewinddir() begins with what is there now."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.opendir.restype = libc.readdir.restype = ctypes.c_void_p
-    for call in (libc.readdir, libc.rewinddir, libc.closedir):
-        call.argtypes = [ctypes.c_void_p]
+class _Directory:
+    """opendir(3) and what goes with it."""
 
-    def rest() -> int:
+    def __init__(self, path: Path) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._libc.opendir.restype = self._libc.readdir.restype = ctypes.c_void_p
+        for call in (self._libc.readdir, self._libc.rewinddir, self._libc.closedir):
+            call.argtypes = [ctypes.c_void_p]
+        self._directory = self._libc.opendir(os.fsencode(path))
+
+    def rest(self) -> int:
+        """Return how many names are left."""
         count = 0
-        while libc.readdir(directory):
+        while self._libc.readdir(self._directory):
             count += 1
         return count
 
+    def rewind(self) -> None:
+        self._libc.rewinddir(self._directory)
+
+    def close(self) -> None:
+        self._libc.closedir(self._directory)
+
+
+def test_open_directory(work: Path) -> None:
+    """An open directory keeps the list it began with, and rewinddir() begins with what is there now."""
     (work / "a").write_text("x")
-    directory = libc.opendir(os.fsencode(work))
-    assert rest() == 1
+    directory = _Directory(work)
+    assert directory.rest() == 1
     (work / "b").write_text("x")
-    assert rest() == 0
-    libc.rewinddir(directory)
-    assert rest() == 2
-    libc.closedir(directory)
+    assert directory.rest() == 0
+    directory.rewind()
+    assert directory.rest() == 2
+    directory.close()
+
+
+def test_kept_listing(site: Site) -> None:
+    """Listing a directory of a read-only dataset again shows the newest snapshot, also to who has it open."""
+    origin, path = site.books_origin / "listed", site.books / "listed"
+    origin.mkdir()
+    for name in ("a", "b"):
+        (origin / name).touch()
+    site.sync_books()
+    _eventually(path.exists)
+    directory = _Directory(path)
+    assert [_names(path) for _ in range(3)] == [["a", "b"]] * 3
+    assert directory.rest() == 2
+    for count, name in enumerate(("c", "d"), 3):
+        (origin / name).touch()
+        site.sync_books()
+        assert directory.rest() == 0
+
+        def shows_it(count: int = count) -> bool:
+            directory.rewind()
+            return directory.rest() == count == len(_names(path))
+
+        _eventually(shows_it)
+        assert len(_names(path)) == count
+    directory.close()
 
 
 def test_read_only(site: Site) -> None:

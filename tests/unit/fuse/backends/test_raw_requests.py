@@ -9,6 +9,7 @@ import struct
 from collections.abc import AsyncIterator
 from typing import Final
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
@@ -33,26 +34,28 @@ class Kernel:
         self.socket, self.device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.setblocking(False)
         self.device.setblocking(False)
+        self.written_down: list[int] = []
         self.loop = RequestLoop(
             self.device.fileno(),
+            self.handlers.quick(),
             self.handlers.table(),
             frozenset(),
             self.handlers.refusal,
-            prepared=None,
+            prepared=lambda opcode, *_: self.written_down.append(opcode),
             undo=lambda *_: None,
         )
         self._unique = 0
 
-    async def ask(self, opcode: Opcode, inode: int, body: bytes) -> bytes:
-        """Return the payload of the answer; OSError of its errno."""
+    async def ask(self, opcode: Opcode, inode: int, body: bytes, bits: int = 0) -> bytes:
+        """Return the payload of the answer; OSError of its errno. `bits` are set in the request's number."""
         self._unique += 2
-        head = IN_HEADER.pack(IN_HEADER.size + len(body), opcode, self._unique, inode, 0, 0, 0, 0)
+        head = IN_HEADER.pack(IN_HEADER.size + len(body), opcode, self._unique | bits, inode, 0, 0, 0, 0)
         running = asyncio.get_running_loop()
         await running.sock_sendall(self.socket, head + body)
         async with asyncio.timeout(10):
             answer = await running.sock_recv(self.socket, 1 << 20)
         _, error, unique = OUT_HEADER.unpack_from(answer)
-        assert unique == self._unique
+        assert unique == self._unique | bits
         if error:
             raise OSError(-error, os.strerror(-error))
         return answer[OUT_HEADER.size :]
@@ -118,6 +121,117 @@ async def test_a_small_file_of_a_read_only_dataset_is_opened_and_closed_at_once(
     assert not len(opens.modes)
     assert not state.inodes.get(inode).handles
     assert books.answers_now(inode)
+
+
+KEPT: Final = OpenFlag.NO_FLUSH | OpenFlag.KEEP_CACHE
+
+
+async def test_a_small_file_is_opened_again_by_the_same_handle_and_nothing_is_written_down(books: Kernel) -> None:
+    put(books, "small", 4096)
+    inode = await books.mount.inode("small")
+    state = books.mount.operations.state
+    number, _ = await books.open(inode)
+    await books.release(inode, number)
+    assert state.handles.find(number) is None
+    assert books.written_down == [Opcode.OPEN]
+
+    books.written_down.clear()
+    assert [await books.open(inode) for _ in range(3)] == [(number, KEPT)] * 3
+    assert state.inodes.get(inode).handles == 3
+    for left in (2, 1, 0):
+        assert await books.mount.read(number) == b"x" * 4096
+        await books.release(inode, number)
+        assert state.inodes.get(inode).handles == left
+    assert state.handles.find(number) is None
+    assert books.mount.peers.pins_open == 0
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        await books.release(inode, number)
+    assert Opcode.OPEN not in books.written_down
+
+
+async def test_requests_are_counted_however_they_are_answered(books: Kernel) -> None:
+    put(books, "small", 1)
+    inode = await books.mount.inode("small")
+    for _ in range(3):
+        number, _ = await books.open(inode)
+        await books.release(inode, number)
+    assert books.handlers.failures.metrics.requests == {"open": 3, "release": 3}
+
+
+async def test_another_version_is_not_opened_as_the_one_before(books: Kernel) -> None:
+    put(books, "small", 10)
+    inode = await books.mount.inode("small")
+    number, _ = await books.open(inode)
+    await books.release(inode, number)
+    books.mount.peers.put(books.mount.dataset, "small", b"newer")
+    books.mount.published()
+    assert await books.mount.inode("small") == inode
+    other, flags = await books.open(inode)
+    assert flags == OpenFlag.NO_FLUSH  # its pages are not cached
+    assert other != number
+    assert await books.mount.read(other) == b"newer"
+    assert await books.open(inode) == (other, KEPT)
+
+
+async def test_a_file_that_became_large_is_asked_of_the_worker(books: Kernel) -> None:
+    put(books, "file", 10)
+    inode = await books.mount.inode("file")
+    number, _ = await books.open(inode)
+    await books.release(inode, number)
+    put(books, "file", PASSTHROUGH_BYTES_MIN)
+    books.mount.published()
+    assert await books.mount.inode("file") == inode
+    assert not books.answers_now(inode)
+    await books.open(inode)
+    assert len(books.handlers.opens.modes) == 1
+
+
+async def test_a_known_open_is_for_reading_a_read_only_dataset(books: Kernel) -> None:
+    put(books, "small", 10)
+    inode = await books.mount.inode("small")
+    number, _ = await books.open(inode)
+    with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+        await books.open(inode, os.O_RDWR)
+    node = books.mount.operations.state.inodes.get(inode)
+    assert node.dataset is not None
+    node.dataset = msgspec.structs.replace(node.dataset)  # heard of again
+    assert await books.open(inode) == (number, KEPT)
+    node.dataset = msgspec.structs.replace(node.dataset, writable=True)
+    assert not books.answers_now(inode)
+    assert (await books.open(inode))[0] != number
+
+
+async def test_an_open_that_is_sent_again_gets_the_answer_that_was_written_down(books: Kernel) -> None:
+    put(books, "small", 10)
+    inode = await books.mount.inode("small")
+    await books.open(inode)
+    answer = protocol.OPEN_OUT.pack(77, 0, 0)
+    books.handlers.answers = {6: answer}
+    await books.open(inode)
+    assert await books.ask(Opcode.OPEN, inode, OPEN_IN.pack(os.O_RDONLY, 0), protocol.RESENT) == answer
+
+
+async def test_an_open_whose_asker_is_gone_is_closed_again(books: Kernel) -> None:
+    put(books, "small", 10)
+    inode = await books.mount.inode("small")
+    number, _ = await books.open(inode)
+    answer = await books.ask(Opcode.OPEN, inode, OPEN_IN.pack(os.O_RDONLY, 0))
+    await books.handlers.opens.undo(Opcode.OPEN, answer)
+    assert books.mount.operations.state.inodes.get(inode).handles == 1
+    await books.release(inode, number)
+    assert not len(books.mount.operations.state.handles)
+
+
+async def test_a_file_the_kernel_forgot_goes_with_its_last_reader(books: Kernel) -> None:
+    put(books, "small", 10)
+    inode = await books.mount.inode("small")
+    inodes = books.mount.operations.state.inodes
+    number, _ = await books.open(inode)
+    inodes.forget(inode, 1)
+    node = inodes.get(inode)
+    await books.release(inode, number)
+    assert inodes.find(inode) is None
+    assert node.shared_open is None
 
 
 async def test_a_handle_that_is_not_open_is_a_bad_one(books: Kernel) -> None:
@@ -193,3 +307,20 @@ async def test_a_request_that_is_too_short_is_an_errno(books: Kernel) -> None:
     with capture_logs() as logs, pytest.raises(OSError, match=os.strerror(errno.EIO)):
         await books.ask(Opcode.OPEN, await books.mount.inode("file"), b"\0")
     assert [each["event"] for each in logs] == ["defect"]
+
+
+async def test_a_listing_that_was_read_to_its_end_is_kept_by_the_kernel(books: Kernel) -> None:
+    put(books, "d/file", 10)
+    inode = await books.mount.inode("d")
+
+    async def opened() -> tuple[int, OpenFlag]:
+        number, flags, _ = protocol.OPEN_OUT.unpack(await books.ask(Opcode.OPENDIR, inode, OPEN_IN.pack(0, 0)))
+        return number, OpenFlag(flags)
+
+    number, flags = await opened()
+    assert flags == OpenFlag.CACHE_DIRECTORY
+    for position, is_end in ((0, False), (1, True)):
+        body = protocol.READ_IN.pack(number, position, 4096, 0, 0, 0, 0)
+        assert (await books.ask(Opcode.READDIRPLUS, inode, body) == b"") is is_end
+    await books.ask(Opcode.RELEASEDIR, inode, protocol.RELEASE_IN.pack(number, 0, 0, 0))
+    assert (await opened())[1] == OpenFlag.CACHE_DIRECTORY | OpenFlag.KEEP_CACHE
