@@ -11,7 +11,7 @@ from typing import Final
 
 from fuse.backends.guard import Failures
 from fuse.backends.raw_loop import Answer, Handler, Quick
-from fuse.backends.raw_opens import Opens
+from fuse.backends.raw_opens import ONLY_READS_MASK, Opens
 from fuse.core import protocol
 from fuse.core.attrs import PREFERRED_READ_BYTES, Attributes, totals_of
 from fuse.core.contracts import Bytes
@@ -242,7 +242,7 @@ class Handlers:
         if not self._state.has_opens:
             raise NotTold("open")
         flags, _ = protocol.unpack(protocol.OPEN_IN, body)
-        answer = self.opens.opened_now(inode) if flags & os.O_ACCMODE == os.O_RDONLY else None
+        answer = None if flags & ONLY_READS_MASK else self.opens.opened_now(inode)
         return self._open(inode, flags) if answer is None else answer
 
     async def _open(self, inode: int, flags: int) -> Bytes:

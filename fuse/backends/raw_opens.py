@@ -32,8 +32,8 @@ PASSTHROUGH_BYTES_MIN: Final = 1 << 20
 # Plain numbers: of flags of an enumeration each operation makes an object.
 _LIGHT: Final = int(OpenFlag.NO_FLUSH)
 _LIGHT_KEPT: Final = int(OpenFlag.NO_FLUSH | OpenFlag.KEEP_CACHE)
-_ACCESS_MODE: Final = os.O_ACCMODE
-_READ_ONLY: Final = os.O_RDONLY
+ONLY_READS_MASK: Final = os.O_ACCMODE | os.O_TRUNC
+"""Of open's flags: none of these is set when a file is opened for nothing but reading, O_RDONLY being 0."""
 
 
 class Opens:
@@ -75,7 +75,7 @@ class Opens:
             or shared.dataset is not node.dataset
             or node.cached_etag != shared.entry.etag
             or node.is_detached
-            or head & _ACCESS_MODE != _READ_ONLY
+            or head & ONLY_READS_MASK
         ):
             return None
         self._share(shared)

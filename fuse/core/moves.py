@@ -98,6 +98,10 @@ class Moves:
         writing = node.writing
         if writing is None:
             return True
+        if writing.writers and not writing.has_staged_bytes:
+            # Once the name is gone nobody could give the bytes that a first write is to change.
+            await writing.staging.open()
+            writing.staged()
         writing.orphan()
         await writing.staging.settle()
         return writing.is_committed

@@ -9,6 +9,7 @@ Backends call these groups, turn Attributes into their own structs and errors in
 do nothing else. Raises only errors of fuse/errors.py; anything else is a defect.
 """
 
+import os
 from collections.abc import Callable
 
 from fuse.core.attrs import Timeouts
@@ -59,6 +60,8 @@ class Operations:
 
     async def open(self, inode: int, flags: int, *, writes: bool) -> tuple[int, bool]:
         """Return a handle and whether the kernel may keep the file's cached pages."""
+        if flags & os.O_TRUNC and not writes:
+            await self.changes.setattr(inode, size_bytes=0)
         return await (self.changes.open(inode, flags) if writes else self.reads.open(inode))
 
     def dataset_changed(self, dataset: Dataset) -> list[Invalidation]:

@@ -76,6 +76,10 @@ class Writing:
         self.size_bytes = size_bytes
         self._touched(now_ns)
 
+    def staged(self) -> None:
+        """The staging file has the base's bytes: reads go to it from now on."""
+        self.has_staged_bytes = True
+
     def set_mode(self, mode: int) -> None:
         """chmod: part of the next commit."""
         if mode != self.mode:

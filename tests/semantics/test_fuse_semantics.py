@@ -435,6 +435,10 @@ def test_open_flags(work: Path) -> None:
     path.write_bytes(b"new")
     assert path.read_bytes() == b"new"
     _fails(errno.EEXIST, lambda: path.open("xb"))
+    descriptor = os.open(path, os.O_RDONLY | os.O_TRUNC)
+    assert os.read(descriptor, 9) == b""
+    os.close(descriptor)
+    assert path.read_bytes() == b""
 
 
 def test_sparse_writes(work: Path) -> None:
@@ -578,6 +582,13 @@ def test_removed_while_open(site: Site, work: Path) -> None:
         assert file.read() == b"COMMIT!ed"
     assert not (work / "a").exists()
     assert not _origin(site, work / "a").exists()
+    (work / "b").write_bytes(b"committed")
+    with (work / "b").open("r+b", buffering=0) as file:
+        (work / "b").unlink()
+        assert file.read() == b"committed"
+        assert os.pwrite(file.fileno(), b"C", 0) == 1
+        assert os.pread(file.fileno(), 99, 0) == b"Committed"
+    assert not _origin(site, work / "b").exists()
 
 
 def test_wrong_kinds(work: Path) -> None:

@@ -166,6 +166,34 @@ async def test_a_removed_file_that_was_committed_is_not_committed_again(mount: K
     assert mount.origin() == {}
 
 
+@pytest.mark.parametrize("takes_away", ["unlink", "rename over"])
+async def test_who_opened_a_committed_file_for_writing_writes_on_after_its_removal(
+    mount: KernelLessMount, takes_away: str
+) -> None:
+    await mount.write_file("a", b"old bytes")
+    await mount.write_file("b", b"other")
+    number = await mount.open("a", os.O_RDWR)
+    if takes_away == "unlink":
+        await mount.unlink("a")
+    else:
+        await mount.rename("b", "a")
+    await mount.operations.changes.write(number, 0, b"NEW")
+    assert await mount.read(number) == b"NEW bytes"
+    await mount.close(number)
+    assert mount.origin() == ({"b": b"other"} if takes_away == "unlink" else {"a": b"other"})
+    assert mount.peers.stagings_open == 0
+
+
+async def test_truncating_at_open_needs_no_handle_that_writes(mount: KernelLessMount) -> None:
+    await mount.write_file("a", b"old bytes")
+    number = await mount.open("a", os.O_RDONLY | os.O_TRUNC)
+    assert await mount.read(number) == b""
+    with pytest.raises(BadHandle):
+        await mount.operations.changes.write(number, 0, b"x")
+    await mount.close(number)
+    assert mount.origin() == {"a": b""}
+
+
 async def test_a_refused_removal_leaves_the_writer_its_commit(mount: KernelLessMount) -> None:
     await mount.write_file("a", b"x")
     number = await mount.open("a", os.O_RDWR)
