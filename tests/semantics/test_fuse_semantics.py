@@ -335,6 +335,7 @@ def test_read_only(site: Site) -> None:
         lambda: (site.books / "new").write_text("x"),
         lambda: path.open("r+b"),
         lambda: os.truncate(path, 0),
+        lambda: os.open(path, os.O_RDONLY | os.O_TRUNC),
         path.unlink,
         lambda: path.rename(site.books / "other"),
         (site.books / "d").mkdir,
@@ -343,6 +344,10 @@ def test_read_only(site: Site) -> None:
         lambda: os.utime(path),
     ):
         _fails(errno.EROFS, change)
+    small = next(path for path in sorted(site.books.rglob("*")) if path.is_file() and path.stat().st_size < 1 << 20)
+    for _ in range(2):  # opened before, it is opened by a shorter way
+        _fails(errno.EROFS, lambda: os.open(small, os.O_RDONLY | os.O_TRUNC))
+        assert small.read_bytes()
 
 
 def test_read_your_writes(work: Path) -> None:
