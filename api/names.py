@@ -105,4 +105,7 @@ DATASET_EVICT_ANNOTATION: Final = "data.headrace.dev/evict"
 """On a Dataset: a JSON list of paths that are to leave the cache now, "/" = all of it. Written by users (`headrace
 cache evict`), taken away by the cache controller once it is done."""
 DATASET_FINALIZER: Final = "data.headrace.dev/cache"
-"""On a Dataset: the cache controller still has to drop its blocks and namespace."""
+"""On a Dataset: the cache controller still has to drop its blocks and namespace, once nobody uses it any more."""
+FORCE_DELETE_ANNOTATION: Final = "data.headrace.dev/force-delete"
+"""On a Dataset that was deleted: "true" takes it away from those who still use it. Written by users, read by the cache
+controller."""
