@@ -603,6 +603,68 @@ def test_worker_away(site: Site, tmp_path: Path) -> None:
     assert process.stop() == 0
 
 
+FILES_OF_REMOVED = 100
+
+
+@pytest.fixture
+def removed(site: Site, tmp_path: Path) -> Iterator[tuple[Path, list[int], int]]:
+    """A dataset that is gone: its directory, descriptors of its files (the first one was read), one being written."""
+    for number in range(FILES_OF_REMOVED):
+        (tmp_path / f"f{number}").write_bytes(b"%d" % number)
+    name = f"removed-{tmp_path.name.replace('_', '-')}"
+    info = site.plane.sync(name, f"file://{tmp_path}", writable=True)
+    directory = site.here / name
+    handles = [os.open(directory / f"f{number}", os.O_RDONLY) for number in range(FILES_OF_REMOVED)]
+    assert os.pread(handles[0], 9, 0) == b"0"
+    written = os.open(directory / "new", os.O_WRONLY | os.O_CREAT, 0o644)
+    site.plane.remove(info.uid)
+    try:
+        yield directory, handles, written
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def test_removed_dataset(removed: tuple[Path, list[int], int]) -> None:
+    """In a dataset that was removed every name is ENOENT a second later, and so are fsync() and close() of what was
+    written and reads of open files that need bytes from elsewhere; nothing waits."""
+    directory, handles, written = removed
+    _eventually(lambda: not directory.exists())
+    for operation in (
+        directory.stat,
+        (directory / "f1").stat,
+        (directory / "f2").read_bytes,
+        (directory / "f3").unlink,
+        (directory / "d").mkdir,
+        lambda: (directory / "g").write_bytes(b"x"),
+        lambda: list(directory.iterdir()),
+    ):
+        _fails(errno.ENOENT, operation)
+    os.write(written, b"x")
+    _fails(errno.ENOENT, lambda: os.fsync(written))
+    _fails(errno.ENOENT, lambda: os.close(written))
+    cold = iter(handles[1:])
+
+    def fails() -> bool:
+        # A worker asks for its datasets every two seconds, and until then reads for those who have files open.
+        time.sleep(0.1)
+        try:
+            return not os.pread(next(cold), 9, 0)
+        except OSError as error:
+            assert error.errno == errno.ENOENT
+            return True
+
+    _eventually(fails)
+
+
+def test_removed_dataset_here(removed: tuple[Path, list[int], int]) -> None:
+    """What an open file of a removed dataset has on this node is still read."""
+    _, handles, written = removed
+    os.posix_fadvise(handles[0], 0, 0, os.POSIX_FADV_DONTNEED)
+    assert os.pread(handles[0], 9, 0) == b"0"
+    _fails(errno.ENOENT, lambda: os.close(written))
+
+
 @pytest.mark.parametrize("backend", ["raw", "pyfuse3"])
 def test_defect(tmp_path: Path, backend: str) -> None:
     """A defect inside the daemon is EIO for that request, and the mount goes on."""
