@@ -207,9 +207,11 @@ def test_a_training_job_reads_and_writes_checkpoints(real_cluster: RealCluster, 
         "image": IMAGE,
         "command": ["python", "-c", TRAINER],
         "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
-        # The directories of a mount are root's (fuse/csi/README.md), and the image names somebody else.
-        "securityContext": {"runAsUser": 0},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
+    # As a namespace of Pod Security `restricted` demands: what it writes, it writes as one of its fsGroup.
+    nobody = {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 2000}
+    template = {"spec": {"containers": [container], "securityContext": nobody}}
     job = {
         "apiVersion": "training.headrace.dev/v1alpha1",
         "kind": "TrainingJob",
@@ -221,7 +223,7 @@ def test_a_training_job_reads_and_writes_checkpoints(real_cluster: RealCluster, 
                 {"name": "checkpoints", "mountPath": "/checkpoints", "readOnly": False},
             ],
             "checkpoint": {"dataset": "checkpoints", "path": "train", "marker": "COMPLETE"},
-            "replicaSpecs": {"Worker": {"replicas": 2, "template": {"spec": {"containers": [container]}}}},
+            "replicaSpecs": {"Worker": {"replicas": 2, "template": template}},
         },
     }
     real_cluster.apply(job)

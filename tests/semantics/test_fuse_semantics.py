@@ -152,6 +152,32 @@ def test_owner_and_modes(work: Path, site: Site) -> None:
     assert (status.st_uid, status.st_gid) == (os.getuid(), os.getgid())
 
 
+def test_group_rights(site: Site, work: Path) -> None:
+    """With `--group-rights`, as the CSI driver mounts, the group has what the owner has: files are 0664 and
+    directories 0775, and a mode that is set without the group's rights has them."""
+    name = f"shared-{work.name[-10:]}"
+    backend = ["--backend", "pyfuse3"] if "pyfuse3" in work.name else []
+    shared = site.plane.start_mount("here", "--group-rights", *backend, name=name) / "bench" / "work" / work.name
+    old = os.umask(0o022)
+    try:
+        (shared / "d").mkdir()
+        (shared / "f").write_bytes(b"x")
+        os.close(os.open(shared / "private", os.O_CREAT | os.O_WRONLY, 0o600))
+    finally:
+        os.umask(old)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (shared, *shared.iterdir())}
+    assert modes == {work.name: 0o775, "d": 0o775, "f": 0o664, "private": 0o660}
+    read_only = site.plane.mounts[name] / "bench" / "books"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (read_only, read_only / "large.bin")] == [0o555, 0o444]
+    # What the file shows can be set, and what it was made with; nothing else, as without the option.
+    for mode in (0o664, 0o644):
+        (shared / "f").chmod(mode)
+    _fails(errno.ENOTSUP, lambda: (shared / "f").chmod(0o600))
+    # A mount beside it shows what was set.
+    _eventually((work / "private").exists)
+    assert [stat.S_IMODE((work / each).stat().st_mode) for each in ("f", "private")] == [0o644, 0o600]
+
+
 def test_statfs(site: Site) -> None:
     """statfs shows the bytes and files of all datasets, and room for more, because an object store has no limit."""
     status = os.statvfs(site.books)
