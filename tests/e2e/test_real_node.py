@@ -301,8 +301,8 @@ def test_a_dataset_deleted_while_mounted_waits_for_its_last_user(real_cluster: R
 
 def all_is_gone(cluster: RealCluster, node: Any) -> None:
     """The Dataset goes, and with it its volumes and what serves it."""
-    for kind, name in (("dataset", "corpus"), ("pvc", "corpus"), ("pv", "default-corpus")):
-        eventually(f"{kind} {name} is gone", lambda kind=kind, name=name: not cluster.get(kind, name))
+    named = (("dataset", "corpus"), ("pvc", "corpus"), ("pv", "default-corpus"))
+    eventually(f"{named} are gone", lambda: not any(cluster.get(kind, name) for kind, name in named))
     eventually("no FUSE daemon is left", lambda: not fuse_daemons(node))
 
 

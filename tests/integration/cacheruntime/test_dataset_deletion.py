@@ -121,7 +121,7 @@ class Bench:
 
     async def goes(self, name: str, uid: str) -> None:
         async def is_gone() -> bool:
-            return (await self.get(DATASETS, name)).get("metadata", {}).get("uid") != uid
+            return bool((await self.get(DATASETS, name)).get("metadata", {}).get("uid") != uid)
 
         await self.until(f"{name} is gone", is_gone)
         infos = self._cache.namespace.ListDatasets(pb.ListDatasetsRequest(), timeout=10).datasets
@@ -228,7 +228,7 @@ async def test_one_of_the_same_name_gets_its_own_volumes_once_the_old_ones_are_g
     async def has_its_own() -> bool:
         spec = (await bench.get(PERSISTENT_VOLUMES, volume)).get("spec")
         owners = (await bench.get(PERSISTENT_VOLUME_CLAIMS, "again")).get("metadata", {}).get("ownerReferences")
-        return bool(spec and owners) and spec["csi"]["volumeHandle"] == new == owners[0]["uid"]
+        return bool(spec and owners and spec["csi"]["volumeHandle"] == new == owners[0]["uid"])
 
     await bench.until("it has volumes of its own", has_its_own)
 

@@ -96,7 +96,13 @@ class Bench:
 
     def __init__(self, pods: Any = (), *, mounts: Any = None, **annotations: str) -> None:
         spec = {"mounts": [{"mountPoint": "s3://bucket", "name": "d"}] if mounts is None else mounts}
-        meta = {"name": "d", "namespace": "ns", "uid": "u", "resourceVersion": "1", "deletionTimestamp": "now"}
+        meta: dict[str, Any] = {
+            "name": "d",
+            "namespace": "ns",
+            "uid": "u",
+            "resourceVersion": "1",
+            "deletionTimestamp": "now",
+        }
         meta |= {"finalizers": ["others/own", names.DATASET_FINALIZER], "annotations": annotations}
         self.services = FakeServices()
         self.client = FakeClient({"metadata": meta, "spec": spec}, pods)
