@@ -165,7 +165,7 @@ class Reconciler:
         """Return what the status of a deleted Dataset is to say of its users; None when it has none."""
         key, now = (item.metadata.namespace, item.metadata.name), time.time()
         try:
-            users = self._users.seen(key) or await self._users.now(key)
+            users = await self._users.holding(key)
         except KubeError as error:
             message = f"who uses it cannot be read, and is asked again: {error}"
             return dataset.deleting_status(item, REASON_USERS_UNKNOWN, message, now)

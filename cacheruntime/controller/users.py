@@ -5,6 +5,7 @@ it uses is kept: most pods of a cluster use no Dataset.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from random import Random
 
@@ -19,14 +20,20 @@ from kube.watch import ChangeKind, Listed, WatchBatch, list_watch
 
 RESOURCES: dict[type[Item], Resource] = {Pod: PODS, Job: TRAINING_JOBS, PersistentVolume: PERSISTENT_VOLUMES}
 
+CONFIRM_SECONDS = 60.0
+
 
 class Users:
     """Who uses which Dataset."""
 
-    def __init__(self, client: KubeClient, changed: Callable[[Key], None]) -> None:
+    def __init__(
+        self, client: KubeClient, changed: Callable[[Key], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """`changed` is told of each Dataset whose users may have changed."""
         self._client = client
         self._changed = changed
+        self._clock = clock
+        self._asked: dict[Key, float] = {}
         self._references = References()
         self._synced: set[type[Item]] = set()
 
@@ -40,6 +47,19 @@ class Users:
         """Return who uses a Dataset as far as was seen; None before pods and volumes were. (A cluster may have no
         TrainingJobs, and then they are never seen.)"""
         return self._references.users(dataset) if {Pod, PersistentVolume} <= self._synced else None
+
+    async def holding(self, dataset: Key) -> list[Reference]:
+        """Return whom a deleted Dataset waits for: as seen, but read anew before it is let go, and every
+        `CONFIRM_SECONDS`, so that a watch that fails keeps it from going for no longer. KubeError."""
+        asked_at, seen = self._clock(), self.seen(dataset)
+        if seen and asked_at - self._asked.get(dataset, float("-inf")) < CONFIRM_SECONDS:
+            return seen
+        found = await self.now(dataset)
+        if found:
+            self._asked[dataset] = asked_at
+        else:
+            self._asked.pop(dataset, None)
+        return found
 
     async def now(self, dataset: Key) -> list[Reference]:
         """Return who uses a Dataset, read anew: what was seen of pods may be older than the Dataset. KubeError."""

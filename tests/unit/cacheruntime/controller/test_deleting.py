@@ -14,8 +14,11 @@ from api.gen import metadata_pb2
 from cacheruntime.controller.objects import Objects
 from cacheruntime.controller.reconciler import USERS_SECONDS, Reconciler
 from cacheruntime.controller.references import Pod
+from cacheruntime.controller.users import CONFIRM_SECONDS, Users
 from kube.errors import Forbidden, NotFound
 from kube.resources import DATASETS, PODS, TRAINING_JOBS, Resource
+from kube.storage_objects import PersistentVolume
+from kube.watch import Listed
 
 KEY = ("ns", "d")
 
@@ -202,3 +205,20 @@ async def test_a_malformed_one_waits_for_its_users_and_goes(mounts: Any) -> None
     bench.client.pods = ()
     await bench.step()
     assert bench.is_let_go and bench.services.removed == ["u"]
+
+
+async def test_a_watch_that_fails_does_not_hold_it_for_ever() -> None:
+    """What was seen is asked for again after a minute: here the pod's end is never told."""
+    client: Any = FakeClient({}, [a_user()])
+    clock = [0.0]
+    users = Users(client, lambda _: None, clock=lambda: clock[0])
+    users._take_in(Pod, Listed([a_user()], "1"))
+    users._take_in(PersistentVolume, Listed([], "1"))
+    assert [one.name for one in await users.holding(KEY)] == ["p"]
+    client.pods = ()
+    clock[0] = CONFIRM_SECONDS - 1
+    assert [one.name for one in await users.holding(KEY)] == ["p"], (
+        "pods come and go by hundreds: not each is asked for"
+    )
+    clock[0] = CONFIRM_SECONDS
+    assert await users.holding(KEY) == []
