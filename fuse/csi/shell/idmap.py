@@ -5,7 +5,9 @@ all pods of a node, and each of its mounts may have its own mapping. Owner and 0
 they are: whatever user a container runs as, it can make files. Needs Linux 6.12, where FUSE learned it.
 """
 
+import errno
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ from typing import Final
 from fuse.csi.core.owners import NOBODY_ELSE, Owner, id_map
 
 LINUX_MIN: Final = (6, 12)
+CHILD_SECONDS: Final = 20.0
+"""For an interpreter that starts and imports next to nothing."""
 _IN_A_NAMESPACE: Final = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -43,9 +47,11 @@ def user_namespace(owner: Owner) -> Iterator[int]:
         os.close(tell)
         tell = -1
         try:
+            if not select.select([told], [], [], CHILD_SECONDS)[0]:
+                os.kill(pid, signal.SIGKILL)
             answer = os.read(told, 1)
             if answer != b"\0":
-                number = answer[0] if answer else 0
+                number = answer[0] if answer else errno.ETIMEDOUT
                 raise OSError(number, f"no user namespace is made: {os.strerror(number)}")
             Path(f"/proc/{pid}/uid_map").write_text(id_map(owner.uid), encoding="ascii")
             Path(f"/proc/{pid}/gid_map").write_text(id_map(owner.gid), encoding="ascii")

@@ -184,3 +184,23 @@ def test_where_files_cannot_be_shown_so_that_is_said(csi_plane: DataPlane, tmp_p
         code, message = refusal(lambda: node.publish("p", "bench/work", mode=WRITERS, context={"uid": "7"}))
         assert code == "FAILED_PRECONDITION" and "Linux 6.12" in message
         assert node.mounts() == [] and node.daemons() == []
+
+
+def test_with_a_daemon_of_before_readers_are_mounted_and_writers_are_told(csi_plane: DataPlane, tmp_path: Path) -> None:
+    """As after an upgrade of the plugin: the dataset's daemon runs on, and cannot show files as somebody else's."""
+    with CsiNode(csi_plane, tmp_path / "n", arguments=["--backend", "pyfuse3"]) as node:
+        node.publish("before", "bench/work", mode=WRITERS)
+        node.stop()
+        node._arguments.clear()
+        node.start()
+        target = node.publish("reads", "bench/work", mode=WRITERS, readonly=True, group=str(GROUP))
+        assert target.stat().st_gid == 0
+        code, message = refusal(lambda: node.publish("writes", "bench/work", mode=WRITERS, group=str(GROUP)))
+        assert code == "FAILED_PRECONDITION" and "older release" in message
+        assert not node.target("writes").exists()
+        for pod in ("before", "reads"):
+            node.unpublish(pod, "bench/work")
+        # The next one can.
+        assert node.publish("writes", "bench/work", mode=WRITERS, group=str(GROUP)).stat().st_gid == GROUP
+        node.unpublish("writes", "bench/work")
+        assert node.mounts() == [] and node.daemons() == []
