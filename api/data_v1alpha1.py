@@ -96,8 +96,25 @@ class MetadataSync(Model):
     interval: Annotated[str, StringConstraints(max_length=32, pattern=r"^([0-9]+(s|m|h))+$")] | None = None
 
 
+def _is_bytes(field: str) -> dict[str, str]:
+    is_bytes = f"isQuantity(string(self.{field})) && !quantity(string(self.{field})).isLessThan(quantity('0'))"
+    return cel(f"!has(self.{field}) || ({is_bytes})", f"{field} must be bytes, 0 or more, e.g. 500Gi")
+
+
 class CachePolicy(Model):
     """How the pool keeps the dataset's blocks."""
+
+    RULES: ClassVar = (
+        _is_bytes("guaranteed"),
+        _is_bytes("maximum"),
+        # What is no quantity at all is the other rules' to refuse.
+        cel(
+            "!has(self.guaranteed) || !has(self.maximum) || !isQuantity(string(self.guaranteed)) || "
+            "!isQuantity(string(self.maximum)) || quantity(string(self.maximum)).compareTo(quantity('0')) == 0 || "
+            "!quantity(string(self.guaranteed)).isGreaterThan(quantity(string(self.maximum)))",
+            "guaranteed must not be above maximum; raise maximum, lower guaranteed, or leave maximum out for no limit",
+        ),
+    )
 
     replicas: int = Field(default=1, ge=1, le=16, description="copies of each block the pool keeps")
     local_copies: bool = Field(default=True, description="a reader's own node may keep one more")
@@ -109,7 +126,7 @@ class CachePolicy(Model):
         default=None, description="bytes of the pool below which nobody takes room from it, e.g. 500Gi"
     )
     maximum: Quantity | None = Field(
-        default=None, description="bytes of the pool it never has more of; none = no limit"
+        default=None, description="bytes of the pool it never has more of; none or 0 = no limit"
     )
     pinned: list[Path] = Field(
         default_factory=list,
@@ -175,6 +192,9 @@ class SnapshotStatus(Model):
     """Bytes by top-level directory, when there are few: what a job that reads parts of the dataset is placed by."""
 
 
+REFERENCES_MAX: Final = 256
+
+
 class Reference(Model):
     """Who uses the dataset."""
 
@@ -191,7 +211,9 @@ class DatasetStatus(Model):
     file_num: ShortText | None = None
     cache_states: CacheStates | None = None
     snapshot: SnapshotStatus | None = None
-    references: list[Reference] = Field(default_factory=list, max_length=256)
+    references: list[Reference] = Field(
+        default_factory=list, max_length=REFERENCES_MAX, description="pods and TrainingJobs that use it now"
+    )
     conditions: Conditions = Field(default_factory=list)
     observed_generation: int = 0
 
@@ -222,6 +244,17 @@ REASON_LISTING = "Listing"
 REASON_LISTED = "Listed"
 """Other reasons of Ready=False come from the listing: BucketNotFound, AccessDenied, Unreachable, InvalidMount,
 SecretNotFound."""
+
+
+MOUNTABLE = "Mountable"
+"""Dataset condition, told once it was not: whether it has the PersistentVolume and claim that bear its name."""
+REASON_VOLUMES_MADE = "VolumesMade"
+REASON_VOLUME_NAME_TAKEN = "VolumeNameTaken"
+DELETING = "Deleting"
+"""Dataset condition: it was deleted, and why it is still there."""
+REASON_IN_USE = "InUse"
+REASON_USERS_UNKNOWN = "UsersUnknown"
+REASON_CLEANUP_FAILED = "CleanupFailed"
 
 
 class TierLevel(Model):

@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 import grpc
 
 from api.gen import metadata_pb2 as pb
-from api.gen import metadata_pb2_grpc
+from api.gen import metadata_pb2_grpc, worker_pb2, worker_pb2_grpc
 from api.trust.channels import open_blocking_channel
 from api.trust.files import TrustFiles
 from api.trust.identity import METADATA_SERVER, Identity, Role
@@ -290,6 +290,16 @@ class DataPlane:
                 time.sleep(POLL_SECONDS)
                 info = stub.GetDataset(pb.DatasetRequest(uid=request.uid), timeout=START_SECONDS)
             return info
+
+    def remove(self, uid: str) -> None:
+        """Forget a dataset, as the cache controller does when it is deleted: in the caches, then in metadata."""
+        with self._metadata_channel() as channel:
+            for worker in self.live().values():
+                with grpc.insecure_channel(worker.control_endpoint) as control:
+                    request = worker_pb2.EvictRequest(uid=uid)
+                    worker_pb2_grpc.WorkerControlStub(control).Evict(request, timeout=START_SECONDS)
+            stub = metadata_pb2_grpc.NamespaceStub(channel)
+            stub.RemoveDataset(pb.DatasetRequest(uid=uid), timeout=START_SECONDS)
 
 
 def _free_port() -> int:

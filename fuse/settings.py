@@ -25,6 +25,9 @@ class Settings(BaseSettings):
     )
     metrics: str | None = Field(default=None, pattern=r"^.*:\d+$", description="HOST:PORT to serve /metrics at")
     allow_other: bool = Field(default=os.geteuid() == 0, description="let other users in; the default when run as root")
+    group_rights: bool = Field(
+        default=False, description="the group of a file has what its owner has; for mounts of users who share a group"
+    )
     backend: Literal["auto", "raw", "pyfuse3"] = Field(
         default="auto", description="auto = raw where the kernel and our rights allow it, else pyfuse3"
     )

@@ -225,7 +225,9 @@ class VolumeCapability(_message.Message):
 
         FS_TYPE_FIELD_NUMBER: _builtins.int
         MOUNT_FLAGS_FIELD_NUMBER: _builtins.int
+        VOLUME_MOUNT_GROUP_FIELD_NUMBER: _builtins.int
         fs_type: _builtins.str
+        volume_mount_group: _builtins.str
         @_builtins.property
         def mount_flags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
         def __init__(
@@ -233,10 +235,11 @@ class VolumeCapability(_message.Message):
             *,
             fs_type: _builtins.str = ...,
             mount_flags: _abc.Iterable[_builtins.str] | None = ...,
+            volume_mount_group: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["fs_type", b"fs_type", "mount_flags", b"mount_flags"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["fs_type", b"fs_type", "mount_flags", b"mount_flags", "volume_mount_group", b"volume_mount_group"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1211,6 +1214,7 @@ class NodeServiceCapability(_message.Message):
             GET_VOLUME_STATS: NodeServiceCapability.RPC._Type.ValueType  # 2
             EXPAND_VOLUME: NodeServiceCapability.RPC._Type.ValueType  # 3
             VOLUME_CONDITION: NodeServiceCapability.RPC._Type.ValueType  # 4
+            VOLUME_MOUNT_GROUP: NodeServiceCapability.RPC._Type.ValueType  # 6
 
         class Type(_Type, metaclass=_TypeEnumTypeWrapper): ...
         UNKNOWN: NodeServiceCapability.RPC.Type.ValueType  # 0
@@ -1218,6 +1222,7 @@ class NodeServiceCapability(_message.Message):
         GET_VOLUME_STATS: NodeServiceCapability.RPC.Type.ValueType  # 2
         EXPAND_VOLUME: NodeServiceCapability.RPC.Type.ValueType  # 3
         VOLUME_CONDITION: NodeServiceCapability.RPC.Type.ValueType  # 4
+        VOLUME_MOUNT_GROUP: NodeServiceCapability.RPC.Type.ValueType  # 6
 
         TYPE_FIELD_NUMBER: _builtins.int
         type: Global___NodeServiceCapability.RPC.Type.ValueType

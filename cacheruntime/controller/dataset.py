@@ -10,20 +10,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from api import names
-from api.conditions import Condition, ConditionStatus, set_condition, timestamp
+from api.conditions import Condition, ConditionStatus, find_condition, set_condition, timestamp
 from api.credentials import credential_path
 from api.data_v1alpha1 import (
+    DELETING,
+    MOUNTABLE,
     READY,
     REASON_LISTED,
     REASON_LISTING,
+    REASON_VOLUME_NAME_TAKEN,
+    REASON_VOLUMES_MADE,
     CacheStates,
     Dataset,
     DatasetStatus,
     Mount,
+    Reference,
     SnapshotStatus,
 )
 from api.gen import metadata_pb2
 from api.quantities import format_bytes, to_int
+from cacheruntime.controller import references
 from cacheruntime.controller.node_selector import matches
 from cacheruntime.core.hit_ratio import expected_hit_ratio
 
@@ -120,6 +126,44 @@ def failed_status(dataset: Dataset, reason: str, message: str, now_seconds: floa
     )
 
 
+def is_forced(dataset: Dataset) -> bool:
+    """Whether its deletion does not wait for its users."""
+    return dataset.metadata.annotations.get(names.FORCE_DELETE_ANNOTATION) == "true"
+
+
+def deleting_status(
+    dataset: Dataset, reason: str, message: str, now_seconds: float, users: Sequence[Reference] | None = None
+) -> DatasetStatus:
+    """Return the status of a dataset that was deleted and is still there. `users` None: not known now."""
+    old = dataset.status or DatasetStatus()
+    condition = Condition(type=DELETING, status="True", reason=reason, message=message)
+    return old.model_copy(
+        update={
+            "references": old.references if users is None else references.kept(users),
+            "conditions": set_condition(old.conditions, condition, now_seconds),
+        }
+    )
+
+
+def mountable_status(dataset: Dataset, taken: str | None, now_seconds: float) -> DatasetStatus | None:
+    """Return the status that says whether it has its volumes; None when there is nothing new to say. `taken`: what is
+    in their place."""
+    old = dataset.status or DatasetStatus()
+    if taken is None and find_condition(old.conditions, MOUNTABLE) is None:
+        return None
+    condition = Condition(type=MOUNTABLE, status="True", reason=REASON_VOLUMES_MADE)
+    if taken is not None:
+        message = f"{taken} is in the place of this Dataset's; when it is gone, this one is made"
+        condition = Condition(type=MOUNTABLE, status="False", reason=REASON_VOLUME_NAME_TAKEN, message=message)
+    return old.model_copy(update={"conditions": set_condition(old.conditions, condition, now_seconds)})
+
+
+def in_use(users: Sequence[Reference]) -> str:
+    """Return why a dataset that was deleted is kept, and what to do."""
+    way = f'to take it away from them, set its annotation {names.FORCE_DELETE_ANNOTATION} to "true"'
+    return f"used by {references.shown(users)}; it goes when they have ended. Or {way}"
+
+
 def _groups(info: metadata_pb2.DatasetInfo) -> dict[str, int] | None:
     """Sizes by top-level directory; a name too long for the status leaves them all out, as a part would mislead."""
     if not info.groups or any(len(name) > GROUP_NAME_MAX for name in info.groups):
@@ -127,8 +171,15 @@ def _groups(info: metadata_pb2.DatasetInfo) -> dict[str, int] | None:
     return dict(sorted(info.groups.items()))
 
 
-def status(dataset: Dataset, info: metadata_pb2.DatasetInfo, capacity_bytes: int, now_seconds: float) -> DatasetStatus:
-    """Return the status that metadata's answer amounts to. `capacity_bytes`: of all live workers."""
+def status(
+    dataset: Dataset,
+    info: metadata_pb2.DatasetInfo,
+    capacity_bytes: int,
+    now_seconds: float,
+    users: Sequence[Reference] | None = None,
+) -> DatasetStatus:
+    """Return the status that metadata's answer amounts to. `capacity_bytes`: of all live workers; `users` None: not
+    known now."""
     old = dataset.status or DatasetStatus()
     has_snapshot = info.snapshot_version > 0
     total = info.bytes if has_snapshot else info.listed_bytes
@@ -156,6 +207,7 @@ def status(dataset: Dataset, info: metadata_pb2.DatasetInfo, capacity_bytes: int
             )
             if has_snapshot
             else None,
+            "references": old.references if users is None else references.kept(users),
             "conditions": set_condition(old.conditions, _ready(info), now_seconds),
             "observed_generation": dataset.metadata.generation,
         }

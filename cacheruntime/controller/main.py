@@ -52,7 +52,7 @@ async def _serve(settings: ControllerSettings) -> None:
         if settings.credentials_dir is not None:
             places.append(Folder(settings.credentials_dir))
         credentials = Credentials(client, places)
-        reconciler = Reconciler(objects, credentials, metadata, workers, settings.poll_seconds)
+        reconciler = Reconciler(client, objects, credentials, metadata, workers, poll_seconds=settings.poll_seconds)
         registry = new_registry(config)
         register(registry, objects, reconciler)
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from api import names
-from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, NodeCacheStatus
-from api.model import KubeObject, Model
+from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, DatasetSpec, NodeCacheStatus
+from api.model import KubeObject, Model, ObjectMeta
 from kube.client import KubeClient
 from kube.errors import AlreadyExists, NotFound
 from kube.resources import (
@@ -95,6 +95,14 @@ class Objects:
         body = self._raw[kind].get(key)
         return None if body is None else kind.model_validate(body)
 
+    def leaving(self, key: Key) -> Dataset | None:
+        """Return what can be read of a malformed Dataset that was deleted: who it is. None when it was not deleted."""
+        meta = self._raw[Dataset][key]["metadata"]
+        if not meta.get("deletionTimestamp"):
+            return None
+        spec = DatasetSpec.model_construct(mounts=[])
+        return Dataset.model_construct(metadata=ObjectMeta.model_validate(meta), spec=spec, status=None)
+
     async def write_status(self, item: KubeObject, status: Model) -> None:
         """Write the status if it differs from what the object had."""
         wire = status.to_wire()
@@ -142,29 +150,43 @@ class Objects:
         except NotFound:
             self._raw[Dataset].pop(key, None)
 
-    async def ensure_volumes(self, uid: str, pv: dict[str, Any], pvc: dict[str, Any]) -> None:
-        """Create the PV and PVC of a dataset if they are not there; seen to be there they are not looked at for
-        `VOLUMES_SECONDS`."""
+    async def ensure_volumes(self, uid: str, pv: dict[str, Any], pvc: dict[str, Any]) -> str | None:
+        """Create the PVC and PV of a dataset if they are not there; seen to be there they are not looked at for
+        `VOLUMES_SECONDS`. Returns what is in the place of one, None when nothing is. The PVC goes first: a PV is not
+        kept for a claim of somebody else."""
         now = self._clock()
         if now - self._has_volumes.get(uid, float("-inf")) < VOLUMES_SECONDS:
-            return
-        for resource, body in ((PERSISTENT_VOLUMES, pv), (PERSISTENT_VOLUME_CLAIMS, pvc)):
-            try:
-                namespace = body["metadata"].get("namespace")
-                await self._client.create(resource, body, namespace, field_manager=FIELD_MANAGER)
-            except AlreadyExists:
-                continue
-        self._has_volumes[uid] = now
-
-    async def delete_volumes(self, uid: str, pv: dict[str, Any], pvc: dict[str, Any]) -> None:
-        """Delete the PVC, then the PV; pods that still mount it keep it until they end."""
-        self._has_volumes.pop(uid, None)
+            return None
         for resource, body in ((PERSISTENT_VOLUME_CLAIMS, pvc), (PERSISTENT_VOLUMES, pv)):
             meta = body["metadata"]
             try:
-                await self._client.delete(resource, meta["name"], meta.get("namespace"))
+                await self._client.create(resource, body, meta.get("namespace"), field_manager=FIELD_MANAGER)
+            except AlreadyExists:
+                there = await self._volume(resource, meta)
+                if there is None or there["metadata"].get("deletionTimestamp") or not _is_of(there, uid):
+                    return f"{resource.kind} {meta['name']} of somebody else, or of a Dataset that was deleted"
+        self._has_volumes[uid] = now
+        return None
+
+    async def delete_volumes(self, uid: str, pv: dict[str, Any], pvc: dict[str, Any]) -> None:
+        """Delete the PVC, then the PV, unless they are somebody else's; pods that still mount it keep it until they
+        end."""
+        self._has_volumes.pop(uid, None)
+        for resource, body in ((PERSISTENT_VOLUME_CLAIMS, pvc), (PERSISTENT_VOLUMES, pv)):
+            meta = body["metadata"]
+            there = await self._volume(resource, meta)
+            if there is None or not _is_of(there, uid):
+                continue
+            try:
+                await self._client.delete(resource, meta["name"], meta.get("namespace"), uid=there["metadata"]["uid"])
             except NotFound:
                 continue
+
+    async def _volume(self, resource: Resource, meta: dict[str, Any]) -> dict[str, Any] | None:
+        try:
+            return await self._client.get(resource, meta["name"], meta.get("namespace"))
+        except NotFound:
+            return None
 
     async def delete_load(self, load: DataLoad) -> None:
         """Delete a DataLoad whose time is over."""
@@ -172,6 +194,13 @@ class Objects:
             await self._client.delete(DATA_LOADS, load.metadata.name, load.metadata.namespace, uid=load.metadata.uid)
         except NotFound:
             return
+
+
+def _is_of(volume: dict[str, Any], uid: str) -> bool:
+    """Whether a PV or PVC was made for the Dataset with that uid (`dataset.volumes`)."""
+    owners = volume["metadata"].get("ownerReferences") or ()
+    handle = volume["spec"].get("csi", {}).get("volumeHandle")
+    return handle == uid or any(owner["uid"] == uid for owner in owners)
 
 
 def _with_removals(old: Model | None, wire: dict[str, Any]) -> dict[str, Any]:

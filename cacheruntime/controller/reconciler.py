@@ -16,13 +16,24 @@ from prometheus_client import Counter
 from pydantic import ValidationError
 
 from api import names
-from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, NodeCacheStatus
+from api.data_v1alpha1 import (
+    REASON_CLEANUP_FAILED,
+    REASON_IN_USE,
+    REASON_USERS_UNKNOWN,
+    CacheRuntime,
+    DataLoad,
+    Dataset,
+    DatasetStatus,
+    NodeCacheStatus,
+)
 from api.gen import metadata_pb2
 from cacheruntime.controller import dataload, dataset, load_turns, nodecache, runtime
 from cacheruntime.controller.credentials import Credentials, SecretKey, SecretProblem
 from cacheruntime.controller.objects import Key, Objects, load_dataset
 from cacheruntime.controller.services import Metadata, Workers
-from kube.errors import KubeError
+from cacheruntime.controller.users import Users
+from kube.client import KubeClient
+from kube.errors import Conflict, KubeError
 from kube.workqueue import WorkQueue
 
 log = structlog.get_logger()
@@ -30,6 +41,10 @@ log = structlog.get_logger()
 SYNC_POLL_SECONDS = 0.5
 LOAD_POLL_SECONDS = 0.5
 FAILED_RETRY_SECONDS = 10.0
+USERS_CHANGED_SECONDS = 1.0
+"""The pods of a job come and go by hundreds; their Dataset's status follows once a second."""
+USERS_SECONDS = 10.0
+"""How often a deleted Dataset looks for its users again, besides when one of them is seen to end."""
 POLL_SHARE = 9.0
 """A poll rests nine times as long as it took: it is never more than a tenth of what metadata and we do."""
 POLL_ERRORS = Counter("headrace_controller_poll_errors", "Polls of residency that failed; by whom.", ["of"])
@@ -39,7 +54,14 @@ class Reconciler:
     """Brings metadata, workers and statuses in line with the objects."""
 
     def __init__(
-        self, objects: Objects, credentials: Credentials, metadata: Metadata, workers: Workers, poll_seconds: float
+        self,
+        client: KubeClient,
+        objects: Objects,
+        credentials: Credentials,
+        metadata: Metadata,
+        workers: Workers,
+        *,
+        poll_seconds: float,
     ) -> None:
         self._objects = objects
         self._credentials = credentials
@@ -48,6 +70,7 @@ class Reconciler:
         self._poll_seconds = poll_seconds
         self.datasets: WorkQueue[Key] = WorkQueue("datasets")
         self.loads: WorkQueue[Key] = WorkQueue("dataloads")
+        self._users = Users(client, lambda key: self.datasets.add(key, USERS_CHANGED_SECONDS))
         self._told: dict[str, tuple[Key, bytes]] = {}
         """What metadata told last, by uid: whose it is, and a digest of all else."""
         self._written: dict[str, tuple[NodeCacheStatus, float]] = {}
@@ -58,6 +81,7 @@ class Reconciler:
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._users.run())
             tasks.create_task(self.datasets.run(self._reconcile_dataset))
             tasks.create_task(self.loads.run(self._reconcile_load))
             tasks.create_task(self._for_ever(self._poll_workers))
@@ -70,12 +94,12 @@ class Reconciler:
             item = self._objects.get(Dataset, key)
         except ValidationError as error:
             log.error("dataset is malformed", dataset="/".join(key), error=str(error)[:500])
-            return None
+            leaving = self._objects.leaving(key)
+            return None if leaving is None else await self._delete_dataset(leaving)
         if item is None:
             return None
         if item.metadata.deletion_timestamp is not None:
-            await self._forget_dataset(item)
-            return None
+            return await self._delete_dataset(item)
         if names.DATASET_FINALIZER not in item.metadata.finalizers:
             await self._objects.set_finalizers(item, [*item.metadata.finalizers, names.DATASET_FINALIZER])
             item = self._objects.get(Dataset, key) or item
@@ -99,18 +123,64 @@ class Reconciler:
         await self._evict_paths(item)
         item = self._objects.get(Dataset, (item.metadata.namespace, item.metadata.name)) or item
         capacity = runtime.capacity_bytes(self._known_workers)
-        status = dataset.status(item, info, capacity, time.time())
+        key = (item.metadata.namespace, item.metadata.name)
+        users = self._users.seen(key)
+        status = dataset.status(item, info, capacity, time.time(), users)
         await self._objects.write_status(item, status)
         before = item.status.snapshot if item.status is not None else None
         if info.snapshot_version != (before.version if before is not None else 0):
-            for load in self._objects.loads_of((item.metadata.namespace, item.metadata.name)):
+            for load in self._objects.loads_of(key):
                 self.loads.add(load)
-        if info.snapshot_version:
-            uid, known = item.metadata.uid, item.model_copy(update={"status": status})
-            await self._objects.ensure_volumes(uid, *dataset.volumes(known))
+        is_taken = False
+        if info.snapshot_version and item.metadata.deletion_timestamp is None:
+            is_taken = not await self._ensure_volumes(item.model_copy(update={"status": status}))
         if info.syncing:
             return SYNC_POLL_SECONDS
-        return FAILED_RETRY_SECONDS if info.error else None
+        is_stale = users is None and bool(status.references)
+        return FAILED_RETRY_SECONDS if info.error or is_taken or is_stale else None
+
+    async def _ensure_volumes(self, item: Dataset) -> bool:
+        """Make its PV and PVC; False: their names are taken, which its status says."""
+        taken = await self._objects.ensure_volumes(item.metadata.uid, *dataset.volumes(item))
+        status = dataset.mountable_status(item, taken, time.time())
+        if status is not None:
+            await self._objects.write_status(item, status)
+        return taken is None
+
+    async def _delete_dataset(self, item: Dataset) -> float | None:
+        """Let a deleted Dataset go once nobody uses it; until then it is served as before."""
+        if names.DATASET_FINALIZER not in item.metadata.finalizers:
+            return None
+        kept = None if dataset.is_forced(item) else await self._why_kept(item)
+        if kept is None:
+            await self._forget_or_say(item)
+            return None
+        await self._objects.write_status(item, kept)
+        if not item.spec.mounts:
+            return USERS_SECONDS  # malformed: there is nothing to say to metadata
+        item = self._objects.get(Dataset, (item.metadata.namespace, item.metadata.name)) or item
+        return min(USERS_SECONDS, await self._sync_dataset(item) or USERS_SECONDS)
+
+    async def _why_kept(self, item: Dataset) -> DatasetStatus | None:
+        """Return what the status of a deleted Dataset is to say of its users; None when it has none."""
+        key, now = (item.metadata.namespace, item.metadata.name), time.time()
+        try:
+            users = await self._users.holding(key)
+        except KubeError as error:
+            message = f"who uses it cannot be read, and is asked again: {error}"
+            return dataset.deleting_status(item, REASON_USERS_UNKNOWN, message, now)
+        return dataset.deleting_status(item, REASON_IN_USE, dataset.in_use(users), now, users) if users else None
+
+    async def _forget_or_say(self, item: Dataset) -> None:
+        try:
+            await self._forget_dataset(item)
+        except (grpc.aio.AioRpcError, KubeError) as error:
+            if not isinstance(error, Conflict):
+                why = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                message = f"its cached bytes and names cannot be given back, and it is tried again: {why}"
+                status = dataset.deleting_status(item, REASON_CLEANUP_FAILED, message, time.time())
+                await self._objects.write_status(item, status)
+            raise
 
     async def _evict_paths(self, item: Dataset) -> None:
         try:
@@ -130,11 +200,13 @@ class Reconciler:
         return FAILED_RETRY_SECONDS
 
     async def _forget_dataset(self, item: Dataset) -> None:
-        if names.DATASET_FINALIZER not in item.metadata.finalizers:
-            return
         await self._objects.delete_volumes(item.metadata.uid, *dataset.volumes(item))
         alive = [worker for worker in await self._metadata.workers() if worker.alive]
-        await self._workers.evict(alive, item.metadata.uid)
+        try:
+            await self._workers.evict(alive, item.metadata.uid)
+        except grpc.aio.AioRpcError as error:
+            # Workers drop by themselves what metadata does not know any more: one that hangs is not waited for.
+            log.warning("a worker does not drop a dataset", uid=item.metadata.uid, details=error.details())
         await self._metadata.remove(item.metadata.uid)
         await self._drop_credentials(item, set())
         rest = [one for one in item.metadata.finalizers if one != names.DATASET_FINALIZER]

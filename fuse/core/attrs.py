@@ -66,8 +66,14 @@ class Attributes(msgspec.Struct, frozen=True, gc=False):
         return -(-self.size_bytes // SECTOR_BYTES)
 
 
-def attributes_of(node: Node, timeouts: Timeouts) -> Attributes:
-    """Return what stat shows of the node; of a file being written here, the staging file's state."""
+def with_group_rights(mode: int) -> int:
+    """Return a mode in which the group has what the owner has."""
+    return mode | (mode & stat.S_IRWXU) >> 3
+
+
+def attributes_of(node: Node, timeouts: Timeouts, *, group_rights: bool = False) -> Attributes:
+    """Return what stat shows of the node; of a file being written here, the staging file's state. `group_rights`: the
+    group has what the owner has."""
     entry = node.entry
     is_writable = node.dataset is not None and node.dataset.writable
     if node.is_directory:
@@ -82,6 +88,8 @@ def attributes_of(node: Node, timeouts: Timeouts) -> Attributes:
             permissions, size_bytes, mtime_ns = entry.mode, entry.size_bytes, entry.mtime_ns
         mode = stat.S_IFREG | (permissions or FILE_MODE)
         links = 0 if node.is_detached else 1
+    if group_rights:
+        mode = with_group_rights(mode)
     if not is_writable:
         mode &= ~WRITE_BITS
     return Attributes(node.inode, mode, links, size_bytes, mtime_ns, timeouts.positive(node))

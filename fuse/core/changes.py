@@ -10,7 +10,7 @@ never committed is seen on this node only.
 import os
 from typing import Final
 
-from fuse.core.attrs import FILE_MODE, Attributes
+from fuse.core.attrs import FILE_MODE, Attributes, with_group_rights
 from fuse.core.contracts import Bytes, Dataset, Entry
 from fuse.core.handles import FileHandle
 from fuse.core.inodes import Kind, Node
@@ -243,7 +243,9 @@ class Changes:
     def _set_mode(self, node: Node, mode: int) -> None:
         if node.writing is not None:
             node.writing.set_mode(mode)
-        elif mode != self._state.attributes(node).mode & PERMISSION_BITS:
+            return
+        shown = with_group_rights(mode) if self._state.group_rights else mode
+        if shown != self._state.attributes(node).mode & PERMISSION_BITS:
             raise Unsupported("the mode of a committed file or directory cannot be changed; write it with that mode")
 
     async def _truncate(self, node: Node, size_bytes: int) -> None:

@@ -40,6 +40,7 @@ class Operations:
         timeouts: Timeouts | None = None,
         owner: tuple[int, int] = (0, 0),
         has_opens: bool = True,
+        group_rights: bool = False,
     ) -> None:
         timeouts = timeouts or Timeouts()
         self.state = State(
@@ -51,6 +52,7 @@ class Operations:
             wall_ns=wall_ns,
             owner=owner,
             has_opens=has_opens,
+            group_rights=group_rights,
             inodes=InodeTable(one_version=not has_opens),
         )
         self.names = Names(self.state)

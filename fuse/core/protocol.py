@@ -95,12 +95,13 @@ class InitFlag(IntFlag):
     INIT_EXT = 1 << 30
     PASSTHROUGH = 1 << 37
     HAS_RESEND = 1 << 39
+    ALLOW_IDMAP = 1 << 40
 
 
 WANTED: Final = (
     InitFlag.ASYNC_READ | InitFlag.ATOMIC_O_TRUNC | InitFlag.BIG_WRITES | InitFlag.AUTO_INVAL_DATA
     | InitFlag.DO_READDIRPLUS | InitFlag.PARALLEL_DIROPS | InitFlag.MAX_PAGES | InitFlag.INIT_EXT
-    | InitFlag.PASSTHROUGH | InitFlag.HAS_RESEND
+    | InitFlag.PASSTHROUGH | InitFlag.HAS_RESEND | InitFlag.ALLOW_IDMAP
 )  # fmt: skip
 
 

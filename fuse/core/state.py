@@ -37,6 +37,8 @@ class State:
     """Datasets of which that is to be written down again."""
     has_opens: bool = True
     """The kernel tells us of opens. If not, a file's version is chosen by its lookup."""
+    group_rights: bool = False
+    """The group of a file has what its owner has."""
     is_heir: bool = False
     """Another daemon served before, and what names it said are missing is not known."""
     is_watching: bool = False
@@ -44,4 +46,4 @@ class State:
 
     def attributes(self, node: Node) -> Attributes:
         """Return what stat shows of the node."""
-        return attributes_of(node, self.timeouts)
+        return attributes_of(node, self.timeouts, group_rights=self.group_rights)

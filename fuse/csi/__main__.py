@@ -13,6 +13,7 @@ from pydantic_settings import CliApp
 from fuse.csi.errors import Refusal
 from fuse.csi.settings import Settings
 from fuse.csi.shell.server import run
+from kube.errors import ConfigError
 
 log = structlog.get_logger()
 
@@ -39,7 +40,7 @@ def main() -> int:
     log.info("settings", **settings.model_dump(mode="json"))
     try:
         uvloop.run(_run(settings))
-    except (Refusal, OSError) as error:
+    except (Refusal, ConfigError, OSError) as error:
         log.error("not_started", error=str(error))
         return 1
     return 0

@@ -18,10 +18,9 @@ class Settings(BaseSettings):
         env_prefix="HEADRACE_CSI_", cli_kebab_case=True, cli_implicit_flags=True, cli_prog_name="python -m fuse.csi"
     )
 
-    role: Literal["plugin", "launcher", "probe"] = Field(
+    role: Literal["plugin", "launcher"] = Field(
         default="plugin",
-        description="plugin = CSI and registration; launcher = starts FUSE daemons for a plugin that may be replaced; "
-        "probe = exits with 0 when whoever serves at --socket answers",
+        description="plugin = CSI and registration; launcher = starts FUSE daemons for a plugin that may be replaced",
     )
     node: str = Field(min_length=1, max_length=253, description="name of the Kubernetes node this process is on")
     metadata: str = Field(pattern=r"^.+:\d+$", description="HOST:PORT of the metadata service")
@@ -50,13 +49,9 @@ class Settings(BaseSettings):
         default=5.0, gt=0, le=3600, description="how often dead mounts are looked for, besides kubelet's calls"
     )
 
-    metrics: str | None = Field(default=None, pattern=r"^.*:\d+$", description="HOST:PORT to serve /metrics at")
-
-    @property
-    def metrics_address(self) -> tuple[str, int]:
-        """Host ("" = loopback) and port of --metrics."""
-        host, _, port = (self.metrics or ":0").rpartition(":")
-        return host or "127.0.0.1", int(port)
+    metrics: str | None = Field(
+        default=None, pattern=r"^.*:\d+$", description="HOST:PORT to serve /metrics, /healthz and /readyz at"
+    )
 
     @model_validator(mode="after")
     def _absolute(self) -> Self:
@@ -77,4 +72,4 @@ class Settings(BaseSettings):
             "--backend": self.backend,
             **({"--trust": str(self.trust)} if self.trust is not None else {}),
         }
-        return [word for pair in pairs.items() for word in pair]
+        return [*(word for pair in pairs.items() for word in pair), "--group-rights"]

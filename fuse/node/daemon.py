@@ -50,6 +50,7 @@ class Daemon:
         allow_other: bool,
         backend: str = "auto",
         has_opens: bool = True,
+        group_rights: bool = False,
         session: Session | None = None,
     ) -> None:
         """With a `session` the mount is there already, and the next daemon goes on where this one ends."""
@@ -60,6 +61,7 @@ class Daemon:
             wall_ns=time.time_ns,
             owner=(os.geteuid(), os.getegid()),
             has_opens=has_opens,
+            group_rights=group_rights,
         )
         self._mount_point = mount_point
         self._metrics = metrics
@@ -216,6 +218,7 @@ async def run(settings: Settings, session: Session | None = None) -> None:
         allow_other=settings.allow_other,
         backend=settings.backend if settings.open else "raw",
         has_opens=settings.open,
+        group_rights=settings.group_rights,
         session=session,
     )
     watching = asyncio.ensure_future(namespace.watch(daemon.dataset_changed, daemon.dataset_removed, daemon.watching))

@@ -17,6 +17,7 @@ from headrace.board.terminal import screen
 from headrace.cli.connection import Kubeconfig, run
 from headrace.cli.tables import console
 from kube.client import KubeClient
+from kube.http import serve
 
 REFRESH_SECONDS: Final = 1.0
 
@@ -67,6 +68,9 @@ def top(
 def dashboard(
     *,
     listen: Listen = "127.0.0.1:8400",
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", help="HOST:PORT of /metrics, /healthz and /readyz; none = not served")
+    ] = None,
     namespace: OneNamespace = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
@@ -74,7 +78,7 @@ def dashboard(
 
     async def work(client: KubeClient) -> None:
         feed = Feed(client, namespace)
-        async with feed.running(), serving(feed, listen) as address:
+        async with serve(metrics), feed.running(), serving(feed, listen) as address:
             typer.echo(f"dashboard: {address}   (Ctrl-C ends it)")
             await asyncio.Event().wait()
 

@@ -24,10 +24,11 @@ READERS: Final = csi.VolumeCapability.AccessMode.MULTI_NODE_READER_ONLY
 WRITERS: Final = csi.VolumeCapability.AccessMode.MULTI_NODE_MULTI_WRITER
 
 
-def capability(mode: Any = READERS) -> csi.VolumeCapability:
-    """A mount with this access mode."""
+def capability(mode: Any = READERS, group: str = "") -> csi.VolumeCapability:
+    """A mount with this access mode, for a pod with this fsGroup."""
     return csi.VolumeCapability(
-        mount=csi.VolumeCapability.MountVolume(), access_mode=csi.VolumeCapability.AccessMode(mode=mode)
+        mount=csi.VolumeCapability.MountVolume(volume_mount_group=group),
+        access_mode=csi.VolumeCapability.AccessMode(mode=mode),
     )
 
 
@@ -117,6 +118,7 @@ class CsiNode:
         *,
         mode: Any = READERS,
         readonly: bool = False,
+        group: str = "",
         context: Mapping[str, str] | None = None,
     ) -> Path:
         """NodePublishVolume for a pod; returns the target."""
@@ -126,7 +128,7 @@ class CsiNode:
                 volume_id=volume_id,
                 target_path=str(target),
                 staging_target_path=str(self.kubelet / "staging"),
-                volume_capability=capability(mode),
+                volume_capability=capability(mode, group),
                 readonly=readonly,
                 volume_context=dict(context or {}),
             ),

@@ -58,6 +58,21 @@ while not os.path.exists("/tmp/stop"):
     time.sleep(0.05)
 print("no error", flush=True)
 """
+#: Opens files and lists until that fails, and tells how.
+ROBBED = """
+import errno, os, pathlib, time
+root = pathlib.Path("/data/train")
+assert (root / "part-0").read_bytes()
+print("reads", flush=True)
+while True:
+    try:
+        for name in os.listdir(root):
+            os.close(os.open(root / name, os.O_RDONLY))
+    except OSError as error:
+        print(errno.errorcode[error.errno], flush=True)
+        break
+    time.sleep(0.1)
+"""
 #: Two members: each reads its half of the files and writes its part of a checkpoint; the marker comes last.
 TRAINER = """
 import hashlib, os, pathlib, time
@@ -192,9 +207,11 @@ def test_a_training_job_reads_and_writes_checkpoints(real_cluster: RealCluster, 
         "image": IMAGE,
         "command": ["python", "-c", TRAINER],
         "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
-        # The directories of a mount are root's (fuse/csi/README.md), and the image names somebody else.
-        "securityContext": {"runAsUser": 0},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
+    # As a namespace of Pod Security `restricted` demands: what it writes, it writes as one of its fsGroup.
+    nobody = {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 2000}
+    template = {"spec": {"containers": [container], "securityContext": nobody}}
     job = {
         "apiVersion": "training.headrace.dev/v1alpha1",
         "kind": "TrainingJob",
@@ -206,7 +223,7 @@ def test_a_training_job_reads_and_writes_checkpoints(real_cluster: RealCluster, 
                 {"name": "checkpoints", "mountPath": "/checkpoints", "readOnly": False},
             ],
             "checkpoint": {"dataset": "checkpoints", "path": "train", "marker": "COMPLETE"},
-            "replicaSpecs": {"Worker": {"replicas": 2, "template": {"spec": {"containers": [container]}}}},
+            "replicaSpecs": {"Worker": {"replicas": 2, "template": template}},
         },
     }
     real_cluster.apply(job)
@@ -269,18 +286,42 @@ def test_deaths_disturb_no_reader_and_leave_nothing(real_cluster: RealCluster, c
     delete(real_cluster, "reader")
 
 
-@pytest.mark.xfail(strict=True, reason="the controller lets a Dataset go that pods use: they read ENOENT then")
 def test_a_dataset_deleted_while_mounted_waits_for_its_last_user(real_cluster: RealCluster, corpus: Bucket) -> None:
     node = real_cluster.nodes()[0]
     real_cluster.apply(pod("last", READER, by_claim()))
     real_cluster.wait_phase("pod", "last", "Running")
     eventually("the reader reads", lambda: rounds(real_cluster, "last") > 0)
     real_cluster.kubectl("delete", "dataset", "corpus", "--wait=false")
+    eventually("it says who uses it", lambda: condition(real_cluster.get("dataset", "corpus"), "Deleting"))
     goes_on(real_cluster, "last")
     assert real_cluster.get("dataset", "corpus")["metadata"].get("deletionTimestamp")
     delete(real_cluster, "last")
-    eventually("the dataset is gone", lambda: not real_cluster.get("dataset", "corpus"))
+    all_is_gone(real_cluster, node)
+
+
+def all_is_gone(cluster: RealCluster, node: Any) -> None:
+    """The Dataset goes, and with it its volumes and what serves it."""
+    named = (("dataset", "corpus"), ("pvc", "corpus"), ("pv", "default-corpus"))
+    eventually(f"{named} are gone", lambda: not any(cluster.get(kind, name) for kind, name in named))
     eventually("no FUSE daemon is left", lambda: not fuse_daemons(node))
+
+
+def test_a_dataset_forced_away_fails_its_readers_at_once_and_leaves_nothing(
+    real_cluster: RealCluster, corpus: Bucket
+) -> None:
+    node = real_cluster.nodes()[0]
+    # One of the same name, which has volumes of its own.
+    real_cluster.apply(dataset("corpus", corpus))
+    real_cluster.wait_phase("dataset", "corpus", "Bound", never=())
+    real_cluster.apply(pod("robbed", ROBBED, by_claim()))
+    real_cluster.wait_phase("pod", "robbed", "Running")
+    eventually("the reader reads", lambda: "reads" in real_cluster.logs("robbed"))
+    real_cluster.kubectl("annotate", "dataset", "corpus", "data.headrace.dev/force-delete=true")
+    real_cluster.kubectl("delete", "dataset", "corpus", "--wait=false")
+    real_cluster.wait_phase("pod", "robbed", "Succeeded")
+    assert real_cluster.logs("robbed").split() == ["reads", "ENOENT"]
+    delete(real_cluster, "robbed")
+    all_is_gone(real_cluster, node)
 
 
 def test_down_leaves_nothing_of_a_node(real_cluster: RealCluster, tmp_path: Path) -> None:

@@ -152,6 +152,32 @@ def test_owner_and_modes(work: Path, site: Site) -> None:
     assert (status.st_uid, status.st_gid) == (os.getuid(), os.getgid())
 
 
+def test_group_rights(site: Site, work: Path) -> None:
+    """With `--group-rights`, as the CSI driver mounts, the group has what the owner has: files are 0664 and
+    directories 0775, and a mode that is set without the group's rights has them."""
+    name = f"shared-{work.name[-10:]}"
+    backend = ["--backend", "pyfuse3"] if "pyfuse3" in work.name else []
+    shared = site.plane.start_mount("here", "--group-rights", *backend, name=name) / "bench" / "work" / work.name
+    old = os.umask(0o022)
+    try:
+        (shared / "d").mkdir()
+        (shared / "f").write_bytes(b"x")
+        os.close(os.open(shared / "private", os.O_CREAT | os.O_WRONLY, 0o600))
+    finally:
+        os.umask(old)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (shared, *shared.iterdir())}
+    assert modes == {work.name: 0o775, "d": 0o775, "f": 0o664, "private": 0o660}
+    read_only = site.plane.mounts[name] / "bench" / "books"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (read_only, read_only / "large.bin")] == [0o555, 0o444]
+    # What the file shows can be set, and what it was made with; nothing else, as without the option.
+    for mode in (0o664, 0o644):
+        (shared / "f").chmod(mode)
+    _fails(errno.ENOTSUP, lambda: (shared / "f").chmod(0o600))
+    # A mount beside it shows what was set.
+    _eventually((work / "private").exists)
+    assert [stat.S_IMODE((work / each).stat().st_mode) for each in ("f", "private")] == [0o644, 0o600]
+
+
 def test_statfs(site: Site) -> None:
     """statfs shows the bytes and files of all datasets, and room for more, because an object store has no limit."""
     status = os.statvfs(site.books)
@@ -655,6 +681,68 @@ def test_worker_away(site: Site, tmp_path: Path) -> None:
     assert path.stat().st_size == 9 << 20
     _fails(errno.EIO, lambda: (mount / "bench" / "work" / "new").write_text("x"))
     assert process.stop() == 0
+
+
+FILES_OF_REMOVED = 100
+
+
+@pytest.fixture
+def removed(site: Site, tmp_path: Path) -> Iterator[tuple[Path, list[int], int]]:
+    """A dataset that is gone: its directory, descriptors of its files (the first one was read), one being written."""
+    for number in range(FILES_OF_REMOVED):
+        (tmp_path / f"f{number}").write_bytes(b"%d" % number)
+    name = f"removed-{tmp_path.name.replace('_', '-')}"
+    info = site.plane.sync(name, f"file://{tmp_path}", writable=True)
+    directory = site.here / name
+    handles = [os.open(directory / f"f{number}", os.O_RDONLY) for number in range(FILES_OF_REMOVED)]
+    assert os.pread(handles[0], 9, 0) == b"0"
+    written = os.open(directory / "new", os.O_WRONLY | os.O_CREAT, 0o644)
+    site.plane.remove(info.uid)
+    try:
+        yield directory, handles, written
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def test_removed_dataset(removed: tuple[Path, list[int], int]) -> None:
+    """In a dataset that was removed every name is ENOENT a second later, and so are fsync() and close() of what was
+    written and reads of open files that need bytes from elsewhere; nothing waits."""
+    directory, handles, written = removed
+    _eventually(lambda: not directory.exists())
+    for operation in (
+        directory.stat,
+        (directory / "f1").stat,
+        (directory / "f2").read_bytes,
+        (directory / "f3").unlink,
+        (directory / "d").mkdir,
+        lambda: (directory / "g").write_bytes(b"x"),
+        lambda: list(directory.iterdir()),
+    ):
+        _fails(errno.ENOENT, operation)
+    os.write(written, b"x")
+    _fails(errno.ENOENT, lambda: os.fsync(written))
+    _fails(errno.ENOENT, lambda: os.close(written))
+    cold = iter(handles[1:])
+
+    def fails() -> bool:
+        # A worker asks for its datasets every two seconds, and until then reads for those who have files open.
+        time.sleep(0.1)
+        try:
+            return not os.pread(next(cold), 9, 0)
+        except OSError as error:
+            assert error.errno == errno.ENOENT
+            return True
+
+    _eventually(fails)
+
+
+def test_removed_dataset_here(removed: tuple[Path, list[int], int]) -> None:
+    """What an open file of a removed dataset has on this node is still read."""
+    _, handles, written = removed
+    os.posix_fadvise(handles[0], 0, 0, os.POSIX_FADV_DONTNEED)
+    assert os.pread(handles[0], 9, 0) == b"0"
+    _fails(errno.ENOENT, lambda: os.close(written))
 
 
 @pytest.mark.parametrize("backend", ["raw", "pyfuse3"])

@@ -34,13 +34,15 @@ WRITER_MODES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """One volume capability of a request. `fs_type` is "" when the caller leaves it to us."""
+    """One volume capability of a request. `fs_type` is "" when the caller leaves it to us, `mount_group` the pod's
+    fsGroup or ""."""
 
     is_block: bool
     is_mount: bool
     mode: AccessMode
     fs_type: str = ""
     mount_flags: Sequence[str] = ()
+    mount_group: str = ""
 
 
 FS_TYPES: Final = frozenset({"", "fuse", "fuse.headrace"})

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Final
 
 from fuse.core.mount_table import Mount
+from fuse.csi.core.owners import NOBODY_ELSE, Owner
 from fuse.csi.core.volumes import shown
 from fuse.csi.errors import Conflict, NotPossible
 
@@ -28,11 +29,12 @@ class Step(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The mount a target should have: which file system, which directory of it, how."""
+    """The mount a target should have: which file system, which directory of it, how, and whose files it shows."""
 
     device: str
     root: str
     read_only: bool
+    owner: Owner = NOBODY_ELSE
 
 
 def at_publish(target: str, stack: Sequence[Mount], wanted: Wanted) -> Step:

@@ -11,6 +11,7 @@ from typing import Final
 from api import names
 from fuse.csi.core import capabilities, volumes
 from fuse.csi.core.capabilities import Capability
+from fuse.csi.core.owners import owner_of
 from fuse.csi.core.volumes import DatasetRef, shown
 from fuse.csi.errors import BadRequest, Conflict
 
@@ -30,12 +31,19 @@ class MadeVolume:
     sub_path: str
     required_bytes: int
     limit_bytes: int
+    uid: int = 0
+    gid: int = 0
 
     @property
     def context(self) -> dict[str, str]:
         """The volumeAttributes of its PersistentVolume."""
         context = {names.CSI_ATTRIBUTE_NAMESPACE: self.namespace, names.CSI_ATTRIBUTE_DATASET: self.dataset}
-        return {**context, names.CSI_ATTRIBUTE_SUB_PATH: self.sub_path} if self.sub_path else context
+        if self.sub_path:
+            context[names.CSI_ATTRIBUTE_SUB_PATH] = self.sub_path
+        for key, number in ((names.CSI_ATTRIBUTE_UID, self.uid), (names.CSI_ATTRIBUTE_GID, self.gid)):
+            if number:
+                context[key] = str(number)
+        return context
 
     @property
     def ref(self) -> DatasetRef:
@@ -76,8 +84,11 @@ def asked_for(
         )
     ref = volumes.dataset_ref(namespace, dataset)
     sub_path = volumes.check_sub_path(parameters.get(names.CSI_ATTRIBUTE_SUB_PATH, ""))
+    owner = owner_of(parameters, "")
     made_id = volumes.made_volume_id(ref, name)
-    return MadeVolume(name, made_id, ref.namespace, ref.name, sub_path, required_bytes, limit_bytes)
+    return MadeVolume(
+        name, made_id, ref.namespace, ref.name, sub_path, required_bytes, limit_bytes, owner.uid, owner.gid
+    )
 
 
 def check_same(known: MadeVolume, asked: MadeVolume) -> None:

@@ -41,7 +41,10 @@ CONTEXT_EPHEMERAL: Final = "csi.storage.k8s.io/ephemeral"
 CONTEXT_POD_NAMESPACE: Final = "csi.storage.k8s.io/pod.namespace"
 _FOREIGN_PREFIXES: Final = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
 """Keys kubelet and the external-provisioner add."""
-_OWN_KEYS: Final = frozenset({names.CSI_ATTRIBUTE_DATASET, names.CSI_ATTRIBUTE_NAMESPACE, names.CSI_ATTRIBUTE_SUB_PATH})
+_OWNER_KEYS: Final = (names.CSI_ATTRIBUTE_UID, names.CSI_ATTRIBUTE_GID)
+_OWN_KEYS: Final = frozenset(
+    {names.CSI_ATTRIBUTE_DATASET, names.CSI_ATTRIBUTE_NAMESPACE, names.CSI_ATTRIBUTE_SUB_PATH, *_OWNER_KEYS}
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)

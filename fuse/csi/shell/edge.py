@@ -111,4 +111,5 @@ def capability_of(message: csi.VolumeCapability) -> Capability:
         mode=mode,
         fs_type=message.mount.fs_type,
         mount_flags=tuple(message.mount.mount_flags),
+        mount_group=message.mount.volume_mount_group,
     )

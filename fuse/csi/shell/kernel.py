@@ -26,6 +26,7 @@ _MOVE_MOUNT_EMPTY_PATHS: Final = 0x04 | 0x40
 _MOUNT_ATTR_RDONLY: Final = 0x1
 _MOUNT_ATTR_NOSUID: Final = 0x2
 _MOUNT_ATTR_NODEV: Final = 0x4
+_MOUNT_ATTR_IDMAP: Final = 0x100000
 _AT_FDCWD: Final = -100
 _AT_STATX_FORCE_SYNC: Final = 0x2000
 _STATX_BASIC: Final = 0x7FF
@@ -86,13 +87,15 @@ def parent_of(folder: int, relative: str) -> Iterator[tuple[int, str]]:
         os.close(parent)
 
 
-def clone_directory(directory: int, *, read_only: bool) -> int:
-    """Return a mount of this directory that is attached nowhere; closing the descriptor ends it. OSError."""
+def clone_directory(directory: int, *, read_only: bool, owners: int | None = None) -> int:
+    """Return a mount of this directory that is attached nowhere; closing the descriptor ends it. `owners`: a user
+    namespace that maps who its files belong to (idmap.py). OSError."""
     tree = call("open_tree", _OPEN_TREE, directory, b"", _OPEN_TREE_CLONE | _AT_EMPTY_PATH | os.O_CLOEXEC)
     try:
         # Private first: a copy in the peer group of its source would be mounted again wherever that is.
         flags = _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV | (_MOUNT_ATTR_RDONLY if read_only else 0)
-        attributes = _MountAttributes(flags, 0, _MS_PRIVATE, 0)
+        mapping = 0 if owners is None else _MOUNT_ATTR_IDMAP
+        attributes = _MountAttributes(flags | mapping, 0, _MS_PRIVATE, owners or 0)
         size = ctypes.c_size_t(ctypes.sizeof(attributes))
         call("mount_setattr", _MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(attributes), size)
     except OSError:

@@ -18,6 +18,7 @@ from fuse.core.mount_table import MountTable
 from fuse.csi.core import capabilities, volumes
 from fuse.csi.core.capabilities import Capability
 from fuse.csi.core.decisions import Wanted
+from fuse.csi.core.owners import NOBODY_ELSE, Owner
 from fuse.csi.core.volumes import DatasetRef, VolumeRequest, shown
 from fuse.csi.errors import BadRequest, Conflict, NoSuchVolume, NotNow, NotPossible, Refusal
 from fuse.csi.shell import metrics
@@ -52,8 +53,17 @@ class NodeVolumes:
     """All volumes of one node."""
 
     def __init__(
-        self, targets: Targets, records: Records, folders: DatasetFolders, daemons: Daemons, catalogue: Catalogue
+        self,
+        targets: Targets,
+        records: Records,
+        folders: DatasetFolders,
+        daemons: Daemons,
+        catalogue: Catalogue,
+        *,
+        maps_owners: bool,
     ) -> None:
+        """`maps_owners`: mounts can show files of another owner than 0:0."""
+        self.maps_owners = maps_owners
         self._targets = targets
         self._records = records
         self._folders = folders
@@ -68,15 +78,28 @@ class NodeVolumes:
         """Have the dataset's daemon before the first pod needs it. Nothing is mounted at the path."""
         self._targets.relative(path, "staging_target_path")
         async with self._target_locks.hold(path, LOCK_SECONDS):
-            use = await self._use(volume, path, capability, readonly=False, is_staging=True)
+            use = await self._use(volume, path, capability, NOBODY_ELSE, readonly=False, is_staging=True)
             async with self._using(use):
                 pass
 
-    async def publish(self, volume: VolumeRequest, path: str, capability: Capability, *, readonly: bool) -> None:
-        """Have the dataset, or a directory of it, mounted at a target."""
+    async def publish(
+        self,
+        volume: VolumeRequest,
+        path: str,
+        capability: Capability,
+        *,
+        readonly: bool,
+        owner: Owner = NOBODY_ELSE,
+    ) -> None:
+        """Have the dataset, or a directory of it, mounted at a target, with files that belong to `owner`."""
+        if owner != NOBODY_ELSE and not self.maps_owners:
+            raise NotPossible(
+                f"files cannot be shown to belong to {owner.uid}:{owner.gid} on this node; that needs Linux 6.12, user "
+                "namespaces and FUSE daemons of the raw backend"
+            )
         relative = self._targets.relative(path, "target_path")
         async with self._target_locks.hold(path, LOCK_SECONDS):
-            use = await self._use(volume, path, capability, readonly=readonly, is_staging=False)
+            use = await self._use(volume, path, capability, owner, readonly=readonly, is_staging=False)
             was_empty = not self._targets.stack(relative)
             async with self._using(use):
                 try:
@@ -208,12 +231,21 @@ class NodeVolumes:
         return use
 
     async def _use(
-        self, volume: VolumeRequest, path: str, capability: Capability, *, readonly: bool, is_staging: bool
+        self,
+        volume: VolumeRequest,
+        path: str,
+        capability: Capability,
+        owner: Owner,
+        *,
+        readonly: bool,
+        is_staging: bool,
     ) -> Use:
         """Return what this call makes of the path, as it is or as it will be."""
         known = self._records.get(path)
         if known is not None and (known.volume_id, known.is_staging) != (volume.volume_id, is_staging):
             raise Conflict(f"path {shown(path)} is in use by volume {shown(known.volume_id)}; unpublish it first")
+        if known is not None:
+            owner = known.owner  # neither a pod's fsGroup nor a volume's attributes change while it is there
         # A repeated call must hold without the metadata service: kubelet repeats it every minute.
         if known is not None and known.ref == volume.dataset:
             writable = known.writable
@@ -228,6 +260,8 @@ class NodeVolumes:
             read_only=capabilities.is_read_only(volume, capability, readonly=readonly, writable=writable),
             writable=writable,
             is_staging=is_staging,
+            uid=owner.uid,
+            gid=owner.gid,
         )
 
     @asynccontextmanager
@@ -264,7 +298,7 @@ class NodeVolumes:
         if mounted is None:
             raise NotNow(f"the FUSE daemon of dataset {use.ref} has just ended; trying again is safe")
         root = VolumeRequest(use.volume_id, use.ref, use.sub_path, is_inline=False).root
-        wanted = Wanted(mounted.device, root, use.read_only)
+        wanted = Wanted(mounted.device, root, use.read_only, use.owner)
         await self._targets.publish(relative, str(self._folders.mount(key)), wanted)
 
     async def _release(self, ref: DatasetRef, path: str) -> None:

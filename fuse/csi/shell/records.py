@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from fuse.csi.core.owners import Owner
 from fuse.csi.core.volumes import DatasetRef
 
 log = structlog.get_logger()
@@ -31,6 +32,14 @@ class Use:
     #: Whether the dataset took writes when the use began.
     writable: bool
     is_staging: bool
+    #: Who its files are shown to belong to.
+    uid: int = 0
+    gid: int = 0
+
+    @property
+    def owner(self) -> Owner:
+        """Who its files are shown to belong to."""
+        return Owner(self.uid, self.gid)
 
     @property
     def ref(self) -> DatasetRef:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 import grpc
-import prometheus_client
 import structlog
 
 from api import names
@@ -19,9 +18,9 @@ from api.gen import csi_pb2_grpc, launcher_pb2_grpc, plugin_registration_pb2_grp
 from api.gen import plugin_registration_pb2 as registration
 from api.trust.files import TrustError, TrustFiles
 from api.trust.identity import Identity, Role
-from fuse.csi.errors import NotNow, NotPossible
+from fuse.csi.errors import NotPossible
 from fuse.csi.settings import Settings
-from fuse.csi.shell import daemons, services
+from fuse.csi.shell import daemons, idmap, services
 from fuse.csi.shell.catalogue import Catalogue
 from fuse.csi.shell.controller import Controller, MadeVolumes
 from fuse.csi.shell.daemons import Daemons, DatasetFolders, LocalDaemons
@@ -30,12 +29,12 @@ from fuse.csi.shell.launcher import Launcher, LauncherClient
 from fuse.csi.shell.node import NodeVolumes, watch
 from fuse.csi.shell.records import Records
 from fuse.csi.shell.targets import Targets
+from kube.http import serve
 
 log = structlog.get_logger()
 
 GRACE_SECONDS: Final = 20.0
 """For calls in work at the end."""
-PROBE_SECONDS: Final = 5.0
 SOCKET_BYTES_MAX: Final = 107
 """What the kernel takes as the path of a unix socket."""
 CSI_VERSION: Final = "1.0.0"
@@ -71,32 +70,16 @@ class Registration(plugin_registration_pb2_grpc.RegistrationServicer):
 
 
 async def run(settings: Settings, stopping: asyncio.Event) -> None:
-    """Run one process until `stopping`. NotPossible, OSError when it cannot start; NotNow when a probe fails."""
-    if settings.role == "probe":
-        await _probe(settings.socket)
-        return
+    """Run one process until `stopping`. NotPossible, ConfigError, OSError when it cannot start."""
     daemons.check_machine()
     async with AsyncExitStack() as stack:
-        if settings.metrics is not None:
-            host, port = settings.metrics_address
-            server, _ = prometheus_client.start_http_server(port, host)
-            stack.callback(server.shutdown)
+        await stack.enter_async_context(serve(settings.metrics))
         if settings.role == "launcher":
             await _launcher(settings, stack)
         else:
             await _plugin(settings, stack)
         await stopping.wait()
         log.info("stopping")
-
-
-async def _probe(socket: Path) -> None:
-    """NotNow unless a gRPC server answers at the socket."""
-    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
-        try:
-            async with asyncio.timeout(PROBE_SECONDS):
-                await channel.channel_ready()
-        except TimeoutError:
-            raise NotNow(f"nobody answers at {socket} within {PROBE_SECONDS:g} s") from None
 
 
 async def _launcher(settings: Settings, stack: AsyncExitStack) -> None:
@@ -119,7 +102,8 @@ async def _plugin(settings: Settings, stack: AsyncExitStack) -> None:
         client = LauncherClient(settings.launcher_socket)
         stack.push_async_callback(client.close)
         chosen = client
-    node = NodeVolumes(targets, Records(settings.state / "uses"), folders, chosen, catalogue)
+    maps_owners = settings.backend != "pyfuse3" and await asyncio.to_thread(idmap.is_possible)
+    node = NodeVolumes(targets, Records(settings.state / "uses"), folders, chosen, catalogue, maps_owners=maps_owners)
     await node.recover()
     healing = asyncio.ensure_future(watch(node, settings.heal_seconds))
     stack.push_async_callback(_cancelled, healing)

@@ -7,6 +7,7 @@ from api.gen import csi_pb2 as csi
 from api.gen import csi_pb2_grpc
 from fuse.csi.core import capabilities, volumes
 from fuse.csi.core.capabilities import Capability
+from fuse.csi.core.owners import owner_of
 from fuse.csi.errors import BadRequest, NotOffered
 from fuse.csi.shell.catalogue import Catalogue
 from fuse.csi.shell.edge import Context, capability_of, unary
@@ -78,7 +79,8 @@ class Node(csi_pb2_grpc.NodeServicer):
         _required(request.target_path, "target_path")
         capability = _capability(request.HasField("volume_capability"), request.volume_capability)
         volume = volumes.parse_volume(request.volume_id, request.volume_context)
-        await self._node.publish(volume, request.target_path, capability, readonly=request.readonly)
+        owner = owner_of(request.volume_context, capability.mount_group)
+        await self._node.publish(volume, request.target_path, capability, readonly=request.readonly, owner=owner)
         return csi.NodePublishVolumeResponse()
 
     @unary
@@ -133,7 +135,9 @@ class Node(csi_pb2_grpc.NodeServicer):
     ) -> csi.NodeGetCapabilitiesResponse:
         """What the calls above can do."""
         kinds = csi.NodeServiceCapability.RPC
-        offered = (kinds.STAGE_UNSTAGE_VOLUME, kinds.GET_VOLUME_STATS, kinds.VOLUME_CONDITION)
+        offered = [kinds.STAGE_UNSTAGE_VOLUME, kinds.GET_VOLUME_STATS, kinds.VOLUME_CONDITION]
+        if self._node.maps_owners:
+            offered.append(kinds.VOLUME_MOUNT_GROUP)
         return csi.NodeGetCapabilitiesResponse(
             capabilities=[csi.NodeServiceCapability(rpc=kinds(type=kind)) for kind in offered]
         )

@@ -13,9 +13,10 @@ import structlog
 from fuse.core.mount_table import Mount, MountTable
 from fuse.csi.core import decisions, paths
 from fuse.csi.core.decisions import Step, Wanted
+from fuse.csi.core.owners import NOBODY_ELSE
 from fuse.csi.core.volumes import shown
 from fuse.csi.errors import BadRequest, NoSuchVolume, NotNow, NotPossible, Refusal
-from fuse.csi.shell import kernel
+from fuse.csi.shell import idmap, kernel
 from fuse.csi.shell.blocking import in_thread
 from fuse.node import mounts
 
@@ -78,7 +79,7 @@ class Targets:
             finally:
                 os.close(root)
             try:
-                return kernel.clone_directory(directory, read_only=wanted.read_only)
+                return _cloned(directory, wanted)
             finally:
                 os.close(directory)
 
@@ -127,3 +128,21 @@ class Targets:
         if error.errno == errno.ENOTEMPTY:
             return NotPossible(f"target_path {path} has files of its own in it, and stays; remove them by hand")
         return NotPossible(f"target_path {path} cannot be used: {error.strerror}")
+
+
+def _cloned(directory: int, wanted: Wanted) -> int:
+    if wanted.owner == NOBODY_ELSE:
+        return kernel.clone_directory(directory, read_only=wanted.read_only)
+    try:
+        with idmap.user_namespace(wanted.owner) as owners:
+            return kernel.clone_directory(directory, read_only=wanted.read_only, owners=owners)
+    except OSError as error:
+        who = f"{wanted.owner.uid}:{wanted.owner.gid}"
+        if wanted.read_only:
+            # Files are read by everybody, as a rule: what ran before an upgrade runs after it.
+            log.warning("owner_not_shown", owner=who, error=error.strerror)
+            return kernel.clone_directory(directory, read_only=True)
+        raise NotPossible(
+            f"files cannot be shown to belong to {who} ({error.strerror}); the dataset's FUSE daemon is of the pyfuse3 "
+            "backend or an older release, which ends with the last pod on this node that has the dataset"
+        ) from error

@@ -1,7 +1,9 @@
 """The CSI plugin and callers that mean harm, or err; the sockets it offers."""
 
+import os
+import signal
 import subprocess
-import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from api.gen import csi_pb2 as csi
 from api.gen import plugin_registration_pb2 as registration
 from api.gen import plugin_registration_pb2_grpc
 from benchmarks.data_plane import DataPlane
+from headrace.cluster.ports import pick_free
 from tests.builders.csi import CALL_SECONDS, WRITERS, CsiNode, capability, eventually, refusal
 
 pytestmark = pytest.mark.mount
@@ -161,27 +164,27 @@ def test_kubelet_finds_the_plugin(csi_plane: DataPlane, tmp_path: Path) -> None:
         assert list(folder.iterdir()) == [], "a plugin that has gone is not found"
 
 
-def test_a_probe_tells_whether_the_plugin_answers(node: CsiNode) -> None:
-    command = [sys.executable, "-m", "fuse.csi", "--role", "probe", "--socket", str(node.socket)]
-    command += node.daemon_settings()
+@pytest.mark.parametrize("role", ["plugin", "launcher"])
+def test_a_probe_finds_a_process_that_does_not_turn(csi_plane: DataPlane, tmp_path: Path, role: str) -> None:
+    port = pick_free()
+    arguments = ["--metrics", f"127.0.0.1:{port}", "--role", role]
+    if role == "launcher":
+        arguments += ["--launcher-socket", str(tmp_path / "launcher.sock")]
 
-    def probe() -> int:
-        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1) as answer:
+                return bool(answer.read() == b"ok\n")
+        except OSError:
+            return False
 
-    assert probe() == 0
-    node.stop()
-    assert probe() == 1
-    node.start()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (["--node", "n", "--worker-socket", "/x", "--metadata", "nowhere"], "--metadata"),
-        (["--node", "n", "--worker-socket", "/x", "--metadata", "h:1", "--role", "launcher"], "--launcher-socket"),
-    ],
-)
-def test_bad_settings_are_named(arguments: list[str], named: str) -> None:
-    command = [sys.executable, "-m", "fuse.csi", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2 and named in done.stderr
+    with CsiNode(csi_plane, tmp_path / "n", arguments=arguments) as node:
+        eventually(answers)
+        process = node.process
+        assert process is not None
+        os.kill(process.popen.pid, signal.SIGSTOP)
+        try:
+            assert not answers()
+        finally:
+            os.kill(process.popen.pid, signal.SIGCONT)
+        eventually(answers)

@@ -257,13 +257,8 @@ class Machine:
 
     def probe(self, container: Body, kind: str) -> str:
         """Ask once; "" when the answer is yes, else why not."""
-        probe = container[kind]
-        if "exec" in probe:
-            argv = self.argv(probe["exec"]["command"])
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
-            return done.stderr
         named = {each["name"]: str(each["containerPort"]) for each in container["ports"]}
-        get = probe["httpGet"]
+        get = container[kind]["httpGet"]
         url = f"http://127.0.0.1:{self.port(named[get['port']])}{get['path']}"
         try:
             with urllib.request.urlopen(url, timeout=10) as answer:

@@ -9,6 +9,8 @@ from fuse.core.mount_table import Mount
 from fuse.csi.core import capabilities, decisions, paths, volumes
 from fuse.csi.core.capabilities import AccessMode, Capability
 from fuse.csi.core.decisions import Step, Wanted
+from fuse.csi.core.made import asked_for
+from fuse.csi.core.owners import ID_MAX, Owner, id_map, owner_of
 from fuse.csi.core.volumes import DatasetRef, parse_volume
 from fuse.csi.errors import BadRequest, Conflict, Forbidden, NotPossible
 
@@ -262,3 +264,44 @@ def test_what_unpublishing_does_at_a_target() -> None:
         decisions.at_unpublish("/t", [_mount(), _mount(fs_type="tmpfs")])
     with pytest.raises(NotPossible, match="65"):
         decisions.at_unpublish("/t", [_mount()] * 65)
+
+
+# ---- whose files they are ----------------------------------------------------------------------------------
+
+
+def test_a_pods_group_goes_before_the_volumes() -> None:
+    assert owner_of({}, "") == Owner(0, 0)
+    assert owner_of({"uid": "7", "gid": "8"}, "") == Owner(7, 8)
+    assert owner_of({"uid": "7", "gid": "8"}, "9") == Owner(7, 9)
+    assert owner_of({"gid": "8"}, "0") == Owner(0, 0)
+    assert owner_of({"uid": str(ID_MAX)}, "") == Owner(ID_MAX, 0)
+
+
+@pytest.mark.parametrize("text", ["-1", "x", "+1", "٣", str(ID_MAX + 1), "99999999999", "1.0", " 1"])
+def test_what_is_no_number_of_a_user_is_refused_by_its_field(text: str) -> None:
+    for field, arguments in (("uid", ({"uid": text}, "")), ("gid", ({"gid": text}, "")), ("volume_mount", ({}, text))):
+        with pytest.raises(BadRequest, match=field):
+            owner_of(*arguments)
+
+
+@pytest.mark.parametrize("shown_id", [0, 1, 2, 1000, ID_MAX - 1, ID_MAX])
+def test_a_map_changes_two_ids_and_knows_all_others(shown_id: int) -> None:
+    lines = [tuple(map(int, line.split())) for line in id_map(shown_id).splitlines()]
+    assert sum(count for *_, count in lines) == ID_MAX + 1 and all(count > 0 for *_, count in lines)
+
+    def mapped(number: int) -> int:
+        (found,) = [outside + number - inside for inside, outside, count in lines if inside <= number < inside + count]
+        return found
+
+    assert (mapped(0), mapped(shown_id)) == (shown_id, 0)
+    for number in {1, 2, 999, 1000, 1001, 65534, ID_MAX - 1, ID_MAX} - {0, shown_id}:
+        assert mapped(number) == number
+
+
+def test_a_storage_classes_owner_reaches_its_volumes() -> None:
+    wanted, parameters = [_capability()], {"namespace": "n", "dataset": "d", "uid": "7"}
+    made = asked_for("pvc-1", parameters, wanted, required_bytes=0, limit_bytes=0, has_source=False)
+    assert made.context == parameters
+    assert owner_of(made.context, "") == Owner(7, 0)
+    with pytest.raises(BadRequest, match="uid"):
+        asked_for("pvc-1", {**parameters, "uid": "me"}, wanted, required_bytes=0, limit_bytes=0, has_source=False)
