@@ -30,12 +30,17 @@ class FakeServer:
     """Holds one job that ended, whose status knows of no checkpoint."""
 
     async def get(self, resource: Any, name: str, namespace: str) -> Any:
-        spec = {
+        spec: dict[str, Any] = {
             "datasets": [{"name": "ckpt", "mountPath": "/ckpt", "readOnly": False}],
             "checkpoint": {"dataset": "ckpt", "path": "run"},
         }
         conditions = [{"type": "Succeeded", "status": "True", "reason": "AllSucceeded", "message": ""}]
-        status = {"attempt": 0, "startedAttempt": 0, "conditions": conditions, "completionTime": timestamp(ENDED_AT)}
+        status: dict[str, Any] = {
+            "attempt": 0,
+            "startedAttempt": 0,
+            "conditions": conditions,
+            "completionTime": timestamp(ENDED_AT),
+        }
         return with_status(job(**spec), **status).to_wire()
 
 
