@@ -52,13 +52,16 @@ class Result:
     def statistic(self, name: str, figure: str) -> tuple[float, float] | None:
         """Mean and half of the 95 % interval; None without values."""
         values = self.values(name, figure)
-        if not values:
-            return None
-        if len(values) == 1:
-            return values[0], 0.0
-        free = len(values) - 1
-        factor = STUDENT[free - 1] if free <= len(STUDENT) else STUDENT_BEYOND
-        return statistics.fmean(values), factor * statistics.stdev(values) / math.sqrt(len(values))
+        return (statistics.fmean(values), half_interval(values)) if values else None
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean of one value or more; 0.0 for one, which says nothing of it."""
+    if len(values) == 1:
+        return 0.0
+    free = len(values) - 1
+    factor = STUDENT[free - 1] if free <= len(STUDENT) else STUDENT_BEYOND
+    return factor * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def run(

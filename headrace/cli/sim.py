@@ -186,13 +186,14 @@ def calibrate(
 
     lines = compare(event.runs[scheduler], kwok.runs[scheduler])
     table = Table(title=f"{loaded.name}, {scheduler}, {seeds} seeds", box=None)
-    for column in ("figure", "event", "kwok", "difference", ""):
+    for column in ("figure", "event", "kwok", "difference", "± by chance", ""):
         table.add_column(column, justify="left" if column == "figure" else "right")
     for line in lines:
         title = f"{line.title} [{line.unit}]" if line.unit else line.title
         difference = "hardly any" if line.difference is None else f"{line.difference:.1%}"
         values = (f"{value:,.4g}" if line.unit == "TB" else f"{value:,.0f}" for value in (line.event, line.kwok))
-        table.add_row(title, *values, difference, "ok" if line.is_equal else "DIFFERS")
+        chance = f"{line.chance:.1%}" if seeds > 1 else "one seed"
+        table.add_row(title, *values, difference, chance, "ok" if line.is_equal else "DIFFERS")
     for note in notes:
         print(note)
     console().print(table)

@@ -6,6 +6,7 @@ told apart: which are resident is taken as random, and what is resident anywhere
 the origin. Invariants: used <= capacity in every tier; Σ held >= distinct; 0 <= distinct <= size.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from simulations.engine.model import DatasetSpec, NodeSpec
@@ -35,7 +36,6 @@ class _Node:
     capacity: Held
     used: Held = field(default_factory=lambda: [0.0] * TIERS)
     held: dict[int, Held] = field(default_factory=dict)
-    readers: dict[int, int] = field(default_factory=dict)
     read_at: dict[int, float] = field(default_factory=dict)
 
 
@@ -50,7 +50,7 @@ class Cache:
         self._total = [0.0] * len(datasets)
         self._by_rack: list[dict[int, float]] = [{} for _ in datasets]
         self.holders: list[dict[int, float]] = [{} for _ in datasets]
-        self._reading = [0] * len(datasets)
+        self._reading: list[dict[int, int]] = [{} for _ in datasets]  # node → jobs
         self.dirty: set[int] = set()
         for number, dataset in enumerate(datasets):
             for node, size in dataset.resident.items():
@@ -68,6 +68,10 @@ class Cache:
         """Bytes of a dataset that are resident anywhere."""
         return self._distinct[dataset]
 
+    def is_absent(self, dataset: int) -> bool:
+        """Whether a part of a dataset is resident nowhere."""
+        return self._size[dataset] - self._distinct[dataset] > 1.0
+
     def capacity(self, node: int) -> Held:
         """Bytes by tier."""
         return self._nodes[node].capacity
@@ -78,26 +82,36 @@ class Cache:
 
     def readers(self, node: int, dataset: int) -> int:
         """Jobs that read a dataset on a node."""
-        return self._nodes[node].readers.get(dataset, 0)
+        return self._reading[dataset].get(node, 0)
+
+    def is_read_beside(self, dataset: int, nodes: Collection[int]) -> bool:
+        """Whether others read a dataset than one job on these nodes."""
+        return sum(self._reading[dataset].values()) > len(nodes)
+
+    def bringers(self, dataset: int, workers: Sequence[int]) -> int:
+        """Jobs whose reading brings missing bytes of a dataset to where the others find them: those on nodes that
+        still keep some; with fixed `workers` all of them, while a worker still keeps some."""
+        reading = self._reading[dataset]
+        if workers:
+            return sum(reading.values()) if any(self.can_admit(node, dataset) for node in workers) else 0
+        return sum(jobs for node, jobs in reading.items() if self.can_admit(node, dataset))
 
     def is_crowded(self, dataset: int) -> bool:
         """Whether more nodes read a dataset than twice as many as have some of it."""
-        return self._reading[dataset] > 2 * len(self.holders[dataset])
+        return len(self._reading[dataset]) > 2 * len(self.holders[dataset])
 
     def start_reading(self, node: int, dataset: int, now: float) -> None:
         """A reader came: its dataset stays until it left."""
-        readers = self._nodes[node].readers
-        readers[dataset] = readers.get(dataset, 0) + 1
-        self._reading[dataset] += 1
+        reading = self._reading[dataset]
+        reading[node] = reading.get(node, 0) + 1
         self._nodes[node].read_at[dataset] = now
 
     def stop_reading(self, node: int, dataset: int, now: float) -> None:
         """A reader left."""
-        readers = self._nodes[node].readers
-        readers[dataset] -= 1
-        self._reading[dataset] -= 1
-        if not readers[dataset]:
-            del readers[dataset]
+        reading = self._reading[dataset]
+        reading[node] -= 1
+        if not reading[node]:
+            del reading[node]
         self._nodes[node].read_at[dataset] = now
 
     def shares(self, node: int, dataset: int, read: float = 0.0, passed: float = 0.0) -> Shares:
@@ -124,7 +138,7 @@ class Cache:
         if self._size[dataset] - self.local(node, dataset) <= 1.0:
             return False
         free = sum(at.capacity) - sum(at.used)
-        return free > 1.0 or any(other != dataset and other not in at.readers for other in at.held)
+        return free > 1.0 or any(other != dataset and node not in self._reading[other] for other in at.held)
 
     def admit(self, node: int, dataset: int, size_bytes: float, from_origin: float, now: float) -> float:
         """Keep up to `size_bytes` more, of which `from_origin` are nowhere else; returns what was kept."""
@@ -173,7 +187,7 @@ class Cache:
         at = self._nodes[node]
         free = sum(at.capacity) - sum(at.used)
         while free < wanted:
-            idle = [other for other in at.held if other != dataset and other not in at.readers]
+            idle = [other for other in at.held if other != dataset and node not in self._reading[other]]
             if not idle:
                 return
             victim = min(idle, key=lambda other: (at.read_at.get(other, 0.0), other))

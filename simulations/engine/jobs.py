@@ -1,18 +1,21 @@
 """A running job: segments of reading and computing, f = min(f*, b / (1 - c/d)) in each.
 
 Owns what a segment is, what it uses of the links, and what it leaves in the caches. Does not know time or other
-jobs. While a node's cache can still grow an epoch is cut in parts, so that readers see what others brought; when
-nothing changes any more a segment covers half of the epochs left. Compute and reading overlap: a segment takes the
-longer of the two. A restart first reads the checkpoint, computing nothing.
+jobs. While a node's cache can still grow an epoch is cut in parts, so that readers see what others brought, and is
+cut anew when one comes who may bring something (`gains`); when nothing changes any more a segment covers half of the
+epochs left. Compute and reading overlap: a segment takes the longer of the two. A restart first reads the checkpoint,
+computing nothing.
 
 With fixed workers only these keep blocks, each an equal share, and what a reader fetches stays there.
 
-Blocks that were missing at a segment's start and came by another reader before its end count as local: they were
-fetched once (single flight).
+A block is fetched once (single flight): what was missing at a segment's start and came by another reader before its
+end counts as local, or as a peer's where it came to another node. The links a segment uses are planned with what the
+others are going to bring meanwhile: n readers that begin cold take what the origin needs to send everything once, not
+n times that.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from simulations.engine.cache import Cache, Shares
@@ -20,9 +23,10 @@ from simulations.engine.driver import Attempt
 from simulations.engine.model import JobSpec, World
 from simulations.engine.network import NOTHING, Links, Usage, usage
 
-PARTS, PARTS_ALONE, PARTS_CROWDED = 4, 2, 32
-"""Parts of an epoch while caches fill: with other readers of the dataset on one of the nodes, without, and where few
-have what many read, so that those who read serve the others soon, as they do block by block."""
+PARTS, PARTS_ALONE, PARTS_COLD, PARTS_CROWDED = 4, 2, 8, 32
+"""Parts of an epoch while caches fill: with other readers of the dataset on one of the nodes, without, with readers
+anywhere while a part of it is nowhere, and where few have what many read, so that those who read serve the others soon,
+as they do block by block."""
 
 
 @dataclass(slots=True)
@@ -53,6 +57,11 @@ class Segment:
     growth: float
     use: Usage
     shares: dict[int, Shares] = field(default_factory=dict)
+
+    @property
+    def is_fetching(self) -> bool:
+        """Whether it reads bytes of its dataset that were not on the reader's node."""
+        return any(at.remote > 1e-9 for at in self.shares.values())
 
 
 @dataclass(slots=True)
@@ -124,12 +133,50 @@ class Reading:
         if is_all_local:
             units = left
         elif fills or into > 0.0:
-            shared = any(self._cache.readers(node, spec.dataset) > 1 for node in job.pods_on)
-            parts = PARTS_CROWDED if self._cache.is_crowded(spec.dataset) else PARTS if shared else PARTS_ALONE
-            units = min(left, size - into, size / parts)
+            units = min(left, size - into, size / self._parts(job, spec.dataset))
         else:
             units = min(left, size * max(1.0, round(left / size / 2)))
         return self._segment(job, shares, units)
+
+    def gains(self, job: Running, nodes: Collection[int]) -> bool:
+        """Whether readers that come to these nodes may bring what a running job's segment was to fetch."""
+        dataset = job.spec.dataset
+        if dataset is None or job.segment is None or not job.segment.is_fetching:
+            return False
+        keepers = self._workers[dataset] if self._workers else nodes
+        if not any(self._cache.can_admit(node, dataset) for node in keepers):
+            return False
+        return self._cache.is_absent(dataset) or (not self._workers and any(node in nodes for node in job.pods_on))
+
+    def _parts(self, job: Running, dataset: int) -> int:
+        cache = self._cache
+        if cache.is_crowded(dataset):
+            return PARTS_CROWDED
+        if cache.is_absent(dataset) and cache.is_read_beside(dataset, job.pods_on):
+            return PARTS_COLD
+        return PARTS if any(cache.readers(node, dataset) > 1 for node in job.pods_on) else PARTS_ALONE
+
+    def _meanwhile(self, job: Running, shares: dict[int, Shares], units: float) -> dict[int, Shares]:
+        """Where a job's bytes are in the mean of a segment: others bring some of what is missing at its start."""
+        dataset = job.spec.dataset
+        assert dataset is not None
+        if all(at.remote <= 1e-9 for at in shares.values()):
+            return shares
+        size, workers = self._world.datasets[dataset].size_bytes, self._workers[dataset] if self._workers else ()
+        # Pods of one job share an epoch: they do not bring each other what they want.
+        everywhere = self._cache.bringers(dataset, workers) - (len(job.pods_on) - 1)
+        found: dict[int, Shares] = {}
+        for node, pods in job.pods_on.items():
+            at, unread = shares[node], size - job.read.get(node, (0.0, 0.0))[0]
+            part = min(1.0, units * pods / job.spec.pods / unread) if unread > 0 else 1.0
+            keeps = self._cache.can_admit(node, dataset) and (not workers or node in workers)
+            here = self._cache.readers(node, dataset) if keeps else 1
+            remote = at.remote * _still_missing(here, part)
+            origin = min(remote, at.origin * _still_missing(max(here, everywhere), part))
+            peers, known = remote - origin, at.near + at.far
+            near = peers * at.near / known if known > 0 else 0.0
+            found[node] = Shares(at.mem + at.remote - remote, at.ssd, near, peers - near, origin)
+        return found
 
     def _segment(self, job: Running, shares: dict[int, Shares], units: float) -> Segment:
         spec, links, speeds = job.spec, self._links, self._world.speeds
@@ -137,8 +184,9 @@ class Reading:
         uses: dict[int, float] = {}
         cap = full_speed(spec, self._world)
         worst = 0.0
+        meanwhile = self._meanwhile(job, shares, units)
         for node, pods in job.pods_on.items():
-            part, at = pods / spec.pods, shares[node]
+            part, at = pods / spec.pods, meanwhile[node]
             _add(uses, node, part * at.remote)
             _add(uses, links.uplink(self._rack[node]), part * (at.far + at.origin))
             _add(uses, links.origin, part * at.origin)
@@ -231,6 +279,12 @@ class Reading:
 
     def _absent(self, dataset: int) -> float:
         return max(0.0, self._world.datasets[dataset].size_bytes - self._cache.distinct(dataset))
+
+
+def _still_missing(readers: int, part: float) -> float:
+    """Of bytes that `readers` all miss, and of which each reads `part` in an order of its own, finding what the others
+    brought: the share that is still missing when one of them comes to it, in the mean."""
+    return (1.0 - (1.0 - part) ** readers) / (readers * part) if readers > 1 and part > 1e-9 else 1.0
 
 
 def _add(uses: dict[int, float], resource: int, share: float) -> None:

@@ -62,6 +62,7 @@ class Simulation:
         self.waiting: dict[int, Attempt] = {}
         self.running: dict[int, Running] = {}
         self._job_of_slot: dict[int, int] = {}
+        self._readers: list[dict[int, None]] = [{} for _ in world.datasets]  # running jobs, in order of their start
         self._done: list[float] = [0.0] * len(world.jobs)  # units that survive a restart
         self.checkpoint_at: list[dict[int, float]] = [{} for _ in world.jobs]
         self._asks = [asks_of(job) for job in world.jobs]
@@ -116,8 +117,13 @@ class Simulation:
                 handler(payload)
             else:
                 self.faults.happen(kind, payload)
-        for slot in self.streams.due(at):
-            self._segment_ended(self._job_of_slot[slot])
+        # All of them first: what one of them brought is there for the next segment of the others.
+        ended = [self.running[self._job_of_slot[slot]] for slot in self.streams.due(at)]
+        for job in ended:
+            assert job.segment is not None
+            self._settle(job, job.segment.units)
+        for job in ended:
+            self._segment_ended(job)
         self._report(at)
         if self.driver.has_news or self.driver.next_due() <= at:
             self._turn()
@@ -155,10 +161,12 @@ class Simulation:
         for uid, node, attempt in self.driver.turn(now):
             self.ledger.bind(uid, node, self._asks[attempt.job], now)
             touched[attempt.job] = attempt
+        started: list[Running] = []
         for attempt in touched.values():
             check_gang(attempt, self.policy.gangs, now)
             if len(attempt.node_of) == attempt.spec.pods:
-                self._start(attempt)
+                started.append(self._start(attempt))
+        self._begin(started)
         self.account.checks += len(touched)
         if self.policy.gangs is Gangs.PERMIT:
             self._start_permits()
@@ -203,7 +211,7 @@ class Simulation:
         if attempt is not None and attempt.permits:
             self.driver.permit_is_over(attempt)
 
-    def _start(self, attempt: Attempt) -> None:
+    def _start(self, attempt: Attempt) -> Running:
         number, now, spec = attempt.job, self.heap.now, attempt.spec
         del self.waiting[number]
         slot = self.streams.open()
@@ -220,9 +228,32 @@ class Simulation:
         kept.starts += 1
         kept.first_started = now if kept.first_started is None else kept.first_started
         if spec.dataset is not None:
+            self._readers[spec.dataset][number] = None
             for node in job.pods_on:
                 self.cache.start_reading(node, spec.dataset, now)
-        self._next_segment(job)
+        return job
+
+    def _begin(self, started: list[Running]) -> None:
+        """First segments of jobs that start together, and new ones of those that from now on share what they fetch."""
+        for job in self._affected(started):
+            assert job.segment is not None
+            self._settle(job, job.segment.units - self.streams.left(job.slot, self.heap.now))
+            self._next_segment(job)
+        for job in started:
+            self._next_segment(job)
+
+    def _affected(self, started: list[Running]) -> list[Running]:
+        """Running jobs that miss bytes which one of `started` may bring."""
+        new: dict[int, set[int]] = {}
+        for job in started:
+            if job.spec.dataset is not None:
+                new.setdefault(job.spec.dataset, set()).update(job.pods_on)
+        return [
+            job
+            for dataset, nodes in new.items()
+            for job in map(self.running.__getitem__, self._readers[dataset])
+            if job.segment is not None and self.reading.gains(job, nodes)
+        ]
 
     def _next_segment(self, job: Running) -> None:
         segment = job.segment = self.reading.next_segment(job)
@@ -231,10 +262,9 @@ class Simulation:
             job.slot, segment.units, self.heap.now, cap=segment.cap, growth=segment.growth, use=segment.use
         )
 
-    def _segment_ended(self, number: int) -> None:
-        job = self.running[number]
-        assert job.segment is not None
-        self._settle(job, job.segment.units)
+    def _segment_ended(self, job: Running) -> None:
+        """It is settled."""
+        number = job.attempt.job
         if job.done < job.goal:
             self._next_segment(job)
             return
@@ -263,6 +293,7 @@ class Simulation:
         self.streams.close(job.slot)
         del self.running[number], self._job_of_slot[job.slot]
         if job.spec.dataset is not None:
+            del self._readers[job.spec.dataset][number]
             for node in job.pods_on:
                 self.cache.stop_reading(node, job.spec.dataset, self.heap.now)
         self._release(job.attempt, ending)

@@ -38,12 +38,14 @@ class Streams:
         return slot
 
     def set(self, slot: int, left: float, now: float, *, cap: float, growth: float, use: Usage) -> None:
-        """Start a segment of `left` bytes. It moves at once when it shares nothing, else from the next `share` on."""
+        """Start a segment of `left` bytes. It moves at once when it shares nothing, else from the next `share` on;
+        until then it goes on as fast as the slot's last segment, if that shared links too."""
         self._left[slot], self._since[slot] = left, now
         self._cap[slot], self._growth[slot], self._uses[slot] = cap, growth, use
         if len(use.resources):
+            rate = min(cap, float(self._rate[slot])) if slot in self._sharing else 0.0
             self._sharing[slot] = None
-            self._rate[slot], self._ends[slot] = 0.0, NEVER
+            self._rate[slot], self._ends[slot] = rate, now + left / rate if rate > 0 else NEVER
             self.is_stale = True
             return
         if self._sharing.pop(slot, 0) is None:

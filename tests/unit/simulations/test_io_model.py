@@ -29,6 +29,16 @@ def test_readers_together_bring_a_dataset_that_fits_once() -> None:
     assert later.local_bytes == pytest.approx(3 * size)
 
 
+@pytest.mark.parametrize("nodes", [2, 3, 6])
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+def test_cold_readers_together_take_as_long_as_the_origin_sends(nodes: int, fraction: float) -> None:
+    # Faster at the end, where what is left is with the others, than a reader takes it: up to a fifth more.
+    size, origin = 96 * MIB, 16e6
+    first, _ = expected(Readers(nodes, fraction, size, 2, 40e6, origin))
+    assert first.origin_bytes < 1.6 * size
+    assert 0.98 <= first.seconds / (first.origin_bytes / origin) < 1.2
+
+
 def test_the_largest_difference_counts_and_sources_hardly_used_do_not() -> None:
     one = Epoch(100.0, 1.0, 50.0, 1.0)
     assert bytes_apart(one, Epoch(100.0, 2.0, 40.0, 1.0)) == pytest.approx(0.2)

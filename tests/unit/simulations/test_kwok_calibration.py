@@ -37,6 +37,16 @@ def test_an_outcome_equals_itself_and_every_figure_counts() -> None:
     assert all(line.is_equal for line in compare([outcome], [changed(outcome, "origin_bytes", 1.04)]))
 
 
+def test_what_chance_makes_of_a_difference_is_said_and_excuses_nothing() -> None:
+    outcome = an_outcome()
+    apart = [changed(outcome, "origin_bytes", factor) for factor in (1.0, 1.2, 1.4)]
+    (line,) = [line for line in compare([outcome] * 3, apart) if line.title == "read from the origin"]
+    # Differences of 0, 0.2 and 0.4: their deviation is 0.2, Student's factor for three is 4.303.
+    assert line.chance == pytest.approx(4.303 * 0.2 / 3**0.5 / 1.2)
+    assert not line.is_equal
+    assert all(line.chance == 0.0 for line in compare([outcome], apart[:1]))
+
+
 def test_a_source_hardly_used_has_no_ratio() -> None:
     outcome = replace(an_outcome(), figures=an_outcome().figures | {"near_peer_bytes": 1e3})
     line = next(

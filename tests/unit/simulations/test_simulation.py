@@ -75,6 +75,23 @@ def test_readers_on_two_nodes_take_a_dataset_from_the_origin_once() -> None:
     assert run(a_world(2, jobs=jobs)).figures["origin_bytes"] == pytest.approx(100e9, rel=0.01)
 
 
+def test_readers_that_begin_cold_on_one_node_share_what_comes() -> None:
+    jobs = tuple(a_job(f"j{index}", dataset=0, compute_seconds=10.0) for index in range(8))
+    world = a_world((a_sim_node(0),), jobs=jobs, speeds=replace(SPEEDS, ssd=1e12))
+    makespan = run(world).figures["makespan_seconds"]
+    assert makespan == pytest.approx(100e9 / SPEEDS.origin, rel=0.15)
+
+
+def test_a_reader_that_comes_later_shares_what_the_first_one_still_fetches() -> None:
+    # The first one has a tenth when the second one begins; both want more than the origin gives.
+    jobs = tuple(
+        a_job(f"j{index}", gpus=8, dataset=0, compute_seconds=50.0, submit_seconds=10.0 * index) for index in range(2)
+    )
+    figures = run(a_world(2, jobs=jobs)).figures
+    assert figures["origin_bytes"] == pytest.approx(100e9, rel=0.01)
+    assert figures["makespan_seconds"] == pytest.approx(100e9 / SPEEDS.origin, rel=0.15)
+
+
 def test_readers_under_fluid_keep_nothing_of_what_they_read() -> None:
     # Three of five nodes hold a third each; over many epochs a reader finds at most that share on its own node.
     job = a_job(dataset=0, epochs=16.5, compute_seconds=100.0)
