@@ -47,14 +47,18 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
     async def Sync(self, request: pb.SyncRequest, context: Context) -> pb.DatasetInfo:
         specification = datasets.check(convert.specification(request))
 
-        def record(transaction: Transaction) -> Dataset:
+        def record(transaction: Transaction) -> tuple[Dataset, bool]:
             known = transaction.dataset(specification.uid)
             wanted = datasets.with_specification(known, specification)
-            return known if known == wanted and known is not None else transaction.put_dataset(wanted)
+            has_new_mounts = known is None or known.specification.mounts != specification.mounts
+            stored = known if known == wanted and known is not None else transaction.put_dataset(wanted)
+            return stored, has_new_mounts
 
         async with self._control:
-            dataset = await self._database.write(record)
-            if datasets.needs_listing(dataset, force=request.force):
+            dataset, has_new_mounts = await self._database.write(record)
+            if datasets.needs_listing(
+                dataset, force=request.force, has_new_mounts=has_new_mounts, leaves_failed=request.leave_failed
+            ):
                 await self._catalog.listings.start(dataset)
         return self._catalog.info(dataset)
 
