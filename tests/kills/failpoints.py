@@ -173,10 +173,10 @@ class _Campaign:
         self._look(plane)
 
     def _look(self, plane: ArmedPlane) -> str:
-        """Take note of what was passed; return the last line."""
+        """Take note of what was passed; return the last line, "" of a process that passed nothing."""
         lines = plane.record(self._victim).read_text().splitlines()
         self._outcome.seen.update(line.removeprefix("passed ") for line in lines if line.startswith("passed "))
-        return lines[-1]
+        return lines[-1] if lines else ""
 
     def _choose(self) -> tuple[frozenset[str], int]:
         """Return the points that were visited least, and which passing of one is the last."""
