@@ -31,6 +31,8 @@ PASSAGES: Final = (1, 1, 1, 2, 3, 8)
 """Which passing of a point ends the process: mostly the first of its life."""
 REACH_SECONDS: Final = 3.0
 """Of serving: points that are not passed by then are passed while the process stops, or not this time."""
+LIVES: Final = 0.25
+"""So many processes live until then whatever they pass: of those that end while they start no writer gets on."""
 STOPS: Final = 0.25
 """Of the processes that passed none of theirs, so many are stopped; the others end at the next point they pass."""
 LOOK_SECONDS: Final = 1.5
@@ -188,7 +190,7 @@ class _Campaign:
         return points, self._chance.choice(PASSAGES)
 
     def _kill(self, plane: ArmedPlane) -> None:
-        points, passage = self._choose()
+        points, passage = (frozenset[str](), 1) if self._chance.random() < LIVES else self._choose()
         never = {point for point in points if self._outcome.missed[point] and not self._outcome.kills[point]}
         if never - self._born:
             self._kill_at_birth(frozenset(never))
@@ -200,7 +202,7 @@ class _Campaign:
             try:
                 process.popen.wait(REACH_SECONDS)
             except subprocess.TimeoutExpired:
-                is_any = self._chance.random() >= STOPS
+                is_any = not points or self._chance.random() >= STOPS
                 process.stop(signal.SIGUSR1 if is_any else signal.SIGTERM)
         self._judge(plane, points, is_any=is_any)
 
