@@ -54,12 +54,17 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
             stored = known if known == wanted and known is not None else transaction.put_dataset(wanted)
             return stored, has_new_mounts
 
+        listings = self._catalog.listings
         async with self._control:
+            ended = listings.ended
             dataset, has_new_mounts = await self._database.write(record)
+            if listings.ended != ended:
+                # Settled and old at once: who sees that lists again for nothing.
+                dataset = await self._catalog.read(lambda reader: require_dataset(reader, dataset.uid))
             if datasets.needs_listing(
                 dataset, force=request.force, has_new_mounts=has_new_mounts, leaves_failed=request.leave_failed
             ):
-                await self._catalog.listings.start(dataset)
+                await listings.start(dataset)
         return self._catalog.info(dataset)
 
     @edge.unary
