@@ -158,6 +158,8 @@ class _Campaign:
                         break
                     self._kill(plane)
                 self._start(plane)
+            except DataPlaneError as error:
+                outcome.faults.append(str(error))
             finally:
                 for thread in threads:
                     thread.is_stopping = True
