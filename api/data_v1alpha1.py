@@ -92,8 +92,14 @@ class MetadataSync(Model):
         cel("self.policy != 'Interval' || has(self.interval)", "interval is needed with policy Interval, e.g. 10m"),
     )
 
-    policy: Literal["Once", "Interval", "OnJobStart", "Always"] = "Once"
-    interval: Annotated[str, StringConstraints(max_length=32, pattern=r"^([0-9]+(s|m|h))+$")] | None = None
+    policy: Literal["Once", "Interval", "OnJobStart", "Always"] = Field(
+        default="Once",
+        description="Once: when it is bound. Interval: again and again. OnJobStart: before the first attempt of a"
+        " TrainingJob that names it. Always: as soon as the last listing has ended and as long again has passed",
+    )
+    interval: Annotated[str, StringConstraints(max_length=32, pattern=r"^([0-9]+(s|m|h))+$")] | None = Field(
+        default=None, description="from the end of a listing to the next, with policy Interval; e.g. 10m"
+    )
 
 
 def _is_bytes(field: str) -> dict[str, str]:
@@ -192,6 +198,22 @@ class SnapshotStatus(Model):
     """Bytes by top-level directory, when there are few: what a job that reads parts of the dataset is placed by."""
 
 
+class MetadataSyncStatus(Model):
+    """How comparing with the under store goes. Times are RFC 3339 in UTC, whole seconds, rounded down."""
+
+    listed_at: ShortText | None = Field(
+        default=None, description="when the newest listing that went well began: what was there then is in the snapshot"
+    )
+    added: int = Field(default=0, description="files in which that listing differed from the snapshot before")
+    changed: int = 0
+    removed: int = 0
+    tried_at: ShortText | None = Field(default=None, description="when the newest listing ended, well or not")
+    failures: int = Field(default=0, description="listings in a row that failed; 0 = the newest went well")
+    next_at: ShortText | None = Field(
+        default=None, description="when the next listing is due; absent while one runs, and when none is due by itself"
+    )
+
+
 REFERENCES_MAX: Final = 256
 
 
@@ -211,6 +233,7 @@ class DatasetStatus(Model):
     file_num: ShortText | None = None
     cache_states: CacheStates | None = None
     snapshot: SnapshotStatus | None = None
+    metadata_sync: MetadataSyncStatus | None = None
     references: list[Reference] = Field(
         default_factory=list, max_length=REFERENCES_MAX, description="pods and TrainingJobs that use it now"
     )
@@ -240,6 +263,8 @@ class Dataset(KubeObject):
 
 READY = "Ready"
 """Dataset condition: its namespace is listed and current."""
+SYNCED = "Synced"
+"""Dataset condition: the newest listing went well. False has the listing's reason; the last good snapshot stays."""
 REASON_LISTING = "Listing"
 REASON_LISTED = "Listed"
 """Other reasons of Ready=False come from the listing: BucketNotFound, AccessDenied, Unreachable, InvalidMount,

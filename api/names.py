@@ -107,6 +107,10 @@ PROCESS_NODE_LABEL: Final = "headrace.dev/node-kind"
 DATASET_EVICT_ANNOTATION: Final = "data.headrace.dev/evict"
 """On a Dataset: a JSON list of paths that are to leave the cache now, "/" = all of it. Written by users (`headrace
 cache evict`), taken away by the cache controller once it is done."""
+DATASET_SYNC_ANNOTATION: Final = "data.headrace.dev/sync-requested-at"
+"""On a Dataset: a time (RFC 3339); a listing that began before it is not new enough. Written by the job controller for
+policy OnJobStart, and by whoever wants a listing now, with any policy; read by the cache controller and the job
+controller."""
 DATASET_FINALIZER: Final = "data.headrace.dev/cache"
 """On a Dataset: the cache controller still has to drop its blocks and namespace, once nobody uses it any more."""
 FORCE_DELETE_ANNOTATION: Final = "data.headrace.dev/force-delete"

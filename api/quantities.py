@@ -1,4 +1,4 @@
-"""Kubernetes quantities to integers and back.
+"""Kubernetes quantities to integers and back, and durations as our specs have them.
 
 Owns the grammar of `k8s.io/apimachinery/pkg/api/resource`. Rounds up, as kube-scheduler's `Value()` and
 `MilliValue()` do, and caps amounts at 2^63 - 1 as the API server does. Raises ValueError with the offending text.
@@ -17,6 +17,7 @@ _SUFFIXES = {
     **{letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", start=1)},
     **{f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", start=1)},
 }
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600}
 _MOST = Decimal((1 << 63) - 1)
 # Beyond any exponent that could matter, and within what Decimal computes.
 _MAX_EXPONENT = 10_000
@@ -45,6 +46,13 @@ def to_int(text: str | int | float) -> int:
 def to_milli(text: str | int | float) -> int:
     """Return a quantity in thousandths (millicores), rounded up."""
     return int((parse(text) * 1000).to_integral_value(rounding=ROUND_CEILING))
+
+
+def duration_seconds(text: str) -> int:
+    """Return the seconds of a duration such as `90s`, `10m` or `1h30m`; ValueError when it is none."""
+    if re.fullmatch(r"([0-9]+[smh])+", text, re.ASCII) is None:
+        raise ValueError(f"{text!r} is not a duration; write it like 90s, 10m or 1h30m")
+    return sum(int(number) * _UNIT_SECONDS[unit] for number, unit in re.findall(r"([0-9]+)([smh])", text))
 
 
 def format_bytes(size_bytes: int) -> str:

@@ -352,6 +352,10 @@ class TrainingJobStatus(Model):
         default_factory=list, max_length=64, description="UIDs of failed pods already counted as a restart"
     )
     attempt_began_at: ShortText | None = Field(default=None, description="when the current attempt was decided")
+    data_listed_since: ShortText | None = Field(
+        default=None,
+        description="the first attempt waits for listings, not older than this, of datasets with policy OnJobStart",
+    )
     started_attempt: int | None = Field(
         default=None, description="newest attempt whose pods may be created; resumeStep and resumePath are its own"
     )

@@ -339,6 +339,7 @@ class DatasetStatus(Object, frozen=True):
     file_num: str | None = None
     snapshot: DatasetSnapshot | None = None
     cache_states: JsonObject = {}
+    metadata_sync: JsonObject = {}
     conditions: list[Condition] = []
 
 

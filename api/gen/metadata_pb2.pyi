@@ -119,6 +119,7 @@ class SyncRequest(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
     TERMS_FIELD_NUMBER: _builtins.int
+    LEAVE_FAILED_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
@@ -130,6 +131,8 @@ class SyncRequest(_message.Message):
     """copies of each block the pool keeps"""
     force: _builtins.bool
     """list again although a snapshot exists"""
+    leave_failed: _builtins.bool
+    """a listing that failed is not tried again without `force` or other mounts"""
     @_builtins.property
     def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]: ...
     @_builtins.property
@@ -151,10 +154,11 @@ class SyncRequest(_message.Message):
         replicas: _builtins.int = ...,
         force: _builtins.bool = ...,
         terms: Global___CacheTerms | None = ...,
+        leave_failed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["eligible_nodes", b"eligible_nodes", "force", b"force", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "replicas", b"replicas", "terms", b"terms", "uid", b"uid", "writable", b"writable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["eligible_nodes", b"eligible_nodes", "force", b"force", "leave_failed", b"leave_failed", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "replicas", b"replicas", "terms", b"terms", "uid", b"uid", "writable", b"writable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -268,6 +272,7 @@ class DatasetInfo(_message.Message):
     GROUPS_FIELD_NUMBER: _builtins.int
     TERMS_FIELD_NUMBER: _builtins.int
     READS_FIELD_NUMBER: _builtins.int
+    LISTING_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     namespace: _builtins.str
@@ -295,9 +300,7 @@ class DatasetInfo(_message.Message):
     cached_copy_bytes: _builtins.int
     """further copies of the same blocks"""
     removed: _builtins.bool
-    """unset = nothing was read since the workers that live started
-    only in Watch: the dataset is gone; all but uid is unset
-    """
+    """only in Watch: the dataset is gone; all but uid is unset"""
     @_builtins.property
     def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]: ...
     @_builtins.property
@@ -313,6 +316,10 @@ class DatasetInfo(_message.Message):
     @_builtins.property
     def reads(self) -> Global___ReadCounters:
         """of the bytes handed to readers lately, how many of a thousand came from where;"""
+
+    @_builtins.property
+    def listing(self) -> Global___LastListing:
+        """unset = nothing was read since the workers that live started"""
 
     def __init__(
         self,
@@ -339,15 +346,58 @@ class DatasetInfo(_message.Message):
         groups: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         terms: Global___CacheTerms | None = ...,
         reads: Global___ReadCounters | None = ...,
+        listing: Global___LastListing | None = ...,
         removed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["reads", b"reads", "terms", b"terms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["listing", b"listing", "reads", b"reads", "terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "files", b"files", "groups", b"groups", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "reads", b"reads", "removed", b"removed", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "terms", b"terms", "uid", b"uid", "writable", b"writable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "files", b"files", "groups", b"groups", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "listing", b"listing", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "reads", b"reads", "removed", b"removed", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "terms", b"terms", "uid", b"uid", "writable", b"writable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DatasetInfo: _TypeAlias = DatasetInfo  # noqa: Y015
+
+@_typing.final
+class LastListing(_message.Message):
+    """How the listings of a dataset went so far; times are 0 while there was none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGAN_AT_NS_FIELD_NUMBER: _builtins.int
+    ENDED_AT_NS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    GOOD_BEGAN_AT_NS_FIELD_NUMBER: _builtins.int
+    ADDED_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    began_at_ns: _builtins.int
+    ended_at_ns: _builtins.int
+    failures: _builtins.int
+    """in a row, up to the last one; 0 = that one went well"""
+    good_began_at_ns: _builtins.int
+    """beginning of the last one that went well"""
+    added: _builtins.int
+    """files in which that one differed from the snapshot before"""
+    changed: _builtins.int
+    removed: _builtins.int
+    def __init__(
+        self,
+        *,
+        began_at_ns: _builtins.int = ...,
+        ended_at_ns: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        good_began_at_ns: _builtins.int = ...,
+        added: _builtins.int = ...,
+        changed: _builtins.int = ...,
+        removed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "began_at_ns", b"began_at_ns", "changed", b"changed", "ended_at_ns", b"ended_at_ns", "failures", b"failures", "good_began_at_ns", b"good_began_at_ns", "removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LastListing: _TypeAlias = LastListing  # noqa: Y015
 
 @_typing.final
 class ListDatasetsRequest(_message.Message):

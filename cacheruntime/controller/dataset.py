@@ -29,7 +29,7 @@ from api.data_v1alpha1 import (
 )
 from api.gen import metadata_pb2
 from api.quantities import format_bytes, to_int
-from cacheruntime.controller import references
+from cacheruntime.controller import listings, references
 from cacheruntime.controller.node_selector import matches
 from cacheruntime.core.hit_ratio import expected_hit_ratio
 
@@ -68,6 +68,7 @@ def sync_request(dataset: Dataset, eligible: Sequence[str], *, force: bool = Fal
         local_copies=spec.cache.local_copies,
         replicas=spec.cache.replicas,
         force=force,
+        leave_failed=True,
         terms=metadata_pb2.CacheTerms(
             priority=spec.cache.priority,
             guaranteed_bytes=to_int(spec.cache.guaranteed or 0),
@@ -174,13 +175,19 @@ def _groups(info: metadata_pb2.DatasetInfo) -> dict[str, int] | None:
 def status(
     dataset: Dataset,
     info: metadata_pb2.DatasetInfo,
+    listing: listings.Listing,
     capacity_bytes: int,
     now_seconds: float,
+    *,
     users: Sequence[Reference] | None = None,
 ) -> DatasetStatus:
-    """Return the status that metadata's answer amounts to. `capacity_bytes`: of all live workers; `users` None: not
-    known now."""
+    """Return the status that metadata's answer amounts to. `listing` is the next one; `capacity_bytes`: of all live
+    workers; `users` None: not known now."""
     old = dataset.status or DatasetStatus()
+    conditions = set_condition(old.conditions, _ready(info), now_seconds)
+    synced = listings.condition(info)
+    if synced is not None:
+        conditions = set_condition(conditions, synced, now_seconds)
     has_snapshot = info.snapshot_version > 0
     total = info.bytes if has_snapshot else info.listed_bytes
     files = info.files if has_snapshot else info.listed_files
@@ -207,8 +214,9 @@ def status(
             )
             if has_snapshot
             else None,
+            "metadata_sync": listings.sync_status(info, listing),
             "references": old.references if users is None else references.kept(users),
-            "conditions": set_condition(old.conditions, _ready(info), now_seconds),
+            "conditions": conditions,
             "observed_generation": dataset.metadata.generation,
         }
     )

@@ -19,12 +19,14 @@ from cacheruntime.controller.settings import ControllerSettings
 from kube.client import KubeClient
 from kube.config import load_config
 from kube.errors import ConfigError
+from kube.events import EventRecorder
 from kube.http import serve
 from kube.lease import LeaderElector
 from kube.operator import new_registry, run_operator
 
 log = structlog.get_logger()
 LEASE_NAME = "headrace-cache-controller"
+COMPONENT = "headrace-cacheruntime"
 
 
 def parse(argv: Sequence[str]) -> ControllerSettings:
@@ -52,7 +54,11 @@ async def _serve(settings: ControllerSettings) -> None:
         if settings.credentials_dir is not None:
             places.append(Folder(settings.credentials_dir))
         credentials = Credentials(client, places)
-        reconciler = Reconciler(client, objects, credentials, metadata, workers, poll_seconds=settings.poll_seconds)
+        identity = f"{socket.gethostname()}-{os.getpid()}"
+        recorder = EventRecorder(client, COMPONENT, identity)
+        reconciler = Reconciler(
+            client, objects, credentials, metadata, workers, recorder=recorder, poll_seconds=settings.poll_seconds
+        )
         registry = new_registry(config)
         register(registry, objects, reconciler)
 
@@ -60,10 +66,10 @@ async def _serve(settings: ControllerSettings) -> None:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(run_operator(registry, asyncio.Event()))
                 tasks.create_task(reconciler.run())
+                tasks.create_task(recorder.run())
 
         try:
             if settings.leader_elect:
-                identity = f"{socket.gethostname()}-{os.getpid()}"
                 elector = LeaderElector(client, settings.lease_namespace, LEASE_NAME, identity)
                 async with elector.lead():
                     log.info("leading", lease=LEASE_NAME)

@@ -1,14 +1,15 @@
 """The controller's shell: reads, asks the pure modules for a plan, carries it out.
 
 Owns the order of calls for each kind and the polling of residency. What to say in a status is decided in
-`dataset.py`, `dataload.py`, `nodecache.py` and `runtime.py`. Invariants: every reconcile starts from what is known
-now (level-triggered); a step that fails is retried by the queue, none is skipped.
+`dataset.py`, `listings.py`, `dataload.py`, `nodecache.py` and `runtime.py`. Invariants: every reconcile starts from
+what is known now (level-triggered); a step that fails is retried by the queue, none is skipped.
 """
 
 import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from random import Random
 
 import grpc
 import structlog
@@ -27,13 +28,16 @@ from api.data_v1alpha1 import (
     NodeCacheStatus,
 )
 from api.gen import metadata_pb2
-from cacheruntime.controller import dataload, dataset, load_turns, nodecache, runtime
+from cacheruntime.controller import dataload, dataset, listings, load_turns, nodecache, runtime
 from cacheruntime.controller.credentials import Credentials, SecretKey, SecretProblem
 from cacheruntime.controller.objects import Key, Objects, load_dataset
 from cacheruntime.controller.services import Metadata, Workers
 from cacheruntime.controller.users import Users
 from kube.client import KubeClient
 from kube.errors import Conflict, KubeError
+from kube.events import EventRecorder
+from kube.objects import ObjectRef
+from kube.resources import DATASETS
 from kube.workqueue import WorkQueue
 
 log = structlog.get_logger()
@@ -47,6 +51,13 @@ USERS_SECONDS = 10.0
 """How often a deleted Dataset looks for its users again, besides when one of them is seen to end."""
 POLL_SHARE = 9.0
 """A poll rests nine times as long as it took: it is never more than a tenth of what metadata and we do."""
+SYNC_FAILED = "SyncFailed"
+"""Reason of the event for a listing that failed; its note is what the listing said."""
+LISTINGS_ASKED = Counter(
+    "headrace_controller_listings",
+    "Listings of datasets that metadata was asked for, beyond the first; why.",
+    ["why"],  # retry, asked, Interval, Always
+)
 POLL_ERRORS = Counter("headrace_controller_poll_errors", "Polls of residency that failed; by whom.", ["of"])
 
 
@@ -61,12 +72,14 @@ class Reconciler:
         metadata: Metadata,
         workers: Workers,
         *,
+        recorder: EventRecorder,
         poll_seconds: float,
     ) -> None:
         self._objects = objects
         self._credentials = credentials
         self._metadata = metadata
         self._workers = workers
+        self._recorder = recorder
         self._poll_seconds = poll_seconds
         self.datasets: WorkQueue[Key] = WorkQueue("datasets")
         self.loads: WorkQueue[Key] = WorkQueue("dataloads")
@@ -120,12 +133,19 @@ class Reconciler:
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
                 return await self._refuse_dataset(item, "InvalidMount", error.details() or "the mount is refused")
             raise
+        listing = self._next_listing(item, info)
+        if listing.is_due(time.time()):
+            info = await self._metadata.sync(dataset.sync_request(item, eligible, force=True))
+            LISTINGS_ASKED.labels(listing.why).inc()
+            listing = self._next_listing(item, info)
         await self._evict_paths(item)
         item = self._objects.get(Dataset, (item.metadata.namespace, item.metadata.name)) or item
         capacity = runtime.capacity_bytes(self._known_workers)
         key = (item.metadata.namespace, item.metadata.name)
         users = self._users.seen(key)
-        status = dataset.status(item, info, capacity, time.time(), users)
+        status = dataset.status(item, info, listing, capacity, time.time(), users=users)
+        if listings.is_new_failure(item.status, status.metadata_sync):
+            self._recorder.record(_reference(item), SYNC_FAILED, info.error, kind="Warning")
         await self._objects.write_status(item, status)
         before = item.status.snapshot if item.status is not None else None
         if info.snapshot_version != (before.version if before is not None else 0):
@@ -136,8 +156,22 @@ class Reconciler:
             is_taken = not await self._ensure_volumes(item.model_copy(update={"status": status}))
         if info.syncing:
             return SYNC_POLL_SECONDS
-        is_stale = users is None and bool(status.references)
-        return FAILED_RETRY_SECONDS if info.error or is_taken or is_stale else None
+        rests = [listing.rest_seconds(time.time())]
+        if is_taken or (users is None and status.references):
+            rests.append(FAILED_RETRY_SECONDS)
+        return min((rest for rest in rests if rest is not None), default=None)
+
+    def _next_listing(self, item: Dataset, info: metadata_pb2.DatasetInfo) -> listings.Listing:
+        # Of one listing the same chance each time, by whichever process: a new one with each look would favour the
+        # shortest pause.
+        chance = Random(f"{item.metadata.uid} {info.listing.ended_at_ns}").random()
+        try:
+            asked = listings.asked_at(item)
+        except ValueError as error:
+            what = {"dataset": item.metadata.name, "namespace": item.metadata.namespace}
+            log.warning("nothing is listed for a request", **what, error=str(error))
+            asked = None
+        return listings.next_listing(item.spec.metadata_sync, info, asked, chance)
 
     async def _ensure_volumes(self, item: Dataset) -> bool:
         """Make its PV and PVC; False: their names are taken, which its status says."""
@@ -361,3 +395,10 @@ class Reconciler:
             if nodecache.write_delay_seconds(written, status, written_at, time.monotonic()) == 0:
                 await self._objects.write_node_cache(node, status)
                 self._written[node] = (status, time.monotonic())
+
+
+def _reference(item: Dataset) -> ObjectRef:
+    meta = item.metadata
+    return ObjectRef(
+        api_version=DATASETS.api_version, kind=DATASETS.kind, namespace=meta.namespace, name=meta.name, uid=meta.uid
+    )

@@ -89,6 +89,14 @@ class ApplyDataLoad:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestListing:
+    """Ask for a listing of a Dataset that begins at `since` (RFC 3339) or later; it is fine if the Dataset is gone."""
+
+    dataset: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveCheckpoint:
     """Remove the checkpoint in this directory of the job's checkpoint dataset; it is fine if it is gone.
 
@@ -124,6 +132,7 @@ Action = (
     | ApplyConfigMap
     | ApplySshKeys
     | ApplyDataLoad
+    | RequestListing
     | RemoveCheckpoint
     | DeleteJob
     | EmitEvent

@@ -121,6 +121,12 @@ class DatasetView:
     phase: str
     cached_percent: float
     message: str = ""
+    #: it is to be listed anew before a job's first attempt (policy OnJobStart)
+    lists_on_start: bool = False
+    #: seconds since 1970, 0 = never: when the listing its snapshot comes from began, rounded down to whole seconds
+    listed_at: float = 0.0
+    #: the newest time since which somebody asks for a listing
+    listing_asked_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

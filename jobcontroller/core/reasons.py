@@ -46,6 +46,8 @@ DATA_READY: Final = "DatasetsReady"
 DATASET_NOT_FOUND: Final = "DatasetNotFound"
 DATASET_NOT_BOUND: Final = "DatasetNotBound"
 DATASET_NOT_CACHED: Final = "DatasetNotCached"
+DATASET_NOT_LISTED: Final = "DatasetNotListed"
+"""A listing since the job could start is waited for. An event too: the job began without it."""
 
 # CheckpointRetention, and events of removals
 KEPT: Final = "Kept"

@@ -31,6 +31,7 @@ from jobcontroller.core import (
     equipment,
     failures,
     fencing,
+    fresh_data,
     gang,
     hang,
     progress,
@@ -156,6 +157,7 @@ def _hold_back_suspended(turn: Turn) -> Plan | None:
     pods = list(turn.observed.pods)
     if not pods:
         turn.status.admitted_queue = turn.status.admitted_gpus = turn.status.reclaimed_by = None
+    turn.status.data_listed_since = None
     if not suspend.is_suspended(turn.status):
         _record_end(turn, turn.now, failed=False)
         turn.status.start_time = None
@@ -311,6 +313,8 @@ def _hold_back_queued(turn: Turn) -> Plan | None:
 def _start_attempt(turn: Turn) -> Plan | None:
     job, status = turn.job, turn.status
     verdict = data.data_ready(job.spec, turn.observed.datasets, turn.attempt)
+    if verdict is not None and verdict.is_ready and status.started_attempt != turn.attempt:
+        verdict = fresh_data.not_listed(turn) or verdict
     if verdict is not None:
         turn.draft.set(DATA_READY, verdict.is_ready, verdict.reason, verdict.message)
     if status.started_attempt == turn.attempt:

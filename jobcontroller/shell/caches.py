@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from api import names
+from api.conditions import parse_timestamp
 from jobcontroller.core import notices
 from jobcontroller.core.observed import DatasetView, PodView
 from jobcontroller.shell.pod_view import owner_uid, view_of
@@ -298,7 +299,21 @@ def dataset_view(dataset: Dataset) -> DatasetView:
         phase=dataset.status.phase,
         cached_percent=_percent(states.get("cachedPercentage")),
         message=ready.message if ready is not None else "",
+        lists_on_start=_field(dataset.spec.get("metadataSync"), "policy") == "OnJobStart",
+        listed_at=_time(_field(dataset.status.metadata_sync, "listedAt")),
+        listing_asked_at=_time(dataset.metadata.annotations.get(names.DATASET_SYNC_ANNOTATION)),
     )
+
+
+def _field(of: object, name: str) -> object:
+    return of.get(name) if isinstance(of, dict) else None
+
+
+def _time(text: object) -> float:
+    try:
+        return parse_timestamp(text) if isinstance(text, str) else 0.0
+    except ValueError:
+        return 0.0
 
 
 def _percent(text: object) -> float:

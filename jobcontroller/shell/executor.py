@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from api import names
 from api.training_v1alpha1 import TrainingJob
 from jobcontroller.core import reasons
 from jobcontroller.core.actions import (
@@ -30,6 +31,7 @@ from jobcontroller.core.actions import (
     DeletePod,
     DeletePodGroup,
     EmitEvent,
+    RequestListing,
 )
 from jobcontroller.core.observed import Problem
 from jobcontroller.shell import metrics, ssh_keys
@@ -38,7 +40,17 @@ from kube.client import KubeClient
 from kube.errors import AlreadyExists, Conflict, Forbidden, Invalid, KubeError, NotFound
 from kube.events import EventRecorder
 from kube.objects import ObjectRef
-from kube.resources import CONFIG_MAPS, DATA_LOADS, POD_GROUPS, PODS, SECRETS, SERVICES, TRAINING_JOBS, Resource
+from kube.resources import (
+    CONFIG_MAPS,
+    DATA_LOADS,
+    DATASETS,
+    POD_GROUPS,
+    PODS,
+    SECRETS,
+    SERVICES,
+    TRAINING_JOBS,
+    Resource,
+)
 
 T = TypeVar("T")
 
@@ -128,6 +140,10 @@ class Executor:
             case AnnotatePod():
                 body = {"metadata": {"uid": action.uid, "annotations": dict(action.annotations)}}
                 change = self._client.patch(PODS, action.name, body, job.metadata.namespace)
+                await self._tolerating_absence(action, change)
+            case RequestListing():
+                body = {"metadata": {"annotations": {names.DATASET_SYNC_ANNOTATION: action.since}}}
+                change = self._client.patch(DATASETS, action.dataset, body, job.metadata.namespace)
                 await self._tolerating_absence(action, change)
             case DeletePodGroup():
                 write = self._client.delete(POD_GROUPS, action.name, job.metadata.namespace)

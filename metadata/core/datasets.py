@@ -1,7 +1,7 @@
 """A dataset's record: what it is made of, and the state of its newest snapshot.
 
 Owns checking what a Sync says, and deciding whether it needs a listing. Invariants: mount paths are distinct;
-`version` only grows; a failed listing changes `error` and nothing else.
+`version` only grows; a failed listing changes `error`, its count and its times, and nothing else.
 """
 
 from collections.abc import Sequence
@@ -51,6 +51,22 @@ class Specification:
 
 
 @dataclass(frozen=True, slots=True)
+class LastListing:
+    """How the listings went so far; times in ns since 1970, 0 = there was none."""
+
+    began_at_ns: int = 0
+    ended_at_ns: int = 0
+    failures: int = 0
+    """Listings in a row that failed, up to the last one; 0 = that one went well."""
+    good_began_at_ns: int = 0
+    """Beginning of the last one that went well: the snapshot has all that the under store had then."""
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    """Files that differed from the snapshot before, in the last one that went well."""
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """The record; `id` is the store's own number, 0 before it is stored."""
 
@@ -64,6 +80,7 @@ class Dataset:
     error_reason: str = ""
     listed_mounts: tuple[Mount, ...] = ()
     """The mounts the newest snapshot was listed from."""
+    listing: LastListing = LastListing()
 
     @property
     def uid(self) -> str:
@@ -109,14 +126,32 @@ def with_specification(dataset: Dataset | None, specification: Specification) ->
     return replace(dataset, specification=specification)
 
 
-def needs_listing(dataset: Dataset, *, force: bool) -> bool:
-    """Whether a Sync has to list: never listed, asked to, failed last time, or other mounts than the snapshot's."""
+def needs_listing(
+    dataset: Dataset, *, force: bool = False, has_new_mounts: bool = False, leaves_failed: bool = False
+) -> bool:
+    """Whether a Sync has to list: never listed, asked to, failed last time, or other mounts than the snapshot's.
+
+    `leaves_failed`: what failed is not tried again before that is asked for, or the mounts are new."""
+    if dataset.error_reason and leaves_failed:
+        return force or has_new_mounts
     return (
         force
         or dataset.version == 0
         or bool(dataset.error_reason)
         or dataset.listed_mounts != dataset.specification.mounts
     )
+
+
+def listed(dataset: Dataset, listing: LastListing) -> Dataset:
+    """The record after a listing that went well; the snapshot is the caller's."""
+    return replace(dataset, synced_at_ns=listing.ended_at_ns, error="", error_reason="", listing=listing)
+
+
+def failed(dataset: Dataset, began_at_ns: int, ended_at_ns: int, reason: str, message: str) -> Dataset:
+    """The record after a listing that failed."""
+    before = dataset.listing
+    listing = replace(before, began_at_ns=began_at_ns, ended_at_ns=ended_at_ns, failures=before.failures + 1)
+    return replace(dataset, error=message, error_reason=reason, listing=listing)
 
 
 def require_snapshot(dataset: Dataset) -> Dataset:

@@ -76,6 +76,15 @@ def dataset_message(dataset: Dataset) -> pb.DatasetInfo:
             maximum_bytes=specification.terms.maximum_bytes,
             pinned=specification.terms.pinned,
         ),
+        listing=pb.LastListing(
+            began_at_ns=dataset.listing.began_at_ns,
+            ended_at_ns=dataset.listing.ended_at_ns,
+            failures=dataset.listing.failures,
+            good_began_at_ns=dataset.listing.good_began_at_ns,
+            added=dataset.listing.added,
+            changed=dataset.listing.changed,
+            removed=dataset.listing.removed,
+        ),
     )
 
 

@@ -34,6 +34,11 @@ LISTING_SECONDS = Histogram(
     "Seconds of a listing that went well, from its start to the new snapshot (stable).",
     buckets=(0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 7200),
 )
+LISTING_CHANGES = Counter(
+    "headrace_metadata_listing_changes",
+    "Files in which listings differed from the snapshot before (stable).",
+    ["kind"],  # added, changed, removed
+)
 LISTINGS_RESUMED = Counter(
     "headrace_metadata_listings_resumed", "Listings that a restart interrupted and that went on (stable)."
 )

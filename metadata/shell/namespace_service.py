@@ -47,15 +47,24 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
     async def Sync(self, request: pb.SyncRequest, context: Context) -> pb.DatasetInfo:
         specification = datasets.check(convert.specification(request))
 
-        def record(transaction: Transaction) -> Dataset:
+        def record(transaction: Transaction) -> tuple[Dataset, bool]:
             known = transaction.dataset(specification.uid)
             wanted = datasets.with_specification(known, specification)
-            return known if known == wanted and known is not None else transaction.put_dataset(wanted)
+            has_new_mounts = known is None or known.specification.mounts != specification.mounts
+            stored = known if known == wanted and known is not None else transaction.put_dataset(wanted)
+            return stored, has_new_mounts
 
+        listings = self._catalog.listings
         async with self._control:
-            dataset = await self._database.write(record)
-            if datasets.needs_listing(dataset, force=request.force):
-                await self._catalog.listings.start(dataset)
+            ended = listings.ended
+            dataset, has_new_mounts = await self._database.write(record)
+            if listings.ended != ended:
+                # Settled and old at once: who sees that lists again for nothing.
+                dataset = await self._catalog.read(lambda reader: require_dataset(reader, dataset.uid))
+            if datasets.needs_listing(
+                dataset, force=request.force, has_new_mounts=has_new_mounts, leaves_failed=request.leave_failed
+            ):
+                await listings.start(dataset)
         return self._catalog.info(dataset)
 
     @edge.unary

@@ -16,7 +16,8 @@ from typing import Final
 
 import structlog
 
-from metadata.core.datasets import Dataset, Mount
+from metadata.core import datasets
+from metadata.core.datasets import Dataset, LastListing, Mount
 from metadata.core.entries import Entry
 from metadata.core.listing import ListingBuilder, ListingCounts
 from metadata.core.listing_diff import SyncPlan, plan_sync
@@ -47,6 +48,8 @@ class Progress:
 
     mounts: tuple[Mount, ...]
     counts: ListingCounts = field(default_factory=ListingCounts)
+    began_at_ns: int = field(default_factory=time.time_ns)
+    """Of a listing that goes on after a restart: when it began, before that."""
     task: "asyncio.Task[None] | None" = None
     is_wanted: bool = True
     """False once what is staged is of no use to anybody: it is thrown away when the listing ends."""
@@ -147,6 +150,8 @@ class Listings:
             version, plan = await self._list(dataset, progress, unfinished)
             outcome = "done"
             metrics.LISTING_SECONDS.observe(time.monotonic() - started)
+            for kind in ("added", "changed", "removed"):
+                metrics.LISTING_CHANGES.labels(kind).inc(getattr(plan, kind))
             log.info(
                 "metadata.listed",
                 dataset=dataset.label,
@@ -161,15 +166,17 @@ class Listings:
             )
         except UnderStoreError as error:
             outcome = error.reason
-            await self._fail(dataset, error.reason, error.message)
+            await self._fail(dataset, progress, error.reason, error.message)
         except MetadataError as error:
             outcome = "Unavailable"
-            await self._fail(dataset, outcome, error.message)
+            await self._fail(dataset, progress, outcome, error.message)
         except Exception as error:  # the edge of a background task: logged once, counted
             outcome = "Internal"
             metrics.INTERNAL_ERRORS.labels("listing").inc()
             log.error("metadata.listing_failed", dataset=dataset.label, exc_info=error)
-            await self._fail(dataset, outcome, "the listing ended by an internal error; see the service's log.")
+            await self._fail(
+                dataset, progress, outcome, "the listing ended by an internal error; see the service's log."
+            )
         finally:
             metrics.LISTINGS.labels(outcome).inc()
             if self._running.get(dataset.uid) is progress:
@@ -181,10 +188,11 @@ class Listings:
         self, dataset: Dataset, progress: Progress, unfinished: UnfinishedListing | None
     ) -> tuple[int, SyncPlan]:
         if unfinished is None:
-            origin = ListingOrigin(dataset.uid, dataset.id, dataset.version, progress.mounts, time.time_ns())
+            began_at_ns = progress.began_at_ns
+            origin = ListingOrigin(dataset.uid, dataset.id, dataset.version, progress.mounts, began_at_ns)
             listing_id = await self._database.write(lambda transaction: transaction.begin_listing(origin))
             unfinished = UnfinishedListing(listing_id, origin, ListingProgress())
-        progress.counts = replace(unfinished.progress.counts)
+        progress.counts, progress.began_at_ns = replace(unfinished.progress.counts), unfinished.origin.began_at_ns
         try:
             for index in range(unfinished.progress.mount, len(progress.mounts)):
                 await self._stage_mount(unfinished, index, progress)
@@ -227,7 +235,7 @@ class Listings:
 
     async def _publish(self, dataset: Dataset, listing: UnfinishedListing) -> tuple[int, SyncPlan]:
         """Make the staged listing the dataset's content; returns the version and what changed."""
-        plan_from = _Planner(dataset, listing.id, listing.origin.base_version)
+        plan_from = _Planner(dataset, listing.id, listing.origin)
         for _ in range(PLANS_BEFORE_BLOCKING):
             planned = await self._database.read(plan_from.plan)
             published = await self._database.write(partial(self._commit, plan_from, planned))
@@ -257,25 +265,30 @@ class Listings:
             version += 1
             files, size = transaction.apply(current.id, plan.changes, version)
             transaction.forget_history(current.id, version - self._kept_versions)
-        transaction.put_dataset(
-            replace(
-                current,
-                version=version,
-                files=current.files + files,
-                bytes=current.bytes + size,
-                synced_at_ns=time.time_ns(),
-                error="",
-                error_reason="",
-                listed_mounts=planner.dataset.specification.mounts,
-            )
+        snapshot = replace(
+            current,
+            version=version,
+            files=current.files + files,
+            bytes=current.bytes + size,
+            listed_mounts=planner.dataset.specification.mounts,
         )
+        began_at_ns = planner.origin.began_at_ns
+        listing = LastListing(
+            began_at_ns,
+            time.time_ns(),
+            good_began_at_ns=began_at_ns,
+            added=plan.added,
+            changed=plan.changed,
+            removed=plan.removed,
+        )
+        transaction.put_dataset(datasets.listed(snapshot, listing))
         return version, plan
 
-    async def _fail(self, dataset: Dataset, reason: str, message: str) -> None:
+    async def _fail(self, dataset: Dataset, progress: Progress, reason: str, message: str) -> None:
         def record(transaction: Transaction) -> None:
             current = transaction.dataset(dataset.uid)
             if current is not None and current.id == dataset.id:
-                transaction.put_dataset(replace(current, error=message, error_reason=reason))
+                transaction.put_dataset(datasets.failed(current, progress.began_at_ns, time.time_ns(), reason, message))
 
         log.warning("metadata.listing_refused", dataset=dataset.label, reason=reason, message=message)
         try:
@@ -292,11 +305,11 @@ class _Planned:
 
 @dataclass(frozen=True, slots=True)
 class _Planner:
-    """Compares the staged listing, which began at snapshot `base_version`, with the namespace."""
+    """Compares the staged listing with the namespace."""
 
     dataset: Dataset
     listing_id: int
-    base_version: int
+    origin: ListingOrigin
 
     def plan(self, reader: Reader) -> _Planned:
         """The plan on the reader's state. Blocks for as long as both sides take to read."""
@@ -307,8 +320,8 @@ class _Planner:
         plan = plan_sync(
             reader.below(current.id, ""),
             reader.listed(self.listing_id),
-            base_version=self.base_version,
-            removed_since=reader.replaced_since(current.id, self.base_version),
+            base_version=self.origin.base_version,
+            removed_since=reader.replaced_since(current.id, self.origin.base_version),
             keeps_made_directories=not all(has_directories(mount.mount_point) for mount in mounts),
         )
         return _Planned(current.version, plan)

@@ -63,4 +63,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         registration BLOB NOT NULL  -- JSON of core.workers.Registration
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE datasets ADD COLUMN listing BLOB NOT NULL DEFAULT x'7B7D';  -- JSON of core.datasets.LastListing
+    """,
 )

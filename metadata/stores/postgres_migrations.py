@@ -55,4 +55,6 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE listings ADD COLUMN origin BYTEA",
         "ALTER TABLE listings ADD COLUMN progress BYTEA",
     ),
+    # JSON of core.datasets.LastListing
+    ("ALTER TABLE datasets ADD COLUMN listing BYTEA NOT NULL DEFAULT '{}'",),
 )

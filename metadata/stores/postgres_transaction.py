@@ -34,6 +34,7 @@ class PostgresTransaction(PostgresReader):
             "synced_at_ns": dataset.synced_at_ns,
             "error": dataset.error,
             "error_reason": dataset.error_reason,
+            "listing": rows.encode(dataset.listing),
         }
         if dataset.id:
             assignments = ", ".join(f"{column} = %s" for column in values)

@@ -8,18 +8,19 @@ from typing import Any, TypeAlias
 import msgspec
 
 from metadata.core import paths
-from metadata.core.datasets import Dataset, Mount, Specification
+from metadata.core.datasets import Dataset, LastListing, Mount, Specification
 from metadata.core.entries import Entry, Kind
 from metadata.core.listing_progress import ListingOrigin, ListingProgress, UnfinishedListing
 from metadata.core.workers import Registration
 
 ENTRY_COLUMNS = "parent, name, kind, size_bytes, etag, mtime_ns, mode, added_version"
-DATASET_COLUMNS = "id, specification, listed_mounts, version, files, bytes, synced_at_ns, error, error_reason"
+DATASET_COLUMNS = "id, specification, listed_mounts, version, files, bytes, synced_at_ns, error, error_reason, listing"
 EntryRow: TypeAlias = tuple[str, str, int, int, str, int, int, int]
 
 _KINDS = (Kind.FILE, Kind.IMPLIED, Kind.MADE)
 _specification = msgspec.json.Decoder(Specification)
 _mounts = msgspec.json.Decoder(tuple[Mount, ...])
+_listing = msgspec.json.Decoder(LastListing)
 _origin = msgspec.json.Decoder(ListingOrigin)
 _progress = msgspec.json.Decoder(ListingProgress)
 _registration = msgspec.json.Decoder(Registration)
@@ -41,7 +42,7 @@ def entry_row(entry: Entry, version: int) -> EntryRow:
 
 def dataset(row: Any) -> Dataset:
     """The dataset of a row in DATASET_COLUMNS order."""
-    number, specification, listed_mounts, version, files, size, synced_at_ns, error, reason = row
+    number, specification, listed_mounts, version, files, size, synced_at_ns, error, reason, listing = row
     return Dataset(
         _specification.decode(specification),
         number,
@@ -52,6 +53,7 @@ def dataset(row: Any) -> Dataset:
         error,
         reason,
         _mounts.decode(listed_mounts),
+        _listing.decode(listing),
     )
 
 

@@ -36,10 +36,11 @@ class SqliteTransaction(SqliteReader):
             dataset.synced_at_ns,
             dataset.error,
             dataset.error_reason,
+            rows.encode(dataset.listing),
         )
         columns = (
             "uid, namespace, name, specification, listed_mounts, version, files, bytes, synced_at_ns,"
-            " error, error_reason"
+            " error, error_reason, listing"
         )
         marks = ", ".join("?" * len(values))
         if dataset.id:

@@ -164,12 +164,21 @@ class Cluster:
 
         return await self.until(f"event {reason} of {job}", probe)
 
-    async def bound_dataset(self, name: str, *, cached: str = "0%") -> None:
+    async def bound_dataset(self, name: str, *, cached: str = "0%", policy: str = "Once") -> None:
         mount = {"name": name, "mountPoint": f"file:///srv/{name}", "path": "/"}
-        spec = {"mounts": [mount], "accessModes": ["ReadWriteMany"]}
+        spec = {"mounts": [mount], "accessModes": ["ReadWriteMany"], "metadataSync": {"policy": policy}}
         body = {"apiVersion": DATASETS.api_version, "kind": "Dataset", "metadata": {"name": name}, "spec": spec}
         await self.client.create(DATASETS, body, self.namespace)
         await self.set_dataset(name, {"phase": "Bound", "cacheStates": {"cachedPercentage": cached}})
+
+    async def wait_for_request(self, name: str) -> str:
+        """Wait until somebody asks for a listing of the Dataset; return since when."""
+
+        async def probe() -> str | None:
+            body = await self.client.get(DATASETS, name, self.namespace)
+            return (body["metadata"].get("annotations") or {}).get(names.DATASET_SYNC_ANNOTATION)
+
+        return await self.until(f"a request for a listing of {name}", probe)
 
     async def set_dataset(self, name: str, status: Body) -> None:
         await self.client.patch(DATASETS, name, {"status": status}, self.namespace, subresource="status")

@@ -10,7 +10,8 @@ function with a new call is a new failpoint by itself. The calls:
 - of other processes, by gRPC: `call /headrace…/PutFile`, and as their server: `answer /headrace…/PutFile`.
 
 FAILPOINT_RECORD is a file that gets a line for each point that is passed for the first time, and one before the end.
-FAILPOINT is the point to end at, FAILPOINT_PASSAGE (1) which passing of it.
+FAILPOINTS are the points to end at, a line each; the process ends at the first of them that is passed for the
+FAILPOINT_PASSAGE-th (1) time. After SIGUSR1 it ends at whatever point it passes next.
 """
 
 import os
@@ -19,7 +20,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from pathlib import PurePath
 from types import FrameType
 from typing import Any, Final
@@ -37,11 +38,12 @@ MAKES: Final = os.O_CREAT | os.O_TRUNC
 
 
 class Failpoints:
-    """Counts passings, writes them down, ends the process at the one that was asked for."""
+    """Counts passings, writes them down, ends the process at one that was asked for."""
 
-    def __init__(self, record: int, point: str, passage: int) -> None:
+    def __init__(self, record: int, wanted: Set[str], passage: int) -> None:
         self._record = record
-        self._point = point
+        self._wanted = wanted
+        self.is_any_wanted = False
         self._passage = passage
         self._passed: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -53,16 +55,16 @@ class Failpoints:
             self._passed[point] += 1
             if self._passed[point] == 1:
                 self._tell(f"passed {point}")
-            return point == self._point and self._passed[point] == self._passage
+            return self.is_any_wanted or (point in self._wanted and self._passed[point] == self._passage)
 
     def passing(self, point: str) -> None:
         """A point is being passed: perhaps the last."""
         if self.due(point):
-            self.end()
+            self.end(point)
 
-    def end(self) -> None:
+    def end(self, point: str) -> None:
         """End here and now."""
-        self._tell(f"killed {self._point}")
+        self._tell(f"killed {point}")
         self._kill(os.getpid(), signal.SIGKILL)
 
     def _tell(self, line: str) -> None:
@@ -90,9 +92,10 @@ def arm_system(points: Failpoints) -> None:
                 return real(*args, **kwargs)
             point = f"{where}: {name}"
             points.passing(point)
-            if name in TORN and points.due(f"{point}, torn"):
+            torn = f"{point}, torn"
+            if name in TORN and points.due(torn):
                 real(args[0], bytes(args[1])[: len(args[1]) // 2], *args[2:])
-                points.end()
+                points.end(torn)
             result = real(*args, **kwargs)
             points.passing(f"{point}, done")
             return result
@@ -114,9 +117,10 @@ def arm_sqlite(points: Failpoints) -> None:
 
         def xWrite(self, data: Any, offset: int) -> None:
             points.passing(f"{self._name}: write")
-            if points.due(f"{self._name}: write, torn"):
+            torn = f"{self._name}: write, torn"
+            if points.due(torn):
                 super().xWrite(bytes(data)[: len(data) // 2], offset)
-                points.end()
+                points.end(torn)
             super().xWrite(data, offset)
             points.passing(f"{self._name}: write, done")
 
@@ -197,7 +201,13 @@ def arm_grpc(points: Failpoints) -> None:
 def main() -> None:
     """Arm, and run the module that is named first as if it had been started itself."""
     record = os.open(os.environ["FAILPOINT_RECORD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    points = Failpoints(record, os.environ.get("FAILPOINT", ""), int(os.environ.get("FAILPOINT_PASSAGE", "1")))
+    wanted = frozenset(os.environ.get("FAILPOINTS", "").splitlines())
+    points = Failpoints(record, wanted, int(os.environ.get("FAILPOINT_PASSAGE", "1")))
+
+    def want_any(*_: object) -> None:
+        points.is_any_wanted = True
+
+    signal.signal(signal.SIGUSR1, want_any)
     arm_system(points)
     arm_sqlite(points)
     arm_grpc(points)

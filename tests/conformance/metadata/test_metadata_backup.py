@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from headrace.__main__ import app
-from metadata.core.datasets import Dataset, Mount, Specification
+from metadata.core.datasets import Dataset, LastListing, Mount, Specification
 from metadata.core.entries import Changes, Entry, Kind
 from metadata.errors import AlreadyExists, InvalidRequest, SettingsError
 from metadata.shell import backup
@@ -80,6 +80,7 @@ def a_dataset(number: int, version: int = 1) -> Dataset:
         error="Ω",
         error_reason="E",
         listed_mounts=(MOUNT,),
+        listing=LastListing(1, 2, 3, 4, 5, 6, 7),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 import pytest
 
-from metadata.core.datasets import Dataset, Mount, Specification
+from metadata.core.datasets import Dataset, LastListing, Mount, Specification
 from metadata.core.entries import Changes, Entry, Kind
 from metadata.core.listing import ListingCounts
 from metadata.core.listing_progress import ListingOrigin, ListingProgress, UnfinishedListing
@@ -75,7 +75,15 @@ def test_datasets_are_kept_found_and_changed(reopen: Reopen) -> None:
     first = new_dataset(store)
     assert first.id
     changed = replace(
-        first, version=3, files=4, bytes=5, synced_at_ns=6, error="E.", error_reason="R", listed_mounts=(MOUNT,)
+        first,
+        version=3,
+        files=4,
+        bytes=5,
+        synced_at_ns=6,
+        error="E.",
+        error_reason="R",
+        listed_mounts=(MOUNT,),
+        listing=LastListing(1, 2, 3, 4, 5, 6, 7),
     )
     do(store, lambda tx: tx.put_dataset(changed))
     second = new_dataset(store, "u2")

@@ -30,6 +30,7 @@ from kube.resources import (
     CACHE_RUNTIMES,
     DATA_LOADS,
     DATASETS,
+    EVENTS,
     NAMESPACES,
     NODE_CACHES,
     POD_GROUPS,
@@ -56,7 +57,10 @@ MIRRORS = "headrace-system/headrace-credentials,headrace-node/headrace-credentia
 
 #: What no test can bring about here, with the reason; the code that needs it is named in rbac.yaml.
 UNUSED: Mapping[str, set[audit.Right]] = {
-    "cacheruntime": set(),
+    "cacheruntime": {
+        # The same event once more, which is counted: ../kube/test_kube_api_server.py.
+        ("patch", "events.k8s.io", "events"),
+    },
     "jobcontroller": {
         # OwnerReferencesPermissionEnforcement, which asks for them, makes no request that could be seen.
         ("update", "training.headrace.dev", "trainingjobs/finalizers"),
@@ -183,6 +187,7 @@ async def _use_the_cache(client: KubeClient, namespace: str, cache: CacheCluster
 
     secret = {"name": "fs.s3a.access.key", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "id"}}}
     await client.create(DATASETS, dataset("plain", mountPoint=f"file://{cache.origin}"), namespace)
+    await client.create(DATASETS, dataset("absent", mountPoint=f"file://{cache.origin}/absent"), namespace)
     await client.create(DATASETS, dataset("keyed", mountPoint="s3://nobody", encryptOptions=[secret]), namespace)
     runtime = {"apiVersion": CACHE_RUNTIMES.api_version, "kind": "CacheRuntime", "metadata": {"name": "default"}}
     await client.create(CACHE_RUNTIMES, runtime, namespace)
@@ -206,12 +211,17 @@ async def _use_the_cache(client: KubeClient, namespace: str, cache: CacheCluster
         nodes = (await client.list(NODE_CACHES)).items
         return bool(pool.get("status")) and any(node.get("status", {}).get("worker") for node in nodes)
 
+    async def is_warned_of() -> bool:
+        events = (await client.list(EVENTS, namespace)).items
+        return any((one["reason"], one["regarding"]["name"]) == ("SyncFailed", "absent") for one in events)
+
     await until("the dataset is bound", is_bound)
+    await until("a listing that failed is told of", is_warned_of)
     for each in (SYSTEM, "headrace-node"):
         await until(f"the credentials are in {each}", lambda each=each: mirrored(each))  # type: ignore[misc]
     await until("the pool and its node have a status", has_pool_and_node)
     await _use_loads(client, namespace, cache)
-    for name in ("plain", "keyed"):
+    for name in ("plain", "keyed", "absent"):
         await client.delete(DATASETS, name, namespace)
         await until(f"{name} is gone", lambda name=name: gone(client, DATASETS, name, namespace))  # type: ignore[misc]
     for each in (SYSTEM, "headrace-node"):
@@ -300,6 +310,10 @@ async def _use_jobs(cluster: Cluster, plane: ControlPlane) -> None:
     # Keys and hosts of an MPI job are a Secret and a ConfigMap.
     await cluster.submit(job_body("mpi", framework="MPI", replicaSpecs={"Launcher": one, "Worker": one}))
     await cluster.wait_for_pods("mpi", 0, 2)
+    # A dataset that is to be listed before a job starts.
+    await cluster.bound_dataset("fresh", policy="OnJobStart")
+    await cluster.submit(job_body("eager", datasets=[{"name": "fresh", "mountPath": "/data"}]))
+    await cluster.wait_for_request("fresh")
     # Names that a stranger has.
     group = {"apiVersion": POD_GROUPS.api_version, "kind": "PodGroup", "metadata": {"name": "grouped-a0"}}
     await cluster.client.create(POD_GROUPS, group | {"spec": {"minMember": 1}}, cluster.namespace)

@@ -247,6 +247,20 @@ async def test_pods_wait_for_their_data(cluster: Cluster, tmp_path: Path) -> Non
         assert '"name":"corpus"' in pods[0]["metadata"]["annotations"][names.DATASETS_ANNOTATION]
 
 
+async def test_a_job_has_its_data_listed_before_it_starts(cluster: Cluster, tmp_path: Path) -> None:
+    async with controller(cluster, tmp_path / "log", "--no-leader-elect"):
+        await cluster.bound_dataset("fresh", policy="OnJobStart")
+        await cluster.submit(job_body("eager", datasets=[{"name": "fresh", "mountPath": "/data"}]))
+        since = await cluster.wait_for_request("fresh")
+        waiting = await cluster.wait_for_state("eager", "Queued", "WaitingForData")
+        assert waiting["status"]["dataListedSince"] == since
+        assert "Dataset fresh is listed anew" in waiting["status"]["message"]
+        assert await cluster.pods("eager", 0) == []
+        # As the cache controller does.
+        await cluster.set_dataset("fresh", {"metadataSync": {"listedAt": since, "added": 1}})
+        await cluster.wait_for_pods("eager", 0, 2)
+
+
 async def test_roles_start_in_order_after_the_whole_gang_is_placed(cluster: Cluster, tmp_path: Path) -> None:
     one = workers(1)["Worker"]
     roles = {"PS": one, "Worker": one | {"replicas": 2, "dependsOn": [{"role": "PS", "status": "Ready"}]}}

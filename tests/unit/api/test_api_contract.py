@@ -78,6 +78,17 @@ def test_transition_time_changes_only_with_the_status() -> None:
     assert times == ["1970-01-01T00:01:40Z", "1970-01-01T00:01:40Z", "1970-01-01T00:05:00Z"]
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("1m1m", 120), ("0s", 0)])
+def test_durations_are_sums(text: str, seconds: int) -> None:
+    assert quantities.duration_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "1d", "1.5h", "-1s", "1h ", "٣s"])
+def test_what_is_no_duration_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration; write it like 90s, 10m or 1h30m"):
+        quantities.duration_seconds(text)
+
+
 @given(
     request_id=st.integers(0, 2**64 - 1),
     offset=st.integers(0, 2**62),

@@ -5,6 +5,7 @@ import pytest
 from api.data_v1alpha1 import DATASETS_ON_NODE_MAX, DataLoad, DataLoadStatus, Dataset, NodeCacheStatus
 from api.gen import metadata_pb2, worker_pb2
 from cacheruntime.controller import dataload, dataset, nodecache
+from cacheruntime.controller.listings import Listing
 from fuse.csi.core.volumes import parse_volume
 
 NOW = 1_800_000_000.0
@@ -68,16 +69,16 @@ class TestDataset:
     ) -> None:
         item = a_dataset()
         item.status = dataset.failed_status(item, "X", "was failed", NOW)
-        status = dataset.status(item, info, 0, NOW)
+        status = dataset.status(item, info, Listing(), 0, NOW)
         assert (status.phase, status.conditions[0].status, status.conditions[0].reason) == (phase, ready, reason)
 
     def test_sizes_by_directory_are_told_all_or_none(self) -> None:
         info = metadata_pb2.DatasetInfo(snapshot_version=1, files=5, bytes=10, groups={"train": 8, "test": 2})
-        told = dataset.status(a_dataset(), info, 0, NOW).snapshot
+        told = dataset.status(a_dataset(), info, Listing(), 0, NOW).snapshot
         assert told is not None
         assert told.groups == {"test": 2, "train": 8}
         info.groups["x" * 300] = 1
-        told = dataset.status(a_dataset(), info, 0, NOW).snapshot
+        told = dataset.status(a_dataset(), info, Listing(), 0, NOW).snapshot
         assert told is not None
         assert told.groups is None
 
@@ -184,10 +185,10 @@ class TestNodeCache:
 
 def test_a_status_has_the_measured_hit_ratio_beside_the_expected_one() -> None:
     info = metadata_pb2.DatasetInfo(snapshot_version=1, bytes=1000, cached_bytes=250)
-    states = dataset.status(a_dataset(), info, 0, NOW).cache_states
+    states = dataset.status(a_dataset(), info, Listing(), 0, NOW).cache_states
     assert states is not None and states.cache_hit_ratio is None and states.expected_hit_ratio == "25.0%"
     info.reads.CopyFrom(metadata_pb2.ReadCounters(local_bytes=200, peer_bytes=49, origin_bytes=751))
-    states = dataset.status(a_dataset(), info, 0, NOW).cache_states
+    states = dataset.status(a_dataset(), info, Listing(), 0, NOW).cache_states
     assert states is not None
     found = (states.cache_hit_ratio, states.local_hit_ratio, states.remote_hit_ratio, states.expected_hit_ratio)
     assert found == ("24.9%", "20.0%", "4.9%", "25.0%")

@@ -16,6 +16,7 @@ from cacheruntime.controller.reconciler import USERS_SECONDS, Reconciler
 from cacheruntime.controller.references import Pod
 from cacheruntime.controller.users import CONFIRM_SECONDS, Users
 from kube.errors import Forbidden, NotFound
+from kube.events import EventRecorder
 from kube.resources import DATASETS, PODS, TRAINING_JOBS, Resource
 from kube.storage_objects import PersistentVolume
 from kube.watch import Listed
@@ -112,7 +113,7 @@ class Bench:
         self._objects = Objects(cast(Any, self.client))
         self._objects.see(Dataset, self.client.body, is_deleted=False)
         doubles: Any = self.client, self._objects, NoCredentials(), self.services, self.services
-        self._reconciler = Reconciler(*doubles, poll_seconds=1.0)
+        self._reconciler = Reconciler(*doubles, recorder=EventRecorder(doubles[0], "tests", "tests"), poll_seconds=1.0)
 
     async def step(self) -> float | None:
         """Reconcile it once."""

@@ -20,6 +20,7 @@ from jobcontroller.core.actions import (
     DeletePod,
     DeletePodGroup,
     EmitEvent,
+    RequestListing,
 )
 from jobcontroller.shell.caches import Caches
 from jobcontroller.shell.executor import Executor
@@ -188,3 +189,12 @@ async def test_refused_keys_keep_the_pods_back_and_are_not_told() -> None:
     assert problem is not None
     assert problem.message == "Secret keys was refused by the API server: exceeded quota"
     assert client.created == ["keys"]
+
+
+@pytest.mark.parametrize("error", [None, NotFound(404, "NotFound", "gone")])
+async def test_a_listing_is_asked_for_by_annotation(error: KubeError | None) -> None:
+    client = FakeClient(delete=error)
+    one, _ = executor(client)
+    assert await one.perform(job(), [RequestListing("corpus", "2026-03-02T10:00:00Z")]) is None
+    wanted = {"data.headrace.dev/sync-requested-at": "2026-03-02T10:00:00Z"}
+    assert client.patched == [{"metadata": {"annotations": wanted}}]

@@ -1,12 +1,22 @@
 """The rules of names that the model in tests/property does not spell out: mounts and fields."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from metadata.core import mutations
-from metadata.core.datasets import Dataset, Mount, Specification, mount_of, needs_listing, require_writable
+from metadata.core.datasets import (
+    Dataset,
+    LastListing,
+    Mount,
+    Specification,
+    failed,
+    listed,
+    mount_of,
+    needs_listing,
+    require_writable,
+)
 from metadata.core.entries import Entry, Kind
 from metadata.core.paths import without_nested
 from metadata.errors import InvalidRequest, MetadataError, Precondition, Unavailable
@@ -70,6 +80,33 @@ def test_a_dataset_is_listed_when_it_has_to_be() -> None:
     assert needs_listing(dataset(version=0), force=False)
     assert needs_listing(dataset(error_reason="Unreachable"), force=False)
     assert needs_listing(dataset(listed_mounts=MOUNTS[:1]), force=False)
+
+
+def test_what_failed_is_left_alone_where_that_is_asked_for() -> None:
+    for one in (
+        dataset(error_reason="Unreachable"),
+        dataset(version=0, error_reason="Unreachable"),
+        dataset(error_reason="Unreachable", listed_mounts=MOUNTS[:1]),
+    ):
+        assert not needs_listing(one, leaves_failed=True)
+        assert needs_listing(one, leaves_failed=True, force=True)
+        assert needs_listing(one, leaves_failed=True, has_new_mounts=True)
+    assert needs_listing(dataset(version=0), leaves_failed=True)
+    assert needs_listing(dataset(listed_mounts=MOUNTS[:1]), leaves_failed=True)
+
+
+def test_a_failed_listing_changes_nothing_but_what_it_says() -> None:
+    good = LastListing(10, 20, good_began_at_ns=10, added=1, changed=2, removed=3)
+    before = listed(dataset(error="E.", error_reason="R"), good)
+    assert (before.error, before.error_reason, before.synced_at_ns, before.listing) == ("", "", 20, good)
+    after = failed(failed(before, 30, 40, "Unreachable", "No."), 50, 60, "AccessDenied", "Never.")
+    assert after == replace(
+        before,
+        error="Never.",
+        error_reason="AccessDenied",
+        listing=replace(good, began_at_ns=50, ended_at_ns=60, failures=2),
+    )
+    assert listed(after, good).listing.failures == 0
 
 
 def test_the_same_put_again_changes_nothing() -> None:
