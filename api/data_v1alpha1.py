@@ -144,9 +144,12 @@ class CachePolicy(Model):
 class Reclaim(Model):
     """When cached blocks are given back."""
 
-    policy: Literal["Retain", "WhenUnused"] = "Retain"
+    policy: Literal["Retain", "WhenUnused"] = Field(
+        default="Retain",
+        description="WhenUnused: once no pod, TrainingJob or DataLoad used it for idleTTL. Pinned paths keep all of it",
+    )
     idle_ttl: Annotated[str, StringConstraints(max_length=32, pattern=r"^([0-9]+(s|m|h))+$")] | None = Field(
-        default=None, alias="idleTTL"
+        default=None, alias="idleTTL", description="how long nobody has to have used it, e.g. 30m; 1h when not given"
     )
 
 
@@ -236,6 +239,12 @@ class DatasetStatus(Model):
     metadata_sync: MetadataSyncStatus | None = None
     references: list[Reference] = Field(
         default_factory=list, max_length=REFERENCES_MAX, description="pods and TrainingJobs that use it now"
+    )
+    unused_since: ShortText | None = Field(
+        default=None, description="since when no pod, TrainingJob or DataLoad uses it; absent while one does"
+    )
+    reclaimed_at: ShortText | None = Field(
+        default=None, description="when its cached bytes were given back last, as spec.reclaim says"
     )
     conditions: Conditions = Field(default_factory=list)
     observed_generation: int = 0

@@ -164,6 +164,11 @@ def _finish(old: DataLoadStatus, load: DataLoad, condition: Condition, now_secon
     )
 
 
+def is_under_way(load: DataLoad) -> bool:
+    """Whether it brings bytes now or is about to."""
+    return load.status is None or load.status.phase not in FINISHED_PHASES
+
+
 def expiry_seconds(load: DataLoad, now_seconds: float) -> float | None:
     """Return seconds until a finished load of policy Once is to be deleted (0 = now), or None when it is kept."""
     ttl, finished = load.spec.ttl_seconds_after_finished, load.status and load.status.finished_at

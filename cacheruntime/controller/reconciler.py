@@ -17,6 +17,7 @@ from prometheus_client import Counter
 from pydantic import ValidationError
 
 from api import names
+from api.conditions import timestamp
 from api.data_v1alpha1 import (
     REASON_CLEANUP_FAILED,
     REASON_IN_USE,
@@ -26,9 +27,11 @@ from api.data_v1alpha1 import (
     Dataset,
     DatasetStatus,
     NodeCacheStatus,
+    Reference,
 )
 from api.gen import metadata_pb2
-from cacheruntime.controller import dataload, dataset, listings, load_turns, nodecache, runtime
+from api.quantities import format_bytes
+from cacheruntime.controller import dataload, dataset, listings, load_turns, nodecache, reclaim, references, runtime
 from cacheruntime.controller.credentials import Credentials, SecretKey, SecretProblem
 from cacheruntime.controller.objects import Key, Objects, load_dataset
 from cacheruntime.controller.services import Metadata, Workers
@@ -57,6 +60,11 @@ LISTINGS_ASKED = Counter(
     "headrace_controller_listings",
     "Listings of datasets that metadata was asked for, beyond the first; why.",
     ["why"],  # retry, asked, Interval, Always
+)
+RECLAIMED = "Reclaimed"
+"""Reason of the event for cached bytes that were given back as nobody used them."""
+RECLAIMED_BYTES = Counter(
+    "headrace_controller_reclaimed_bytes", "Cached bytes of datasets that were given back as spec.reclaim says."
 )
 POLL_ERRORS = Counter("headrace_controller_poll_errors", "Polls of residency that failed; by whom.", ["of"])
 
@@ -144,6 +152,7 @@ class Reconciler:
         key = (item.metadata.namespace, item.metadata.name)
         users = self._users.seen(key)
         status = dataset.status(item, info, listing, capacity, time.time(), users=users)
+        rest_seconds = await self._reclaim(item, info, status, users)
         if listings.is_new_failure(item.status, status.metadata_sync):
             self._recorder.record(_reference(item), SYNC_FAILED, info.error, kind="Warning")
         await self._objects.write_status(item, status)
@@ -156,7 +165,7 @@ class Reconciler:
             is_taken = not await self._ensure_volumes(item.model_copy(update={"status": status}))
         if info.syncing:
             return SYNC_POLL_SECONDS
-        rests = [listing.rest_seconds(time.time())]
+        rests = [listing.rest_seconds(time.time()), rest_seconds]
         if is_taken or (users is None and status.references):
             rests.append(FAILED_RETRY_SECONDS)
         return min((rest for rest in rests if rest is not None), default=None)
@@ -172,6 +181,34 @@ class Reconciler:
             log.warning("nothing is listed for a request", **what, error=str(error))
             asked = None
         return listings.next_listing(item.spec.metadata_sync, info, asked, chance)
+
+    async def _reclaim(
+        self, item: Dataset, info: metadata_pb2.DatasetInfo, status: DatasetStatus, users: Sequence[Reference] | None
+    ) -> float | None:
+        """Give its cached bytes back if it is time, and enter in `status` since when nobody uses it; return the seconds
+        until it may be time."""
+        key = (item.metadata.namespace, item.metadata.name)
+        cached_bytes = info.cached_bytes + info.cached_copy_bytes
+        idle = reclaim.idleness(
+            item, users, is_loading=self._is_loading(key), cached_bytes=cached_bytes, now=time.time()
+        )
+        # Asked anew: a watch that lags must not take the bytes from under a job that begins.
+        if idle.is_due and (found := await self._users.now(key)):
+            status.references = references.kept(found)
+            idle = reclaim.Idleness(None)
+        status.unused_since = idle.unused_since
+        if idle.is_due:
+            alive = [worker for worker in await self._metadata.workers() if worker.alive]
+            await self._workers.evict(alive, item.metadata.uid)
+            status.reclaimed_at = timestamp(time.time())
+            RECLAIMED_BYTES.inc(cached_bytes)
+            text = f"{format_bytes(cached_bytes)} were given back: nobody has used it since {idle.unused_since}"
+            self._recorder.record(_reference(item), RECLAIMED, text)
+        return idle.rest_seconds
+
+    def _is_loading(self, key: Key) -> bool:
+        loads = (self._find_load(load) for load in self._objects.loads_of(key))
+        return any(load is not None and dataload.is_under_way(load) for load in loads)
 
     async def _ensure_volumes(self, item: Dataset) -> bool:
         """Make its PV and PVC; False: their names are taken, which its status says."""

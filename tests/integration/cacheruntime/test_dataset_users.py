@@ -1,4 +1,5 @@
-"""A Dataset that is deleted while it is used: on a real API server, with the real controller and metadata service.
+"""What follows from who uses a Dataset, deletion and reclaiming: on a real API server, with the real controller,
+metadata service and worker.
 
 What running containers see of it is tested on a real node (../../e2e)."""
 
@@ -28,7 +29,7 @@ from kube.resources import (
     TRAINING_JOBS,
     Resource,
 )
-from tests.builders.cache_cluster import ROOT, CacheCluster
+from tests.builders.cache_cluster import ROOT, CacheCluster, LocalClient
 from tests.builders.training_jobs import job_body, workers
 from tests.conftest import ApiServer
 
@@ -44,6 +45,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CacheCluster]:
     made = CacheCluster(tmp_path_factory.mktemp("deletion"))
     try:
         made.put_origin({"a": b"x" * 1000})
+        made.add_workers("n")
         yield made
     finally:
         made.stop()
@@ -89,11 +91,11 @@ class Bench:
         except NotFound:
             return {}
 
-    async def dataset(self, name: str) -> str:
+    async def dataset(self, name: str, **spec: Any) -> str:
         """Make a Dataset and wait for its claim; its uid."""
         mounts = [{"mountPoint": f"file://{self._cache.origin}", "name": name}]
         body = {"apiVersion": DATASETS.api_version, "kind": "Dataset", "metadata": {"name": name}}
-        made = await self.client.create(DATASETS, body | {"spec": {"mounts": mounts}}, NAMESPACE)
+        made = await self.client.create(DATASETS, body | {"spec": {"mounts": mounts, **spec}}, NAMESPACE)
         await self.until(f"{name} has a claim", lambda: self.get(PERSISTENT_VOLUME_CLAIMS, name))
         return str(made["metadata"]["uid"])
 
@@ -126,6 +128,18 @@ class Bench:
         await self.until(f"{name} is gone", is_gone)
         infos = self._cache.namespace.ListDatasets(pb.ListDatasetsRequest(), timeout=10).datasets
         assert uid not in {info.uid for info in infos}, "metadata still knows it"
+
+    def read(self, uid: str) -> None:
+        """Read all of it through the worker, which keeps it."""
+        client = LocalClient(self._cache.workers["n"].socket)
+        try:
+            client.read(uid, self._cache.entries(uid)["a"])
+        finally:
+            client.close()
+
+    def cached_bytes(self, uid: str) -> int:
+        infos = self._cache.namespace.ListDatasets(pb.ListDatasetsRequest(), timeout=10).datasets
+        return next(info.cached_bytes for info in infos if info.uid == uid)
 
     def is_served(self, uid: str) -> bool:
         infos = self._cache.namespace.ListDatasets(pb.ListDatasetsRequest(), timeout=10).datasets
@@ -247,3 +261,43 @@ async def test_somebody_elses_claim_of_that_name_is_left_alone(bench: Bench) -> 
     await bench.client.delete(DATASETS, "theirs", NAMESPACE)
     await bench.goes("theirs", uid)
     assert not await bench.claim_is_leaving("theirs")
+
+
+async def test_bytes_that_nobody_uses_are_given_back_after_the_idle_time(bench: Bench) -> None:
+    reclaim = {"policy": "WhenUnused", "idleTTL": "2s"}
+    uid, kept = await bench.dataset("idle", reclaim=reclaim), await bench.dataset("kept")
+    await bench.pod("reads", by_claim("idle"))
+
+    async def used() -> bool:
+        status = (await bench.get(DATASETS, "idle"))["status"]
+        return bool(status.get("references")) and "unusedSince" not in status
+
+    await bench.until("the pod counts as a user", used)
+    for one in (uid, kept):
+        bench.read(one)
+
+    async def both_held() -> bool:
+        return bench.cached_bytes(uid) == bench.cached_bytes(kept) == 1000
+
+    await bench.until("both are cached", both_held)
+    await asyncio.sleep(4)
+    assert bench.cached_bytes(uid) == 1000, "it is in use"
+    await bench.remove("reads")
+
+    async def reclaimed() -> Body | None:
+        status = (await bench.get(DATASETS, "idle"))["status"]
+        return status if status.get("reclaimedAt") and not bench.cached_bytes(uid) else None
+
+    status = await bench.until("its bytes are given back", reclaimed)
+    assert status["unusedSince"] < status["reclaimedAt"]
+    assert bench.is_served(uid) and status["snapshot"]["files"] == 1, "what it is made of stays known"
+    assert bench.cached_bytes(kept) == 1000
+    # Read again by somebody Kubernetes does not know of, it is given back again, an idle time later.
+    bench.read(uid)
+    first = status["reclaimedAt"]
+
+    async def again() -> bool:
+        at = (await bench.get(DATASETS, "idle"))["status"]["reclaimedAt"]
+        return at > first and not bench.cached_bytes(uid)
+
+    await bench.until("they are given back again", again)
