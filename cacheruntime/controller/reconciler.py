@@ -189,22 +189,29 @@ class Reconciler:
         until it may be time."""
         key = (item.metadata.namespace, item.metadata.name)
         cached_bytes = info.cached_bytes + info.cached_copy_bytes
-        idle = reclaim.idleness(
-            item, users, is_loading=self._is_loading(key), cached_bytes=cached_bytes, now=time.time()
-        )
-        # Asked anew: a watch that lags must not take the bytes from under a job that begins.
-        if idle.is_due and (found := await self._users.now(key)):
-            status.references = references.kept(found)
-            idle = reclaim.Idleness(None)
+        is_loading = self._is_loading(key)
+        idle = reclaim.idleness(item, users, is_loading=is_loading, cached_bytes=cached_bytes, now=time.time())
         status.unused_since = idle.unused_since
-        if idle.is_due:
+        if not idle.is_due:
+            return idle.rest_seconds
+        try:
+            # Asked anew: a watch that lags must not take the bytes from under a job that begins.
+            found = await self._users.now(key)
+            if found:
+                status.references, status.unused_since = references.kept(found), None
+                return None
             alive = [worker for worker in await self._metadata.workers() if worker.alive]
             await self._workers.evict(alive, item.metadata.uid)
-            status.reclaimed_at = timestamp(time.time())
-            RECLAIMED_BYTES.inc(cached_bytes)
-            text = f"{format_bytes(cached_bytes)} were given back: nobody has used it since {idle.unused_since}"
-            self._recorder.record(_reference(item), RECLAIMED, text)
-        return idle.rest_seconds
+        except (grpc.aio.AioRpcError, KubeError) as error:
+            why = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+            what = {"dataset": item.metadata.name, "namespace": item.metadata.namespace}
+            log.warning("unused bytes are not given back yet", **what, error=why)
+            return reclaim.LOOK_SECONDS
+        status.reclaimed_at = timestamp(time.time())
+        RECLAIMED_BYTES.inc(cached_bytes)
+        text = f"{format_bytes(cached_bytes)} were given back: nobody has used it since {idle.unused_since}"
+        self._recorder.record(_reference(item), RECLAIMED, text)
+        return None
 
     def _is_loading(self, key: Key) -> bool:
         loads = (self._find_load(load) for load in self._objects.loads_of(key))
