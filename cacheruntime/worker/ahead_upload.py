@@ -27,7 +27,7 @@ from understores.retrying import RetryPolicy
 
 log = structlog.get_logger()
 
-LOOK_SECONDS: Final = 0.02
+LOOK_SECONDS: Final = 0.005
 """How soon what a writer adds is seen; a checkpoint of 64 MiB is written in a tenth of a second."""
 LOOK_SECONDS_MAX: Final = 0.5
 """While nothing is added, such as to a log that stays open for days."""

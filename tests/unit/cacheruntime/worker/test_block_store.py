@@ -255,9 +255,8 @@ def test_no_write_is_so_large_that_the_kernel_takes_huge_pages_for_it(
 
     def pwrite(descriptor: int, piece: memoryview, offset: int) -> int:
         lengths.append(len(piece))
-        return real(
-            descriptor, piece[: len(piece) - 3 if len(lengths) == 1 else None], offset
-        )  # the first one is short
+        is_short = len(lengths) == 1
+        return real(descriptor, piece[:-3] if is_short else piece, offset)
 
     monkeypatch.setattr(os, "pwrite", pwrite)
     with (tmp_path / "file").open("wb") as file:
