@@ -30,6 +30,11 @@ def page_aligned(size_bytes: int) -> memoryview:
     return memoryview(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
+def fresh(size_bytes: int) -> memoryview:
+    """Return memory of that size, by the way that is quickest for it."""
+    return page_aligned(size_bytes) if size_bytes > ALLOCATED_BYTES_MAX else memoryview(bytearray(size_bytes))
+
+
 class Buffers:
     """Buffers of up to one size."""
 
@@ -45,7 +50,7 @@ class Buffers:
     def take(self, size_bytes: int) -> memoryview:
         """Return memory of that size, with whatever was in it before."""
         if not ALLOCATED_BYTES_MAX < size_bytes <= self._size_bytes:
-            return memoryview(bytearray(size_bytes))
+            return fresh(size_bytes)
         try:
             memory = self._spare.pop()  # the last one used: the likeliest to be in the processor's cache
         except IndexError:

@@ -20,7 +20,7 @@ from typing import Final
 from cacheruntime.core.block_map import BlockMap, MapError, decode
 from cacheruntime.core.blocks import Version, dataset_name, extents_of, version_name
 from cacheruntime.core.checksums import crc32c
-from cacheruntime.worker.buffers import page_aligned
+from cacheruntime.worker.buffers import fresh, page_aligned
 
 MAP_SUFFIX: Final = ".map"
 TEMPORARY_SUFFIX: Final = ".new"
@@ -191,12 +191,12 @@ def write_temporary_block(file: CachedFile, index: int, data: memoryview) -> Non
         file.written_ns = os.fstat(file.descriptor).st_mtime_ns
 
 
-def read_block(file: CachedFile, index: int) -> bytearray | None:
+def read_block(file: CachedFile, index: int) -> memoryview | None:
     """Return a resident block's bytes, or None when they do not have their checksum. Blocks."""
     with file.lock:
         expected = file.map.checksum(index)
-    data = bytearray(file.map.length(index))
-    if not _read_at(file.descriptor, memoryview(data), index * file.map.block_size_bytes):
+    data = fresh(file.map.length(index))
+    if not _read_at(file.descriptor, data, index * file.map.block_size_bytes):
         return None
     return data if crc32c(data) == expected else None
 
