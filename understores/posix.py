@@ -81,7 +81,7 @@ class PosixStore:
     """`UnderStore` over one directory."""
 
     can_stream = True
-    piece_bytes = STREAM_PIECE_BYTES
+    piece_bytes: int | None = STREAM_PIECE_BYTES
 
     def __init__(self, root: Path) -> None:
         self._root = root
