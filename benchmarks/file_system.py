@@ -1,9 +1,11 @@
 """What is done to a directory of files and timed: the same for the mount, ext4 and any yardstick.
 
 Each function returns the figure of its unit. Reads go to buffers made beforehand, so that what is timed is the file
-system and not the allocator.
+system and not the allocator, and large ones to where a page begins: at malloc's 16 bytes behind it a processor copies
+from a page cache at a quarter of its speed.
 """
 
+import mmap
 import os
 import random
 import time
@@ -16,7 +18,7 @@ MIB: Final = 1 << 20
 
 def sequential_read(path: Path, block_bytes: int = MIB) -> float:
     """MB/s of reading the whole file in order."""
-    buffer = bytearray(block_bytes)
+    buffer = mmap.mmap(-1, block_bytes)
     descriptor = os.open(path, os.O_RDONLY)
     try:
         started = time.perf_counter()

@@ -86,6 +86,8 @@ class StreamingStore(Protocol):
 
     can_stream: bool
     """False: `put_pieces` is not to be called."""
+    piece_bytes: int | None
+    """How large pieces had best be; None = a part of an upload."""
 
     async def put_pieces(self, key: str, pieces: AsyncIterator[Piece]) -> ObjectInfo:
         """Write what comes as the new version of `key`; durable and visible whole on return.

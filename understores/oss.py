@@ -81,6 +81,7 @@ class OssStore:
     """`UnderStore` over one bucket and prefix."""
 
     can_stream = True
+    piece_bytes: int | None = None
 
     def __init__(self, mount: OssMount, options: Mapping[str, str], secret_options: SecretOptions) -> None:
         self._mount = mount

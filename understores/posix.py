@@ -45,6 +45,8 @@ from understores.sources import pieces
 
 OPTION_NAMES: Final[frozenset[str]] = frozenset()
 PAGE_ENTRIES = 1000
+STREAM_PIECE_BYTES: Final = 4 << 20
+"""Of an object that is sent while it is made: no request has to be worth its while, and little is left for the end."""
 # Reads wait on a disk or on a network file system; 16 keep either busy.
 THREADS: Final = 16
 
@@ -79,6 +81,7 @@ class PosixStore:
     """`UnderStore` over one directory."""
 
     can_stream = True
+    piece_bytes: int | None = STREAM_PIECE_BYTES
 
     def __init__(self, root: Path) -> None:
         self._root = root

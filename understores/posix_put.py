@@ -15,6 +15,8 @@ from typing import Final
 from understores.base import Piece
 
 TEMPORARY_PREFIX: Final = ".headrace-tmp-"
+WRITE_BYTES_MAX: Final = 1 << 20
+"""Of one write: larger ones take page-cache memory in huge pages, which a virtual machine gets slowly."""
 # SYNC_FILE_RANGE_WRITE, and with WAIT_BEFORE and WAIT_AFTER (linux/fs.h); os has no sync_file_range.
 _START: Final = 2
 _COMPLETE: Final = 1 | 2 | 4
@@ -46,7 +48,7 @@ class Putting:
         with self._lock:
             left = memoryview(piece)
             while left:
-                left = left[os.write(self._descriptor, left) :]
+                left = left[os.write(self._descriptor, left[:WRITE_BYTES_MAX]) :]
             before, self._size_bytes = self._size_bytes, self._size_bytes + len(piece)
             if to_medium and not _write_back(self._descriptor, before, len(piece), _START):
                 os.fdatasync(self._descriptor)

@@ -139,6 +139,11 @@ class RetryingStore:
         """Whether the store takes objects while they are being made (`StreamingStore`)."""
         return getattr(self._store, "can_stream", False)
 
+    @property
+    def piece_bytes(self) -> int | None:
+        """How large the pieces of such an object had best be."""
+        return getattr(self._store, "piece_bytes", None)
+
     async def put_pieces(self, key: str, pieces: AsyncIterator[Piece]) -> ObjectInfo:
         """As the store does: what came once cannot be sent again."""
         return await cast(StreamingStore, self._store).put_pieces(key, pieces)

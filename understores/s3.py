@@ -48,6 +48,7 @@ class S3UnderStore:
     """`UnderStore` over one bucket and prefix."""
 
     can_stream = True
+    piece_bytes: int | None = None
 
     def __init__(self, mount: S3Mount, options: Mapping[str, str], secret_options: SecretOptions) -> None:
         self._mount = mount

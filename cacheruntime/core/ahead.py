@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 PIECE_BYTES: Final = 16 << 20
-"""What is sent, and looked at again, as one: a part of an S3 upload."""
+"""What is sent, and looked at again, as one, where the store does not say: a part of an S3 upload."""
 FIRST_PIECES: Final = 2
 """Smaller files are sent at once when they are closed: beginning early would gain nothing."""
-PIECES_MAX: Final = 8_900
+FILE_BYTES_MAX: Final = 8_900 * PIECE_BYTES
 """S3 allows 10,000 parts, understores/s3.py makes 9,000."""
 
 
@@ -29,7 +29,7 @@ def whole_pieces(file: Written, sent: int, *, piece_bytes: int = PIECE_BYTES) ->
     The piece that is being written is not among them. A file with holes of a piece or more was given its size first and
     is being filled in some other order.
     """
-    if file.size_bytes < sent * piece_bytes or file.size_bytes > PIECES_MAX * piece_bytes:
+    if file.size_bytes < sent * piece_bytes or file.size_bytes > FILE_BYTES_MAX:
         return None
     if file.size_bytes - file.allocated_bytes > piece_bytes:
         return sent

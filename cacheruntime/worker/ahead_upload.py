@@ -19,7 +19,7 @@ import structlog
 import xxhash
 
 from cacheruntime.core.ahead import PIECE_BYTES, Written, whole_pieces
-from cacheruntime.worker.buffers import Buffers
+from cacheruntime.worker.buffers import Buffers, page_aligned
 from cacheruntime.worker.metrics import Metrics
 from understores.base import ObjectInfo, StreamingStore
 from understores.errors import UnderStoreError
@@ -27,7 +27,7 @@ from understores.retrying import RetryPolicy
 
 log = structlog.get_logger()
 
-LOOK_SECONDS: Final = 0.02
+LOOK_SECONDS: Final = 0.005
 """How soon what a writer adds is seen; a checkpoint of 64 MiB is written in a tenth of a second."""
 LOOK_SECONDS_MAX: Final = 0.5
 """While nothing is added, such as to a log that stays open for days."""
@@ -197,7 +197,7 @@ class AheadUpload:
         return all(await asyncio.gather(*(is_same(number) for number in range(len(self._digests)))))
 
     def _digest(self, number: int) -> bytes:
-        digest, buffer = xxhash.xxh3_128(), memoryview(bytearray(min(COMPARED_BYTES, self._piece_bytes)))
+        digest, buffer = xxhash.xxh3_128(), page_aligned(min(COMPARED_BYTES, self._piece_bytes))
         start, done = number * self._piece_bytes, 0
         while done < self._piece_bytes:
             count = os.preadv(self._descriptor, [buffer[: self._piece_bytes - done]], start + done)

@@ -330,7 +330,7 @@ class BlockStore:
             file.writes -= 1
             self.leave(file)
 
-    async def read_block(self, file: CachedFile, index: int) -> bytearray | None:
+    async def read_block(self, file: CachedFile, index: int) -> memoryview | None:
         """Return a resident block of a held file, checked; None when it is damaged, which drops it, or when its medium
         does not give it now."""
         if self.is_unread(file):
@@ -348,7 +348,7 @@ class BlockStore:
             self.drop_corrupt(file, index, found="read")
         return data
 
-    async def _read(self, file: CachedFile, index: int) -> bytearray | None:
+    async def _read(self, file: CachedFile, index: int) -> memoryview | None:
         asked = self._clock()
         file.references += 1  # also when nobody waits any more: its descriptor is in use
         try:

@@ -49,7 +49,7 @@ def copy_block(file: CachedFile, index: int, copy: CachedFile) -> bool:
         raise BlockUnreadable(error) from error
     if data is None:
         return False
-    tier_files.write_at(copy.descriptor, memoryview(data), index * file.map.block_size_bytes)
+    tier_files.write_at(copy.descriptor, data, index * file.map.block_size_bytes)
     copy.map.add(index, crc32c(data))
     return True
 

@@ -142,7 +142,7 @@ class Reader:
         file = self._store.find(version)
         is_here = file is not None and file.map.has(index)
         if file is not None and (data := await self._resident(file.version, index)) is not None:
-            return Fetched(memoryview(data), crc32c(data), Source.LOCAL)
+            return Fetched(data, crc32c(data), Source.LOCAL)
         info = await self._datasets.get(version.uid)
         if for_peer:
             keep = Keep.HOME if self._filler.may_be_home(info) else Keep.NO
@@ -162,7 +162,7 @@ class Reader:
 
         return store
 
-    async def _resident(self, version: Version, index: int) -> bytearray | None:
+    async def _resident(self, version: Version, index: int) -> memoryview | None:
         try:
             file = await self._store.acquire(version, wanted_bytes=0, as_home=False)
         except NoRoom:

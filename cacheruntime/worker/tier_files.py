@@ -20,10 +20,14 @@ from typing import Final
 from cacheruntime.core.block_map import BlockMap, MapError, decode
 from cacheruntime.core.blocks import Version, dataset_name, extents_of, version_name
 from cacheruntime.core.checksums import crc32c
+from cacheruntime.worker.buffers import fresh, page_aligned
 
 MAP_SUFFIX: Final = ".map"
 TEMPORARY_SUFFIX: Final = ".new"
 STAGING_FOLDER: Final = "staging"
+WRITE_BYTES_MAX: Final = 1 << 20
+"""Of one write: for a larger one the kernel takes page-cache memory in huge pages, and those are what a virtual
+machine has the least of: huge pages that were free for seconds are its host's, and come back bit by bit."""
 _PIECE_BYTES: Final = 1 << 20
 _NO_DESCRIPTOR: Final = -1
 # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE (linux/falloc.h); os has no punching fallocate.
@@ -187,12 +191,12 @@ def write_temporary_block(file: CachedFile, index: int, data: memoryview) -> Non
         file.written_ns = os.fstat(file.descriptor).st_mtime_ns
 
 
-def read_block(file: CachedFile, index: int) -> bytearray | None:
+def read_block(file: CachedFile, index: int) -> memoryview | None:
     """Return a resident block's bytes, or None when they do not have their checksum. Blocks."""
     with file.lock:
         expected = file.map.checksum(index)
-    data = bytearray(file.map.length(index))
-    if not _read_at(file.descriptor, memoryview(data), index * file.map.block_size_bytes):
+    data = fresh(file.map.length(index))
+    if not _read_at(file.descriptor, data, index * file.map.block_size_bytes):
         return None
     return data if crc32c(data) == expected else None
 
@@ -254,7 +258,7 @@ def take_over(file: CachedFile, staging: Path, checksums: list[int]) -> None:
 def verify(file: CachedFile) -> list[int]:
     """Return the resident blocks whose bytes do not have their checksum, or cannot be read. Blocks; OSError."""
     bad: list[int] = []
-    buffer = bytearray(min(_PIECE_BYTES, file.map.block_size_bytes))
+    buffer = page_aligned(min(_PIECE_BYTES, file.map.block_size_bytes))
     before_ns = os.fstat(file.descriptor).st_mtime_ns
     for index in file.map.resident_blocks():
         try:
@@ -294,9 +298,9 @@ def punch(file: CachedFile, blocks: set[int]) -> None:
 def checksums(descriptor: int, size_bytes: int, block_size_bytes: int) -> list[int]:
     """Return the checksum of each block of an open file. Blocks; OSError."""
     result: list[int] = []
-    buffer = bytearray(block_size_bytes)
+    buffer = page_aligned(block_size_bytes)
     for offset in range(0, size_bytes, block_size_bytes):
-        view = memoryview(buffer)[: min(block_size_bytes, size_bytes - offset)]
+        view = buffer[: min(block_size_bytes, size_bytes - offset)]
         if not _read_at(descriptor, view, offset):
             raise OSError(errno.EIO, "the file became shorter while it was read")
         result.append(crc32c(view))
@@ -376,14 +380,14 @@ def save_map(file: CachedFile, index: int, *, whole: bool) -> None:
         write_at(file.map_descriptor, memoryview(data), offset)
 
 
-def _has_checksum(file: CachedFile, index: int, buffer: bytearray) -> bool:
+def _has_checksum(file: CachedFile, index: int, buffer: memoryview) -> bool:
     with file.lock:
         if not file.map.has(index):
             return True
         expected = file.map.checksum(index)
     offset, left, actual = index * file.map.block_size_bytes, file.map.length(index), 0
     while left:
-        view = memoryview(buffer)[: min(len(buffer), left)]
+        view = buffer[: min(len(buffer), left)]
         if not _read_at(file.descriptor, view, offset):
             return False
         actual = crc32c(view, actual)
@@ -394,7 +398,7 @@ def _has_checksum(file: CachedFile, index: int, buffer: bytearray) -> bool:
 def write_at(descriptor: int, data: memoryview, offset: int) -> None:
     """Write all of `data`. Blocks; OSError."""
     while data:
-        written = os.pwrite(descriptor, data, offset)
+        written = os.pwrite(descriptor, data[:WRITE_BYTES_MAX], offset)
         data, offset = data[written:], offset + written
 
 

@@ -181,6 +181,7 @@ class Writes:
                 run=self._store.run,
                 metrics=self._metrics,
                 buffers=self._buffers,
+                piece_bytes=store.piece_bytes or PIECE_BYTES,
             )
 
     async def _copy_base(self, staging: Staging, base: Version) -> None:

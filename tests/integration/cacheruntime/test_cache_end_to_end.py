@@ -17,6 +17,7 @@ from api.gen import metadata_pb2, worker_pb2
 from benchmarks.origin_process import MOUNT, OriginProcess
 from cacheruntime.core.homes import rank
 from tests.builders.cache_cluster import CacheCluster, WorkerRefused, wait_for
+from understores.posix import STREAM_PIECE_BYTES
 
 UID = "u-1"
 BLOCK = 64 << 10
@@ -365,12 +366,14 @@ def test_a_checkpoint_is_sent_while_it_is_written(cluster: CacheCluster) -> None
     cluster.sync(writable=True)
     worker = cluster.workers["a"]
     client = worker.client()
-    data = os.urandom(1 << 20) * 40
+    data = os.urandom(1 << 20) * 42
+    whole_bytes = len(data) // STREAM_PIECE_BYTES * STREAM_PIECE_BYTES
+    assert whole_bytes < len(data)
     for name, rewritten in (("as-it-came", False), ("header-last", True)):
         created, _, descriptor = client.call(Op.CREATE, bp.Create(uid=UID, path=name), bp.Created)
         assert descriptor is not None
         os.write(descriptor, data)
-        wait_for("all whole parts sent", lambda: _sent_ahead(cluster) == 32 << 20)
+        wait_for("all whole parts sent", lambda: _sent_ahead(cluster) == whole_bytes)
         if rewritten:
             os.pwrite(descriptor, b"header", 0)
         client.call(Op.COMMIT, bp.Commit(handle=created.handle, mode=0o600, mtime_ns=1), bp.Committed)
@@ -380,7 +383,7 @@ def test_a_checkpoint_is_sent_while_it_is_written(cluster: CacheCluster) -> None
         assert _sent_ahead(cluster) == 0
     assert worker.metric("ahead_uploads_total", outcome="used") == 1
     assert worker.metric("ahead_uploads_total", outcome="changed") == 1
-    assert worker.metric("ahead_bytes_total") == 32 << 20
+    assert worker.metric("ahead_bytes_total") == whole_bytes
     client.close()
 
 

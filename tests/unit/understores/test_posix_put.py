@@ -42,6 +42,24 @@ def test_pieces_are_whole_under_the_name(putting: Putting, tmp_path: Path) -> No
     assert (tmp_path / "k").read_bytes() == b"".join(pieces)
 
 
+def test_no_write_is_so_large_that_the_kernel_takes_huge_pages_for_it(
+    putting: Putting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = os.urandom(2 * posix_put.WRITE_BYTES_MAX + 5)
+    lengths: list[int] = []
+    real = os.write
+
+    def write(descriptor: int, piece: memoryview) -> int:
+        lengths.append(len(piece))
+        return real(descriptor, piece)
+
+    monkeypatch.setattr(os, "write", write)
+    putting.add(data)
+    putting.finish()
+    assert (tmp_path / "k").read_bytes() == data
+    assert max(lengths) == posix_put.WRITE_BYTES_MAX <= 1 << 20
+
+
 @pytest.mark.parametrize("how", [posix_put._START, posix_put._COMPLETE])
 def test_a_failed_write_is_told_when_the_medium_says_it(
     putting: Putting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: int

@@ -11,6 +11,7 @@ import pytest
 from understores.base import ObjectInfo, Source
 from understores.credentials import SecretOptions
 from understores.errors import AccessDenied, Changed, NotFound, StoreFailed, Throttled, UnderStoreError, Unreachable
+from understores.posix import STREAM_PIECE_BYTES, open_posix
 from understores.retrying import RetryBudget, RetryingStore, RetryPolicy
 
 INFO = ObjectInfo("k", 1, "e", 1)
@@ -236,3 +237,9 @@ async def test_a_refusal_without_any_change_is_final(tmp_path: Path) -> None:
     with pytest.raises(AccessDenied):
         await subject.head("k")
     assert (store.calls, waits) == (1, [])
+
+
+def test_how_large_pieces_are_is_the_stores_own_matter(tmp_path: Path) -> None:
+    directory = RetryingStore(open_posix(f"file://{tmp_path}", {}, SecretOptions()))
+    assert directory.piece_bytes == STREAM_PIECE_BYTES
+    assert retrying(ScriptedStore())[0].piece_bytes is None

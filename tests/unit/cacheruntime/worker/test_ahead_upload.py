@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cacheruntime.core.ahead import PIECE_BYTES, PIECES_MAX, Written, whole_pieces
+from cacheruntime.core.ahead import FILE_BYTES_MAX, PIECE_BYTES, Written, whole_pieces
 from cacheruntime.worker.ahead_upload import AheadUpload
 from cacheruntime.worker.buffers import Buffers
 from cacheruntime.worker.metrics import Metrics
@@ -201,10 +201,10 @@ def test_the_object_is_the_file_whatever_was_written_in_whatever_order(
         asyncio.run(play(Path(folder)))
 
 
-@given(st.integers(0, 10**12), st.integers(0, 10**12), st.integers(0, PIECES_MAX))
+@given(st.integers(0, 10**12), st.integers(0, 10**12), st.integers(0, FILE_BYTES_MAX // PIECE_BYTES))
 def test_pieces_are_whole_and_never_fewer_than_sent(size: int, allocated: int, before: int) -> None:
     ready = whole_pieces(Written(size, allocated), before)
     if ready is None:
-        assert size < before * PIECE_BYTES or size > PIECES_MAX * PIECE_BYTES
+        assert size < before * PIECE_BYTES or size > FILE_BYTES_MAX
     else:
         assert ready * PIECE_BYTES <= size

@@ -244,3 +244,22 @@ async def test_a_written_file_becomes_the_cached_one(tmp_path: Path, threads: Th
     assert file.map.is_complete and bench.tier.used_bytes == version.size_bytes
     assert bytes(await bench.store.read_block(file, 2) or b"") == bytes_of(version)[2 * BLOCK :]
     bench.store.release(file)
+
+
+def test_no_write_is_so_large_that_the_kernel_takes_huge_pages_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = os.urandom(2 * tier_files.WRITE_BYTES_MAX + 5)
+    lengths: list[int] = []
+    real = os.pwrite
+
+    def pwrite(descriptor: int, piece: memoryview, offset: int) -> int:
+        lengths.append(len(piece))
+        is_short = len(lengths) == 1
+        return real(descriptor, piece[:-3] if is_short else piece, offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with (tmp_path / "file").open("wb") as file:
+        tier_files.write_at(file.fileno(), memoryview(data), 7)
+    assert (tmp_path / "file").read_bytes() == bytes(7) + data
+    assert max(lengths) == tier_files.WRITE_BYTES_MAX <= 1 << 20

@@ -1,8 +1,11 @@
 """Memory of blocks in flight: what is used again, and what never is while somebody could still see or fill it."""
 
+import ctypes
+import mmap
+import os
 import threading
 
-from cacheruntime.worker.buffers import ALLOCATED_BYTES_MAX, Buffers
+from cacheruntime.worker.buffers import ALLOCATED_BYTES_MAX, Buffers, page_aligned
 
 SIZE = 1 << 20
 
@@ -76,3 +79,25 @@ def test_small_and_larger_ones_are_not_kept() -> None:
         assert len(buffers.take(size_bytes)) == size_bytes
 
     assert buffers.spare == 0
+
+
+def test_memory_begins_where_a_page_does_also_when_it_is_used_again() -> None:
+    buffers = Buffers(SIZE)
+    for _ in range(2):
+        taken = [buffers.take(SIZE) for _ in range(3)]
+        assert {address(view) % mmap.PAGESIZE for view in taken} == {0}
+        del taken
+
+
+def test_a_forked_child_writes_to_a_copy() -> None:
+    memory = page_aligned(SIZE)
+    child = os.fork()
+    if not child:
+        memory[:4] = b"mine"
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert bytes(memory[:4]) == bytes(4)
+
+
+def address(view: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(view))
