@@ -158,6 +158,19 @@ class CsiNode:
         """Every process of a FUSE client whose mount is below our folder."""
         return sorted(self._processes())
 
+    def settled_daemons(self) -> list[int]:
+        """The same once none has come or gone for half a second: one that starts another program is there twice until
+        that program runs."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        found, same = self.daemons(), 0
+        while same < 5:
+            assert time.monotonic() < deadline, "daemons come and go"
+            time.sleep(0.1)
+            latest = self.daemons()
+            same = same + 1 if latest == found else 0
+            found = latest
+        return found
+
     def clients(self) -> int:
         """How many FUSE clients that is: one mount each, by one process or several."""
         return len(set(self._processes().values()))

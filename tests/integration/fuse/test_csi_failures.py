@@ -172,7 +172,7 @@ def _kill_daemons_once(node: CsiNode) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_mounts_outlive_the_plugin(node: CsiNode, number: int) -> None:
     target = node.publish("a", "bench/work", mode=WRITERS)
-    daemons, mounts = node.daemons(), node.mounts()
+    daemons, mounts = node.settled_daemons(), node.mounts()
     name = f"open-{os.urandom(4).hex()}"
     with (target / name).open("wb") as file:
         file.write(b"before")
@@ -180,10 +180,10 @@ def test_mounts_outlive_the_plugin(node: CsiNode, number: int) -> None:
         file.write(b" and after")
     assert (target / name).read_bytes() == b"before and after"
     node.start()
-    assert (node.daemons(), node.mounts()) == (daemons, mounts)
+    assert (node.settled_daemons(), node.mounts()) == (daemons, mounts)
     node.publish("a", "bench/work", mode=WRITERS)
     node.publish("b", "bench/work", mode=WRITERS)
-    assert node.daemons() == daemons, "the new plugin takes the daemon that lives"
+    assert node.settled_daemons() == daemons, "the new plugin takes the daemon that lives"
     node.unpublish("a", "bench/work")
     node.unpublish("b", "bench/work")
 
