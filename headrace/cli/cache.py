@@ -1,4 +1,4 @@
-"""`headrace cache`: what a dataset may have of the cache, which paths stay, and what is to leave now.
+"""`headrace cache`: what a dataset may have of the cache, which paths stay, what is to leave now, and a new list now.
 
 Owns the command line and the changes of the Dataset object; the cache controller tells metadata, which remembers, and
 workers keep to it (cacheruntime/core/shares.py)."""
@@ -9,12 +9,16 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterable
+from math import floor
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from api import names
+from api.conditions import timestamp
+from api.data_v1alpha1 import SYNCED
 from api.quantities import to_int
 from headrace.cli import tables
 from headrace.cli.connection import Kubeconfig, Namespace, run, sentences
@@ -24,12 +28,13 @@ from kube.errors import Conflict, Invalid
 from kube.resources import DATASETS
 
 Body = dict[str, Any]
+console = Console(stderr=True)
 
 TRIES = 5
 """At an object that others change at the same time."""
 LOOK_SECONDS = 0.2
 
-cache = typer.Typer(help="Say what stays in the cache, and what leaves it.", no_args_is_help=True)
+cache = typer.Typer(help="Say what stays in the cache and what leaves it; list a dataset anew.", no_args_is_help=True)
 Dataset = Annotated[str, typer.Argument(help="name of the Dataset")]
 Paths = Annotated[list[str], typer.Argument(help="files or directories inside the dataset; / = all of it")]
 SomePaths = Annotated[
@@ -142,6 +147,48 @@ def evict_command(
             await asyncio.sleep(LOOK_SECONDS)
 
     _print(run(work, kubeconfig), output)
+
+
+@cache.command("sync", epilog="Example:  headrace cache sync imagenet && headrace submit -f job.yaml")
+def sync_command(
+    dataset: Dataset,
+    *,
+    timeout: Annotated[float, typer.Option(help="seconds to wait for the new list; 0 = do not wait")] = 3600.0,
+    output: Output = "table",
+    namespace: Namespace = "default",
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """List a dataset's under store anew now, and wait until what has changed there is visible to readers."""
+
+    async def work(client: KubeClient) -> Body:
+        # Times of Kubernetes are whole seconds: a listing of this second may have begun before now.
+        since = timestamp(floor(time.time()) + 1)
+        asked = {"metadata": {"annotations": {names.DATASET_SYNC_ANNOTATION: since}}}
+        body = await client.patch(DATASETS, dataset, asked, namespace)
+        deadline = time.monotonic() + timeout
+        with console.status(f"listing {dataset}") as spinner:
+            while timeout and not _is_listed_since(body, since):
+                if time.monotonic() > deadline:
+                    text = f"{dataset} is not listed within {timeout} s; it is as soon as the cache controller can"
+                    raise HeadraceError(text)
+                await asyncio.sleep(LOOK_SECONDS)
+                body = await client.get(DATASETS, dataset, namespace)
+                spinner.update(f"listing {dataset}: {(body.get('status') or {}).get('fileNum') or 0} files")
+        return body
+
+    tables.print_objects(tables.LISTED, [run(work, kubeconfig)], output, with_namespace=False)
+
+
+def _is_listed_since(body: Body, since: str) -> bool:
+    """Whether its newest list began no earlier; HeadraceError when listing failed since."""
+    status = body.get("status") or {}
+    told = status.get("metadataSync") or {}
+    # Such times sort as they follow each other.
+    if told.get("failures") and (told.get("triedAt") or "") >= since:
+        synced = next((one for one in status.get("conditions") or () if one["type"] == SYNCED), {})
+        why = synced.get("message") or "its conditions say why"
+        raise HeadraceError(f"{body['metadata']['name']} could not be listed: {why}")
+    return (told.get("listedAt") or "") >= since
 
 
 async def _ask_to_evict(client: KubeClient, namespace: str, dataset: str, wanted: set[str]) -> None:

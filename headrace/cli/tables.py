@@ -138,6 +138,19 @@ CACHE_TERMS = Listing(
 )
 """What `headrace cache` prints of a dataset."""
 
+LISTED = Listing(
+    DATASETS,
+    (
+        ("SNAPSHOT", _at("status", "snapshot", "version")),
+        ("FILES", _at("status", "snapshot", "files")),
+        ("ADDED", _at("status", "metadataSync", "added")),
+        ("CHANGED", _at("status", "metadataSync", "changed")),
+        ("REMOVED", _at("status", "metadataSync", "removed")),
+        ("LISTED", _at("status", "metadataSync", "listedAt")),
+    ),
+)
+"""What `headrace cache sync` prints of a dataset."""
+
 LISTINGS: dict[str, Listing] = {
     "jobs": Listing(
         TRAINING_JOBS,

@@ -145,3 +145,17 @@ def test_pin_evict_unpin_and_priority_reach_the_workers(cli: Cli, cluster: Cache
     assert "maximum" not in written["spec"]["cache"] and written["spec"]["cache"]["priority"] == 7
     cli("unpin", "data")
     wait_for("no pins in metadata", lambda: not terms(cluster, cli.uid).pinned)
+
+
+def test_sync_waits_for_what_changed_and_says_what_it_was(cli: Cli, cluster: CacheCluster) -> None:
+    wait_for("the listing", lambda: is_listed(cluster, cli.uid), 60)
+    (cluster.origin / "keep" / "new.bin").write_bytes(b"new")
+    (cluster.origin / "drop" / "a.bin").unlink()
+    table = cli("sync", "data")
+    assert table.split()[:7] == ["NAME", "SNAPSHOT", "FILES", "ADDED", "CHANGED", "REMOVED", "LISTED"]
+    row = dict(zip(table.split()[:7], table.split()[7:14], strict=True))
+    assert (row["NAME"], row["FILES"], row["ADDED"], row["REMOVED"]) == ("data", str(len(FILES)), "1", "1")
+    assert "keep/new.bin" in cluster.entries(cli.uid) and "drop/a.bin" not in cluster.entries(cli.uid)
+    cluster.origin.rename(cluster.origin.with_name("elsewhere"))
+    assert "data could not be listed" in cli("sync", "data", succeeds=False)
+    assert "keep/new.bin" in cluster.entries(cli.uid), "the last good list stays"
