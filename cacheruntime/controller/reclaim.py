@@ -33,6 +33,11 @@ class Idleness:
     """How long until they may be; None: when something changes."""
 
 
+def idle_seconds(dataset: Dataset) -> int:
+    """How long nobody has to have used it."""
+    return duration_seconds(dataset.spec.reclaim.idle_ttl or IDLE_TTL)
+
+
 def idleness(
     dataset: Dataset, users: Sequence[Reference] | None, *, is_loading: bool, cached_bytes: int, now: float
 ) -> Idleness:
@@ -51,7 +56,7 @@ def idleness(
         return Idleness(since)
     # Readers that Kubernetes does not know of may have filled it again since.
     begin = max(parse_timestamp(since), parse_timestamp(status.reclaimed_at) if status.reclaimed_at else 0.0)
-    left = begin + duration_seconds(reclaim.idle_ttl or IDLE_TTL) - now
+    left = begin + idle_seconds(dataset) - now
     if left > 0:
         return Idleness(since, rest_seconds=min(left, LONGEST_REST_SECONDS))
     return Idleness(since, is_due=True)

@@ -211,7 +211,8 @@ class Reconciler:
         RECLAIMED_BYTES.inc(cached_bytes)
         text = f"{format_bytes(cached_bytes)} were given back: nobody has used it since {idle.unused_since}"
         self._recorder.record(_reference(item), RECLAIMED, text)
-        return None
+        # What is filled again before metadata is polled looks as if nothing had happened.
+        return min(reclaim.idle_seconds(item), reclaim.LONGEST_REST_SECONDS)
 
     def _is_loading(self, key: Key) -> bool:
         loads = (self._find_load(load) for load in self._objects.loads_of(key))

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from kube.errors import NotFound
 from kube.resources import (
     DATASETS,
     NAMESPACES,
+    NODE_CACHES,
     PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES,
     PODS,
@@ -37,6 +39,7 @@ pytestmark = pytest.mark.cluster
 
 PATIENCE_SECONDS = 60.0
 NAMESPACE = "deletion"
+NODE = "users-node"
 Body = dict[str, Any]
 
 
@@ -45,7 +48,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CacheCluster]:
     made = CacheCluster(tmp_path_factory.mktemp("deletion"))
     try:
         made.put_origin({"a": b"x" * 1000})
-        made.add_workers("n")
+        made.add_workers(NODE)
         yield made
     finally:
         made.stop()
@@ -64,6 +67,14 @@ def controller(api_server: ApiServer, cache: CacheCluster, tmp_path_factory: pyt
     finally:
         process.terminate()
         process.wait(30)
+        asyncio.run(_remove_node_cache(api_server))
+
+
+async def _remove_node_cache(api_server: ApiServer) -> None:
+    """What the worker's node had is not of this API server's next test."""
+    async with KubeClient(load_config(api_server.kubeconfig), user_agent="tests") as client:
+        with suppress(NotFound):
+            await client.delete(NODE_CACHES, NODE)
 
 
 class Bench:
@@ -131,7 +142,7 @@ class Bench:
 
     def read(self, uid: str) -> None:
         """Read all of it through the worker, which keeps it."""
-        client = LocalClient(self._cache.workers["n"].socket)
+        client = LocalClient(self._cache.workers[NODE].socket)
         try:
             client.read(uid, self._cache.entries(uid)["a"])
         finally:
