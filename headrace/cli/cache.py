@@ -185,7 +185,7 @@ def _is_listed_since(body: Body, since: str) -> bool:
     told = status.get("metadataSync") or {}
     # Such times sort as they follow each other.
     if told.get("failures") and (told.get("triedAt") or "") >= since:
-        synced = next((one for one in status.get("conditions") or () if one["type"] == SYNCED), {})
+        synced: Body = next((one for one in status.get("conditions") or () if one["type"] == SYNCED), {})
         why = synced.get("message") or "its conditions say why"
         raise HeadraceError(f"{body['metadata']['name']} could not be listed: {why}")
     return (told.get("listedAt") or "") >= since
