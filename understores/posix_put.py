@@ -16,7 +16,8 @@ from understores.base import Piece
 
 TEMPORARY_PREFIX: Final = ".headrace-tmp-"
 WRITE_BYTES_MAX: Final = 1 << 20
-"""Of one write: larger ones take page-cache memory in huge pages, which a virtual machine gets slowly."""
+"""Of one write: for a larger one the kernel takes page-cache memory in huge pages, and those are what a virtual
+machine has the least of: huge pages that were free for seconds are its host's, and come back bit by bit."""
 # SYNC_FILE_RANGE_WRITE, and with WAIT_BEFORE and WAIT_AFTER (linux/fs.h); os has no sync_file_range.
 _START: Final = 2
 _COMPLETE: Final = 1 | 2 | 4

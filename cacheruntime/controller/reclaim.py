@@ -13,12 +13,11 @@ from typing import Final
 from api.conditions import parse_timestamp, timestamp
 from api.data_v1alpha1 import Dataset, DatasetStatus, Reference
 from api.quantities import duration_seconds
+from cacheruntime.controller.listings import LONGEST_REST_SECONDS
 
 IDLE_TTL: Final = "1h"
 """`spec.reclaim.idleTTL` when it is not given."""
 LOOK_SECONDS: Final = 60.0
-LONGEST_REST_SECONDS: Final = 600.0
-"""Clocks are set anew, machines sleep: a due time is looked at again this often."""
 
 
 @dataclass(frozen=True, slots=True)

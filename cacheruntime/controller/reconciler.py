@@ -200,19 +200,17 @@ class Reconciler:
             if found:
                 status.references, status.unused_since = references.kept(found), None
                 return None
-            alive = [worker for worker in await self._metadata.workers() if worker.alive]
-            await self._workers.evict(alive, item.metadata.uid)
+            await self._workers.evict(await self._alive_workers(), item.metadata.uid)
         except (grpc.aio.AioRpcError, KubeError) as error:
-            why = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
             what = {"dataset": item.metadata.name, "namespace": item.metadata.namespace}
-            log.warning("unused bytes are not given back yet", **what, error=why)
+            log.warning("unused bytes are not given back yet", **what, error=_why(error))
             return reclaim.LOOK_SECONDS
         status.reclaimed_at = timestamp(time.time())
         RECLAIMED_BYTES.inc(cached_bytes)
         text = f"{format_bytes(cached_bytes)} were given back: nobody has used it since {idle.unused_since}"
         self._recorder.record(_reference(item), RECLAIMED, text)
         # What is filled again before metadata is polled looks as if nothing had happened.
-        return min(reclaim.idle_seconds(item), reclaim.LONGEST_REST_SECONDS)
+        return min(reclaim.idle_seconds(item), listings.LONGEST_REST_SECONDS)
 
     def _is_loading(self, key: Key) -> bool:
         loads = (self._find_load(load) for load in self._objects.loads_of(key))
@@ -255,8 +253,7 @@ class Reconciler:
             await self._forget_dataset(item)
         except (grpc.aio.AioRpcError, KubeError) as error:
             if not isinstance(error, Conflict):
-                why = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
-                message = f"its cached bytes and names cannot be given back, and it is tried again: {why}"
+                message = f"its cached bytes and names cannot be given back, and it is tried again: {_why(error)}"
                 status = dataset.deleting_status(item, REASON_CLEANUP_FAILED, message, time.time())
                 await self._objects.write_status(item, status)
             raise
@@ -269,10 +266,12 @@ class Reconciler:
             return
         if paths is None:
             return
-        alive = [worker for worker in await self._metadata.workers() if worker.alive]
-        await self._workers.evict(alive, item.metadata.uid, paths)
+        await self._workers.evict(await self._alive_workers(), item.metadata.uid, paths)
         log.info("evicted", dataset=item.metadata.name, namespace=item.metadata.namespace, paths=paths[:10])
         await self._objects.drop_annotation(item, names.DATASET_EVICT_ANNOTATION)
+
+    async def _alive_workers(self) -> list[metadata_pb2.Worker]:
+        return [worker for worker in await self._metadata.workers() if worker.alive]
 
     async def _refuse_dataset(self, item: Dataset, reason: str, message: str) -> float:
         await self._objects.write_status(item, dataset.failed_status(item, reason, message, time.time()))
@@ -280,7 +279,7 @@ class Reconciler:
 
     async def _forget_dataset(self, item: Dataset) -> None:
         await self._objects.delete_volumes(item.metadata.uid, *dataset.volumes(item))
-        alive = [worker for worker in await self._metadata.workers() if worker.alive]
+        alive = await self._alive_workers()
         try:
             await self._workers.evict(alive, item.metadata.uid)
         except grpc.aio.AioRpcError as error:
@@ -440,6 +439,10 @@ class Reconciler:
             if nodecache.write_delay_seconds(written, status, written_at, time.monotonic()) == 0:
                 await self._objects.write_node_cache(node, status)
                 self._written[node] = (status, time.monotonic())
+
+
+def _why(error: grpc.aio.AioRpcError | KubeError) -> str:
+    return (error.details() or "") if isinstance(error, grpc.aio.AioRpcError) else str(error)
 
 
 def _reference(item: Dataset) -> ObjectRef:

@@ -21,13 +21,11 @@ from cacheruntime.core.block_map import BlockMap, MapError, decode
 from cacheruntime.core.blocks import Version, dataset_name, extents_of, version_name
 from cacheruntime.core.checksums import crc32c
 from cacheruntime.worker.buffers import fresh, page_aligned
+from understores.posix_put import WRITE_BYTES_MAX
 
 MAP_SUFFIX: Final = ".map"
 TEMPORARY_SUFFIX: Final = ".new"
 STAGING_FOLDER: Final = "staging"
-WRITE_BYTES_MAX: Final = 1 << 20
-"""Of one write: for a larger one the kernel takes page-cache memory in huge pages, and those are what a virtual
-machine has the least of: huge pages that were free for seconds are its host's, and come back bit by bit."""
 _PIECE_BYTES: Final = 1 << 20
 _NO_DESCRIPTOR: Final = -1
 # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE (linux/falloc.h); os has no punching fallocate.

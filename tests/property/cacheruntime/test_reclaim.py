@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from api.conditions import parse_timestamp, timestamp
 from api.data_v1alpha1 import Dataset, DatasetStatus, Reference
-from cacheruntime.controller.reclaim import LONGEST_REST_SECONDS, Idleness, idleness
+from cacheruntime.controller.listings import LONGEST_REST_SECONDS
+from cacheruntime.controller.reclaim import Idleness, idleness
 
 NOW = 1_800_000_000.0
 TTL = 1800

@@ -9,8 +9,9 @@ import grpc
 from api.conditions import timestamp
 from api.data_v1alpha1 import Dataset, DatasetStatus, Reference
 from api.gen import metadata_pb2
+from cacheruntime.controller.listings import LONGEST_REST_SECONDS
 from cacheruntime.controller.objects import Objects
-from cacheruntime.controller.reclaim import LONGEST_REST_SECONDS, LOOK_SECONDS
+from cacheruntime.controller.reclaim import LOOK_SECONDS
 from cacheruntime.controller.reconciler import Reconciler
 from kube.errors import Forbidden
 

@@ -18,6 +18,7 @@ from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.rooms import TierFolder
 from cacheruntime.worker.tier_files import CachedFile
+from understores.posix_put import WRITE_BYTES_MAX
 
 BLOCK = 4096
 
@@ -249,7 +250,7 @@ async def test_a_written_file_becomes_the_cached_one(tmp_path: Path, threads: Th
 def test_no_write_is_so_large_that_the_kernel_takes_huge_pages_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = os.urandom(2 * tier_files.WRITE_BYTES_MAX + 5)
+    data = os.urandom(2 * WRITE_BYTES_MAX + 5)
     lengths: list[int] = []
     real = os.pwrite
 
@@ -262,4 +263,4 @@ def test_no_write_is_so_large_that_the_kernel_takes_huge_pages_for_it(
     with (tmp_path / "file").open("wb") as file:
         tier_files.write_at(file.fileno(), memoryview(data), 7)
     assert (tmp_path / "file").read_bytes() == bytes(7) + data
-    assert max(lengths) == tier_files.WRITE_BYTES_MAX <= 1 << 20
+    assert max(lengths) == WRITE_BYTES_MAX <= 1 << 20
