@@ -171,20 +171,25 @@ class ReadReply(Struct, frozen=True, kw_only=True):
 class Create(Struct, frozen=True, kw_only=True):
     """Begin writing a file. Reply: Created with a read-write descriptor of the staging file. With `base_etag`
     the staging file starts as that version's bytes (append, patch); else empty. A client that goes on for one that
-    died names the inode of its staging file in `adopts_inode`: if the worker still has that file, it is the one, with
-    all bytes; else a new one is made."""
+    died names the device and inode of its staging file: if the worker still has that file, it is the one, with
+    all bytes; else a new one is made. `may_seal`: the client keeps the promise of Created's `is_sealing`."""
 
     uid: str
     path: str
     base_etag: str = ""
     base_size_bytes: int = 0
     adopts_inode: int = 0
+    adopts_device: int = 0
+    may_seal: bool = False
 
 
 class Created(Struct, frozen=True, kw_only=True):
-    """`handle` names the staging file in COMMIT and ABORT."""
+    """`handle` names the staging file in COMMIT and ABORT. `is_sealing`: the staging file is in the under store and
+    becomes the object with a COMMIT. From the moment that is sent nothing is written to it, until the answer says that
+    it was not sealed; who wants to write on after it was begins another one."""
 
     handle: int
+    is_sealing: bool = False
 
 
 class Commit(Struct, frozen=True, kw_only=True):
@@ -197,11 +202,12 @@ class Commit(Struct, frozen=True, kw_only=True):
 
 
 class Committed(Struct, frozen=True, kw_only=True):
-    """The version that is durable now."""
+    """The version that is durable now. `is_sealed`: the staging file is its object."""
 
     etag: str
     size_bytes: int
     snapshot_version: int
+    is_sealed: bool = False
 
 
 class Remove(Struct, frozen=True, kw_only=True):

@@ -81,6 +81,23 @@ class UnderStore(Protocol):
         ...
 
 
+class StagingStore(Protocol):
+    """What a store has beside `UnderStore` when an object's bytes can be written where they will stay."""
+
+    can_stage: bool
+    """False: neither call is to be made."""
+
+    async def stage(self, key: str) -> int | None:
+        """Return a descriptor, the caller's, to read and write an empty file that nobody else sees and that is gone
+        with its last descriptor; None where that is not to be had, which is no error."""
+        ...
+
+    async def publish(self, descriptor: int, key: str) -> ObjectInfo | None:
+        """Make a staged file the new version of `key`, durable and visible whole on return; nobody may change it from
+        here on. None: it could not get that name, and its bytes are to be put like others."""
+        ...
+
+
 class StreamingStore(Protocol):
     """What a store has beside `UnderStore` when an object can be sent while it is still being made."""
 

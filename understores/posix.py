@@ -81,6 +81,7 @@ class PosixStore:
     """`UnderStore` over one directory."""
 
     can_stream = True
+    can_stage = True
     piece_bytes: int | None = STREAM_PIECE_BYTES
 
     def __init__(self, root: Path) -> None:
@@ -122,6 +123,14 @@ class PosixStore:
             return _info(key, await self._run(translated, putting.finish))
         finally:
             await asyncio.shield(self._run(putting.close))
+
+    async def stage(self, key: str) -> int | None:
+        """See `StagingStore`. Network file systems have no files without a name."""
+        return await self._run(self._stage, key)
+
+    async def publish(self, descriptor: int, key: str) -> ObjectInfo | None:
+        """See `StagingStore`."""
+        return await self._run(self._publish, descriptor, key)
 
     async def copy(self, source: str, target: str) -> ObjectInfo:
         return await self._run(self._copy, source, target)
@@ -274,6 +283,24 @@ class PosixStore:
         except BaseException:
             os.close(directory_fd)
             raise
+
+    def _stage(self, key: str) -> int | None:
+        # Beside the name it will get: what is below a directory may be another file system, which cannot link to it.
+        directory = _split(key)[0]
+        while True:
+            try:
+                return open_beneath(self._root_fd, directory, os.O_TMPFILE | os.O_RDWR, 0o644)
+            except FileNotFoundError:
+                if not directory:
+                    return None
+                directory = _split(directory)[0]
+            except OSError:
+                return None  # whatever is wrong, the put that follows instead will say it
+
+    def _publish(self, descriptor: int, key: str) -> ObjectInfo | None:
+        with self._translated(key):
+            os.fsync(descriptor)  # with its times, which are part of the etag
+            return _info(key, os.fstat(descriptor)) if self._link(descriptor, key) else None
 
     def _copy(self, source: str, target: str) -> ObjectInfo:
         with self._translated(source), self._opened(source) as descriptor:

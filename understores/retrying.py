@@ -9,12 +9,13 @@ failed request.
 
 import asyncio
 import builtins
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar, cast
 
-from understores.base import ObjectInfo, Piece, Source, StreamingStore, UnderStore
+from understores.base import ObjectInfo, Piece, Source, StagingStore, StreamingStore, UnderStore
 from understores.credentials import SecretOptions
 from understores.errors import AccessDenied, Throttled, UnderStoreError, Unreachable
 
@@ -147,6 +148,21 @@ class RetryingStore:
     async def put_pieces(self, key: str, pieces: AsyncIterator[Piece]) -> ObjectInfo:
         """As the store does: what came once cannot be sent again."""
         return await cast(StreamingStore, self._store).put_pieces(key, pieces)
+
+    @property
+    def can_stage(self) -> bool:
+        """Whether objects can be written where they will stay (`StagingStore`)."""
+        return getattr(self._store, "can_stage", False)
+
+    async def stage(self, key: str) -> int | None:
+        """As the store does: there is another way, so it is not tried again."""
+        return await cast(StagingStore, self._store).stage(key)
+
+    async def publish(self, descriptor: int, key: str) -> ObjectInfo | None:
+        """See `StagingStore`. The file has as long as if it were sent."""
+        store = cast(StagingStore, self._store)
+        size_bytes = os.fstat(descriptor).st_size
+        return await self._repeat(lambda: store.publish(descriptor, key), size_bytes=size_bytes)
 
     async def copy(self, source: str, target: str) -> ObjectInfo:
         # A copy's size is not known here, and a store copies terabytes without a byte passing through us.

@@ -228,16 +228,24 @@ class LocalSession:
     async def _create(self, header: Header, meta: bytes) -> None:
         wanted = decode_meta(meta, bp.Create)
         self._gate.require(wanted.uid, write=True)
-        staging = await self._writes.adopt(wanted.uid, wanted.adopts_inode, self) if wanted.adopts_inode else None
+        staging = None
+        if wanted.adopts_inode:
+            staging = await self._writes.adopt(wanted.uid, wanted.adopts_device, wanted.adopts_inode, self)
         if staging is None:
             staging = await self._writes.create(
-                wanted.uid, wanted.path, base_etag=wanted.base_etag, base_size_bytes=wanted.base_size_bytes, owner=self
+                wanted.uid,
+                wanted.path,
+                base_etag=wanted.base_etag,
+                base_size_bytes=wanted.base_size_bytes,
+                owner=self,
+                may_seal=wanted.may_seal,
             )
         number = next(_numbers)
         self._stagings[number] = staging
         self._metrics.open_handles.inc()
         try:
-            await self._reply_with_descriptor(header, bp.Created(handle=number), staging.descriptor)
+            created = bp.Created(handle=number, is_sealing=staging.inside is not None)
+            await self._reply_with_descriptor(header, created, staging.descriptor)
         finally:
             if self._is_closed:
                 await self._leave_staging(number)

@@ -293,15 +293,20 @@ def punch(file: CachedFile, blocks: set[int]) -> None:
     file.written_ns = os.fstat(file.descriptor).st_mtime_ns
 
 
+def read_checked(descriptor: int, data: memoryview, offset_bytes: int) -> int:
+    """Fill `data` from an open file and return its checksum. Blocks; OSError, also when the file is too short."""
+    if not _read_at(descriptor, data, offset_bytes):
+        raise OSError(errno.EIO, "the file became shorter while it was read")
+    return crc32c(data)
+
+
 def checksums(descriptor: int, size_bytes: int, block_size_bytes: int) -> list[int]:
     """Return the checksum of each block of an open file. Blocks; OSError."""
     result: list[int] = []
     buffer = page_aligned(block_size_bytes)
     for offset in range(0, size_bytes, block_size_bytes):
         view = buffer[: min(block_size_bytes, size_bytes - offset)]
-        if not _read_at(descriptor, view, offset):
-            raise OSError(errno.EIO, "the file became shorter while it was read")
-        result.append(crc32c(view))
+        result.append(read_checked(descriptor, view, offset))
     return result
 
 

@@ -6,12 +6,15 @@ namespace shows is durable, and what fails half way leaves at worst an object no
     create -> staging --commit--> durable and visible --end, unchanged since--> cached file of that version
                                                       --end, changed since----> dropped
 
+Where the under store is a directory that can, the staging file is in it and becomes the object itself: written once,
+and sealed by its first commit. Elsewhere it is in a tier of the cache, and its bytes are sent.
+
 A client that dies leaves its staging files open for a while: the FUSE daemon that goes on for it adopts them, so that
 gigabytes need not be copied into new ones while its applications wait.
 
 Invariants: a staging file has one owner, or none while it may be adopted; a commit that returns is durable in the
 under store; bytes that changed while they were uploaded are uploaded again by the next commit; an upload under way is
-finished before its staging file is closed, also when the client is gone.
+finished before its staging file is closed, also when the client is gone; a sealed file is nobody's to write any more.
 """
 
 import asyncio
@@ -26,10 +29,12 @@ from tempfile import TemporaryFile
 from typing import Final, cast
 
 import structlog
+from msgspec import structs
 
 from api.byteplane import Committed
+from api.gen import metadata_pb2 as pb
 from cacheruntime.core.ahead import PIECE_BYTES
-from cacheruntime.core.blocks import Version, block_count, version_name
+from cacheruntime.core.blocks import Version, block_count, block_length, version_name
 from cacheruntime.errors import CacheError, from_store
 from cacheruntime.worker import tier_files
 from cacheruntime.worker.ahead_upload import AheadUpload
@@ -40,7 +45,7 @@ from cacheruntime.worker.filler import Filler, Keep
 from cacheruntime.worker.metadata_client import MetadataClient
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.reader import PARALLEL_BLOCKS, Reader, in_parallel
-from understores.base import ObjectInfo, StreamingStore
+from understores.base import ObjectInfo, StagingStore, StreamingStore
 from understores.errors import UnderStoreError
 
 log = structlog.get_logger()
@@ -51,6 +56,8 @@ AHEAD_AT_ONCE: Final = 4
 """Files sent while they are written; each holds a few pieces in memory."""
 AHEAD_SPARE_PIECES: Final = 2
 """Kept in memory between uploads: one is read into while the other is sent."""
+KEPT_AT_ONCE: Final = 2
+"""Blocks of a written file that are copied into the cache at a time: training goes on beside it."""
 TICK_SECONDS: Final = 0.012
 """Older kernels stamp mtime by timer ticks, 10 ms at most: a write within the same tick would not show."""
 LOOKS: Final = 16
@@ -71,8 +78,12 @@ class Staging:
 
     uid: str
     path: str
-    file: Path
     descriptor: int
+    file: Path | None = None
+    """Its name in the tier; None: it has none, and is in the under store `inside`."""
+    inside: StagingStore | None = None
+    sealed: Stamp | None = None
+    """What the under store shows of it; None while nothing is."""
     committed: Committed | None = None
     stamp: Stamp | None = None
     owner: object = None
@@ -107,14 +118,42 @@ class Writes:
         self._folder = store.directory(self._tier) / tier_files.STAGING_FOLDER
         self._shows_every_write: bool | None = None
         self._buffers = Buffers(PIECE_BYTES, AHEAD_SPARE_PIECES)
+        self._blocks = Buffers(store.block_size_bytes, KEPT_AT_ONCE)
+        self._is_closing = False
         self._stagings: dict[int, Staging] = {}
         self._waiting: set[asyncio.Task[None]] = set()
 
     async def create(
-        self, uid: str, path: str, *, base_etag: str, base_size_bytes: int, owner: object = None
+        self, uid: str, path: str, *, base_etag: str, base_size_bytes: int, owner: object = None, may_seal: bool = False
     ) -> Staging:
-        """Return a new staging file, empty or with the bytes of the base version; ReadOnly, VersionChanged."""
+        """Return a new staging file, empty or with the bytes of the base version; ReadOnly, VersionChanged. `may_seal`:
+        nothing will be written to it while it is committed and after it was sealed by that."""
         location = await self._datasets.locate_writable(uid, path)
+        staging = await self._stage_inside(uid, path, location) if may_seal else None
+        staging = staging or self._stage_in_tier(uid, path)
+        staging.owner = owner
+        self._stagings[id(staging)] = staging
+        try:
+            if base_etag and base_size_bytes:
+                await self._copy_base(staging, Version(uid, path, base_etag, base_size_bytes))
+        except BaseException:
+            await self.end(staging)
+            raise
+        if staging.inside is None:
+            self._begin_ahead(staging, location)
+        return staging
+
+    async def _stage_inside(self, uid: str, path: str, location: Location) -> Staging | None:
+        if not getattr(location.store, "can_stage", False):
+            return None
+        inside = cast(StagingStore, location.store)
+        try:
+            descriptor = await inside.stage(location.key)
+        except UnderStoreError as error:
+            raise from_store(error) from error
+        return None if descriptor is None else Staging(uid, path, descriptor, inside=inside)
+
+    def _stage_in_tier(self, uid: str, path: str) -> Staging:
         file = self._folder / secrets.token_hex(16)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -123,25 +162,21 @@ class Writes:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise CacheError(f"no staging file can be made: {error.strerror}", number=error.errno) from error
-        staging = Staging(uid, path, file, descriptor, owner=owner)
-        self._stagings[id(staging)] = staging
-        try:
-            if base_etag and base_size_bytes:
-                await self._copy_base(staging, Version(uid, path, base_etag, base_size_bytes))
-        except BaseException:
-            await self.end(staging)
-            raise
-        self._begin_ahead(staging, location)
-        return staging
+        return Staging(uid, path, descriptor, file)
 
-    async def adopt(self, uid: str, inode: int, owner: object) -> Staging | None:
-        """Return the dataset's staging file that is this inode, its owner's from now on; None when there is none.
+    async def adopt(self, uid: str, device: int, inode: int, owner: object) -> Staging | None:
+        """Return the dataset's staging file that is this inode, its owner's from now on; None when there is none that
+        may be written. `device` 0 = one in the cache.
 
         It may still be another's: a dead client's successor can be here before its hanging up is noticed. Whoever asks
         holds the file open, so that the number is nobody else's.
         """
         for staging in self._stagings.values():
-            if staging.uid == uid and os.fstat(staging.descriptor).st_ino == inode:
+            status = os.fstat(staging.descriptor)
+            is_on_device = status.st_dev == device if device else staging.inside is None
+            if staging.uid == uid and status.st_ino == inode and is_on_device:
+                if staging.inside is not None and (staging.sealed is not None or staging.lock.locked()):
+                    return None  # it is an object, or is becoming one
                 await self._datasets.locate_writable(uid, staging.path)
                 if staging.is_ended:
                     return None
@@ -165,6 +200,7 @@ class Writes:
 
     async def close(self) -> None:
         """End every staging file."""
+        self._is_closing = True
         for waiting in self._waiting:
             waiting.cancel()
         await asyncio.gather(*(self.end(staging) for staging in list(self._stagings.values())))
@@ -223,8 +259,8 @@ class Writes:
 
     async def _upload(self, staging: Staging, stamp: Stamp, mode: int, mtime_ns: int) -> Committed:
         location = await self._datasets.locate_writable(staging.uid, staging.path)
-        info = await self._finish_ahead(staging, location, stamp)
         try:
+            info = await self._publish(staging, location, stamp) or await self._finish_ahead(staging, location, stamp)
             info = info or await location.store.put(location.key, staging.descriptor, stamp.size_bytes)
         except UnderStoreError as error:
             raise from_store(error) from error
@@ -238,7 +274,20 @@ class Writes:
         )
         version = Version(staging.uid, staging.path, info.etag, info.size_bytes)
         self._store.drop_path(staging.uid, staging.path, keep=version_name(version))
-        return Committed(etag=info.etag, size_bytes=info.size_bytes, snapshot_version=snapshot_version)
+        return Committed(
+            etag=info.etag,
+            size_bytes=info.size_bytes,
+            snapshot_version=snapshot_version,
+            is_sealed=staging.sealed is not None,
+        )
+
+    async def _publish(self, staging: Staging, location: Location, stamp: Stamp) -> ObjectInfo | None:
+        store: object = location.store
+        if staging.inside is None or staging.inside is not store or staging.sealed not in (None, stamp):
+            return None
+        info = await staging.inside.publish(staging.descriptor, location.key)
+        staging.sealed = stamp if info is not None else None
+        return info
 
     async def _finish_ahead(self, staging: Staging, location: Location, stamp: Stamp) -> ObjectInfo | None:
         ahead, staging.ahead = staging.ahead, None
@@ -265,7 +314,8 @@ class Writes:
                 log.warning("written_file_not_cached", dataset=staging.uid, error=str(error))
             finally:
                 os.close(staging.descriptor)
-                staging.file.unlink(missing_ok=True)
+                if staging.file is not None:
+                    staging.file.unlink(missing_ok=True)
 
     async def _keep(self, staging: Staging) -> None:
         committed = staging.committed
@@ -273,6 +323,11 @@ class Writes:
             return
         info = await self._datasets.get(staging.uid)
         if not self._filler.may_be_home(info):
+            return
+        if staging.file is None:
+            await self._keep_copy(
+                staging, info, Version(staging.uid, staging.path, committed.etag, committed.size_bytes)
+            )
             return
         block_size = self._store.block_size_bytes
         checksums = await self._store.run(tier_files.checksums, staging.descriptor, committed.size_bytes, block_size)
@@ -283,6 +338,26 @@ class Writes:
         version = Version(staging.uid, staging.path, committed.etag, committed.size_bytes)
         as_home = self._filler.keep(info, version, 0) is Keep.HOME
         self._store.adopt(version, staging.file, self._tier, checksums, as_home=as_home)
+
+    async def _keep_copy(self, staging: Staging, info: pb.DatasetInfo, version: Version) -> None:
+        """Keep here too what was written into the under store, as far as there is room: its next reader is often here."""
+        if self._is_closing:
+            return
+        block_size = self._store.block_size_bytes
+        file = await self._store.acquire(version, wanted_bytes=version.size_bytes, as_home=True)
+
+        async def one(index: int) -> None:
+            data = self._blocks.take(block_length(index, version.size_bytes, block_size))
+            checksum = await self._store.run(tier_files.read_checked, staging.descriptor, data, index * block_size)
+            as_home = self._filler.keep(info, version, index) is Keep.HOME
+            await self._store.store_block(file, index, data, checksum, as_home=as_home)
+
+        try:
+            await in_parallel(range(block_count(version.size_bytes, block_size)), KEPT_AT_ONCE, one)
+            if _stamp(staging.descriptor) != staging.stamp:
+                self._store.drop(file)
+        finally:
+            self._store.release(file)
 
     # Names
 
@@ -323,11 +398,7 @@ class Writes:
                 staging.path = target
                 committed = staging.committed
                 if committed is not None and committed.etag == old_etag:
-                    staging.committed = Committed(
-                        etag=new_etag,
-                        size_bytes=committed.size_bytes,
-                        snapshot_version=committed.snapshot_version,
-                    )
+                    staging.committed = structs.replace(committed, etag=new_etag)
 
 
 def _stamp(descriptor: int) -> Stamp:

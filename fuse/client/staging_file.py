@@ -11,6 +11,8 @@ Invariants:
 - The descriptor outlives the daemon too, where a vault keeps it: it is there before the first byte is written. A worker
   that still has the staging file gives it back as it is; else its bytes are copied.
 - One commit at a time.
+- A staging file that the worker made in the under store is the object from its first commit on. Writes wait for a
+  commit of it, and one that was sealed, or may have been, is copied before it is written again.
 """
 
 import asyncio
@@ -64,6 +66,8 @@ class StagedWorkerFile:
         self._opening = asyncio.Lock()
         self._committing = asyncio.Lock()
         self._is_closed = False
+        #: The staging file becomes the object with a commit, and may have become it.
+        self._is_sealing = self._is_sealed = False
         #: Mode and time of the last commit; the worker tells contents apart by the staging file's own stamp only.
         self._committed_as: tuple[int, int] | None = None
 
@@ -77,13 +81,41 @@ class StagedWorkerFile:
             while not self._is_good:
                 await self._create()
 
+    async def _changeable(self) -> int:
+        """Return the descriptor, of which nothing is shown as an object and nothing is about to be; good until the
+        caller next waits."""
+        while not self._is_good or (self._is_sealing and (self._is_sealed or self._committing.locked())):
+            if self._is_sealing and self._committing.locked():
+                await self.settle()
+            elif self._is_sealed:
+                await self._unseal()
+            else:
+                await self.open()
+        if self._descriptor is None:
+            raise Ended("the file was closed meanwhile")
+        return self._descriptor
+
+    async def _unseal(self) -> None:
+        """Go on with a copy: the file as it is belongs to those who read it."""
+        async with self._opening:
+            if self._is_sealed:
+                await self._create()
+
     async def _create(self) -> None:
         if self._is_closed:
             raise Ended("the file was closed meanwhile")
         old = self._descriptor
         etag, size_bytes = (self.base_etag, self.base_size_bytes) if old is None else ("", 0)
-        inode = 0 if old is None else os.fstat(old).st_ino
-        meta = Create(uid=self._uid, path=self.path, base_etag=etag, base_size_bytes=size_bytes, adopts_inode=inode)
+        adopted = os.fstat(old) if old is not None and not self._is_sealed else None
+        meta = Create(
+            uid=self._uid,
+            path=self.path,
+            base_etag=etag,
+            base_size_bytes=size_bytes,
+            adopts_inode=adopted.st_ino if adopted is not None else 0,
+            adopts_device=adopted.st_dev if adopted is not None else 0,
+            may_seal=True,
+        )
         created, reply, connection, generation = await self._client.call_on(Op.CREATE, meta, Created)
         if reply.descriptor is None:
             raise Unavailable("the worker sent no descriptor with CREATE")
@@ -103,8 +135,11 @@ class StagedWorkerFile:
             raise
         if old is not None:
             os.close(old)
+            if self._is_sealed and self._connection is not None and self._is_good:
+                self._connection.notify(Op.ABORT, Handle(handle=self._handle))
         self._descriptor, self._handle = reply.descriptor, created.handle
         self._connection, self._generation = connection, generation
+        self._is_sealing, self._is_sealed = created.is_sealing, False
 
     async def read(self, offset_bytes: int, length_bytes: int) -> Bytes:
         """Return what was written; short at the end of the file."""
@@ -121,11 +156,9 @@ class StagedWorkerFile:
 
     async def write(self, offset_bytes: int, data: Bytes) -> int:
         """Write all of `data`."""
-        if not self._is_good:
-            await self.open()
-        descriptor = self._descriptor
+        descriptor = self._descriptor if self._is_good and not self._is_sealing else None
         if descriptor is None:
-            raise Ended("the file was closed meanwhile")
+            descriptor = await self._changeable()
         view = memoryview(data)
         done = 0
         try:
@@ -137,12 +170,9 @@ class StagedWorkerFile:
 
     async def truncate(self, size_bytes: int) -> None:
         """Cut or extend with zeros."""
-        if not self._is_good:
-            await self.open()
-        if self._descriptor is None:
-            raise Ended("the file was closed meanwhile")
+        descriptor = await self._changeable()
         try:
-            os.ftruncate(self._descriptor, size_bytes)
+            os.ftruncate(descriptor, size_bytes)
         except OSError as error:
             raise error_of(error.errno or 0, f"truncating {self.path}: {error.strerror}") from error
 
@@ -157,7 +187,11 @@ class StagedWorkerFile:
                 connection = self._connection
                 if connection is None:
                     raise Ended("the file was closed meanwhile")
+                if self._is_sealed and self._committed_as not in {None, (mode, mtime_ns)}:
+                    await self._unseal()
+                    continue
                 self._stamp(mode, mtime_ns)
+                self._is_sealed = self._is_sealing  # also if no answer says so
                 meta = Commit(handle=self._handle, mode=mode, mtime_ns=mtime_ns)
                 try:
                     reply = await client.request(
@@ -172,6 +206,7 @@ class StagedWorkerFile:
                 answer = decode_meta(reply.meta, CommittedReply)
                 client.metrics.committed(answer.size_bytes)
                 self._committed_as = (mode, mtime_ns)
+                self._is_sealed = answer.is_sealed
                 return Committed(
                     etag=answer.etag, size_bytes=answer.size_bytes, snapshot_version=answer.snapshot_version
                 )

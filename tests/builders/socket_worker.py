@@ -42,6 +42,10 @@ class SocketWorker:
         self.hold.set()
         self.held_op: bp.Op | None = None
         self.answers_whole = False
+        self.seals = False
+        """Staging files become objects with their commit, as in a directory store."""
+        self.sealed: list[tuple[int, bytes]] = []
+        """Such objects, and the bytes they had when they were committed."""
         self.epoch = 0
         self._handles: dict[int, tuple[Any, int]] = {}
         self._next_handle = 1
@@ -72,6 +76,8 @@ class SocketWorker:
 
     async def stop(self) -> None:
         self.kill()
+        for descriptor, _ in self.sealed:
+            os.close(descriptor)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
@@ -133,7 +139,7 @@ class SocketWorker:
             case bp.Op.CREATE:
                 base = self._bytes(meta.uid, meta.path) if meta.base_etag else b""
                 handle, descriptor = self._file(meta, base)
-                return bp.Created(handle=handle), descriptor
+                return bp.Created(handle=handle, is_sealing=self.seals and meta.may_seal), descriptor
             case bp.Op.ENSURE:
                 self._handles[meta.handle]
                 return bp.Ensured(is_resident=self.answers_whole, origin_bytes=meta.length_bytes), None
@@ -141,7 +147,12 @@ class SocketWorker:
                 created, descriptor = self._handles[meta.handle]
                 data = os.pread(descriptor, 1 << 30, 0)
                 self.files[(created.uid, created.path)] = data
-                return bp.Committed(etag=f"e{len(data)}", size_bytes=len(data), snapshot_version=2), None
+                is_sealed = self.seals and created.may_seal
+                if is_sealed:
+                    self.sealed.append((os.dup(descriptor), data))
+                return bp.Committed(
+                    etag=f"e{len(data)}", size_bytes=len(data), snapshot_version=2, is_sealed=is_sealed
+                ), None
             case bp.Op.CLOSE | bp.Op.ABORT:
                 os.close(self._handles.pop(meta.handle)[1])
                 return bp.Empty(), None

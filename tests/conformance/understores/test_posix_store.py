@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from understores import posix
 from understores.credentials import SecretOptions
 from understores.errors import (
     AlreadyExists,
@@ -147,3 +148,56 @@ async def test_a_file_that_breaks_while_it_is_read_is_never_mixed_or_short(
     with pytest.raises(expected, match=words):
         await store.get_range("key", 0, memoryview(bytearray(100_000)), etag=info.etag)
     assert calls
+
+
+async def test_a_staged_file_is_nobodys_until_it_is_published(store: Any, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    old = await store.put("deep/key", io.BytesIO(b"old"), 3)
+    descriptor = await store.stage("deep/key")
+    assert descriptor is not None
+    os.write(descriptor, b"new bytes")
+    assert await keys(store) == ["deep/key"] and await store.head("deep/key") == old
+    assert [path.name for path in (root / "deep").iterdir()] == ["key"]
+    info = await store.publish(descriptor, "deep/key")
+    assert info == await store.head("deep/key") and info.size_bytes == 9
+    assert (root / "deep" / "key").read_bytes() == b"new bytes"
+    # Once more under the same name, and under another whose directory is not there yet.
+    assert await store.publish(descriptor, "deep/key") == info
+    assert (await store.publish(descriptor, "other/place/key")).etag == info.etag
+    os.close(descriptor)
+    assert sorted(path.name for path in root.rglob("*") if path.is_file()) == ["key", "key"]
+
+
+async def test_a_staged_file_that_is_let_go_leaves_nothing(store: Any, tmp_path: Path) -> None:
+    descriptor = await store.stage("not/there/key")
+    assert descriptor is not None
+    os.write(descriptor, b"x")
+    os.close(descriptor)
+    assert list((tmp_path / "root").iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "where"), [(errno.EOPNOTSUPP, "stage"), (errno.EXDEV, "publish")])
+async def test_where_files_cannot_be_staged_they_are_put(
+    store: Any, monkeypatch: pytest.MonkeyPatch, number: int, where: str
+) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    if where == "stage":
+        monkeypatch.setattr(posix, "open_beneath", refuse)
+        assert await store.stage("k") is None
+        return
+    descriptor = await store.stage("k")
+    monkeypatch.setattr(os, "link", refuse)
+    assert await store.publish(descriptor, "k") is None
+    os.close(descriptor)
+    assert await keys(store) == []
+
+
+async def test_a_directory_in_the_way_of_a_staged_file_is_refused_and_stays(store: Any, tmp_path: Path) -> None:
+    await store.make_directory("key")
+    descriptor = await store.stage("key")
+    with pytest.raises(AlreadyExists):
+        await store.publish(descriptor, "key")
+    os.close(descriptor)
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["key"]

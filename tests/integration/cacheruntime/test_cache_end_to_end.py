@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from api import byteplane as bp
 from api.byteplane import Op
@@ -423,6 +424,47 @@ def test_a_successor_goes_on_with_a_dead_clients_staging_file(cluster: CacheClus
     os.close(other)
     os.close(descriptor)
     successor.close()
+
+
+def test_a_file_written_into_a_directory_store_is_its_object(cluster: CacheCluster) -> None:
+    cluster.add_workers("a")
+    cluster.sync(writable=True)
+    worker = cluster.workers["a"]
+    dying, client = worker.client(), worker.client()
+    data = os.urandom(9 << 20)
+    create = bp.Create(uid=UID, path="deep/step", may_seal=True)
+    created, _, descriptor = dying.call(Op.CREATE, create, bp.Created)
+    assert descriptor is not None and created.is_sealing
+    os.write(descriptor, data)
+    assert not list(cluster.origin.rglob("step*"))
+    # A successor takes it as it is, if it names the device too: inodes of two file systems may have one number.
+    status = os.fstat(descriptor)
+    dying.close()
+    for device in (status.st_dev, status.st_dev + 1):
+        adopts = structs.replace(create, adopts_inode=status.st_ino, adopts_device=device)
+        adopted, _, other = client.call(Op.CREATE, adopts, bp.Created)
+        assert other is not None
+        assert os.path.samestat(os.fstat(other), status) is (device == status.st_dev)
+        os.close(other)
+        created = adopted if device == status.st_dev else created
+    commit = bp.Commit(handle=created.handle, mode=0o600, mtime_ns=1)
+    committed, _, _ = client.call(Op.COMMIT, commit, bp.Committed)
+    assert committed.is_sealed and committed.size_bytes == len(data)
+    assert (cluster.origin / "deep" / "step").stat().st_ino == status.st_ino
+    assert client.call(Op.COMMIT, commit, bp.Committed)[0] == committed
+    # It is an object: whoever goes on for a dead client gets a file of its own.
+    adopts = structs.replace(create, adopts_inode=status.st_ino, adopts_device=status.st_dev)
+    _, _, other = client.call(Op.CREATE, adopts, bp.Created)
+    assert other is not None and not os.path.samestat(os.fstat(other), status)
+    os.close(other)
+    # A copy stays in the cache.
+    client.call(Op.CLOSE, bp.Handle(handle=created.handle), bp.Empty)
+    os.close(descriptor)
+    wait_for("kept here", lambda: cluster.resident().get("a") == len(data) or None)
+    got, ensured = client.read(UID, cluster.entries()["deep/step"])
+    assert got == data and ensured.local_bytes == len(data)
+    assert cluster.metric("origin_read_bytes_total") == 0
+    client.close()
 
 
 def test_commits_follow_the_writer_and_answer_at_once_when_nothing_changed(cluster: CacheCluster) -> None:

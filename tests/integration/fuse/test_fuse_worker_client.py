@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,19 +10,21 @@ import pytest
 
 from api.byteplane import Op
 from fuse.client.worker_client import WorkerClient
-from fuse.errors import AccessDenied, NotFound, Stale, Unavailable
+from fuse.errors import AccessDenied, NoSpace, NotFound, Stale, Unavailable
 from fuse.metrics import Metrics
 from tests.builders.socket_worker import SocketWorker
 
 DATA = bytes(range(256)) * 64
 
 
-@pytest.fixture
-async def worker(tmp_path: Path) -> AsyncIterator[SocketWorker]:
+@pytest.fixture(params=[False, True], ids=["sends", "seals"])
+async def worker(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[SocketWorker]:
     worker = SocketWorker(tmp_path / "worker.sock")
+    worker.seals = request.param
     worker.files[("u", "a")] = DATA
     worker.start()
     yield worker
+    assert [os.pread(descriptor, 1 << 30, 0) for descriptor, _ in worker.sealed] == [data for _, data in worker.sealed]
     await worker.stop()
 
 
@@ -157,6 +160,51 @@ async def test_a_commit_whose_answer_was_lost_is_sent_again(client: WorkerClient
     worker.start()
     await committing
     assert worker.files[("u", "new")] == DATA
+    staging.close()
+
+
+async def test_who_writes_on_after_a_commit_changes_no_object(client: WorkerClient, worker: SocketWorker) -> None:
+    staging = client.stage("u", "new", "", 0)
+    await staging.write(0, b"one")
+    await staging.commit(0o644, 1)
+    await staging.write(3, b"two")
+    assert bytes(await staging.read(0, 100)) == b"onetwo"
+    await staging.commit(0o644, 1)
+    await staging.truncate(4)
+    await staging.commit(0o644, 1)
+    assert worker.files[("u", "new")] == b"onet"
+    await staging.commit(0o600, 1)  # another mode alone
+    assert [data for _, data in worker.sealed] == ([b"one", b"onetwo", b"onet", b"onet"] if worker.seals else [])
+    staging.close()
+    await _until(lambda: worker.handles == 0)
+
+
+@pytest.mark.parametrize("outcome", ["committed", "refused", "lost"])
+async def test_a_write_beside_a_commit_is_whole_and_changes_no_object(
+    client: WorkerClient, worker: SocketWorker, outcome: str
+) -> None:
+    staging = client.stage("u", "new", "", 0)
+    await staging.write(0, b"one")
+    worker.held_op = Op.COMMIT
+    worker.hold.clear()
+    committing = asyncio.ensure_future(staging.commit(0o644, 1))
+    await _until(lambda: worker.calls["COMMIT"] == 1)
+    writing = asyncio.ensure_future(staging.write(3, b"two"))
+    cutting = asyncio.ensure_future(staging.truncate(5))
+    await asyncio.sleep(0.05)
+    assert writing.done() is not worker.seals
+    if outcome == "refused":
+        worker.refusals[Op.COMMIT] = errno.ENOSPC
+        worker.held_op = None
+    if outcome == "lost":
+        worker.kill()
+        worker.start()
+    worker.hold.set()
+    results = await asyncio.gather(committing, writing, cutting, return_exceptions=True)
+    assert isinstance(results[0], NoSpace) is (outcome == "refused") and results[1:] == [3, None]
+    worker.refusals.clear()
+    await staging.commit(0o644, 1)
+    assert worker.files[("u", "new")] == b"onetw"
     staging.close()
 
 
