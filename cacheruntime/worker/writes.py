@@ -340,7 +340,7 @@ class Writes:
         self._store.adopt(version, staging.file, self._tier, checksums, as_home=as_home)
 
     async def _keep_copy(self, staging: Staging, info: pb.DatasetInfo, version: Version) -> None:
-        """Keep here too what was written into the under store, as far as there is room: its next reader is often here."""
+        """Keep what was written into the under store here too, as far as there is room: its next reader often is."""
         if self._is_closing:
             return
         block_size = self._store.block_size_bytes
