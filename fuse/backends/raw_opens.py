@@ -61,6 +61,8 @@ class Opens:
                 self.modes.opened_passthrough(inode, handle.backing_id, handle.backing_key)
             elif handle.choice is Choice.CACHED:
                 self.modes.opened_cached(inode)
+            elif handle.choice is Choice.WRITE:
+                self.modes.opened_for_writing(inode)
 
     def opened_again(self, inode: int, head: int) -> bytes | None:
         """Open a small file as it was opened before and return the answer, of which nothing need be written down; None
@@ -126,14 +128,15 @@ class Opens:
 
     async def opened(self, number: int, *, keeps_cache: bool, writes: bool) -> bytes:
         """Choose how the open file reaches its bytes; return the answer."""
-        node = self._state.handles.file(number).node
+        handle = self._state.handles.file(number)
+        node = handle.node
         descriptor = await self._whole_file(node) if not writes else None
         # From here to the end nothing waits, so the choice stays true.
         key = None
         if descriptor is not None:
             status = os.fstat(descriptor)
             key = (status.st_dev, status.st_ino)
-        choice = self.modes.choose(node.inode, key)
+        choice = self.modes.choose(node.inode, key, only_writes=handle.may_write and not handle.may_read)
         backing_id = self.modes.backing_id(node.inode)
         if choice is Choice.REGISTER and descriptor is not None:
             try:
@@ -165,8 +168,10 @@ class Opens:
             handle.backing_id, handle.backing_key = backing_id, key
             self._metrics.passthrough_opens += 1
             flags |= OpenFlag.PASSTHROUGH
-        elif choice is Choice.DIRECT:
+        elif choice in {Choice.DIRECT, Choice.WRITE}:
             flags |= OpenFlag.DIRECT_IO
+            if choice is Choice.WRITE:
+                self.modes.opened_for_writing(node.inode)
         else:
             choice = Choice.CACHED
             self.modes.opened_cached(node.inode)

@@ -8,6 +8,10 @@ Owns the choice and the counts. The kernel's rules (fs/fuse/iomode.c, Linux 6.9 
     idle ───┤
             └── else ─────────────────▶ CACHED (also when the file became whole) ──last release──▶ idle
 
+Opens that only write go past the page cache: their bytes would be copied into fresh pages that nobody reads. What the
+daemon has and what pages have must not be mixed, so while such an open is there all others of the inode go past the page
+cache too, and beside cached ones there is none.
+
 Opens that share a light handle (handles.py) are not counted here; beside them no other open goes by passthrough.
 
 Invariants: the counts are never below the kernel's, because it counts an open when our answer arrives and a
@@ -30,13 +34,16 @@ class Choice(Enum):
     """By passthrough, on a backing id that is to be made."""
     DIRECT = "direct"
     """Past the page cache, through the daemon: allowed beside passthrough whatever the file behind."""
+    WRITE = "write"
+    """As DIRECT, of an open that only writes: it keeps others from cached mode."""
 
 
 class _Inode:
-    __slots__ = ("backing_id", "cached", "key", "passthrough")
+    __slots__ = ("backing_id", "cached", "key", "passthrough", "writing")
 
     def __init__(self) -> None:
         self.cached = 0
+        self.writing = 0
         self.passthrough = 0
         self.backing_id = 0
         self.key: BackingKey | None = None
@@ -51,13 +58,17 @@ class OpenModes:
     def __len__(self) -> int:
         return len(self._inodes)
 
-    def choose(self, inode: int, key: BackingKey | None) -> Choice:
+    def choose(self, inode: int, key: BackingKey | None, *, only_writes: bool = False) -> Choice:
         """Return how an open may be answered now. `key` names the whole file behind, None = not whole."""
         state = self._inodes.get(inode)
+        if only_writes and (state is None or state.writing):
+            return Choice.WRITE
         if state is None:
             return Choice.CACHED if key is None else Choice.REGISTER
         if state.cached:
             return Choice.CACHED
+        if state.writing:
+            return Choice.DIRECT
         return Choice.PASSTHROUGH if key is None or key == state.key else Choice.DIRECT
 
     def backing_id(self, inode: int) -> int:
@@ -75,6 +86,10 @@ class OpenModes:
         if state is None:
             state = self._inodes[inode] = _Inode()
         state.cached += 1
+
+    def opened_for_writing(self, inode: int) -> None:
+        """An open that only writes was answered past the page cache."""
+        self._inodes.setdefault(inode, _Inode()).writing += 1
 
     def opened_passthrough(self, inode: int, backing_id: int, key: BackingKey) -> None:
         """An open was answered by passthrough on `backing_id`."""
@@ -94,9 +109,11 @@ class OpenModes:
             return 0
         if choice is Choice.CACHED:
             state.cached -= 1
+        elif choice is Choice.WRITE:
+            state.writing -= 1
         else:
             state.passthrough -= 1
-        if state.cached or state.passthrough:
+        if state.cached or state.passthrough or state.writing:
             return 0
         del self._inodes[inode]
         return state.backing_id

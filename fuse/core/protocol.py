@@ -93,6 +93,7 @@ class InitFlag(IntFlag):
     PARALLEL_DIROPS = 1 << 18
     MAX_PAGES = 1 << 22
     INIT_EXT = 1 << 30
+    DIRECT_IO_ALLOW_MMAP = 1 << 36
     PASSTHROUGH = 1 << 37
     HAS_RESEND = 1 << 39
     ALLOW_IDMAP = 1 << 40
@@ -101,7 +102,7 @@ class InitFlag(IntFlag):
 WANTED: Final = (
     InitFlag.ASYNC_READ | InitFlag.ATOMIC_O_TRUNC | InitFlag.BIG_WRITES | InitFlag.AUTO_INVAL_DATA
     | InitFlag.DO_READDIRPLUS | InitFlag.PARALLEL_DIROPS | InitFlag.MAX_PAGES | InitFlag.INIT_EXT
-    | InitFlag.PASSTHROUGH | InitFlag.HAS_RESEND | InitFlag.ALLOW_IDMAP
+    | InitFlag.DIRECT_IO_ALLOW_MMAP | InitFlag.PASSTHROUGH | InitFlag.HAS_RESEND | InitFlag.ALLOW_IDMAP
 )  # fmt: skip
 
 
