@@ -26,6 +26,7 @@ from api.byteplane import Commit, Create, Created, Handle, Op, decode_meta
 from api.byteplane import Committed as CommittedReply
 from fuse.client.connection import Connection, ConnectionLost
 from fuse.client.pinned_file import BUFFER_BYTES, NO_GENERATION, read_descriptor
+from fuse.client.write_back import WriteBack
 from fuse.core.contracts import Bytes, Committed
 from fuse.core.errnos import error_of
 from fuse.errors import Ended, Unavailable
@@ -68,6 +69,7 @@ class StagedWorkerFile:
         self._is_closed = False
         #: The staging file becomes the object with a commit, and may have become it.
         self._is_sealing = self._is_sealed = False
+        self._write_back = WriteBack()
         #: Mode and time of the last commit; the worker tells contents apart by the staging file's own stamp only.
         self._committed_as: tuple[int, int] | None = None
 
@@ -140,6 +142,7 @@ class StagedWorkerFile:
         self._descriptor, self._handle = reply.descriptor, created.handle
         self._connection, self._generation = connection, generation
         self._is_sealing, self._is_sealed = created.is_sealing, False
+        self._write_back = WriteBack()
 
     async def read(self, offset_bytes: int, length_bytes: int) -> Bytes:
         """Return what was written; short at the end of the file."""
@@ -166,6 +169,8 @@ class StagedWorkerFile:
                 done += os.pwrite(descriptor, view[done:], offset_bytes + done)
         except OSError as error:
             raise error_of(error.errno or 0, f"writing {self.path}: {error.strerror}") from error
+        if self._is_sealing:
+            self._write_back.wrote(descriptor, offset_bytes + done)
         return done
 
     async def truncate(self, size_bytes: int) -> None:

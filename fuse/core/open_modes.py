@@ -9,8 +9,8 @@ Owns the choice and the counts. The kernel's rules (fs/fuse/iomode.c, Linux 6.9 
             └── else ─────────────────▶ CACHED (also when the file became whole) ──last release──▶ idle
 
 Opens that only write go past the page cache: their bytes would be copied into fresh pages that nobody reads. What the
-daemon has and what pages have must not be mixed, so while such an open is there all others of the inode go past the page
-cache too, and beside cached ones there is none.
+daemon has and what pages have must not be mixed, so while such an open is there all others of the inode go past the
+page cache too, and beside cached ones there is none.
 
 Opens that share a light handle (handles.py) are not counted here; beside them no other open goes by passthrough.
 
