@@ -111,10 +111,12 @@ class Open(Struct, frozen=True, kw_only=True):
 
 
 class Opened(Struct, frozen=True, kw_only=True):
-    """`handle` is good until CLOSE or the connection's end; `is_resident`: every block may be read at once."""
+    """`handle` is good until CLOSE or the connection's end; `is_resident`: every block may be read at once; `is_kept`:
+    there is room set aside for those that are not."""
 
     handle: int
     is_resident: bool
+    is_kept: bool = False
 
 
 class Ensure(Struct, frozen=True, kw_only=True):

@@ -167,7 +167,8 @@ class LocalSession:
             self._release(number)
             raise CacheError(f"the cached file cannot be opened: {error.strerror}", number=error.errno) from error
         try:
-            opened = bp.Opened(handle=number, is_resident=file.map.is_complete)
+            has_room = file.map.resident_bytes + file.reserved_bytes >= file.version.size_bytes
+            opened = bp.Opened(handle=number, is_resident=file.map.is_complete, is_kept=has_room)
             await self._reply_with_descriptor(header, opened, descriptor)
         finally:
             os.close(descriptor)

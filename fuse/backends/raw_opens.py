@@ -188,7 +188,7 @@ class Opens:
         if not _may_be_whole(node):
             return None
         try:
-            return await self._operations.reads.whole_file(node)
+            return await self._operations.reads.whole_file(node, may_wait=self.modes.is_idle(node.inode))
         except Unavailable as error:
             # The read will wait for the worker, with all its patience; an open of cached pages must not.
             log.info("passthrough_not_tried", error=str(error))

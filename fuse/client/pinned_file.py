@@ -21,7 +21,7 @@ import structlog
 from api.byteplane import Ensure, Ensured, Handle, Op, Open, Opened, decode_meta
 from fuse.client.connection import Connection, ConnectionLost
 from fuse.core.contracts import Bytes
-from fuse.core.read_plan import Range, ResidentBlocks
+from fuse.core.read_plan import Range, ResidentBlocks, whole_pieces
 from fuse.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ def read_descriptor(descriptor: int, offset_bytes: int, length_bytes: int) -> me
     return target if count == length_bytes else None
 
 
+def _is_well(task: "asyncio.Task[None]") -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
 class PinnedWorkerFile:
     """Implements the core's PinnedFile."""
 
@@ -64,6 +68,7 @@ class PinnedWorkerFile:
         self._open = Open(uid=uid, path=path, etag=etag, size_bytes=size_bytes)
         self._blocks = ResidentBlocks(size_bytes)
         self._descriptor: int | None = None
+        self._is_kept = False
         self._handle = 0
         self._connection: Connection | None = None
         self._generation = NO_GENERATION
@@ -81,6 +86,15 @@ class PinnedWorkerFile:
         """Return a descriptor of the whole version; None while a block is missing on this node."""
         await asyncio.shield(self._client.run_soon(self._opened()))
         return self._descriptor if self._blocks.is_whole else None
+
+    async def bring_whole(self, seconds: float) -> int:
+        """Wait that long for the whole version, if the worker has room for it; return the bytes that came."""
+        if not self._is_kept:
+            return 0
+        pieces = whole_pieces(self._open.size_bytes)
+        tasks = [self._request(piece) for piece in pieces]
+        await asyncio.wait(set(tasks), timeout=seconds)
+        return sum(piece[1] for piece, task in zip(pieces, tasks, strict=True) if _is_well(task))
 
     async def ensure(self, offset_bytes: int, length_bytes: int) -> None:
         """Make the range resident; Stale, Unavailable."""
@@ -153,6 +167,7 @@ class PinnedWorkerFile:
             return
         self._descriptor, self._handle = reply.descriptor, opened.handle
         self._connection, self._generation = connection, generation
+        self._is_kept = opened.is_kept
         self._blocks.clear()
         if opened.is_resident:
             self._blocks.add(0, self._open.size_bytes, is_whole=True)

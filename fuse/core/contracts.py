@@ -82,6 +82,11 @@ class PinnedFile(Protocol):
         Fetches nothing. Stale, Unavailable."""
         ...
 
+    async def bring_whole(self, seconds: float) -> int:
+        """Wait that long for the whole version, if the worker has room for it; return the bytes that came. What does
+        not come in time comes later. Failures show when the bytes are read."""
+        ...
+
     async def ensure(self, offset_bytes: int, length_bytes: int) -> None:
         """Make the range resident; joins a request for it that is under way. Stale, Unavailable."""
         ...

@@ -76,6 +76,10 @@ class OpenModes:
         state = self._inodes.get(inode)
         return state.backing_id if state is not None else 0
 
+    def is_idle(self, inode: int) -> bool:
+        """Whether no counted open of the inode is there."""
+        return inode not in self._inodes
+
     def is_passthrough(self, inode: int) -> bool:
         """Whether the inode is open by passthrough now."""
         return bool(self.backing_id(inode))

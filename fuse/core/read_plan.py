@@ -16,6 +16,7 @@ BLOCK_BYTES: Final = 4 << 20
 WHOLE_FILE_BYTES: Final = BLOCK_BYTES
 WINDOW_BYTES_MAX: Final = 32 << 20
 """Eight blocks in flight: enough to fill a 10 Gbit/s link with 20 ms to the store."""
+PIECE_BYTES: Final = 4 * BLOCK_BYTES
 SLACK_BYTES: Final = 2 << 20
 """Twice the largest kernel request (1 MiB), so that two requests may swap places."""
 
@@ -36,6 +37,11 @@ def needed_range(offset_bytes: int, length_bytes: int, size_bytes: int) -> Range
     return (start, end - start)
 
 
+def whole_pieces(size_bytes: int) -> list[Range]:
+    """Return the ranges to ask for when a whole file is waited for: few requests, of which the first ends soon."""
+    return [(at, min(PIECE_BYTES, size_bytes - at)) for at in range(0, size_bytes, PIECE_BYTES)]
+
+
 class ReadWindow:
     """What one open handle reads next."""
 
@@ -52,6 +58,15 @@ class ReadWindow:
     def window_bytes(self) -> int:
         """How far ahead of the reader blocks are asked for; 0 for a random reader."""
         return self._window_bytes
+
+    def was_whole(self, size_bytes: int) -> bool | None:
+        """Whether the reader went through the file in order so far that all of it was asked for; None if it read
+        nothing. What it reads after that need not be told."""
+        if not self._expected:
+            return None
+        if size_bytes <= WHOLE_FILE_BYTES:
+            return self._expected >= size_bytes
+        return self._window_bytes > 0 and max(self._expected, self._asked_until) >= size_bytes
 
     def ahead(self, offset_bytes: int, length_bytes: int, size_bytes: int) -> list[Range]:
         """Note a read; return the blocks to ask for ahead of it, none of them asked for before."""

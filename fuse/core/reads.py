@@ -17,6 +17,7 @@ from fuse.core.inodes import Kind, Node
 from fuse.core.names import Names
 from fuse.core.read_plan import needed_range
 from fuse.core.state import State
+from fuse.core.whole_reads import WholeReads
 from fuse.errors import BadHandle, IsADirectory, NoAttribute, NotFound, Stale, Unavailable
 
 ETAG_ATTRIBUTE: Final = b"user.headrace.etag"
@@ -34,6 +35,7 @@ class Reads:
     def __init__(self, state: State, names: Names) -> None:
         self._state = state
         self._names = names
+        self._whole_reads = WholeReads()
         self._unopened: OrderedDict[int, int] = OrderedDict()
         """Handles of ours by inode, of files whose opens we are not told of."""
 
@@ -155,6 +157,9 @@ class Reads:
     def release(self, handle: FileHandle) -> None:
         """One handle is closed; the last one lets the version go."""
         node = handle.node
+        was_whole = handle.window.was_whole(node.entry.size_bytes) if node.dataset is not None else None
+        if was_whole is not None and node.dataset is not None:
+            self._whole_reads.was_read(node.dataset.uid, whole=was_whole)
         if node.handles == 1 and node.pin is not None:
             node.pin.close()
             node.pin = None
@@ -171,10 +176,21 @@ class Reads:
             return node.dataset is not None and node.dataset.writable
         return True
 
-    async def whole_file(self, node: Node) -> int | None:
+    async def whole_file(self, node: Node, *, may_wait: bool) -> int | None:
         """Return a descriptor of the node's whole version on the worker, good while the node is open; None while
-        a block is missing there. Fetches nothing."""
+        a block is missing there. Waits for those only if it may and if that is worth it."""
         pin = node.pin or self._pin(node)
+        descriptor = await pin.whole_file()
+        if descriptor is not None or not may_wait or node.dataset is None:
+            return descriptor
+        uid, size_bytes, started = node.dataset.uid, node.entry.size_bytes, self._state.monotonic()
+        seconds = self._whole_reads.wait_seconds(uid, size_bytes, started)
+        if not seconds:
+            return None
+        came = await pin.bring_whole(seconds)
+        now = self._state.monotonic()
+        if came:
+            self._whole_reads.came(uid, came, now - started, now)
         return await pin.whole_file()
 
     async def _is_resident(self, node: Node) -> bool:

@@ -209,6 +209,9 @@ class FakePin:
     async def whole_file(self) -> int | None:
         return None
 
+    async def bring_whole(self, seconds: float) -> int:
+        return 0
+
     async def ensure(self, offset_bytes: int, length_bytes: int) -> None:
         self._peers._called("ensure")
         uid, path, etag = self._key

@@ -105,6 +105,32 @@ def test_a_file_that_was_read_cold_is_not_held_in_memory_twice(
     assert path.read_bytes() == data
 
 
+def test_where_files_are_read_whole_the_next_one_is_here_when_it_is_open(
+    plane: DataPlane, request: pytest.FixtureRequest
+) -> None:
+    if request.node.callspec.params["plane"] == "pyfuse3":
+        pytest.skip("without passthrough the mount's pages are the ones that are used")
+    data = os.urandom(20 << 20)
+    for name in ("shards", "archives"):
+        origin = plane.directory.parent / name
+        origin.mkdir()
+        for number in range(3):
+            (origin / f"{number}.tar").write_bytes(data)
+        plane.sync(name, f"file://{origin}")
+    shards, archives = (plane.mounts["n1"] / "bench" / name for name in ("shards", "archives"))
+    assert (shards / "0.tar").read_bytes() == data
+    _eventually(lambda: _cached_pages(shards / "0.tar") == 0)  # that it was closed is known
+    with (shards / "1.tar").open("rb") as file:
+        assert os.getxattr(shards / "1.tar", "user.headrace.resident") == b"1"
+        assert file.read() == data
+        assert _cached_pages(shards / "1.tar") == 0  # the kernel read the worker's file
+    # Of files of which only the end is looked at nothing more is brought.
+    for number in range(3):
+        with (archives / f"{number}.tar").open("rb") as file:
+            assert os.pread(file.fileno(), 100, 20_000_000) == data[20_000_000:20_000_100]
+        assert os.getxattr(archives / f"{number}.tar", "user.headrace.resident") == b"0"
+
+
 def test_many_readers_at_once(plane: DataPlane) -> None:
     origin = plane.directory.parent / "stdlib"
     mounted = plane.mounts["n1"] / "bench" / "stdlib"

@@ -1,6 +1,6 @@
 """Which ranges are asked for, and when."""
 
-from fuse.core.read_plan import BLOCK_BYTES, WINDOW_BYTES_MAX, ReadWindow, ResidentBlocks, needed_range
+from fuse.core.read_plan import BLOCK_BYTES, WINDOW_BYTES_MAX, ReadWindow, ResidentBlocks, needed_range, whole_pieces
 
 MIB = 1 << 20
 
@@ -64,3 +64,26 @@ def test_an_empty_file_is_always_resident() -> None:
     blocks = ResidentBlocks(0)
     blocks.clear()
     assert blocks.is_whole
+
+
+def test_a_window_knows_whether_the_file_was_read_in_order_to_its_end() -> None:
+    def read(size: int, *ranges: tuple[int, int]) -> bool | None:
+        window = ReadWindow()
+        for offset, length in ranges:
+            window.ahead(offset, min(length, size - offset), size)
+        return window.was_whole(size)
+
+    in_order = [(offset, MIB) for offset in range(0, 10 * MIB, MIB)]
+    assert read(10 * MIB, *in_order) is True
+    assert read(2 * MIB, (0, 4 * MIB)) is True
+    assert read(10 * MIB) is None
+    assert read(10 * MIB, *in_order[:5]) is True  # the rest is on its way
+    assert read(40 * MIB, *in_order) is False
+    assert read(10 * MIB, (9 * MIB, MIB)) is False  # the index at the end of an archive
+
+
+def test_the_pieces_of_a_whole_file_are_all_of_it() -> None:
+    for size in (0, 1, 16 * MIB, 16 * MIB + 1, 100 * MIB):
+        pieces = whole_pieces(size)
+        assert sum(length for _, length in pieces) == size
+        assert [start for start, _ in pieces] == list(range(0, size, 16 * MIB))
