@@ -31,6 +31,7 @@ log = structlog.get_logger()
 
 BUFFER_BYTES: Final = 1 << 20
 """The largest read the kernel asks for."""
+PIECES_AT_ONCE: Final = 2
 NO_GENERATION: Final = -1
 """Equals no connection's number, not even that of none."""
 _NOT_CACHED: Final = getattr(os, "RWF_NOWAIT", 0)
@@ -54,10 +55,6 @@ def read_descriptor(descriptor: int, offset_bytes: int, length_bytes: int) -> me
     except OSError:
         return None
     return target if count == length_bytes else None
-
-
-def _is_well(task: "asyncio.Task[None]") -> bool:
-    return task.done() and not task.cancelled() and task.exception() is None
 
 
 class PinnedWorkerFile:
@@ -91,10 +88,16 @@ class PinnedWorkerFile:
         """Wait that long for the whole version, if the worker has room for it; return the bytes that came."""
         if not self._is_kept:
             return 0
+        until, came = time.monotonic() + seconds, 0
         pieces = whole_pieces(self._open.size_bytes)
-        tasks = [self._request(piece) for piece in pieces]
-        await asyncio.wait(set(tasks), timeout=seconds)
-        return sum(piece[1] for piece, task in zip(pieces, tasks, strict=True) if _is_well(task))
+        for number, piece in enumerate(pieces):
+            # Few at a time: of many, each finds its memory gone from the processor's cache when its turn comes.
+            first, *_ = [self._request(each) for each in pieces[number : number + PIECES_AT_ONCE]]
+            await asyncio.wait({first}, timeout=max(0.0, until - time.monotonic()))
+            if not self.is_resident(*piece):
+                break
+            came += piece[1]
+        return came
 
     async def ensure(self, offset_bytes: int, length_bytes: int) -> None:
         """Make the range resident; Stale, Unavailable."""

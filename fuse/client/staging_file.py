@@ -166,7 +166,7 @@ class StagedWorkerFile:
         done = 0
         try:
             while done < len(view):
-                done += os.pwrite(descriptor, view[done:], offset_bytes + done)
+                done += os.pwrite(descriptor, view[done : done + WRITE_BYTES_MAX], offset_bytes + done)
         except OSError as error:
             raise error_of(error.errno or 0, f"writing {self.path}: {error.strerror}") from error
         if self._is_sealing:
