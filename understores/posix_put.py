@@ -16,9 +16,9 @@ from understores.base import Piece
 
 TEMPORARY_PREFIX: Final = ".headrace-tmp-"
 WRITE_BYTES_MAX: Final = 256 << 10
-"""Of one write: the kernel takes page-cache memory in pieces as large as a write, and large ones are what a virtual machine
-has the least of: what was free as a whole for seconds is its host's, and comes back bit by bit. A megabyte at once took
-three times as long as this."""
+"""Of one write: the kernel takes page-cache memory in pieces as large as a write, and large ones are what a virtual
+machine has the least of: what was free as a whole for seconds is its host's, and comes back bit by bit. A megabyte at
+once took three times as long as this."""
 # SYNC_FILE_RANGE_WRITE, and with WAIT_BEFORE and WAIT_AFTER (linux/fs.h); os has no sync_file_range.
 _START: Final = 2
 _COMPLETE: Final = 1 | 2 | 4

@@ -26,7 +26,7 @@ from api.byteplane import Commit, Create, Created, Handle, Op, decode_meta
 from api.byteplane import Committed as CommittedReply
 from fuse.client.connection import Connection, ConnectionLost
 from fuse.client.pinned_file import BUFFER_BYTES, NO_GENERATION, read_descriptor
-from fuse.client.write_back import WriteBack
+from fuse.client.write_back import WRITE_BYTES_MAX, WriteBack
 from fuse.core.contracts import Bytes, Committed
 from fuse.core.errnos import error_of
 from fuse.errors import Ended, Unavailable

@@ -10,6 +10,8 @@ from typing import Final
 
 PIECE_BYTES: Final = 4 << 20
 """Handed on at once. Less, and a disk gets many small writes; more, and the last of them is long."""
+WRITE_BYTES_MAX: Final = 256 << 10
+"""Of one write, as in understores/posix_put.py: of a larger one a virtual machine has less memory at hand."""
 _START: Final = 2  # SYNC_FILE_RANGE_WRITE (linux/fs.h); os has no sync_file_range
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
