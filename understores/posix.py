@@ -29,6 +29,7 @@ from understores.errors import (
     AccessDenied,
     AlreadyExists,
     BucketNotFound,
+    BytesLost,
     Changed,
     InvalidKey,
     InvalidMount,
@@ -317,8 +318,13 @@ class PosixStore:
                 return None  # whatever is wrong, the put that follows instead will say it
 
     def _publish(self, descriptor: int, key: str) -> ObjectInfo | None:
-        with self._translated(key):
+        try:
             os.fsync(descriptor)  # with its times, which are part of the etag
+        except OSError as error:
+            raise BytesLost(
+                f"{key!r} below {self._root} did not reach the medium: {os.strerror(error.errno or 0)}."
+            ) from error
+        with self._translated(key):
             return _info(key, os.fstat(descriptor)) if self._link(descriptor, key) else None
 
     def _copy(self, source: str, target: str) -> ObjectInfo:

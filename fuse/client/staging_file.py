@@ -107,6 +107,7 @@ class StagedWorkerFile:
                 await self._create(needed_bytes)
 
     async def _create(self, needed_bytes: int = FILE_BYTES_MAX) -> None:
+        """To be called again while it is needed still."""
         self._check_open()
         old = self._descriptor
         etag, size_bytes = (self.base_etag, self.base_size_bytes) if old is None else ("", 0)
@@ -127,6 +128,11 @@ class StagedWorkerFile:
             self._check_open()
             if old is not None and os.path.samestat(os.fstat(old), os.fstat(reply.descriptor)):
                 log.info("staging_adopted", path=self.path, generation=generation)
+            elif self.path != meta.path:
+                # Renamed meanwhile, and the worker may have heard of that before it made this one: it tries again.
+                os.close(reply.descriptor)
+                connection.notify(Op.ABORT, Handle(handle=created.handle))
+                return
             elif old is not None:
                 await self._carry_over(old, reply.descriptor, needed_bytes)
                 log.info("staging_carried_over", path=self.path, generation=generation)

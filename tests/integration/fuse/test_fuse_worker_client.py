@@ -342,6 +342,24 @@ async def test_after_a_rename_commits_go_to_the_new_path(client: WorkerClient, w
     staging.close()
 
 
+async def test_a_file_renamed_while_its_staging_file_is_made_is_committed_under_its_new_name(
+    client: WorkerClient, worker: SocketWorker
+) -> None:
+    staging = client.stage("u", "a", "", 0)
+    worker.held_op = Op.CREATE
+    worker.hold.clear()
+    writing = asyncio.ensure_future(staging.write(0, b"one"))
+    await _until(lambda: worker.calls["CREATE"] == 1)
+    await client.rename("u", "a", "new")
+    staging.moved("new", "another-etag")
+    worker.hold.set()
+    await writing
+    await staging.commit(0o644, 1)
+    assert worker.files == {("u", "new"): b"one"}
+    staging.close()
+    await _until(lambda: worker.handles == 0)
+
+
 async def test_a_base_is_what_the_staging_file_starts_with(client: WorkerClient, worker: SocketWorker) -> None:
     staging = client.stage("u", "a", "e", len(DATA))
     await staging.write(len(DATA), b"more")
