@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 import structlog
 
@@ -92,6 +92,9 @@ class Fetched:
     is_kept: bool = False
     """It was written into its place while it was read."""
 
+
+MEDIUM_LOOK_SECONDS: Final = 0.5
+"""So often it is looked whether the cache's medium holds up a read that goes right into it."""
 
 Key: TypeAlias = tuple[str, str, int]
 R = TypeVar("R", str, Peer)
@@ -389,10 +392,16 @@ class Filler:
             rates = (self.origin_rate, _rate_of(self._origin_rates, version.uid))
             for rate in rates:
                 rate.start(self._clock())
-            moved = 0
+            moved, is_handed_on = 0, False
+            at = index * self._block_size_bytes
             try:
                 async with asyncio.timeout(self._origin_seconds):
-                    await _read(location, index * self._block_size_bytes, data, version.etag, incoming)
+                    if incoming is not None:
+                        is_handed_on = await _read_in_parts(location, at, data, version.etag, incoming)
+                    if not is_handed_on:
+                        # Other memory: the thread that waits for the cache's medium goes on with what it has.
+                        data = data if incoming is None else self._buffers.take(length)
+                        await location.store.get_range(location.key, at, data, etag=version.etag)
                 moved = length
             except UnderStoreError as error:
                 raise from_store(error) from error
@@ -403,19 +412,29 @@ class Filler:
             finally:
                 for rate in rates:
                     rate.finish(self._clock(), moved)
-                is_kept = incoming is not None and await keep.end(incoming, is_whole=moved == length)
+                is_kept = incoming is not None and await keep.end(incoming, is_whole=is_handed_on)
         self._metrics.origin_bytes.inc(length)
         self._metrics.origin_blocks.labels(why.value).inc()
-        checksum = incoming.checksum if incoming is not None else crc32c(data)
+        checksum = incoming.checksum if incoming is not None and is_handed_on else crc32c(data)
         return Fetched(data, checksum, Source.ORIGIN, is_kept)
 
 
-async def _read(location: Location, offset_bytes: int, data: memoryview, etag: str, incoming: Incoming | None) -> None:
-    if incoming is None:
-        await location.store.get_range(location.key, offset_bytes, data, etag=etag)
-    else:
-        store = cast(HandingStore, location.store)
-        await store.get_range_in_parts(location.key, offset_bytes, data, etag=etag, part=incoming.part)
+async def _read_in_parts(
+    location: Location, offset_bytes: int, data: memoryview, etag: str, incoming: Incoming
+) -> bool:
+    """Fill `data`, and the block's place; False when the place's medium is waited for too long."""
+    store = cast(HandingStore, location.store)
+    reading = asyncio.ensure_future(
+        store.get_range_in_parts(location.key, offset_bytes, data, etag=etag, part=incoming.part)
+    )
+    try:
+        while not (await asyncio.wait({reading}, timeout=MEDIUM_LOOK_SECONDS))[0]:
+            if incoming.is_late:
+                return False
+        reading.result()
+        return True
+    finally:
+        reading.cancel()
 
 
 def _rate_of(rates: dict[R, BusyRate], key: R) -> BusyRate:
