@@ -397,8 +397,10 @@ class Writes:
     def _is_written_on(self, staging: Staging) -> bool:
         """Whether another staging file will soon be the path's next version: of a log that is synced line by line, no
         version is read."""
-        same = ((other.uid, other.path) == (staging.uid, staging.path) for other in self._stagings.values())
-        return any(same)
+        return any(
+            (other.uid, other.path) == (staging.uid, staging.path) and os.fstat(other.descriptor).st_size
+            for other in self._stagings.values()
+        )
 
     # Names
 

@@ -248,9 +248,9 @@ async def test_a_version_is_kept_here_unless_its_path_is_written_on(site: Site) 
     os.write(staging.descriptor, DATA)
     await site.commit(staging)
     following = await site.create()
+    os.write(following.descriptor, DATA + b"more")
     await site.writes.end(staging)
     assert site.cached() == []
-    os.write(following.descriptor, DATA + b"more")
     etag = await site.commit(following)
     await site.writes.end(following)
     assert site.cached() == [etag]
