@@ -136,7 +136,12 @@ class PosixStore:
 
     async def stage(self, key: str) -> int | None:
         """See `StagingStore`. Network file systems have no files without a name."""
-        return await self._run(self._stage, key)
+        staging = asyncio.ensure_future(self._run(self._stage, key))
+        try:
+            return await asyncio.shield(staging)
+        except asyncio.CancelledError:
+            staging.add_done_callback(_close_unwanted)
+            raise
 
     async def publish(self, descriptor: int, key: str) -> ObjectInfo | None:
         """See `StagingStore`."""
@@ -387,6 +392,13 @@ class PosixStore:
             yield
         except OSError as error:
             raise _translate(error, key, self._root) from error
+
+
+def _close_unwanted(staging: asyncio.Future[int | None]) -> None:
+    """Close what was staged for somebody who is gone."""
+    descriptor = None if staging.cancelled() or staging.exception() else staging.result()
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 def _translate(error: OSError, key: str, root: Path) -> UnderStoreError:
