@@ -222,24 +222,17 @@ class Model:
         for descriptor, data in self._shown.values():
             assert os.pread(descriptor, len(data) + 1, 0) == data, "an object was written to"
 
-    async def call(self, step: tuple[Any, ...], *, may_fail: bool = False) -> bool:
+    async def call(self, step: tuple[Any, ...]) -> bool:
         """Do one call, until it is done; return whether it was refused."""
-        name, *arguments = step
         try:
-            if name == "commit":
-                committed = await self._file.commit(arguments[0], 1)
-                path = self.peers.origin / PATH
-                assert path.read_bytes() == self.expected, "what was committed is what was written"
-                status = path.stat()
-                assert committed.etag == self.peers.etag
-                assert committed.etag.split("-")[0] == f"{status.st_ino:x}", "the namespace knows the object"
-            elif name == "write":
-                await self._file.write(*arguments)
-            else:
-                await self._file.truncate(*arguments)
+            await _do(self._file, step)
         except FileSystemError:
-            assert self.peers.fault or may_fail
+            assert self.peers.fault
             return True
+        if step[0] == "commit":
+            path = self.peers.origin / PATH
+            assert path.read_bytes() == self.expected, "what was committed is what was written"
+            assert self.peers.etag.split("-")[0] == f"{path.stat().st_ino:x}", "the namespace knows the object"
         return False
 
     def apply(self, step: tuple[Any, ...]) -> None:
@@ -279,19 +272,24 @@ class Model:
     async def _death(self, call: tuple[Any, ...], who: str, turns: int) -> None:
         """Somebody dies in the middle of a call, which is done again, as the kernel sends it again."""
         self.apply(call)
-        calling = asyncio.ensure_future(self.call(call, may_fail=who != "worker"))
+        calling = asyncio.ensure_future(_do(self._file, call))
         await _turns(turns)
         if who != "worker":
-            await self._next_client(calling, waits_for_worker=who == "commit and client")
+            await self._next_client(waits_for_worker=who == "commit and client")
         if who in {"worker", "both"}:
             await self._worker.die()
             self.look()
             self._worker = Worker(self.peers, self._folder, self._threads)
-        await calling
         if who != "worker":
-            await self.call(call)
+            # Before the dead one's last call is over, and after: all of it is the successor's.
+            for step in (("write", 0, b"after"), ("write", 0, b"death"), call):
+                self.apply(step)
+                await self.call(step)
+                self.look()
+        outcome = (await asyncio.gather(calling, return_exceptions=True))[0]
+        assert outcome is None or (isinstance(outcome, FileSystemError) and (self.peers.fault or who != "worker"))
 
-    async def _next_client(self, calling: "asyncio.Future[bool]", *, waits_for_worker: bool) -> None:
+    async def _next_client(self, *, waits_for_worker: bool) -> None:
         """The client's death: nothing of it reaches worker or vault from here on."""
         left, file, vault = self._client, self._file, self._vault
         left._vault = NoVault()
@@ -305,7 +303,6 @@ class Model:
         self._file = cast(StagedWorkerFile, restaged.staging)
         assert self._vault is vault
         await self._file.open()
-        await calling
         file.close()
 
     async def end(self) -> None:
@@ -323,13 +320,23 @@ class Model:
                 os.close(descriptor)
 
 
+async def _do(file: StagedWorkerFile, step: tuple[Any, ...]) -> None:
+    match step:
+        case ("commit", mode):
+            await file.commit(mode, 1)
+        case ("write", offset, data):
+            await file.write(offset, data)
+        case ("truncate", size_bytes):
+            await file.truncate(size_bytes)
+
+
 async def _turns(count: int) -> None:
     for turn in range(count):
         await asyncio.sleep(0.001 if turn % 5 == 4 else 0)  # threads of the store get theirs, too
 
 
-async def _run(folder: Path, steps: list[tuple[Any, ...]]) -> None:
-    (folder / "origin").mkdir()
+async def _run(folder: Path, steps: list[tuple[Any, ...]], *, has_directory: bool) -> None:
+    (folder / "origin" / ("deep" if has_directory else "")).mkdir(parents=True)
     (folder / "tier").mkdir()
     with ThreadPoolExecutor(4) as threads:
         model = Model(folder, threads)
@@ -341,22 +348,24 @@ async def _run(folder: Path, steps: list[tuple[Any, ...]]) -> None:
                 await model.end()
 
 
-def check(steps: list[tuple[Any, ...]]) -> None:
+def check(steps: list[tuple[Any, ...]], *, has_directory: bool) -> None:
     """Play one history; at its end nobody has a file of the store open."""
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-        asyncio.run(_run(Path(folder), steps))
+        asyncio.run(_run(Path(folder), steps, has_directory=has_directory))
         open_files = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
         assert [each for each in open_files if each.startswith(f"{folder}/origin/")] == []
 
 
 @settings(max_examples=40, deadline=None)
-@given(steps=STEPS)
-def test_no_object_changes_and_no_byte_is_lost(steps: list[tuple[Any, ...]]) -> None:
-    check(steps)
+@given(steps=STEPS, has_directory=st.booleans())
+def test_no_object_changes_and_no_byte_is_lost(steps: list[tuple[Any, ...]], has_directory: bool) -> None:
+    check(steps, has_directory=has_directory)
 
 
 @pytest.mark.nightly
 @settings(max_examples=2000, deadline=None)
-@given(steps=STEPS)
-def test_no_object_changes_and_no_byte_is_lost_in_many_histories(steps: list[tuple[Any, ...]]) -> None:
-    check(steps)
+@given(steps=STEPS, has_directory=st.booleans())
+def test_no_object_changes_and_no_byte_is_lost_in_many_histories(
+    steps: list[tuple[Any, ...]], has_directory: bool
+) -> None:
+    check(steps, has_directory=has_directory)
