@@ -178,7 +178,7 @@ class StagedWorkerFile:
         return os.pread(descriptor, length_bytes, offset_bytes)
 
     async def write(self, offset_bytes: int, data: Bytes) -> int:
-        """Write all of `data`."""
+        """Write all of `data`, or what there is room for."""
         descriptor = self._descriptor if self._is_good and not self._is_sealing else None
         if descriptor is None:
             descriptor = await self._changeable()
@@ -188,7 +188,8 @@ class StagedWorkerFile:
             while done < len(view):
                 done += os.pwrite(descriptor, view[done : done + WRITE_BYTES_MAX], offset_bytes + done)
         except OSError as error:
-            raise error_of(error.errno or 0, f"writing {self.path}: {error.strerror}") from error
+            if not done:
+                raise error_of(error.errno or 0, f"writing {self.path}: {error.strerror}") from error
         if self._is_sealing:
             self._write_back.wrote(descriptor, offset_bytes + done)
         return done

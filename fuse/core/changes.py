@@ -145,7 +145,7 @@ class Changes:
         return self._reads.opened(handle)
 
     async def write(self, number: int, offset_bytes: int, data: Bytes) -> int:
-        """Return the bytes taken, always all of them. BadHandle, NoSpace, Unavailable."""
+        """Return the bytes taken: all of them, unless the room ends in between. BadHandle, NoSpace, Unavailable."""
         handle = self._state.handles.file(number)
         writing = handle.node.writing
         if not handle.may_write or writing is None:

@@ -136,7 +136,7 @@ class StagingFile(Protocol):
         ...
 
     async def write(self, offset_bytes: int, data: Bytes) -> int:
-        """Write all of `data`; return its length in bytes."""
+        """Write `data`; return how much of it there was room for, all or nearly always. NoSpace when none."""
         ...
 
     async def truncate(self, size_bytes: int) -> None:

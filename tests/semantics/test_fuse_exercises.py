@@ -1,9 +1,13 @@
 """One file under a million operations, a crowd of processes, and memory over an hour."""
 
+import mmap
+import os
 import random
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,6 +59,67 @@ def test_a_file_keeps_every_byte(both_backends: BothBackends, backend: str) -> N
 def test_sixty_four_processes_end(both_backends: BothBackends, backend: str) -> None:
     line = settled(crowd(both_backends, backend, processes=64, seconds=1.5), 1.5)
     assert line.startswith("64 processes, ") and line.endswith(" 0 errors")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_file_overwritten_and_cut_by_many_at_once_is_whole(both_backends: BothBackends, backend: str) -> None:
+    """The release of a close comes while the next open is answered."""
+    name = f"over-{backend}"
+    path = both_backends.mounts[BACKENDS[backend]] / name
+    path.write_bytes(b"first")
+
+    def overwrite(letter: bytes) -> None:
+        for number in range(12):
+            with path.open("wb") as file:
+                file.write(letter * (number * 397 % 3000))
+
+    def cut() -> None:
+        for number in range(12):
+            os.truncate(path, number * 389 % 2000)
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [*(threads.submit(overwrite, letter) for letter in (b"a", b"b", b"c")), threads.submit(cut)]:
+            done.result(60)
+    data = path.read_bytes()
+    assert len(set(data) - {0}) <= 3
+    assert data == (both_backends.origin / name).read_bytes()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("sharing", [mmap.MAP_SHARED, mmap.MAP_PRIVATE], ids=["shared", "private"])
+def test_a_mapping_beside_one_who_only_writes_shows_what_is_written(
+    both_backends: BothBackends, backend: str, sharing: int
+) -> None:
+    chance = random.Random(sharing)
+    name, size = f"mapped-{backend}-{sharing}", 16 * 4096
+    path = both_backends.mounts[BACKENDS[backend]] / name
+    writer = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    os.write(writer, bytes(size))
+    reader = os.open(path, os.O_RDONLY)
+    try:
+        with mmap.mmap(reader, size, flags=sharing, prot=mmap.PROT_READ) as mapping:
+            is_over = threading.Event()
+
+            def look() -> None:
+                while not is_over.is_set():
+                    for at in range(0, size, 4096):
+                        mapping[at]
+
+            with ThreadPoolExecutor(1) as threads:
+                looking = threads.submit(look)
+                try:
+                    for _ in range(150):
+                        at, byte = chance.randrange(size), chance.randbytes(1)
+                        os.pwrite(writer, byte, at)
+                        assert mapping[at : at + 1] == byte == os.pread(reader, 1, at)
+                finally:
+                    is_over.set()
+                    looking.result(60)
+            assert mapping[:] == os.pread(reader, size, 0)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert path.read_bytes() == (both_backends.origin / name).read_bytes()
 
 
 def test_growth_is_told_from_noise() -> None:

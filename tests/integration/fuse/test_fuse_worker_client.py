@@ -12,6 +12,7 @@ import pytest
 from api.byteplane import Op
 from fuse.client import staging_file
 from fuse.client.worker_client import WorkerClient
+from fuse.client.write_back import WRITE_BYTES_MAX
 from fuse.errors import AccessDenied, Ended, NoSpace, NotFound, Stale, Unavailable
 from fuse.metrics import Metrics
 from tests.builders.socket_worker import SocketWorker
@@ -323,6 +324,29 @@ async def test_no_commit_crosses_a_copy(
     assert worker.files[("u", "new")] == b"onetwo"
     staging.close()
     await _until(lambda: worker.handles == 0)
+
+
+async def test_where_the_room_ends_a_write_is_short_and_the_next_one_is_refused(
+    client: WorkerClient, worker: SocketWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = client.stage("u", "new", "", 0)
+    await staging.open()
+    data = bytes(3 * WRITE_BYTES_MAX)
+    pwrite = os.pwrite
+
+    def until_full(descriptor: int, piece: bytes, offset: int) -> int:
+        if offset >= WRITE_BYTES_MAX:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return pwrite(descriptor, piece, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", until_full)
+        assert await staging.write(0, data) == WRITE_BYTES_MAX
+        with pytest.raises(NoSpace):
+            await staging.write(WRITE_BYTES_MAX, data[WRITE_BYTES_MAX:])
+    committed = await staging.commit(0o644, 1)
+    assert committed.size_bytes == WRITE_BYTES_MAX, "no more than was said to be written"
+    staging.close()
 
 
 async def test_after_a_rename_commits_go_to_the_new_path(client: WorkerClient, worker: SocketWorker) -> None:
