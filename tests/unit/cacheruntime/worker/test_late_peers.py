@@ -18,7 +18,6 @@ from cacheruntime.worker.datasets import Datasets, Location
 from cacheruntime.worker.filler import Fetched, Filler, Source
 from cacheruntime.worker.frame_server import FrameServer
 from cacheruntime.worker.frame_socket import FrameSocket
-from cacheruntime.worker.incoming import Incoming
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.peers import PeerRefused, Peers
 from cacheruntime.worker.workers import Peer, Workers
@@ -118,20 +117,8 @@ async def setting() -> AsyncIterator[Setting]:
     await asyncio.wait({serving})
 
 
-class Nothing:
-    """Keeps nothing."""
-
-    async def begin(self) -> Incoming | None:
-        return None
-
-    async def end(self, incoming: Incoming, *, is_whole: bool) -> bool:
-        raise AssertionError("none was begun")
-
-    async def __call__(self, fetched: Fetched) -> None:
-        return None
-
-
-nothing = Nothing()
+async def nothing(_: Fetched) -> None:
+    """Keep nothing."""
 
 
 def version(path: str) -> Version:
