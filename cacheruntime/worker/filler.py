@@ -171,6 +171,9 @@ class Filler:
         `keep` of whoever starts the fetch is awaited before anyone gets the block: between the fetch and its being
         resident there is no moment in which another one would start.
         """
+        ranking = self.ranking(info, version, index)
+        if ranking and ranking[0] == self._workers.me:
+            return await self.fetch_for_peer(info, version, index, keep, Why.HOME)
         return await self._fly(
             ("route", version_name(version), index), lambda: self._route(info, version, index, keep), keep
         )
@@ -213,6 +216,7 @@ class Filler:
             del self._flights[key]
 
     async def _route(self, info: pb.DatasetInfo, version: Version, index: int, keep: KeepBytes) -> Fetched:
+        """Of a block that others are the home of before us."""
         ranking = self.ranking(info, version, index)
         homes = ranking[: max(1, info.replicas)]
         me = self._workers.me
@@ -226,10 +230,7 @@ class Filler:
                 return await self._race(peer, version, index, second)
             except (PeerFailed, NotResident) as error:
                 log.info("peer_failed", peer=peer.node, error=error.message)
-        if me in homes:
-            why = Why.HOME if homes[0] == me else Why.PEER_FAILED
-        else:
-            why = Why.PEER_FAILED if ahead else Why.NO_HOME
+        why = Why.PEER_FAILED if ahead else Why.NO_HOME
         return await self.fetch_for_peer(info, version, index, keep, why)
 
     async def _race(
