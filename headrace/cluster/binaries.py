@@ -116,7 +116,7 @@ SEAWEEDFS = Binary(
     ("version",),
     "tools/seaweedfs",
     "github.com/seaweedfs/seaweedfs/weed",
-    720,
+    600,
 )
 #: What a real node is made of (headrace/cluster/realnode/); only `headrace up --nodes real`, `make e2e` and nightly
 #: tests need it. The cluster's DNS is among them: no pod finds a Service without. A module of its own for kubelet: a
