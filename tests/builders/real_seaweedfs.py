@@ -56,19 +56,35 @@ class RealSeaweedFS:
         return {"endpoint": self.endpoint, "region": REGION, **keys}
 
     def __enter__(self) -> Self:
+        for name in [part + kind for part in _PARTS for kind in ("", ".grpc")]:
+            self._ports[name] = ports.pick_free(self._ports.values())
         try:
-            self._start()
-            self._wait_until_it_takes_bytes()
+            self.start()
         except BaseException:
             self.__exit__()
             raise
         return self
 
+    def start(self) -> None:
+        """Start it, or after `kill` start it again with what it has, and wait until it takes bytes."""
+        self._start()
+        self._wait_until_it_takes_bytes()
+
+    def kill(self) -> None:
+        """End it at once; an orderly end takes it up to 20 s."""
+        if self.client is not None:
+            self.client.close()
+            self.client = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(STOP_SECONDS)
+            self._process = None
+        for part in _PARTS:
+            Path(f"/tmp/seaweedfs-{part}-grpc-{self._ports.get(f'{part}.grpc')}.sock").unlink(missing_ok=True)
+
     def _start(self) -> None:
         data = self._folder / "data"
-        data.mkdir(parents=True)
-        for name in [part + kind for part in _PARTS for kind in ("", ".grpc")]:
-            self._ports[name] = ports.pick_free(self._ports.values())
+        data.mkdir(parents=True, exist_ok=True)
         identity = {
             "name": "tests",
             "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
@@ -101,7 +117,7 @@ class RealSeaweedFS:
         weed = binaries.require((binaries.SEAWEEDFS.name,))[binaries.SEAWEEDFS.name]
         # Its settings come from configuration files in $HOME and from WEED_… and AWS_… variables too.
         environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self._folder)}
-        with (self._folder / "log").open("wb") as log:
+        with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     *("setpriv", "--pdeathsig", "KILL", "--", str(weed), "-logtostderr=true", "server"),
@@ -135,9 +151,10 @@ class RealSeaweedFS:
         while True:
             try:
                 # A new one each time: whether the last was made is not known when its answer did not come.
-                self.bucket = self.new_bucket()
-                self.write("probe", b"x")
-                self.client.delete_object(Bucket=self.bucket, Key="probe")
+                probe = self.new_bucket()
+                self.client.put_object(Bucket=probe, Key="probe", Body=b"x")
+                self.client.delete_object(Bucket=probe, Key="probe")
+                self.bucket = self.bucket or probe
                 return
             except (BotoCoreError, ClientError):
                 self._check(deadline)
@@ -157,14 +174,7 @@ class RealSeaweedFS:
         assert time.monotonic() < deadline, f"SeaweedFS was not ready within {START_SECONDS} s:\n{log}"
 
     def __exit__(self, *_: object) -> None:
-        if self.client is not None:
-            self.client.close()
-        if self._process is not None:
-            # An orderly end takes it up to 20 s, and nothing of what it holds is wanted any more.
-            self._process.kill()
-            self._process.wait(STOP_SECONDS)
-        for part in _PARTS:
-            Path(f"/tmp/seaweedfs-{part}-grpc-{self._ports.get(f'{part}.grpc')}.sock").unlink(missing_ok=True)
+        self.kill()
         # Volumes are as large as what was written to them.
         shutil.rmtree(self._folder / "data", ignore_errors=True)
 

@@ -1,5 +1,6 @@
 """Metadata and workers over a real S3 server (SeaweedFS): listed, loaded, read with equal digests, written through."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from api.gen import metadata_pb2 as pb
-from tests.builders.cache_cluster import CacheCluster
+from tests.builders.cache_cluster import CacheCluster, WorkerRefused
 from tests.builders.real_seaweedfs import ACCESS_KEY, REGION, SECRET_KEY, RealSeaweedFS
 
 pytestmark = pytest.mark.nightly
@@ -81,3 +82,38 @@ def test_a_dataset_is_listed_read_and_written_through(cluster: CacheCluster, ser
     reader = second.client()
     assert _digest(reader.read(UID, entry)[0]) == _digest(checkpoint)
     reader.close()
+
+
+def test_a_server_that_dies_and_comes_back_is_used_again(cluster: CacheCluster, server: RealSeaweedFS) -> None:
+    client = cluster.add_worker("n1").client()
+    cluster.sync(UID, mounts=[_mount(server)], writable=True)
+    entries = cluster.entries(UID)
+    names = sorted(SHARDS)
+    assert client.read(UID, entries[names[0]])[0] == SHARDS[names[0]]
+    client.write(UID, "checkpoints/step-10/model.bin", SHARDS[names[1]])
+
+    server.kill()
+    # What is on the node needs no store; what is not, and a commit, are refused.
+    assert client.read(UID, entries[names[0]])[0] == SHARDS[names[0]]
+    for act in (
+        lambda: client.read(UID, entries[names[2]]),
+        lambda: client.write(UID, "checkpoints/step-20/model.bin", SHARDS[names[3]]),
+    ):
+        with pytest.raises(WorkerRefused) as refused:
+            act()
+        assert refused.value.errno == errno.EIO
+
+    server.start()
+    assert {name: _digest(client.read(UID, entries[name])[0]) for name in names} == {
+        name: _digest(body) for name, body in SHARDS.items()
+    }
+    client.write(UID, "checkpoints/step-30/model.bin", SHARDS[names[4]])
+    client.close()
+    # What was committed before the death is there, and what was refused is not.
+    assert server.read("p/checkpoints/step-10/model.bin") == SHARDS[names[1]]
+    assert server.read("p/checkpoints/step-30/model.bin") == SHARDS[names[4]]
+    listed = server.client.list_objects_v2(Bucket=server.bucket, Prefix="p/checkpoints/")
+    assert [one["Key"] for one in listed["Contents"]] == [
+        "p/checkpoints/step-10/model.bin",
+        "p/checkpoints/step-30/model.bin",
+    ]
