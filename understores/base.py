@@ -94,7 +94,8 @@ class StagingStore(Protocol):
 
     async def publish(self, descriptor: int, key: str) -> ObjectInfo | None:
         """Make a staged file the new version of `key`, durable and visible whole on return; nobody may change it from
-        here on. None: it could not get that name, and its bytes are to be put like others."""
+        here on. None: it could not get that name, and its bytes are to be put like others. BytesLost: nothing more can
+        be made of it."""
         ...
 
 

@@ -18,6 +18,7 @@ by the server; `reason` is CamelCase and bounded (it goes into status and metric
     ├── Unreachable       no connection, no name, no answer in time (retryable)
     ├── Throttled         the store asks to slow down (retryable)
     ├── ShortBody         fewer bytes arrived than the range has (retryable)
+    ├── BytesLost         the medium did not take what was written, and would not say so a second time
     └── StoreFailed       any other failure of the store; retryable when it is a 5xx
 """
 
@@ -86,6 +87,12 @@ class ReadOnly(UnderStoreError):
     """The store cannot be written at all, whoever asks (HTTP)."""
 
     reason = "ReadOnly"
+
+
+class BytesLost(UnderStoreError):
+    """The medium did not take what was written. Asked again, it would say that all is well."""
+
+    reason = "BytesLost"
 
 
 class AlreadyExists(UnderStoreError):

@@ -29,6 +29,7 @@ from understores.errors import (
     AccessDenied,
     AlreadyExists,
     BucketNotFound,
+    BytesLost,
     Changed,
     InvalidKey,
     InvalidMount,
@@ -126,7 +127,12 @@ class PosixStore:
 
     async def stage(self, key: str) -> int | None:
         """See `StagingStore`. Network file systems have no files without a name."""
-        return await self._run(self._stage, key)
+        staging = asyncio.ensure_future(self._run(self._stage, key))
+        try:
+            return await asyncio.shield(staging)
+        except asyncio.CancelledError:
+            staging.add_done_callback(_close_unwanted)
+            raise
 
     async def publish(self, descriptor: int, key: str) -> ObjectInfo | None:
         """See `StagingStore`."""
@@ -298,8 +304,13 @@ class PosixStore:
                 return None  # whatever is wrong, the put that follows instead will say it
 
     def _publish(self, descriptor: int, key: str) -> ObjectInfo | None:
-        with self._translated(key):
+        try:
             os.fsync(descriptor)  # with its times, which are part of the etag
+        except OSError as error:
+            raise BytesLost(
+                f"{key!r} below {self._root} did not reach the medium: {os.strerror(error.errno or 0)}."
+            ) from error
+        with self._translated(key):
             return _info(key, os.fstat(descriptor)) if self._link(descriptor, key) else None
 
     def _copy(self, source: str, target: str) -> ObjectInfo:
@@ -362,6 +373,13 @@ class PosixStore:
             yield
         except OSError as error:
             raise _translate(error, key, self._root) from error
+
+
+def _close_unwanted(staging: asyncio.Future[int | None]) -> None:
+    """Close what was staged for somebody who is gone."""
+    descriptor = None if staging.cancelled() or staging.exception() else staging.result()
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 def _translate(error: OSError, key: str, root: Path) -> UnderStoreError:

@@ -261,7 +261,7 @@ class LocalSession:
 
     async def _commit_in_turn(self, staging: Staging, wanted: bp.Commit) -> bp.Committed:
         async with self._order.turn_of(staging.uid, lambda: staging.path):
-            return await self._writes.commit(staging, mode=wanted.mode, mtime_ns=wanted.mtime_ns)
+            return await self._writes.commit(staging, mode=wanted.mode, mtime_ns=wanted.mtime_ns, owner=self)
 
     async def _end_staging(self, number: int) -> None:
         staging = self._stagings.pop(number, None)

@@ -46,7 +46,7 @@ from cacheruntime.worker.metadata_client import MetadataClient
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.reader import PARALLEL_BLOCKS, Reader, in_parallel
 from understores.base import ObjectInfo, StagingStore, StreamingStore
-from understores.errors import UnderStoreError
+from understores.errors import BytesLost, UnderStoreError
 
 log = structlog.get_logger()
 
@@ -83,13 +83,25 @@ class Staging:
     """Its name in the tier; None: it has none, and is in the under store `inside`."""
     inside: StagingStore | None = None
     sealed: Stamp | None = None
-    """What the under store shows of it; None while nothing is."""
+    """What the under store shows of it, or may show; None while nothing is."""
+    is_lost: bool = False
+    """The medium did not take some of its bytes. It would not say so again."""
     committed: Committed | None = None
     stamp: Stamp | None = None
     owner: object = None
+    is_adopted: bool = False
+    """By the successor of a dead client, which may have asked for commits that are still to come."""
     ahead: AheadUpload | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     is_ended: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Beginning:
+    """A staging file that is being made."""
+
+    uid: str
+    path: str
 
 
 class Writes:
@@ -121,6 +133,7 @@ class Writes:
         self._blocks = Buffers(store.block_size_bytes, KEPT_AT_ONCE)
         self._is_closing = False
         self._stagings: dict[int, Staging] = {}
+        self._beginning: set[_Beginning] = set()
         self._waiting: set[asyncio.Task[None]] = set()
 
     async def create(
@@ -128,10 +141,15 @@ class Writes:
     ) -> Staging:
         """Return a new staging file, empty or with the bytes of the base version; ReadOnly, VersionChanged. `may_seal`:
         nothing will be written to it while it is committed and after it was sealed by that."""
-        location = await self._datasets.locate_writable(uid, path)
-        staging = await self._stage_inside(uid, path, location) if may_seal else None
-        staging = staging or self._stage_in_tier(uid, path)
-        staging.owner = owner
+        beginning = _Beginning(uid, path)
+        self._beginning.add(beginning)
+        try:
+            location = await self._datasets.locate_writable(uid, path)
+            staging = await self._stage_inside(uid, path, location) if may_seal else None
+            staging = staging or self._stage_in_tier(uid, path)
+        finally:
+            self._beginning.discard(beginning)
+        staging.owner, staging.path = owner, beginning.path
         self._stagings[id(staging)] = staging
         try:
             if base_etag and base_size_bytes:
@@ -175,12 +193,10 @@ class Writes:
             status = os.fstat(staging.descriptor)
             is_on_device = status.st_dev == device if device else staging.inside is None
             if staging.uid == uid and status.st_ino == inode and is_on_device:
-                if staging.inside is not None and (staging.sealed is not None or staging.lock.locked()):
-                    return None  # it is an object, or is becoming one
                 await self._datasets.locate_writable(uid, staging.path)
-                if staging.is_ended:
+                if staging.is_ended or _is_object(staging):
                     return None
-                staging.owner = owner
+                staging.owner, staging.is_adopted = owner, True
                 return staging
         return None
 
@@ -232,26 +248,37 @@ class Writes:
 
         await in_parallel(range(block_count(base.size_bytes, block_size)), PARALLEL_BLOCKS, one)
 
-    async def commit(self, staging: Staging, *, mode: int, mtime_ns: int) -> Committed:
+    async def commit(self, staging: Staging, *, mode: int, mtime_ns: int, owner: object = None) -> Committed:
         """Make the bytes durable and visible; at once when they did not change since the last time."""
         # Not cancelled with the client: the upload reads the descriptor until it ends.
-        return await asyncio.shield(asyncio.ensure_future(self._commit(staging, mode, mtime_ns)))
+        return await asyncio.shield(asyncio.ensure_future(self._commit(staging, mode, mtime_ns, owner)))
 
-    async def _commit(self, staging: Staging, mode: int, mtime_ns: int) -> Committed:
+    async def _commit(self, staging: Staging, mode: int, mtime_ns: int, owner: object) -> Committed:
         async with staging.lock:
             if staging.is_ended:
                 raise CacheError("the staging file is closed", number=errno.EBADF)
+            if staging.is_adopted and staging.owner is not owner:
+                # Its successor writes on, and would write to an object.
+                raise CacheError("the staging file is another client's now", number=errno.EBADF)
+            if staging.is_lost:
+                raise CacheError("the medium did not take what was written; write it again", number=errno.EIO)
             stamp = await self._settled_stamp(staging)
             if staging.committed is not None and staging.stamp == stamp:
                 return staging.committed
             with self._metrics.commit_seconds.time():
                 committed = await self._upload(staging, stamp, mode, mtime_ns)
+            if staging.inside is not None and staging.sealed is None:
+                # It could not become the object, and its client goes on writing to it: on a file system of which
+                # nothing is known.
+                await asyncio.sleep(TICK_SECONDS)
             staging.committed, staging.stamp = committed, stamp
             log.info("committed", dataset=staging.uid, size_bytes=stamp.size_bytes)
             return committed
 
     async def _settled_stamp(self, staging: Staging) -> Stamp:
         stamp = _stamp(staging.descriptor)
+        if staging.inside is not None:
+            return stamp  # nobody writes to it while it is committed
         if not self._shows_every_write and abs(self._wall_clock_ns() - stamp.mtime_ns) < TICK_SECONDS * 1e9:
             await asyncio.sleep(TICK_SECONDS)
             stamp = _stamp(staging.descriptor)
@@ -285,8 +312,14 @@ class Writes:
         store: object = location.store
         if staging.inside is None or staging.inside is not store or staging.sealed not in (None, stamp):
             return None
-        info = await staging.inside.publish(staging.descriptor, location.key)
-        staging.sealed = stamp if info is not None else None
+        staging.sealed = stamp  # also if no answer says so
+        try:
+            info = await staging.inside.publish(staging.descriptor, location.key)
+        except BytesLost:
+            staging.is_lost = True
+            raise
+        if info is None:
+            staging.sealed = None
         return info
 
     async def _finish_ahead(self, staging: Staging, location: Location, stamp: Stamp) -> ObjectInfo | None:
@@ -341,12 +374,14 @@ class Writes:
 
     async def _keep_copy(self, staging: Staging, info: pb.DatasetInfo, version: Version) -> None:
         """Keep what was written into the under store here too, as far as there is room: its next reader often is."""
-        if self._is_closing:
+        if self._is_closing or self._is_written_on(staging):
             return
         block_size = self._store.block_size_bytes
         file = await self._store.acquire(version, wanted_bytes=version.size_bytes, as_home=True)
 
         async def one(index: int) -> None:
+            if self._is_closing or file.is_unlinked:
+                return  # replaced or removed meanwhile
             data = self._blocks.take(block_length(index, version.size_bytes, block_size))
             checksum = await self._store.run(tier_files.read_checked, staging.descriptor, data, index * block_size)
             as_home = self._filler.keep(info, version, index) is Keep.HOME
@@ -358,6 +393,14 @@ class Writes:
                 self._store.drop(file)
         finally:
             self._store.release(file)
+
+    def _is_written_on(self, staging: Staging) -> bool:
+        """Whether another staging file will soon be the path's next version: of a log that is synced line by line, no
+        version is read."""
+        return any(
+            (other.uid, other.path) == (staging.uid, staging.path) and os.fstat(other.descriptor).st_size
+            for other in self._stagings.values()
+        )
 
     # Names
 
@@ -393,12 +436,20 @@ class Writes:
 
     def renamed(self, uid: str, source: str, target: str, *, old_etag: str, new_etag: str) -> None:
         """A file has another name now: staging files that are open for it follow."""
+        for beginning in self._beginning:
+            if (beginning.uid, beginning.path) == (uid, source):
+                beginning.path = target
         for staging in self._stagings.values():
             if staging.uid == uid and staging.path == source:
                 staging.path = target
                 committed = staging.committed
                 if committed is not None and committed.etag == old_etag:
                     staging.committed = structs.replace(committed, etag=new_etag)
+
+
+def _is_object(staging: Staging) -> bool:
+    """Whether the under store shows the file itself, or may be about to."""
+    return staging.inside is not None and (staging.sealed is not None or staging.lock.locked())
 
 
 def _stamp(descriptor: int) -> Stamp:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 COPY_BYTES: Final = 8 << 20
+FILE_BYTES_MAX: Final = (1 << 63) - 1
 
 
 class StagedWorkerFile:
@@ -83,29 +84,31 @@ class StagedWorkerFile:
             while not self._is_good:
                 await self._create()
 
-    async def _changeable(self) -> int:
+    async def _changeable(self, needed_bytes: int = FILE_BYTES_MAX) -> int:
         """Return the descriptor, of which nothing is shown as an object and nothing is about to be; good until the
-        caller next waits."""
+        caller next waits. Of what is behind the first `needed_bytes` it may have nothing any more."""
         while not self._is_good or (self._is_sealing and (self._is_sealed or self._committing.locked())):
             if self._is_sealing and self._committing.locked():
                 await self.settle()
             elif self._is_sealed:
-                await self._unseal()
+                # No commit meanwhile: it would be of the file that is left.
+                async with self._committing:
+                    await self._unseal(needed_bytes)
             else:
                 await self.open()
         if self._descriptor is None:
             raise Ended("the file was closed meanwhile")
         return self._descriptor
 
-    async def _unseal(self) -> None:
+    async def _unseal(self, needed_bytes: int = FILE_BYTES_MAX) -> None:
         """Go on with a copy: the file as it is belongs to those who read it."""
         async with self._opening:
             if self._is_sealed:
-                await self._create()
+                await self._create(needed_bytes)
 
-    async def _create(self) -> None:
-        if self._is_closed:
-            raise Ended("the file was closed meanwhile")
+    async def _create(self, needed_bytes: int = FILE_BYTES_MAX) -> None:
+        """To be called again while it is needed still."""
+        self._check_open()
         old = self._descriptor
         etag, size_bytes = (self.base_etag, self.base_size_bytes) if old is None else ("", 0)
         adopted = os.fstat(old) if old is not None and not self._is_sealed else None
@@ -121,19 +124,22 @@ class StagedWorkerFile:
         created, reply, connection, generation = await self._client.call_on(Op.CREATE, meta, Created)
         if reply.descriptor is None:
             raise Unavailable("the worker sent no descriptor with CREATE")
-        if old is not None and os.path.samestat(os.fstat(old), os.fstat(reply.descriptor)):
-            log.info("staging_adopted", path=self.path, generation=generation)
-        elif old is not None:
-            try:
-                await asyncio.to_thread(_copy, old, reply.descriptor)
-            except OSError as error:
-                os.close(reply.descriptor)
-                raise error_of(error.errno or 0, f"carrying {self.path} over to the new worker: {error}") from error
-            log.info("staging_carried_over", path=self.path, generation=generation)
         try:
+            self._check_open()
+            if old is not None and os.path.samestat(os.fstat(old), os.fstat(reply.descriptor)):
+                log.info("staging_adopted", path=self.path, generation=generation)
+            elif self.path != meta.path:
+                # Renamed meanwhile, and the worker may have heard of that before it made this one: it tries again.
+                os.close(reply.descriptor)
+                connection.notify(Op.ABORT, Handle(handle=created.handle))
+                return
+            elif old is not None:
+                await self._carry_over(old, reply.descriptor, needed_bytes)
+                log.info("staging_carried_over", path=self.path, generation=generation)
             self._client.keep(self.number, reply.descriptor)
-        except Unavailable:
+        except BaseException:
             os.close(reply.descriptor)
+            connection.notify(Op.ABORT, Handle(handle=created.handle))
             raise
         if old is not None:
             os.close(old)
@@ -143,6 +149,20 @@ class StagedWorkerFile:
         self._connection, self._generation = connection, generation
         self._is_sealing, self._is_sealed = created.is_sealing, False
         self._write_back = WriteBack()
+
+    async def _carry_over(self, old: int, new: int, needed_bytes: int) -> None:
+        own = os.dup(old)  # the file may be closed meanwhile
+        try:
+            await asyncio.to_thread(_copy, own, new, needed_bytes)
+        except OSError as error:
+            raise error_of(error.errno or 0, f"carrying {self.path} over to another staging file: {error}") from error
+        finally:
+            os.close(own)
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise Ended("the file was closed meanwhile")
 
     async def read(self, offset_bytes: int, length_bytes: int) -> Bytes:
         """Return what was written; short at the end of the file."""
@@ -175,7 +195,7 @@ class StagedWorkerFile:
 
     async def truncate(self, size_bytes: int) -> None:
         """Cut or extend with zeros."""
-        descriptor = await self._changeable()
+        descriptor = await self._changeable(size_bytes)
         try:
             os.ftruncate(descriptor, size_bytes)
         except OSError as error:
@@ -245,9 +265,9 @@ class StagedWorkerFile:
             self._descriptor = None
 
 
-def _copy(source: int, target: int) -> None:
-    """Copy all bytes of one descriptor to another, holes as zeros. Blocks."""
-    size = os.fstat(source).st_size
+def _copy(source: int, target: int, bytes_max: int) -> None:
+    """Copy the bytes of one descriptor to another, holes as zeros; no more than `bytes_max`. Blocks."""
+    size = min(os.fstat(source).st_size, bytes_max)
     os.ftruncate(target, size)
     at = 0
     while at < size:

@@ -28,9 +28,13 @@ class WriteBack:
         """Bytes up to `end_bytes` are in the file. Returns at once."""
         start, ready = self._handed_on, end_bytes - end_bytes % PIECE_BYTES
         if ready > start and self._under_way is None:
+            try:
+                own = os.dup(descriptor)  # the file may be closed meanwhile
+            except OSError:
+                return  # no descriptor left: the bytes are written all the same
             self._handed_on = ready
-            # Of its own: the file may be closed meanwhile. In a thread: a full queue of the disk is waited for.
-            self._under_way = asyncio.get_running_loop().create_task(self._start(os.dup(descriptor), start, ready))
+            # In a thread: a full queue of the disk is waited for.
+            self._under_way = asyncio.get_running_loop().create_task(self._start(own, start, ready))
 
     async def _start(self, descriptor: int, start: int, end: int) -> None:
         try:

@@ -112,14 +112,22 @@ class Changes:
         dataset = writable_dataset(node)
         await self._reads.revalidate(node)
         truncates = bool(flags & os.O_TRUNC)
-        if node.writing is None:
-            node.writing = self._begin(node, dataset, empty=truncates)
+        writing = node.writing
+        if writing is None:
+            writing = node.writing = self._begin(node, dataset, empty=truncates)
             state.inodes.note(node)
-        elif truncates:
-            await node.writing.staging.truncate(0)
-            node.writing.truncated(0, state.wall_ns())
+            return self._opened_writer(node, writing, flags)
+        # A writer before it is truncated: while that is waited for, the last other one may let go of the file.
+        number, keeps_cache = self._opened_writer(node, writing, flags)
+        if truncates:
+            try:
+                await writing.staging.truncate(0)
+            except BaseException:
+                await self.release(number)
+                raise
+            writing.truncated(0, state.wall_ns())
             state.inodes.note(node)
-        return self._opened_writer(node, node.writing, flags)
+        return number, keeps_cache
 
     def _begin(self, node: Node, dataset: Dataset, *, empty: bool) -> Writing:
         entry = node.entry
@@ -253,16 +261,16 @@ class Changes:
             raise IsADirectory(f"{node.name} is a directory")
         if size_bytes < 0:
             raise InvalidRequest(f"size {size_bytes} is negative")
-        if node.writing is not None:
-            await self._cut(node.writing, size_bytes)
-            return
         await self._reads.revalidate(node)
-        node.writing = writing = self._begin(node, writable_dataset(node), empty=size_bytes == 0)
+        writing, is_begun = node.writing, node.writing is None
+        if writing is None:
+            writing = node.writing = self._begin(node, writable_dataset(node), empty=size_bytes == 0)
         # truncate(2) has no handle, so it is a handle of its own for as long as it takes.
         number, _ = self._opened_writer(node, writing, os.O_WRONLY)
         try:
             await self._cut(writing, size_bytes)
-            await self.commit(node)
+            if is_begun or writing.writers == 1:
+                await self.commit(node)
         finally:
             await self.release(number)
 

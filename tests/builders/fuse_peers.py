@@ -56,6 +56,10 @@ class FakePeers:
         self.kept: dict[int, FakeStaging] = {}
         #: How many commits may go on; None = all.
         self.commits: asyncio.Semaphore | None = None
+        #: How many truncations may go on; None = all.
+        self.cuts: asyncio.Semaphore | None = None
+        #: How many directories may be read; None = all.
+        self.listings: asyncio.Semaphore | None = None
         #: When what is staged was last written, as a restart finds it.
         self.staged_at_ns = 0
 
@@ -117,6 +121,8 @@ class FakePeers:
 
     async def read_directory(self, uid: str, path: str, after: str, limit: int) -> Page:
         self._called("read_directory")
+        if self.listings is not None:
+            await self.listings.acquire()
         dataset = self.datasets[uid]
         if path in dataset.files:
             raise NotADirectory(path)
@@ -301,6 +307,10 @@ class FakeStaging:
         return len(data)
 
     async def truncate(self, size_bytes: int) -> None:
+        self._peers._called("truncate")
+        if self._peers.cuts is not None:
+            self._peers.calls["cut"] += 1
+            await self._peers.cuts.acquire()
         own = await self._bytes()
         del own[size_bytes:]
         own.extend(bytes(size_bytes - len(own)))

@@ -1,8 +1,10 @@
 """What only a directory has: links, special files, temporary names, empty directories."""
 
+import asyncio
 import errno
 import io
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from understores.errors import (
     StoreFailed,
     UnderStoreError,
 )
+from understores.posix import PosixStore
 from understores.posix_put import TEMPORARY_PREFIX
 from understores.registry import open_store
 
@@ -174,6 +177,32 @@ async def test_a_staged_file_that_is_let_go_leaves_nothing(store: Any, tmp_path:
     os.write(descriptor, b"x")
     os.close(descriptor)
     assert list((tmp_path / "root").iterdir()) == []
+
+
+async def test_a_file_staged_for_somebody_who_is_gone_is_closed(tmp_path: Path) -> None:
+    store = PosixStore(tmp_path)
+    may_go_on, stage, staged = threading.Event(), store._stage, list[int | None]()
+
+    def slow_stage(key: str) -> int | None:
+        may_go_on.wait(10)
+        staged.append(stage(key))
+        return staged[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_stage", slow_stage)
+        staging = asyncio.ensure_future(store.stage("key"))
+        await asyncio.sleep(0)
+        staging.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await staging
+        may_go_on.set()
+        async with asyncio.timeout(10):
+            while not staged:
+                await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    assert staged[0] is not None
+    assert not Path(f"/proc/self/fd/{staged[0]}").exists()
+    await store.close()
 
 
 @pytest.mark.parametrize(("number", "where"), [(errno.EOPNOTSUPP, "stage"), (errno.EXDEV, "publish")])

@@ -3,14 +3,16 @@
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from api.byteplane import Op
+from fuse.client import staging_file
 from fuse.client.worker_client import WorkerClient
-from fuse.errors import AccessDenied, NoSpace, NotFound, Stale, Unavailable
+from fuse.errors import AccessDenied, Ended, NoSpace, NotFound, Stale, Unavailable
 from fuse.metrics import Metrics
 from tests.builders.socket_worker import SocketWorker
 
@@ -41,6 +43,12 @@ async def _until(condition: object) -> None:
     async with asyncio.timeout(10):
         while not condition():  # type: ignore[operator]
             await asyncio.sleep(0.01)
+
+
+async def _next_worker(client: WorkerClient, worker: SocketWorker) -> None:
+    worker.kill()
+    await _until(lambda: not client.generation)
+    worker.start()
 
 
 def _descriptors() -> int:
@@ -213,6 +221,110 @@ async def test_a_write_beside_a_commit_is_whole_and_changes_no_object(
     staging.close()
 
 
+async def test_a_file_closed_while_it_is_copied_leaves_nothing_behind(
+    client: WorkerClient, worker: SocketWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.connected()
+    before = _descriptors()
+    staging = client.stage("u", "new", "", 0)
+    await staging.write(0, DATA)
+    await staging.commit(0o644, 1)
+    if not worker.seals:
+        await _next_worker(client, worker)
+    began, may_go_on = threading.Event(), threading.Event()
+    copy = staging_file._copy
+
+    def slow_copy(source: int, target: int, bytes_max: int) -> None:
+        began.set()
+        may_go_on.wait(10)
+        copy(source, target, bytes_max)
+
+    monkeypatch.setattr(staging_file, "_copy", slow_copy)
+    writing = asyncio.ensure_future(staging.write(0, b"more"))
+    await asyncio.to_thread(began.wait, 10)
+    staging.close()
+    # What would be closed a second time is somebody else's by then.
+    others = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]
+    may_go_on.set()
+    with pytest.raises(Ended):
+        await writing
+    for other in others:
+        os.close(other)
+    await _until(lambda: worker.handles == 0)
+    assert _descriptors() == before + len(worker.sealed)
+
+
+async def test_a_copy_without_room_leaves_nothing_behind_and_may_be_tried_again(
+    client: WorkerClient, worker: SocketWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.connected()
+    staging = client.stage("u", "new", "", 0)
+    await staging.write(0, DATA)
+    await staging.commit(0o644, 1)
+    if not worker.seals:
+        await _next_worker(client, worker)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staging_file, "_copy", full)
+        for _ in range(3):
+            with pytest.raises(NoSpace):
+                await staging.write(len(DATA), b"more")
+    await _until(lambda: worker.handles == worker.seals)
+    assert await staging.write(len(DATA), b"more") == 4
+    await staging.commit(0o644, 1)
+    assert worker.files[("u", "new")] == DATA + b"more"
+    staging.close()
+    await _until(lambda: worker.handles == 0)
+
+
+async def test_of_a_sealed_file_no_more_is_copied_than_is_left_of_it(
+    client: WorkerClient, worker: SocketWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = client.stage("u", "new", "", 0)
+    await staging.write(0, DATA)
+    await staging.commit(0o644, 1)
+    copied: list[int] = []
+    copy = staging_file._copy
+
+    def counted_copy(source: int, target: int, bytes_max: int) -> None:
+        copy(source, target, bytes_max)
+        copied.append(os.fstat(target).st_size)
+
+    monkeypatch.setattr(staging_file, "_copy", counted_copy)
+    for size_bytes in (100, len(DATA), 0):
+        await staging.truncate(size_bytes)
+        await staging.commit(0o644, 1)
+    assert copied == ([100, 100, 0] if worker.seals else [])
+    assert worker.files[("u", "new")] == b""
+    staging.close()
+
+
+async def test_no_commit_crosses_a_copy(
+    client: WorkerClient, worker: SocketWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would name the staging file that is left, and the worker would not know that any more."""
+    staging = client.stage("u", "new", "", 0)
+    await staging.write(0, b"one")
+    await staging.commit(0o644, 1)
+    worker.held_op = Op.CREATE
+    worker.hold.clear()
+    writing = asyncio.ensure_future(staging.write(3, b"two"))
+    await _until(lambda: worker.calls["CREATE"] == 1 + worker.seals)
+    committing = asyncio.ensure_future(staging.commit(0o644, 1))
+    await asyncio.sleep(0.05)
+    worker.hold.set()
+    await committing
+    await writing
+    assert worker.calls["CREATE"] == 1 + worker.seals
+    await staging.commit(0o644, 1)
+    assert worker.files[("u", "new")] == b"onetwo"
+    staging.close()
+    await _until(lambda: worker.handles == 0)
+
+
 async def test_after_a_rename_commits_go_to_the_new_path(client: WorkerClient, worker: SocketWorker) -> None:
     staging = client.stage("u", "old", "", 0)
     await staging.write(0, b"one")
@@ -228,6 +340,24 @@ async def test_after_a_rename_commits_go_to_the_new_path(client: WorkerClient, w
     await staging.commit(0o644, 1)
     assert worker.files == {("u", "a"): DATA, ("u", "new"): b"one two three"}
     staging.close()
+
+
+async def test_a_file_renamed_while_its_staging_file_is_made_is_committed_under_its_new_name(
+    client: WorkerClient, worker: SocketWorker
+) -> None:
+    staging = client.stage("u", "a", "", 0)
+    worker.held_op = Op.CREATE
+    worker.hold.clear()
+    writing = asyncio.ensure_future(staging.write(0, b"one"))
+    await _until(lambda: worker.calls["CREATE"] == 1)
+    await client.rename("u", "a", "new")
+    staging.moved("new", "another-etag")
+    worker.hold.set()
+    await writing
+    await staging.commit(0o644, 1)
+    assert worker.files == {("u", "new"): b"one"}
+    staging.close()
+    await _until(lambda: worker.handles == 0)
 
 
 async def test_a_base_is_what_the_staging_file_starts_with(client: WorkerClient, worker: SocketWorker) -> None:

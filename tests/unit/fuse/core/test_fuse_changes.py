@@ -3,6 +3,7 @@
 import asyncio
 import os
 import stat
+from collections.abc import Callable
 
 import pytest
 
@@ -26,6 +27,12 @@ from tests.builders.fuse_mount import KernelLessMount
 @pytest.fixture
 def mount() -> KernelLessMount:
     return KernelLessMount(writable=True)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
 
 
 async def test_written_bytes_are_read_here_before_they_are_committed(mount: KernelLessMount) -> None:
@@ -99,6 +106,71 @@ async def test_truncating_at_open_starts_empty(mount: KernelLessMount) -> None:
     await mount.operations.changes.write(number, 0, b"new")
     await mount.close(number)
     assert mount.origin() == {"a": b"new"}
+
+
+async def test_a_file_truncated_at_open_while_its_last_writer_closes_it_goes_on(mount: KernelLessMount) -> None:
+    """A staging file that is an object already is copied first, and the release of a close comes after the close."""
+    mount.peers.cuts = asyncio.Semaphore(0)
+    first = await mount.create("a")
+    await mount.operations.changes.write(first, 0, b"old bytes")
+    await mount.operations.changes.flush(first)
+    opening = asyncio.ensure_future(mount.open("a", os.O_WRONLY | os.O_TRUNC))
+    await _until(lambda: mount.peers.calls["cut"] == 1)
+    await mount.operations.changes.release(first)
+    mount.peers.cuts.release()
+    number = await opening
+    await mount.operations.changes.write(number, 0, b"new")
+    await mount.close(number)
+    assert mount.origin() == {"a": b"new"}
+    assert mount.peers.stagings_open == 0
+
+
+async def test_a_refused_truncation_at_open_opens_nothing(mount: KernelLessMount) -> None:
+    first = await mount.create("a")
+    await mount.operations.changes.write(first, 0, b"old bytes")
+    await mount.operations.changes.flush(first)
+    mount.peers.failures["truncate"] = NoSpace("full")
+    with pytest.raises(NoSpace):
+        await mount.open("a", os.O_WRONLY | os.O_TRUNC)
+    del mount.peers.failures["truncate"]
+    await mount.close(first)
+    assert mount.origin() == {"a": b"old bytes"}
+    assert mount.peers.stagings_open == 0 and not list(mount.operations.state.handles.files())
+
+
+async def test_a_file_truncated_by_name_while_its_last_writer_closes_it_is_cut(mount: KernelLessMount) -> None:
+    mount.peers.cuts = asyncio.Semaphore(0)
+    first = await mount.create("a")
+    await mount.operations.changes.write(first, 0, b"0123456789")
+    await mount.operations.changes.flush(first)
+    cutting = asyncio.ensure_future(mount.operations.changes.setattr(await mount.inode("a"), size_bytes=4))
+    await _until(lambda: mount.peers.calls["cut"] == 1)
+    await mount.operations.changes.release(first)
+    mount.peers.cuts.release()
+    assert (await cutting).size_bytes == 4
+    assert mount.origin() == {"a": b"0123"}
+    assert mount.peers.stagings_open == 0
+
+
+async def test_who_opens_a_file_while_it_is_truncated_by_name_goes_on(mount: KernelLessMount) -> None:
+    await mount.write_file("a", b"0123456789")
+    changes = mount.operations.changes
+    inode = await mount.inode("a")
+    mount.operations.watching(is_watching=False)
+    mount.clock.seconds += 1000
+    mount.peers.listings = asyncio.Semaphore(0)
+    before = mount.peers.calls["read_directory"]
+    opening = asyncio.ensure_future(changes.open(inode, os.O_WRONLY))
+    await _until(lambda: mount.peers.calls["read_directory"] == before + 1)
+    cutting = asyncio.ensure_future(changes.setattr(inode, size_bytes=4))
+    await _until(lambda: mount.peers.calls["read_directory"] == before + 2)
+    mount.peers.listings.release()
+    mount.peers.listings.release()
+    number, _ = await opening
+    await cutting
+    await changes.write(number, 0, b"AB")
+    await mount.close(number)
+    assert mount.origin() == {"a": b"AB23"}
 
 
 async def test_truncate_without_a_handle_is_durable_when_it_returns(mount: KernelLessMount) -> None:
