@@ -55,7 +55,7 @@ e2e: setup ## pods of a real kubelet, containerd and runc: volumes, jobs, deaths
 	unshare --net -- sh -c 'ip link set lo up && exec $(VENV)/python -m pytest -m real_node --timeout=0 $(ARGS)'
 
 nightly: oracle ## the long campaigns: hours, not minutes
-	@$(PYTHON) tools/bootstrap.py --next-apiserver --real-node
+	@$(PYTHON) tools/bootstrap.py --next-apiserver --seaweedfs --real-node
 	$(VENV)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r tools/nightly.txt
 	$(VENV)/python -m pytest -m 'nightly or real_node' --timeout=0 $(ARGS)
 

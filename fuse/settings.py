@@ -44,6 +44,13 @@ class Settings(BaseSettings):
     watchdog_seconds: float = Field(
         default=5.0, ge=1, description="a daemon that says nothing for so long is killed and followed by another"
     )
+    request_timeout_seconds: int = Field(
+        default=7200,
+        ge=0,
+        le=65_535,
+        description="the kernel ends a mount whose processes leave a request unanswered for so long (raw backend, "
+        "Linux 6.15); longer than a commit may take, 0 = never",
+    )
     worker_patience_seconds: float = Field(
         default=30.0, gt=0, description="how long a request waits for a dead worker's successor before EIO"
     )

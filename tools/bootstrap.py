@@ -297,6 +297,7 @@ def main() -> None:
         "--next-apiserver", action="store_true", help="build the next release's kube-apiserver, for nightly tests"
     )
     parser.add_argument("--csi-sanity", action="store_true", help="build the ecosystem's tests of a CSI driver")
+    parser.add_argument("--seaweedfs", action="store_true", help="build a real S3 server, SeaweedFS, for nightly tests")
     parser.add_argument("--real-node", action="store_true", help="packages and binaries of a real node, for make e2e")
     options = parser.parse_args()
     with one_at_a_time():
@@ -310,6 +311,8 @@ def main() -> None:
             ensure_binaries((binaries.NEXT_APISERVER.name,), "the next release's API server")
         if options.csi_sanity:
             ensure_binaries((binaries.CSI_SANITY.name,), "csi-sanity")
+        if options.seaweedfs:
+            ensure_binaries((binaries.SEAWEEDFS.name,), "SeaweedFS")
         if options.real_node:
             ensure_binaries([binary.name for binary in binaries.REAL_NODE], "a real node's programs")
 

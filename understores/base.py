@@ -5,7 +5,7 @@ Keys are relative to the mount point, with `/` between names. A key that ends in
 of that name exists, with nothing in it that the listing would show otherwise.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, TypeAlias
 
@@ -78,21 +78,6 @@ class UnderStore(Protocol):
 
     async def close(self) -> None:
         """Release connections, descriptors and threads. May be called twice."""
-        ...
-
-
-class HandingStore(Protocol):
-    """What a store has beside `UnderStore` when the bytes of a range can be had as they are read."""
-
-    can_hand_on: bool
-    """False: `get_range_in_parts` is not to be called."""
-
-    async def get_range_in_parts(
-        self, key: str, offset_bytes: int, buffer: memoryview, *, etag: str, part: Callable[[int, memoryview], None]
-    ) -> None:
-        """As `get_range`; and call `part` with each piece of the buffer and where in it that begins, in order, in the
-        thread that read it. A call that fails may have handed on bytes of any version; one that is tried again begins
-        at 0 again, and `part` may still be called a while after a call was cancelled."""
         ...
 
 

@@ -48,8 +48,6 @@ OPTION_NAMES: Final[frozenset[str]] = frozenset()
 PAGE_ENTRIES = 1000
 STREAM_PIECE_BYTES: Final = 4 << 20
 """Of an object that is sent while it is made: no request has to be worth its while, and little is left for the end."""
-PART_BYTES: Final = 256 << 10
-"""Of a range that is handed on as it is read: little enough to stay in a processor's cache."""
 # Reads wait on a disk or on a network file system; 16 keep either busy.
 THREADS: Final = 16
 
@@ -85,7 +83,6 @@ class PosixStore:
 
     can_stream = True
     can_stage = True
-    can_hand_on = True
     piece_bytes: int | None = STREAM_PIECE_BYTES
 
     def __init__(self, root: Path) -> None:
@@ -109,12 +106,6 @@ class PosixStore:
 
     async def get_range(self, key: str, offset_bytes: int, buffer: memoryview, *, etag: str) -> None:
         await self._run(self._get_range, key, offset_bytes, buffer, etag)
-
-    async def get_range_in_parts(
-        self, key: str, offset_bytes: int, buffer: memoryview, *, etag: str, part: Callable[[int, memoryview], None]
-    ) -> None:
-        """See `HandingStore`."""
-        await self._run(self._get_range, key, offset_bytes, buffer, etag, part)
 
     async def put(self, key: str, source: Source, size_bytes: int) -> ObjectInfo:
         return await self._run(self._put, key, pieces(source, size_bytes))
@@ -193,24 +184,14 @@ class PosixStore:
         with self._translated(key), self._opened(key) as descriptor:
             return _info(key, os.fstat(descriptor))
 
-    def _get_range(
-        self,
-        key: str,
-        offset_bytes: int,
-        buffer: memoryview,
-        etag: str,
-        part: Callable[[int, memoryview], None] | None = None,
-    ) -> None:
+    def _get_range(self, key: str, offset_bytes: int, buffer: memoryview, etag: str) -> None:
         with self._translated(key), self._opened(key) as descriptor:
             self._require_version(key, descriptor, etag)
             filled = 0
             while filled < len(buffer):
-                left = buffer[filled:] if part is None else buffer[filled : filled + PART_BYTES]
-                count = os.preadv(descriptor, [left], offset_bytes + filled)
+                count = os.preadv(descriptor, [buffer[filled:]], offset_bytes + filled)
                 if count == 0:
                     break
-                if part is not None:
-                    part(filled, left[:count])
                 filled += count
             # Bytes of a file that was rewritten meanwhile may be of two versions.
             self._require_version(key, descriptor, etag)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeVar, cast
 
-from understores.base import HandingStore, ObjectInfo, Piece, Source, StagingStore, StreamingStore, UnderStore
+from understores.base import ObjectInfo, Piece, Source, StagingStore, StreamingStore, UnderStore
 from understores.credentials import SecretOptions
 from understores.errors import AccessDenied, Throttled, UnderStoreError, Unreachable
 
@@ -124,20 +124,6 @@ class RetryingStore:
 
     async def get_range(self, key: str, offset_bytes: int, buffer: memoryview, *, etag: str) -> None:
         await self._repeat(lambda: self._store.get_range(key, offset_bytes, buffer, etag=etag), size_bytes=len(buffer))
-
-    @property
-    def can_hand_on(self) -> bool:
-        """Whether bytes can be had as they are read (`HandingStore`)."""
-        return getattr(self._store, "can_hand_on", False)
-
-    async def get_range_in_parts(
-        self, key: str, offset_bytes: int, buffer: memoryview, *, etag: str, part: Callable[[int, memoryview], None]
-    ) -> None:
-        """See `HandingStore`."""
-        store = cast(HandingStore, self._store)
-        await self._repeat(
-            lambda: store.get_range_in_parts(key, offset_bytes, buffer, etag=etag, part=part), size_bytes=len(buffer)
-        )
 
     async def put(self, key: str, source: Source, size_bytes: int) -> ObjectInfo:
         start = 0 if isinstance(source, int) else source.tell()

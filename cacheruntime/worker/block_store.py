@@ -33,7 +33,6 @@ from cacheruntime.errors import CacheError, MediumFailed, NoRoom
 from cacheruntime.worker import file_copies, tier_files
 from cacheruntime.worker.file_index import FileIndex
 from cacheruntime.worker.idle_files import IdleFiles
-from cacheruntime.worker.incoming import Incoming, Writers
 from cacheruntime.worker.late_work import LateWork
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.rooms import FULL_ERRNOS, Rooms, TierFolder
@@ -80,7 +79,6 @@ class BlockStore:
         self.index = FileIndex(changed)
         self._idle = IdleFiles(max(1, idle_files_max))
         self._storing: dict[tuple[CachedFile, int], asyncio.Future[bool]] = {}
-        self._writers = [Writers(clock) for _ in folders]
         self._checking: dict[str, asyncio.Lock] = {}
         self._reuse_seconds = reuse_seconds
         self.reused: dict[str, None] = {}
@@ -286,58 +284,14 @@ class BlockStore:
         except OSError as error:
             self._rooms.failed(file.tier, error, asked)
         finally:
-            self._written(file, index, is_stored=is_stored)
-        return is_stored
-
-    def _written(self, file: CachedFile, index: int, *, is_stored: bool) -> None:
-        length = file.map.length(index)
-        file.writes -= 1
-        if not is_stored:
-            self._refund(file, length)
-        elif index in file.temporary:
-            file.temporary.discard(index)
-            self.tiers[file.tier].return_temporary(length)
-        self.index.note(file)
-        self.release(file)
-
-    def begin_block(self, file: CachedFile, index: int, *, as_home: bool) -> Incoming | None:
-        """Let a block of a held file be written while it is read, until `end_block`; None when there is no room for it,
-        or it is here or on its way."""
-        key = (file, index)
-        if key in self._storing or file.has(index) or not self._admit(file, file.map.length(index), as_home=as_home):
-            return None
-        self._storing[key] = asyncio.get_running_loop().create_future()
-        file.references += 1
-        file.writes += 1
-        return Incoming(file, index, self._writers[file.tier], as_home=as_home, late_seconds=self._late.seconds)
-
-    async def end_block(self, incoming: Incoming, *, is_whole: bool) -> bool:
-        """The block has come, or will not. Return whether it is resident; if not, `store_block` may still find room for
-        it, or not ask the medium any more."""
-        tier, work = incoming.file.tier, self._end_block(incoming, is_whole=is_whole)
-        if incoming.is_late:
-            self._rooms.answered(tier, self._clock() - self._late.seconds)
-            self._late.start(work)
-            return False
-        try:
-            return await self._in_time(tier, work)
-        except TimeoutError:
-            return False  # as in `store_block`
-
-    async def _end_block(self, incoming: Incoming, *, is_whole: bool) -> bool:
-        file, index, is_stored = incoming.file, incoming.index, False
-        asked = self._clock()
-        try:
-            is_stored = await self.run(incoming.finish, is_whole=is_whole)
-            if is_stored:
-                self._rooms.answered(file.tier, asked - incoming.medium_seconds)
-        except OSError as error:
-            # A full medium is said to be full by `store_block`, which drops what nobody reads before.
-            if error.errno not in FULL_ERRNOS and error.errno != errno.EBUSY:
-                self._rooms.failed(file.tier, error, asked - incoming.medium_seconds)
-        finally:
-            self._written(file, index, is_stored=is_stored)
-            self._storing.pop((file, index)).set_result(is_stored)
+            file.writes -= 1
+            if not is_stored:
+                self._refund(file, len(data))
+            elif index in file.temporary:
+                file.temporary.discard(index)
+                self.tiers[file.tier].return_temporary(len(data))
+            self.index.note(file)
+            self.release(file)
         return is_stored
 
     async def hold_temporarily(self, file: CachedFile, index: int, data: memoryview) -> None:

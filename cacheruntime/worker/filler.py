@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 import structlog
 
@@ -32,12 +32,10 @@ from cacheruntime.core.homes import eligible, rank
 from cacheruntime.core.rates import BusyRate
 from cacheruntime.errors import CacheError, NotResident, PeerFailed, from_store
 from cacheruntime.worker.buffers import Buffers
-from cacheruntime.worker.datasets import Datasets, Location
-from cacheruntime.worker.incoming import Incoming
+from cacheruntime.worker.datasets import Datasets
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.peers import CorruptAnswer, PeerBytes, PeerRefused, Peers
 from cacheruntime.worker.workers import Peer, Workers
-from understores.base import HandingStore
 from understores.errors import UnderStoreError
 
 log = structlog.get_logger()
@@ -84,36 +82,17 @@ class Keep(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A block's bytes."""
+    """A block's bytes; not yet kept."""
 
     data: memoryview
     checksum: int
     source: Source
-    is_kept: bool = False
-    """It was written into its place while it was read."""
 
-
-MEDIUM_LOOK_SECONDS: Final = 0.5
-"""So often it is looked whether the cache's medium holds up a read that goes right into it."""
 
 Key: TypeAlias = tuple[str, str, int]
 R = TypeVar("R", str, Peer)
-
-
-class KeepBytes(Protocol):
-    """Keeps one block if it may stay."""
-
-    async def begin(self) -> Incoming | None:
-        """Let it be written while it is read, until `end`; None: it may not stay, or must come as a whole."""
-        ...
-
-    async def end(self, incoming: Incoming, *, is_whole: bool) -> bool:
-        """It has come, or will not; return whether it stays."""
-        ...
-
-    async def __call__(self, fetched: Fetched) -> None:
-        """Keep what has come as a whole."""
-        ...
+KeepBytes: TypeAlias = Callable[[Fetched], Coroutine[Any, Any, Any]]
+"""Stores a block if it may stay; called with what was fetched."""
 
 
 class Filler:
@@ -192,6 +171,9 @@ class Filler:
         `keep` of whoever starts the fetch is awaited before anyone gets the block: between the fetch and its being
         resident there is no moment in which another one would start.
         """
+        ranking = self.ranking(info, version, index)
+        if ranking and ranking[0] == self._workers.me:
+            return await self.fetch_for_peer(info, version, index, keep, Why.HOME)
         return await self._fly(
             ("route", version_name(version), index), lambda: self._route(info, version, index, keep), keep
         )
@@ -201,7 +183,7 @@ class Filler:
     ) -> Fetched:
         """Return a block that a peer takes us to be the home of: never asks a peer to fetch it."""
         return await self._fly(
-            ("origin", version_name(version), index), lambda: self._at_home(info, version, index, why, keep), keep
+            ("origin", version_name(version), index), lambda: self._at_home(info, version, index, why), keep
         )
 
     async def _fly(self, key: Key, fetch: Callable[[], Coroutine[Any, Any, Fetched]], keep: KeepBytes) -> Fetched:
@@ -221,8 +203,7 @@ class Filler:
     async def _finish(self, key: Key, fetch: Callable[[], Coroutine[Any, Any, Fetched]], keep: KeepBytes) -> Fetched:
         try:
             fetched = await fetch()
-            if not fetched.is_kept:
-                await keep(fetched)
+            await keep(fetched)
         except BaseException as error:
             is_pause = isinstance(error, CacheError) and error.is_retryable
             reason = error if isinstance(error, Exception) else CacheError("the worker is stopping")
@@ -235,6 +216,7 @@ class Filler:
             del self._flights[key]
 
     async def _route(self, info: pb.DatasetInfo, version: Version, index: int, keep: KeepBytes) -> Fetched:
+        """Of a block that others are the home of before us."""
         ranking = self.ranking(info, version, index)
         homes = ranking[: max(1, info.replicas)]
         me = self._workers.me
@@ -248,10 +230,7 @@ class Filler:
                 return await self._race(peer, version, index, second)
             except (PeerFailed, NotResident) as error:
                 log.info("peer_failed", peer=peer.node, error=error.message)
-        if me in homes:
-            why = Why.HOME if homes[0] == me else Why.PEER_FAILED
-        else:
-            why = Why.PEER_FAILED if ahead else Why.NO_HOME
+        why = Why.PEER_FAILED if ahead else Why.NO_HOME
         return await self.fetch_for_peer(info, version, index, keep, why)
 
     async def _race(
@@ -321,7 +300,7 @@ class Filler:
             await asyncio.sleep(LOOK_SECONDS)
             waited_seconds = LOOK_SECONDS
 
-    async def _at_home(self, info: pb.DatasetInfo, version: Version, index: int, why: Why, keep: KeepBytes) -> Fetched:
+    async def _at_home(self, info: pb.DatasetInfo, version: Version, index: int, why: Why) -> Fetched:
         ranking = self.ranking(info, version, index)
         me = self._workers.me
         # Whoever was home before this incarnation started may have it still.
@@ -331,7 +310,7 @@ class Filler:
                 return Fetched(found.data, found.checksum, Source.PEER)
             except (PeerFailed, NotResident):
                 pass
-        return await self._origin(version, index, why, keep)
+        return await self._origin(version, index, why)
 
     async def _ask(self, peer: Peer, version: Version, index: int, *, resident_only: bool) -> PeerBytes:
         length = block_length(index, version.size_bytes, self._block_size_bytes)
@@ -381,27 +360,20 @@ class Filler:
         self._hedging.answered(peer, self._clock() - asked)
         return found
 
-    async def _origin(self, version: Version, index: int, why: Why, keep: KeepBytes) -> Fetched:
+    async def _origin(self, version: Version, index: int, why: Why) -> Fetched:
         location = await self._datasets.locate(version.uid, version.path)
         length = block_length(index, version.size_bytes, self._block_size_bytes)
         async with self._origin_slots:
             data = self._buffers.take(length)
-            # Not in a race: whoever is first to have the block would wait for the other one's place.
-            is_direct = why is not Why.HEDGE and getattr(location.store, "can_hand_on", False)
-            incoming = await keep.begin() if is_direct else None
             rates = (self.origin_rate, _rate_of(self._origin_rates, version.uid))
             for rate in rates:
                 rate.start(self._clock())
-            moved, is_handed_on = 0, False
-            at = index * self._block_size_bytes
+            moved = 0
             try:
                 async with asyncio.timeout(self._origin_seconds):
-                    if incoming is not None:
-                        is_handed_on = await _read_in_parts(location, at, data, version.etag, incoming)
-                    if not is_handed_on:
-                        # Other memory: the thread that waits for the cache's medium goes on with what it has.
-                        data = data if incoming is None else self._buffers.take(length)
-                        await location.store.get_range(location.key, at, data, etag=version.etag)
+                    await location.store.get_range(
+                        location.key, index * self._block_size_bytes, data, etag=version.etag
+                    )
                 moved = length
             except UnderStoreError as error:
                 raise from_store(error) from error
@@ -412,29 +384,9 @@ class Filler:
             finally:
                 for rate in rates:
                     rate.finish(self._clock(), moved)
-                is_kept = incoming is not None and await keep.end(incoming, is_whole=is_handed_on)
         self._metrics.origin_bytes.inc(length)
         self._metrics.origin_blocks.labels(why.value).inc()
-        checksum = incoming.checksum if incoming is not None and is_handed_on else crc32c(data)
-        return Fetched(data, checksum, Source.ORIGIN, is_kept)
-
-
-async def _read_in_parts(
-    location: Location, offset_bytes: int, data: memoryview, etag: str, incoming: Incoming
-) -> bool:
-    """Fill `data`, and the block's place; False when the place's medium is waited for too long."""
-    store = cast(HandingStore, location.store)
-    reading = asyncio.ensure_future(
-        store.get_range_in_parts(location.key, offset_bytes, data, etag=etag, part=incoming.part)
-    )
-    try:
-        while not (await asyncio.wait({reading}, timeout=MEDIUM_LOOK_SECONDS))[0]:
-            if incoming.is_late:
-                return False
-        reading.result()
-        return True
-    finally:
-        reading.cancel()
+        return Fetched(data, crc32c(data), Source.ORIGIN)
 
 
 def _rate_of(rates: dict[R, BusyRate], key: R) -> BusyRate:

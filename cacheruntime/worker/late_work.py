@@ -21,18 +21,13 @@ class LateWork:
 
     async def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
         """Return what the work returns, or raise what it raises; TimeoutError when that takes too long."""
-        task = self.start(work)
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
         done, _ = await asyncio.wait({task}, timeout=self.seconds)
         if not done:
             raise TimeoutError
         return task.result()
-
-    def start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Future[T]":
-        """Begin work that nobody need wait for."""
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
 
     def _ended(self, task: "asyncio.Future[Any]") -> None:
         self._tasks.discard(task)

@@ -18,7 +18,6 @@ from cacheruntime.errors import CacheError, MediumFailed, NoRoom
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Datasets
 from cacheruntime.worker.filler import Fetched, Filler, Keep, KeepBytes, Source, Why
-from cacheruntime.worker.incoming import Incoming
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.tier_files import CachedFile
 
@@ -115,9 +114,15 @@ class Reader:
         keep = self._filler.keep(info, file.version, index)
 
         fetched = await self._filler.fetch(info, file.version, index, self._keeper(file.version, index, keep))
-        if not await _keep(self._store, file, index, fetched, keep):
+        if not await self._keep(file, index, fetched, keep):
             await self._store.hold_temporarily(file, index, fetched.data)
         return fetched.source
+
+    async def _keep(self, file: CachedFile, index: int, fetched: Fetched, keep: Keep) -> bool:
+        if keep is Keep.NO:
+            return False
+        is_home = keep is Keep.HOME
+        return await self._store.store_block(file, index, fetched.data, fetched.checksum, as_home=is_home)
 
     async def load_block(self, file: CachedFile, index: int, *, as_home: bool) -> Source:
         """Make one block of a held file resident for good; NoRoom when it cannot stay."""
@@ -127,7 +132,7 @@ class Reader:
 
         keep = Keep.HOME if as_home else Keep.COPY
         fetched = await self._filler.fetch(info, file.version, index, self._keeper(file.version, index, keep))
-        if not await _keep(self._store, file, index, fetched, keep):
+        if not await self._keep(file, index, fetched, keep):
             medium = self._store.tiers[file.tier].medium
             raise NoRoom(f"the cache is full: no room for a block of {len(fetched.data)} bytes in tier {medium}")
         return fetched.source
@@ -151,7 +156,11 @@ class Reader:
         return await self._filler.fetch(info, version, index, keeper)
 
     def _keeper(self, version: Version, index: int, keep: Keep) -> KeepBytes:
-        return _Keeper(self._store, version, index, keep)
+        # By version and not by file: the fetch may outlive the reader who began it, and with it its file.
+        async def store(fetched: Fetched) -> None:
+            await self._try_to_keep(version, index, fetched, keep)
+
+        return store
 
     async def _resident(self, version: Version, index: int) -> memoryview | None:
         try:
@@ -162,6 +171,19 @@ class Reader:
             return await self._store.read_block(file, index) if file.map.has(index) else None
         except MediumFailed:
             return None
+        finally:
+            self._store.release(file)
+
+    async def _try_to_keep(self, version: Version, index: int, fetched: Fetched, keep: Keep) -> None:
+        if keep is Keep.NO:
+            return
+        length = block_length(index, version.size_bytes, self._store.block_size_bytes)
+        try:
+            file = await self._store.acquire(version, wanted_bytes=length, as_home=keep is Keep.HOME)
+        except CacheError:
+            return  # the store has logged it; the bytes are in hand
+        try:
+            await self._keep(file, index, fetched, keep)
         finally:
             self._store.release(file)
 
@@ -194,53 +216,6 @@ class Reader:
             if len(recent) > RECENT_MAX:
                 del recent[next(iter(recent))]
             self._metrics.reader_bytes.labels(source.value).inc(size_bytes)
-
-
-class _Keeper:
-    """Keeps one block. By version and not by file: the fetch may outlive the reader who began it, and with it its file.
-    What the store says of its media it has logged; the bytes are in hand."""
-
-    def __init__(self, store: BlockStore, version: Version, index: int, keep: Keep) -> None:
-        self._store = store
-        self._version = version
-        self._index = index
-        self._may_stay = keep
-
-    async def begin(self) -> Incoming | None:
-        file = await self._acquire()
-        if file is None:
-            return None
-        try:
-            return self._store.begin_block(file, self._index, as_home=self._may_stay is Keep.HOME)
-        finally:
-            self._store.release(file)
-
-    async def end(self, incoming: Incoming, *, is_whole: bool) -> bool:
-        return await self._store.end_block(incoming, is_whole=is_whole)
-
-    async def __call__(self, fetched: Fetched) -> None:
-        file = await self._acquire()
-        if file is None:
-            return
-        try:
-            await _keep(self._store, file, self._index, fetched, self._may_stay)
-        finally:
-            self._store.release(file)
-
-    async def _acquire(self) -> CachedFile | None:
-        if self._may_stay is Keep.NO:
-            return None
-        length = block_length(self._index, self._version.size_bytes, self._store.block_size_bytes)
-        try:
-            return await self._store.acquire(self._version, wanted_bytes=length, as_home=self._may_stay is Keep.HOME)
-        except CacheError:
-            return None
-
-
-async def _keep(store: BlockStore, file: CachedFile, index: int, fetched: Fetched, keep: Keep) -> bool:
-    if keep is Keep.NO:
-        return False
-    return await store.store_block(file, index, fetched.data, fetched.checksum, as_home=keep is Keep.HOME)
 
 
 async def in_parallel(items: Sequence[T], limit: int, one: Callable[[T], Coroutine[Any, Any, None]]) -> None:

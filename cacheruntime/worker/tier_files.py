@@ -170,11 +170,6 @@ def unlink_file(file: CachedFile) -> None:
 def write_block(file: CachedFile, index: int, data: memoryview, checksum: int, *, as_home: bool) -> None:
     """Store one block and make it resident; OSError leaves it not resident. Blocks."""
     write_at(file.descriptor, data, index * file.map.block_size_bytes)
-    show_block(file, index, checksum, as_home=as_home)
-
-
-def show_block(file: CachedFile, index: int, checksum: int, *, as_home: bool) -> None:
-    """Make a block resident whose bytes are in their place; OSError leaves it not resident. Blocks."""
     with file.lock:
         file.written_ns = os.fstat(file.descriptor).st_mtime_ns
         needs_header = as_home and not file.map.is_home
@@ -187,16 +182,11 @@ def show_block(file: CachedFile, index: int, checksum: int, *, as_home: bool) ->
             raise
 
 
-def note_writes(file: CachedFile) -> None:
-    """What the file was changed by so far was us: it need not be checked for that. OSError."""
-    with file.lock:
-        file.written_ns = os.fstat(file.descriptor).st_mtime_ns
-
-
 def write_temporary_block(file: CachedFile, index: int, data: memoryview) -> None:
     """Put a block where a bypassed reader finds it; the map does not know it. Blocks."""
     write_at(file.descriptor, data, index * file.map.block_size_bytes)
-    note_writes(file)
+    with file.lock:
+        file.written_ns = os.fstat(file.descriptor).st_mtime_ns
 
 
 def read_block(file: CachedFile, index: int) -> memoryview | None:

@@ -43,11 +43,13 @@ class RawBackend:
         mount_point: Path,
         *,
         allow_other: bool,
+        request_timeout_seconds: int = 0,
     ) -> None:
         self._handlers = Handlers(operations, metrics)
         self._handlers.opens.drop_pages = self._drop_pages
         self._mount_point = mount_point
         self._allow_other = allow_other
+        self._request_timeout_seconds = request_timeout_seconds
         self._read_only = not operations.state.has_opens
         self._device = -1
         self._requests: RequestLoop | None = None
@@ -58,7 +60,10 @@ class RawBackend:
     def mount(self) -> None:
         """Mount; MountError, also when the kernel is too old."""
         self._device, init = raw_device.mounted(
-            self._mount_point, allow_other=self._allow_other, read_only=self._read_only
+            self._mount_point,
+            allow_other=self._allow_other,
+            read_only=self._read_only,
+            request_timeout_seconds=self._request_timeout_seconds,
         )
         self._has_epochs = init.minor >= protocol.MINOR_EPOCH
 

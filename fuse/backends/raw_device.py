@@ -54,18 +54,20 @@ def mount(mount_point: Path, *, allow_other: bool, read_only: bool = False) -> i
     return descriptor
 
 
-def mounted(mount_point: Path, *, allow_other: bool, read_only: bool = False) -> tuple[int, Init]:
+def mounted(
+    mount_point: Path, *, allow_other: bool, read_only: bool = False, request_timeout_seconds: int = 0
+) -> tuple[int, Init]:
     """Mount and shake hands; return the connection's descriptor and the kernel's offer. MountError."""
     descriptor = mount(mount_point, allow_other=allow_other, read_only=read_only)
     try:
-        return descriptor, handshake(descriptor)
+        return descriptor, handshake(descriptor, request_timeout_seconds)
     except (MountError, OSError):
         unmount(mount_point)
         os.close(descriptor)
         raise
 
 
-def handshake(descriptor: int) -> Init:
+def handshake(descriptor: int, request_timeout_seconds: int) -> Init:
     """Answer the kernel's INIT; return its offer. MountError when it is too old or says nothing."""
     buffer = bytearray(protocol.BUFFER_BYTES)
     deadline = time.monotonic() + HANDSHAKE_SECONDS
@@ -86,7 +88,8 @@ def handshake(descriptor: int) -> Init:
     needed = InitFlag.HAS_RESEND | InitFlag.PASSTHROUGH
     if init.major != protocol.MAJOR or init.minor < protocol.MINOR_MIN or init.taken & needed != needed:
         raise MountError(f"the kernel speaks FUSE {init.major}.{init.minor}; Linux 6.9 with passthrough is needed")
-    os.write(descriptor, protocol.encode_answer(unique, protocol.encode_init(init, max_background=MAX_BACKGROUND)))
+    answer = protocol.encode_init(init, max_background=MAX_BACKGROUND, request_timeout_seconds=request_timeout_seconds)
+    os.write(descriptor, protocol.encode_answer(unique, answer))
     return init
 
 

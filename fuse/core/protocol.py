@@ -97,12 +97,14 @@ class InitFlag(IntFlag):
     PASSTHROUGH = 1 << 37
     HAS_RESEND = 1 << 39
     ALLOW_IDMAP = 1 << 40
+    REQUEST_TIMEOUT = 1 << 42
 
 
 WANTED: Final = (
     InitFlag.ASYNC_READ | InitFlag.ATOMIC_O_TRUNC | InitFlag.BIG_WRITES | InitFlag.AUTO_INVAL_DATA
     | InitFlag.DO_READDIRPLUS | InitFlag.PARALLEL_DIROPS | InitFlag.MAX_PAGES | InitFlag.INIT_EXT
     | InitFlag.DIRECT_IO_ALLOW_MMAP | InitFlag.PASSTHROUGH | InitFlag.HAS_RESEND | InitFlag.ALLOW_IDMAP
+    | InitFlag.REQUEST_TIMEOUT
 )  # fmt: skip
 
 
@@ -196,8 +198,9 @@ def decode_init(body: Bytes) -> Init:
     return Init(major, minor, readahead, flags | extended)
 
 
-def encode_init(init: Init, *, max_background: int) -> bytes:
-    """Return the answer that takes what both sides have."""
+def encode_init(init: Init, *, max_background: int, request_timeout_seconds: int) -> bytes:
+    """Return the answer that takes what both sides have. After the timeout (0 = never) the kernel ends the mount for
+    good, so it is longer than any request may take."""
     taken = int(init.taken)
     stack_depth = 1 if taken & InitFlag.PASSTHROUGH else 0
     return INIT_OUT.pack(
@@ -213,7 +216,7 @@ def encode_init(init: Init, *, max_background: int) -> bytes:
         0,
         taken >> 32,
         stack_depth,
-        0,
+        request_timeout_seconds if taken & InitFlag.REQUEST_TIMEOUT else 0,
     )
 
 

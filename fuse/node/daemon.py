@@ -51,6 +51,7 @@ class Daemon:
         backend: str = "auto",
         has_opens: bool = True,
         group_rights: bool = False,
+        request_timeout_seconds: int = 0,
         session: Session | None = None,
     ) -> None:
         """With a `session` the mount is there already, and the next daemon goes on where this one ends."""
@@ -67,6 +68,7 @@ class Daemon:
         self._metrics = metrics
         self._wanted = backend
         self._allow_other = allow_other
+        self._request_timeout_seconds = request_timeout_seconds
         self._session = session
         self._backend: Backend | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -119,7 +121,13 @@ class Daemon:
 
     def _mounted(self) -> Backend:
         """Mount by the backend that was asked for, or by the best one that works here. MountError."""
-        raw = RawBackend(self.operations, self._metrics, self._mount_point, allow_other=self._allow_other)
+        raw = RawBackend(
+            self.operations,
+            self._metrics,
+            self._mount_point,
+            allow_other=self._allow_other,
+            request_timeout_seconds=self._request_timeout_seconds,
+        )
         if self._wanted == "raw" or (self._wanted == "auto" and os.geteuid() == 0):
             try:
                 raw.mount()
@@ -219,6 +227,7 @@ async def run(settings: Settings, session: Session | None = None) -> None:
         backend=settings.backend if settings.open else "raw",
         has_opens=settings.open,
         group_rights=settings.group_rights,
+        request_timeout_seconds=settings.request_timeout_seconds,
         session=session,
     )
     watching = asyncio.ensure_future(namespace.watch(daemon.dataset_changed, daemon.dataset_removed, daemon.watching))

@@ -74,7 +74,10 @@ class Keeper:
         mounts.prepare(self._settings.mount)
         settings = self._settings
         self._device, init = raw_device.mounted(
-            settings.mount, allow_other=settings.allow_other, read_only=not settings.open
+            settings.mount,
+            allow_other=settings.allow_other,
+            read_only=not settings.open,
+            request_timeout_seconds=settings.request_timeout_seconds,
         )
         self._minor = init.minor
         self._nursery = Nursery(self._device, _OOM_SCORE.read_text().strip(), self._arguments)

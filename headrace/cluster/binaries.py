@@ -108,6 +108,16 @@ CSI_SANITY = Binary(
     "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity",
     30,
 )
+#: A real S3 server, SeaweedFS; only nightly tests need it.
+SEAWEEDFS = Binary(
+    "weed",
+    "HEADRACE_SEAWEEDFS",
+    (4, 0),
+    ("version",),
+    "tools/seaweedfs",
+    "github.com/seaweedfs/seaweedfs/weed",
+    600,
+)
 #: What a real node is made of (headrace/cluster/realnode/); only `headrace up --nodes real`, `make e2e` and nightly
 #: tests need it. The cluster's DNS is among them: no pod finds a Service without. A module of its own for kubelet: a
 #: change of tools/kubernetes has everybody build the control plane again.
@@ -154,7 +164,7 @@ REAL_NODE: tuple[Binary, ...] = (
     Binary("coredns", "HEADRACE_COREDNS", (1, 11), ("-version",), "tools/coredns", ".", 60),
 )
 BY_NAME: Mapping[str, Binary] = {
-    binary.name: binary for binary in (*BINARIES, ORACLE, NEXT_APISERVER, CSI_SANITY, *REAL_NODE)
+    binary.name: binary for binary in (*BINARIES, ORACLE, NEXT_APISERVER, CSI_SANITY, SEAWEEDFS, *REAL_NODE)
 }
 
 

@@ -22,6 +22,14 @@ pytestmark = pytest.mark.mount
 
 DEADLINE_SECONDS = 30.0
 LARGE_BYTES = 24 << 20
+READER = """
+import sys
+try:
+    open(sys.argv[1]).read()
+    print(0)
+except OSError as error:
+    print(error.errno)
+"""
 
 
 class Site:
@@ -208,6 +216,33 @@ def test_death_of_the_keeper(site: Site, tmp_path: Path) -> None:
     with site.mounted(tmp_path) as (top, _):
         assert (top / "books" / "many" / "00001").read_bytes() == b"x"
     assert not is_mounted(top.parent)
+
+
+@pytest.mark.nightly
+def test_processes_that_hang(site: Site, tmp_path: Path) -> None:
+    """When no process of a mount answers any more, although none has ended, who waits gets an error after
+    `--request-timeout-seconds` (two hours), from Linux 6.15 on."""
+    if not Path("/proc/sys/fs/fuse/max_request_timeout").exists():
+        pytest.skip("this kernel has no timeout of requests")
+    # The least there is: the kernel looks every 15 seconds.
+    with site.mounted(tmp_path, "--request-timeout-seconds", "15") as (top, keeper):
+        daemon = served_by(keeper, 1)
+        stopped = [keeper.popen.pid, daemon]
+        try:
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+            reader = subprocess.run(
+                [sys.executable, "-c", READER, str(top / "books" / "many" / "02999")],
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=90,
+            )
+            assert int(reader.stdout) in {errno.ENOTCONN, errno.ECONNABORTED}
+        finally:
+            for pid in stopped:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
 
 def test_whole_file_outlives_all_processes(site: Site, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tests.builders.fault_proxy import FaultProxy, Matches
 from tests.builders.http_files import HttpFiles
 from tests.builders.oss_server import REGION, OssServer, OssUser
 from tests.builders.real_hadoop import RealHadoop
+from tests.builders.real_seaweedfs import RealSeaweedFS
 from tests.builders.webhdfs_server import WebHdfsServer
 from understores.base import UnderStore
 from understores.credentials import SecretOptions
@@ -199,6 +200,28 @@ def _hadoop(request: pytest.FixtureRequest, through: Through) -> Iterator[Mounte
     yield Mounted(store, lambda key, body: hadoop.write(f"{root}/{key}", body), "hadoop")
 
 
+@pytest.fixture(scope="session")
+def real_seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSeaweedFS]:
+    if missing := RealSeaweedFS.missing():
+        pytest.skip(missing)
+    with RealSeaweedFS(tmp_path_factory.mktemp("seaweedfs")) as seaweedfs:
+        yield seaweedfs
+
+
+@contextmanager
+def _seaweedfs(request: pytest.FixtureRequest, through: Through) -> Iterator[Mounted]:
+    server: RealSeaweedFS = request.getfixturevalue("real_seaweedfs")
+    prefix = f"{uuid4().hex}/some/prefix"
+    options = {**server.options(), "endpoint": f"http://127.0.0.1:{through(server.port)}"}
+    store = open_store(f"s3://{server.bucket}/{prefix}", options, SecretOptions())
+    yield Mounted(
+        store,
+        lambda key, body: server.write(f"{prefix}/{key}", body),
+        "s3",
+        leftovers=lambda: server.uploads(prefix),
+    )
+
+
 STORES: dict[str, Callable[[pytest.FixtureRequest, Through], AbstractContextManager[Mounted]]] = {
     "file": _file,
     "s3": _s3,
@@ -206,11 +229,19 @@ STORES: dict[str, Callable[[pytest.FixtureRequest, Through], AbstractContextMana
     "oss": _oss,
     "webhdfs": _webhdfs,
     "hadoop": _hadoop,
+    "seaweedfs": _seaweedfs,
 }
 READ_ONLY = frozenset({"http"})
-NIGHTLY = frozenset({"hadoop"})
-ALL = [pytest.param(name, marks=[pytest.mark.nightly] if name in NIGHTLY else []) for name in STORES]
-WRITABLE = [one for one in ALL if one.values[0] not in READ_ONLY]
+NIGHTLY = frozenset({"hadoop", "seaweedfs"})
+
+
+def parameters(*names: str) -> list[Any]:
+    """Stores by name, real servers for the nightly suite."""
+    return [pytest.param(name, marks=[pytest.mark.nightly] if name in NIGHTLY else []) for name in names]
+
+
+ALL = parameters(*STORES)
+WRITABLE = parameters(*(name for name in STORES if name not in READ_ONLY))
 
 
 @pytest.fixture(params=ALL)
@@ -221,9 +252,9 @@ async def mounted(request: pytest.FixtureRequest) -> AsyncIterator[Mounted]:
         await opened.store.close()
 
 
-@pytest.fixture(params=["http", "oss", "webhdfs"])
+@pytest.fixture(params=parameters("http", "oss", "webhdfs", "seaweedfs"))
 async def cuttable(request: pytest.FixtureRequest) -> AsyncIterator[Mounted]:
-    """Stores with small pages that can be listed in parts; S3 is in tests/integration/metadata."""
+    """Stores with small pages that can be listed in parts; moto's S3 is in tests/integration/metadata."""
     with STORES[request.param](request, directly) as opened:
         yield opened
         await opened.store.close()
@@ -293,14 +324,14 @@ async def _proxied(request: pytest.FixtureRequest) -> AsyncIterator[Proxied]:
         await opened.store.close()
 
 
-@pytest.fixture(params=["http", "oss", "s3", "webhdfs"])
+@pytest.fixture(params=parameters("http", "oss", "s3", "webhdfs", "seaweedfs"))
 async def proxied(request: pytest.FixtureRequest) -> AsyncIterator[Proxied]:
     """Every store that is reached over the network."""
     async with _proxied(request) as opened:
         yield opened
 
 
-@pytest.fixture(params=["oss", "s3", "webhdfs"])
+@pytest.fixture(params=parameters("oss", "s3", "webhdfs", "seaweedfs"))
 async def writable_proxied(request: pytest.FixtureRequest) -> AsyncIterator[Proxied]:
     """Every store that is written over the network."""
     async with _proxied(request) as opened:

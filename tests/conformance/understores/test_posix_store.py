@@ -230,20 +230,3 @@ async def test_a_directory_in_the_way_of_a_staged_file_is_refused_and_stays(stor
         await store.publish(descriptor, "key")
     os.close(descriptor)
     assert [path.name for path in (tmp_path / "root").iterdir()] == ["key"]
-
-
-async def test_a_range_is_handed_on_as_it_is_read(store: Any, tmp_path: Path) -> None:
-    data = os.urandom(3 * posix.PART_BYTES - 5)
-    (tmp_path / "root" / "key").write_bytes(data)
-    info = await store.head("key")
-    buffer = memoryview(bytearray(len(data) - 10))
-    parts: list[tuple[int, bytes]] = []
-
-    def part(at: int, view: memoryview) -> None:
-        parts.append((at, bytes(view)))
-
-    await store.get_range_in_parts("key", 10, buffer, etag=info.etag, part=part)
-    assert b"".join(part for _, part in parts) == data[10:] == bytes(buffer)
-    assert [at for at, _ in parts] == [0, posix.PART_BYTES, 2 * posix.PART_BYTES]
-    with pytest.raises(Changed):
-        await store.get_range_in_parts("key", 10, buffer, etag="other", part=part)

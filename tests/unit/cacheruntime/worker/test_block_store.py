@@ -3,11 +3,9 @@
 import asyncio
 import errno
 import os
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,7 +15,6 @@ from cacheruntime.core.tiers import Tier
 from cacheruntime.errors import NoRoom
 from cacheruntime.worker import tier_files
 from cacheruntime.worker.block_store import BlockStore
-from cacheruntime.worker.incoming import WRITERS_MAX, Incoming
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.rooms import TierFolder
 from cacheruntime.worker.tier_files import CachedFile
@@ -267,172 +264,3 @@ def test_no_write_is_so_large_that_the_kernel_takes_huge_pages_for_it(
         tier_files.write_at(file.fileno(), memoryview(data), 7)
     assert (tmp_path / "file").read_bytes() == bytes(7) + data
     assert max(lengths) == WRITE_BYTES_MAX <= 1 << 20
-
-
-async def come(incoming: Incoming, data: bytes) -> None:
-    """As a store hands on: parts in order, from another thread."""
-    for at in range(0, len(data), 1000):
-        await asyncio.to_thread(incoming.part, at, memoryview(data)[at : at + 1000])
-
-
-async def test_a_block_may_be_written_while_it_is_read(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
-    version = a_version()
-    data = bytes_of(version)
-    bench = Bench(tmp_path / "t", threads)
-    file = await bench.store.acquire(version, wanted_bytes=0, as_home=True)
-    incoming = bench.store.begin_block(file, 1, as_home=True)
-    assert incoming is not None
-    assert bench.tier.used_bytes == BLOCK and not file.map.has(1)
-    assert bench.store.begin_block(file, 1, as_home=True) is None
-    other = asyncio.create_task(bench.put(file, 1, data))  # waits for the one under way
-    await come(incoming, b"of an earlier try")
-    await come(incoming, data[BLOCK : 2 * BLOCK])
-    assert not other.done() and incoming.checksum == crc32c(data[BLOCK : 2 * BLOCK])
-    assert await bench.store.end_block(incoming, is_whole=True) and await other
-    incoming.part(0, memoryview(b"too late"))
-    assert bench.tier.used_bytes == BLOCK and file.writes == 0
-    assert bench.store.begin_block(file, 1, as_home=True) is None
-    assert bytes(await bench.store.read_block(file, 1) or b"") == data[BLOCK : 2 * BLOCK]
-    bench.store.release(file)
-    again = Bench(tmp_path / "t", threads)
-    (found,) = await again.store.recover()
-    await again.store.acquire(version, wanted_bytes=0, as_home=False)
-    assert found.map.has(1) and found.map.is_home
-
-
-@pytest.mark.parametrize("fault", ["ends early", "full disk"])
-async def test_a_block_that_does_not_come_or_cannot_be_written_leaves_its_place_free(
-    tmp_path: Path, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, fault: str
-) -> None:
-    version = a_version()
-    data = bytes_of(version)
-    bench = Bench(tmp_path / "t", threads)
-    file = await bench.store.acquire(version, wanted_bytes=0, as_home=True)
-    assert await bench.put(file, 0, data)
-    incoming = bench.store.begin_block(file, 1, as_home=True)
-    assert incoming is not None
-    other = asyncio.create_task(bench.put(file, 1, data))
-    await asyncio.sleep(0)
-    if fault == "full disk":
-
-        def full(*_: object) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(tier_files, "write_at", full)
-            await come(incoming, data[BLOCK : 2 * BLOCK])
-        assert incoming.checksum == crc32c(data[BLOCK : 2 * BLOCK]), "the bytes are good, wherever they go"
-    else:
-        await come(incoming, data[BLOCK : BLOCK + 1000])
-    assert not await bench.store.end_block(incoming, is_whole=fault == "full disk")
-    assert not await other and not file.map.has(1) and file.writes == 0
-    assert bench.tier.used_bytes == BLOCK and not tier_files.is_touched(file)
-    bench.now += 1000  # a medium that failed is left alone for a while
-    assert await bench.put(file, 1, data)
-    assert bytes(await bench.store.read_block(file, 1) or b"") == data[BLOCK : 2 * BLOCK]
-
-
-async def test_a_slow_under_store_is_not_taken_for_a_slow_medium(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
-    version = a_version()
-    data = bytes_of(version)
-    bench = Bench(tmp_path / "t", threads)
-    file = await bench.store.acquire(version, wanted_bytes=0, as_home=True)
-    for index in range(3):
-        incoming = bench.store.begin_block(file, index, as_home=True)
-        assert incoming is not None
-        bench.now += 11
-        await come(incoming, data[index * BLOCK : (index + 1) * BLOCK])
-        assert await bench.store.end_block(incoming, is_whole=True)
-    assert not bench.store.is_unread(file)
-
-
-async def test_a_medium_that_takes_parts_slowly_is_slow(
-    tmp_path: Path, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    version = a_version()
-    data = bytes_of(version)
-    bench = Bench(tmp_path / "t", threads)
-    file = await bench.store.acquire(version, wanted_bytes=0, as_home=True)
-    write_at = tier_files.write_at
-
-    def slow(*arguments: Any) -> None:
-        bench.now += 2.1  # five parts a block
-        write_at(*arguments)
-
-    monkeypatch.setattr(tier_files, "write_at", slow)
-    for index in range(3):
-        incoming = bench.store.begin_block(file, index, as_home=True)
-        assert incoming is not None
-        await come(incoming, data[index * BLOCK : (index + 1) * BLOCK])
-        assert await bench.store.end_block(incoming, is_whole=True)
-    assert bench.store.is_unread(file)
-
-
-async def test_a_full_medium_drops_what_nobody_reads_for_a_block_that_was_read_in_parts(
-    tmp_path: Path, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    version = a_version()
-    data = bytes_of(version)
-    bench = Bench(tmp_path / "t", threads)
-    assert await bench.fill(a_version("old"), bytes_of(a_version("old")))
-    write_at = tier_files.write_at
-
-    def full(*arguments: Any) -> None:
-        if any(each.version.path == "old" for each in bench.store.files_of("u1")):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write_at(*arguments)
-
-    monkeypatch.setattr(tier_files, "write_at", full)
-    file = await bench.store.acquire(version, wanted_bytes=0, as_home=True)
-    incoming = bench.store.begin_block(file, 0, as_home=True)
-    assert incoming is not None
-    await come(incoming, data[:BLOCK])
-    assert not await bench.store.end_block(incoming, is_whole=True)
-    assert await bench.put(file, 0, data)
-    assert [each.version.path for each in bench.store.files_of("u1")] == ["p"]
-
-
-async def test_a_medium_that_hangs_does_not_take_every_thread_of_the_under_store(
-    tmp_path: Path, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    version = a_version(size=20 * BLOCK)
-    data = bytes_of(version)
-    bench = Bench(tmp_path / "t", threads)
-    file = await bench.store.acquire(version, wanted_bytes=0, as_home=True)
-    goes_on = threading.Event()
-    write_at = tier_files.write_at
-
-    def hanging(*arguments: Any) -> None:
-        goes_on.wait(30)
-        write_at(*arguments)
-
-    monkeypatch.setattr(tier_files, "write_at", hanging)
-    blocks = [bench.store.begin_block(file, index, as_home=True) for index in range(20)]
-    with ThreadPoolExecutor(20) as readers:
-        coming = [readers.submit(block.part, 0, memoryview(data)[:BLOCK]) for block in blocks if block is not None]
-        async with asyncio.timeout(10):
-            while sum(each.done() for each in coming) < 20 - WRITERS_MAX:
-                await asyncio.sleep(0.01)
-        bench.now += 1000
-        late = [block for block in blocks if block is not None and block.is_late]
-        assert len(late) == WRITERS_MAX
-        # Nobody waits for those, and they are over when the medium comes back.
-        assert not any([await bench.store.end_block(block, is_whole=False) for block in late])
-        assert bench.store.is_unread(file)
-        goes_on.set()
-    for block in blocks:
-        if block is not None and block not in late:
-            assert not await bench.store.end_block(block, is_whole=True)
-    async with asyncio.timeout(10):
-        while file.writes:
-            await asyncio.sleep(0.01)
-    assert bench.tier.used_bytes == 0 and not bench.store._storing and not file.map.resident_bytes
-
-
-async def test_without_room_nothing_is_begun(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
-    version = a_version()
-    bench = Bench(tmp_path / "t", threads, quota=BLOCK)
-    file = await bench.store.acquire(version, wanted_bytes=0, as_home=True)
-    assert await bench.put(file, 0, bytes_of(version))
-    assert bench.store.begin_block(file, 1, as_home=True) is None
-    assert bench.tier.used_bytes == BLOCK and file.writes == 0

@@ -2,9 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -19,7 +18,6 @@ from cacheruntime.worker.datasets import Datasets, Location
 from cacheruntime.worker.filler import Fetched, Filler, Source
 from cacheruntime.worker.frame_server import FrameServer
 from cacheruntime.worker.frame_socket import FrameSocket
-from cacheruntime.worker.incoming import Incoming
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.peers import PeerRefused, Peers
 from cacheruntime.worker.workers import Peer, Workers
@@ -119,20 +117,8 @@ async def setting() -> AsyncIterator[Setting]:
     await asyncio.wait({serving})
 
 
-class Nothing:
-    """Keeps nothing."""
-
-    async def begin(self) -> Incoming | None:
-        return None
-
-    async def end(self, incoming: Incoming, *, is_whole: bool) -> bool:
-        raise AssertionError("none was begun")
-
-    async def __call__(self, fetched: Fetched) -> None:
-        return None
-
-
-nothing = Nothing()
+async def nothing(_: Fetched) -> None:
+    """Keep nothing."""
 
 
 def version(path: str) -> Version:
@@ -181,60 +167,6 @@ async def test_the_under_store_is_asked_for_a_silent_peer_only_if_it_can_replace
     assert store.store.reads == (source is Source.ORIGIN)
     assert metrics.origin_blocks.labels("hedge")._value.get() == (source is Source.ORIGIN)
     assert not workers.suspected
-
-
-class HandingStore(CountingStore):
-    """Hands on what it reads; who takes it does not come back."""
-
-    can_hand_on = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.has_given_up = False
-
-    async def get_range_in_parts(
-        self, key: str, offset_bytes: int, buffer: memoryview, *, etag: str, part: Callable[[int, memoryview], None]
-    ) -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            self.has_given_up = True
-            buffer[:] = bytes(len(buffer))  # as a thread would that cannot be called back
-
-
-class LateMedium(Nothing):
-    """Keeps a block whose place cannot be written."""
-
-    def __init__(self) -> None:
-        self.ended: list[bool] = []
-
-    async def begin(self) -> Incoming | None:
-        return cast(Incoming, SimpleNamespace(part=None, is_late=True, checksum=0))
-
-    async def end(self, incoming: Incoming, *, is_whole: bool) -> bool:
-        self.ended.append(is_whole)
-        return False
-
-
-async def test_a_block_comes_although_the_medium_it_would_be_kept_on_hangs(setting: Setting) -> None:
-    store, keep = OneStore(HandingStore()), LateMedium()
-    filler = Filler(
-        cast(Workers, TwoWorkers(setting.peer)),
-        setting.peers,
-        cast(Datasets, store),
-        Metrics(),
-        buffers=Buffers(BLOCK),
-        block_size_bytes=BLOCK,
-        origin_streams=4,
-        peer_streams=4,
-        origin_seconds=10,
-        clock=asyncio.get_running_loop().time,
-    )
-    info = pb.DatasetInfo(uid=UID, eligible_nodes=["a"], replicas=1)
-    fetched = await filler.fetch(info, version("0.bin"), 0, keep)
-    assert cast(HandingStore, store.store).has_given_up
-    assert (fetched.source, fetched.is_kept, fetched.data) == (Source.ORIGIN, False, DATA)
-    assert fetched.checksum == crc32c(DATA) and keep.ended == [False]
 
 
 async def test_a_question_taken_back_costs_the_others_nothing(setting: Setting) -> None:

@@ -55,10 +55,11 @@ def test_forgets_come_back(forgets: list[tuple[int, int]]) -> None:
 def test_the_handshake_takes_only_what_was_offered(flags: int, flags2: int) -> None:
     body = protocol.INIT_IN.pack(7, 45, 131072, flags, flags2)
     init = protocol.decode_init(body)
-    answer = protocol.INIT_OUT.unpack(protocol.encode_init(init, max_background=64))
+    answer = protocol.INIT_OUT.unpack(protocol.encode_init(init, max_background=64, request_timeout_seconds=7200))
     offered = flags | (flags2 << 32 if flags & InitFlag.INIT_EXT else 0)
     assert (answer[3] | answer[10] << 32) & ~offered == 0
     assert answer[11] == (1 if offered & InitFlag.PASSTHROUGH else 0)
+    assert answer[12] == (7200 if offered & InitFlag.REQUEST_TIMEOUT else 0)
 
 
 @given(st.integers(0, 0x1FF), U64, U32)
