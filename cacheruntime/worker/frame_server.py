@@ -10,6 +10,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -72,7 +73,10 @@ class FrameServer:
         try:
             while True:
                 try:
-                    sock, _ = await loop.sock_accept(self._listener)
+                    await self._somebody_comes(loop)
+                    sock, _ = self._listener.accept()
+                except BlockingIOError:
+                    continue  # left before we came
                 except OSError as error:
                     # Out of descriptors, or the client left before we came: others are still served.
                     log.warning("accept_failed", error=error.strerror)
@@ -82,15 +86,29 @@ class FrameServer:
                     log.warning("connection_refused", connections=len(self._connections))
                     sock.close()
                     continue
+                sock.setblocking(False)
                 task = loop.create_task(self._welcome(sock, loop))
                 self._connections.add(task)
-                task.add_done_callback(self._connections.discard)
+                task.add_done_callback(partial(self._ended, sock))
         finally:
             self._listener.close()
             for task in list(self._connections):
                 task.cancel()
             if self._connections:
                 await asyncio.wait(list(self._connections), timeout=ABORT_SECONDS)
+
+    async def _somebody_comes(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Not `sock_accept`: who is cancelled while that has somebody already leaves them open.
+        come = asyncio.Event()
+        loop.add_reader(self._listener, come.set)
+        try:
+            await come.wait()
+        finally:
+            loop.remove_reader(self._listener)
+
+    def _ended(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
+        self._connections.discard(task)
+        sock.close()  # also of a task that was cancelled before it began
 
     async def _welcome(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
         if self._trust is None:
