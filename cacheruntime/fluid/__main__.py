@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
 from collections.abc import Sequence
@@ -11,11 +10,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cacheruntime.fluid import calls, processes
-from cacheruntime.fluid.calls import Runtime
+from cacheruntime.fluid import processes
 from cacheruntime.fluid.core import config, plan
 from cacheruntime.fluid.errors import FluidError
-from cacheruntime.fluid.settings import FluidSettings
+from cacheruntime.fluid.settings import FluidSettings, Runtime
 
 EPILOG = """\
 Fluid sets what it needs (FLUID_*); by hand, in a pod of a runtime:
@@ -87,6 +85,15 @@ def _run(command: str, one: Runtime) -> int:
         if not target.startswith("/"):
             raise FluidError(f"{config.MOUNT_PATH} is {target!r}; it must be the absolute path to mount at")
         return processes.run_client(one, Path(target))
+    return _call(command, one)
+
+
+def _call(command: str, one: Runtime) -> int:
+    # Only here: gRPC would make up most of the time in which a pod of Fluid's starts.
+    import asyncio
+
+    from cacheruntime.fluid import calls
+
     if command == "mount-ufs":
         print(asyncio.run(calls.mount_ufs(one)))
     elif command == "report-summary":

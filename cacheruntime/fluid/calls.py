@@ -11,7 +11,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import grpc
 
@@ -22,22 +21,12 @@ from api.quantities import format_bytes
 from cacheruntime.controller import dataload, dataset, runtime
 from cacheruntime.controller.services import Metadata, Workers
 from cacheruntime.fluid.core import answers, plan
-from cacheruntime.fluid.core.config import DatasetName, LoadTask, RuntimeConfig
+from cacheruntime.fluid.core.config import LoadTask
 from cacheruntime.fluid.errors import FluidError
-from cacheruntime.fluid.settings import FluidSettings
+from cacheruntime.fluid.settings import Runtime
 
 TELL_SECONDS = 10.0
 """Interval of lines that say how far a load is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """One runtime of Fluid's, and where its metadata service is."""
-
-    config: RuntimeConfig
-    who: DatasetName
-    address: str
-    settings: FluidSettings
 
 
 async def mount_ufs(one: Runtime) -> str:

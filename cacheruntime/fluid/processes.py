@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cacheruntime.fluid.calls import Runtime
 from cacheruntime.fluid.core import plan
 from cacheruntime.fluid.errors import FluidError
+from cacheruntime.fluid.settings import Runtime
 
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0

@@ -1,10 +1,13 @@
 """Settings of the entry points: what Fluid does not tell (HEADRACE_FLUID_*, and POD_NAME, POD_IP, NODE_NAME)."""
 
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from cacheruntime.fluid.core.config import DatasetName, RuntimeConfig
 
 
 class FluidSettings(BaseSettings):
@@ -41,3 +44,13 @@ class FluidSettings(BaseSettings):
         """This pod's address, for others to call; bracketed when it is of IPv6."""
         found = self.pod_ip or socket.gethostbyname(socket.gethostname())
         return f"[{found}]" if ":" in found else found
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One runtime of Fluid's, and where its metadata service is."""
+
+    config: RuntimeConfig
+    who: DatasetName
+    address: str
+    settings: FluidSettings
