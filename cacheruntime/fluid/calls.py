@@ -117,7 +117,7 @@ class _Load:
             if self._has_asked and info.error and not info.syncing:
                 raise FluidError(f"Dataset {who} cannot be listed anew: {info.error}")
             if not info.syncing:
-                request = dataset.sync_request(self._item, plan.keepers(self._one.config), force=True)
+                request = _request(self._one, self._item, force=True)
                 await self._metadata.sync(request)
                 self._has_asked = True
             # A listing takes as long as it takes; it either ends or fails.
@@ -159,11 +159,17 @@ class _Load:
             print(f"Dataset {self._one.who}: {how_far}", file=sys.stderr, flush=True)
 
 
+def _request(one: Runtime, item: Dataset, *, force: bool) -> metadata_pb2.SyncRequest:
+    request = dataset.sync_request(item, plan.keepers(one.config), force=force)
+    plan.name_secrets_as_fluid(request)
+    return request
+
+
 async def _sync(
     one: Runtime, metadata: Metadata, item: Dataset, *, force: bool, deadline: float
 ) -> metadata_pb2.DatasetInfo:
     """Tell metadata of the dataset; a service that has just started is waited for."""
-    request = dataset.sync_request(item, plan.keepers(one.config), force=force)
+    request = _request(one, item, force=force)
     while True:
         try:
             return await metadata.sync(request)

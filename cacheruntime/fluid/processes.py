@@ -1,7 +1,7 @@
 """The processes of Fluid's pods: the master is our metadata service, a worker our cache worker, a client a mount of
 ours with a small worker beside it. Shell: starts, watches and ends them.
 
-Owns command lines and the client's two processes. Secrets are links to the files Fluid mounted, on no command line."""
+Owns command lines and the client's two processes. Secrets are files that Fluid mounted, and on no command line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run_master(one: Runtime) -> int:
     command = [
         *("metadata", "--listen", f"0.0.0.0:{settings.metadata_port}"),
         *("--metrics", f"0.0.0.0:{settings.metadata_metrics_port}"),
-        *("--credentials-dir", str(_credentials(one))),
+        *("--credentials-dir", str(one.settings.secrets.absolute())),
     ]
     if "HEADRACE_METADATA_STORE" not in os.environ:
         settings.state.mkdir(parents=True, exist_ok=True)
@@ -77,23 +77,13 @@ def _worker_command(one: Runtime, node: str, tiers: Sequence[str]) -> list[str]:
         *("cacheruntime", "worker", "--node", node, "--metadata", one.address),
         *("--listen", f"{settings.address}:{settings.byte_port}"),
         *("--control", f"{settings.address}:{settings.control_port}"),
-        *("--socket", str(_socket(one)), "--credentials-dir", str(_credentials(one))),
+        *("--socket", str(_socket(one)), "--credentials-dir", str(one.settings.secrets.absolute())),
         *(word for tier in tiers for word in ("--tier", tier)),
     ]
 
 
 def _socket(one: Runtime) -> Path:
     return one.settings.run.absolute() / "worker.sock"
-
-
-def _credentials(one: Runtime) -> Path:
-    """Return a folder <namespace>/<secret>/<key>, which our parts take, over Fluid's <secret>/<key>."""
-    folder = one.settings.run.absolute() / "credentials"
-    folder.mkdir(parents=True, exist_ok=True)
-    link = folder / one.who.namespace
-    link.unlink(missing_ok=True)
-    link.symlink_to(one.settings.secrets.absolute(), target_is_directory=True)
-    return folder
 
 
 def _become(words: Sequence[str]) -> int:
@@ -130,6 +120,8 @@ class _Client:
         """Start all, bind, and wait; 0 = told to end."""
         self._target.mkdir(parents=True, exist_ok=True)
         _clear(self._target)
+        # The folder outlives the container: of the one before there may be a socket nobody listens at.
+        socket.unlink(missing_ok=True)
         for command in self._commands:
             self._processes.append(subprocess.Popen([sys.executable, "-m", *command]))
             if len(self._processes) == 1 and not self._until(socket.exists, START_SECONDS):

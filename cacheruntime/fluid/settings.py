@@ -22,8 +22,10 @@ class FluidSettings(BaseSettings):
     control_port: int = Field(default=7202, ge=0, le=65_535)
     worker_metrics_port: int = Field(default=7203, ge=0, le=65_535)
     state: Path = Field(default=Path("/var/lib/headrace"), description="folder of the master's database")
-    run: Path = Field(default=Path("/run/headrace"), description="folder of sockets, of the mount, of links to Secrets")
-    secrets: Path = Field(default=Path("/etc/fluid/secrets"), description="where Fluid mounts Secrets")
+    run: Path = Field(default=Path("/run/headrace"), description="folder of the socket and of the mount")
+    secrets: Path = Field(
+        default=Path("/etc/fluid/secrets"), description="where Fluid mounts Secrets, as <secret>/<key>"
+    )
     client_memory: str = Field(default="256Mi", description="what a client without a tiered store has for its readers")
     wait_seconds: float = Field(
         default=15.0, gt=0, description="how long mount-ufs waits for the listing; Fluid waits 20 s or more"

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from api.data_v1alpha1 import DataLoad, Dataset
+from api.gen import metadata_pb2
 from api.quantities import to_int
 from cacheruntime.core.tiers import HIGH, LOW, MEDIA
 from cacheruntime.fluid.core.config import Component, DatasetName, LoadTask, MountConfig, RuntimeConfig, TierLevel
@@ -67,6 +68,13 @@ def dataset_of(config: RuntimeConfig, who: DatasetName, secrets: str) -> Dataset
 def dataset_uid(who: DatasetName) -> str:
     """Return an identity that every pod of the runtime finds by itself: Fluid tells none of the Dataset's."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"fluid://{who}"))
+
+
+def name_secrets_as_fluid(request: metadata_pb2.SyncRequest) -> None:
+    """Take the namespace off the paths of secrets: Fluid mounts those of one namespace, as <secret>/<key>."""
+    for mount in request.mounts:
+        for name, path in mount.secret_options.items():
+            mount.secret_options[name] = path.removeprefix(f"{request.namespace}/")
 
 
 def load_of(task: LoadTask, who: DatasetName, run: str, started_at: str) -> DataLoad:

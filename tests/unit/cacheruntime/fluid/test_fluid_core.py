@@ -70,13 +70,14 @@ def refusal(of: Any) -> str:
 def test_a_dataset_of_fluids_is_one_of_ours() -> None:
     item = plan.dataset_of(parsed(), WHO, SECRETS)
     request = sync_request(item, plan.keepers(parsed()))
+    plan.name_secrets_as_fluid(request)
     (found,) = request.mounts
     assert (found.mount_point, found.path, found.read_only) == ("s3://test", "minio", False)
     assert dict(found.options) == {"endpoint": "http://minio:9000", "region": "us-east-1"}
     assert dict(found.secret_options) == {
-        "access-key": "default/minio-secret/access-key",
-        "secret-key": "default/minio-secret/secret-key",
-    }, "by file only, below the folder whose link `default` leads to Fluid's Secrets"
+        "access-key": "minio-secret/access-key",
+        "secret-key": "minio-secret/secret-key",
+    }, "by file only, below the folder Fluid mounts Secrets in"
     assert (request.namespace, request.name, request.writable, request.replicas) == ("default", "demo", True, 1)
     assert not request.local_copies
     assert {"demo-worker-0", "demo-worker-1", "demo-worker-9"} <= set(request.eligible_nodes)
