@@ -46,6 +46,13 @@ async def mount_ufs(one: Runtime) -> str:
     return answers.mounted(item)
 
 
+async def introduce(one: Runtime) -> None:
+    """Tell metadata of the dataset, and wait for no listing. FluidError."""
+    item = plan.dataset_of(one.config, one.who, str(one.settings.secrets))
+    async with _metadata(one) as metadata:
+        await _sync(one, metadata, item, force=False, deadline=time.monotonic() + one.settings.patience_seconds)
+
+
 async def report_summary(one: Runtime) -> str:
     """Return what Fluid puts into the Dataset's status; FluidError."""
     async with _metadata(one) as metadata:

@@ -5,6 +5,7 @@ Owns command lines and the client's two processes. Secrets are files that Fluid 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -33,8 +34,34 @@ def run_master(one: Runtime) -> int:
     ]
     if "HEADRACE_METADATA_STORE" not in os.environ:
         settings.state.mkdir(parents=True, exist_ok=True)
-        command += ["--store", f"sqlite://{settings.state.absolute()}/metadata.db"]
+        store = ["--store", f"sqlite://{settings.state.absolute()}/metadata.db"]
+        _introduce(one, store)
+        command += store
     return _become(command)
+
+
+def _introduce(one: Runtime, store: Sequence[str]) -> None:
+    """Have a database that is new know the dataset before anybody can ask for it.
+
+    Workers drop what no dataset has. Those of a master before this one, whose pod and database are gone, keep what they
+    hold when they find the dataset, be it not listed yet; so it is told to a service only this pod reaches."""
+    from cacheruntime.fluid import calls
+
+    done = one.settings.state / "introduced"
+    if done.exists():
+        return
+    listen = f"127.0.0.1:{one.settings.metadata_port}"
+    words = ["metadata", "--listen", listen, *store, "--credentials-dir", str(one.settings.secrets.absolute())]
+    service = subprocess.Popen([sys.executable, "-m", *words])
+    try:
+        asyncio.run(calls.introduce(one))
+        done.touch()
+    except FluidError as error:
+        # What is wrong with the mounts is Fluid's to hear, when it runs mount-ufs; the service is needed for that.
+        print(f"master: {error.message}", file=sys.stderr, flush=True)
+    finally:
+        service.terminate()
+        service.wait()
 
 
 def run_worker(one: Runtime) -> int:

@@ -8,11 +8,12 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -40,7 +41,6 @@ class FluidPods:
     """What Fluid would start, as processes of this machine."""
 
     folder: Path
-    ports: dict[str, int] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -50,7 +50,7 @@ class FluidPods:
             (self.origin / name).write_bytes(data)
         self.target = self.folder / "runtime-mnt" / "cache" / NAMESPACE / NAME / "cache-fuse"
         self.config = self.folder / "runtime.json"
-        self.port = free_port()
+        self.port, self.metrics_port = free_port(), free_port()
         self.write_config()
 
     def write_config(self, **changes: Any) -> None:
@@ -94,7 +94,7 @@ class FluidPods:
             "NODE_NAME": "node-1",
             "HEADRACE_FLUID_METADATA": f"127.0.0.1:{self.port}",
             "HEADRACE_FLUID_METADATA_PORT": str(self.port),
-            "HEADRACE_FLUID_METADATA_METRICS_PORT": str(free_port()),
+            "HEADRACE_FLUID_METADATA_METRICS_PORT": str(self.metrics_port),
             "HEADRACE_FLUID_WORKER_METRICS_PORT": str(free_port()),
             "HEADRACE_FLUID_BYTE_PORT": "0",
             "HEADRACE_FLUID_CONTROL_PORT": "0",
@@ -104,6 +104,7 @@ class FluidPods:
             "HEADRACE_FLUID_POLL_SECONDS": "0.1",
             "HEADRACE_FLUID_PATIENCE_SECONDS": "20",
             "HEADRACE_FUSE_STANDBY": "false",
+            "HEADRACE_WORKER_PRUNE_SECONDS": "0.2",
         }
 
     def start(self, component: str, pod: str) -> None:
@@ -124,8 +125,11 @@ class FluidPods:
 
     def is_up(self, pod: str) -> bool:
         assert self.processes[pod].poll() is None, self.log(pod)
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/readyz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
 
     def log(self, pod: str) -> str:
         return (self.folder / f"{pod}.log").read_text()
@@ -181,7 +185,6 @@ def is_cached(pods: FluidPods, wanted: int) -> Callable[[], dict[str, str] | Non
 def test_fluid_mounts_loads_reports_and_reads(pods: FluidPods) -> None:
     pods.start("worker", f"{NAME}-worker-0")
     pods.start_master()
-    assert pods.summary() == {}, "nothing is known before the mount"
 
     done = pods.run("mount-ufs")
     assert done.returncode == 0, done.stderr + pods.log(f"{NAME}-master-0")
@@ -241,3 +244,22 @@ def test_what_cannot_be_mounted_is_said_in_one_sentence_and_mounted_once_it_can(
     started = time.monotonic()
     done = pods.run("load", HEADRACE_FLUID_PATIENCE_SECONDS="0.5")
     assert done.returncode == 1 and "no worker is alive" in done.stderr, (done, time.monotonic() - started)
+
+
+@pytest.mark.nightly
+def test_a_master_in_a_new_pod_leaves_the_cache_as_it_is(pods: FluidPods) -> None:
+    pods.start_master()
+    pods.start("worker", f"{NAME}-worker-0")
+    assert pods.run("mount-ufs").returncode == 0
+    assert pods.run("load").returncode == 0
+    total = sum(map(len, FILES.values()))
+    wait_for("all is reported", is_cached(pods, total))
+    master = pods.processes[f"{NAME}-master-0"]
+    master.kill()
+    master.wait()
+    shutil.rmtree(pods.folder / "state")
+    pods.start_master()
+    time.sleep(3)  # many times the interval at which workers drop what no dataset has
+    assert pods.run("mount-ufs").returncode == 0, "Fluid asks again when a master began later than it mounted"
+    assert wait_for("all is there", is_cached(pods, total))["cachedPercentage"] == "100.0"
+    assert '"dataset_dropped"' not in pods.log(f"{NAME}-worker-0")

@@ -51,6 +51,8 @@ def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         },
     }
     (tmp_path / "runtime.json").write_text(json.dumps(body))
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "introduced").touch()  # a first start runs a service: tests/integration has it
     for name in ("HEADRACE_WORKER_TEMPORARY_PERCENT", "HEADRACE_WORKER_TEMPORARY_BYTES_MIN"):
         monkeypatch.setenv(name, "")
     for name, value in {
