@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cacheruntime.fluid.core import plan
@@ -44,17 +46,19 @@ def _introduce(one: Runtime, store: Sequence[str]) -> None:
     """Have a database that is new know the dataset before anybody can ask for it.
 
     Workers drop what no dataset has. Those of a master before this one, whose pod and database are gone, keep what they
-    hold when they find the dataset, be it not listed yet; so it is told to a service only this pod reaches."""
+    hold when they find the dataset, be it not listed yet; so it is told to a service that nobody knows of."""
     from cacheruntime.fluid import calls
 
     done = one.settings.state / "introduced"
     if done.exists():
         return
-    listen = f"127.0.0.1:{one.settings.metadata_port}"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        listen = f"127.0.0.1:{free.getsockname()[1]}"
     words = ["metadata", "--listen", listen, *store, "--credentials-dir", str(one.settings.secrets.absolute())]
     service = subprocess.Popen([sys.executable, "-m", *words])
     try:
-        asyncio.run(calls.introduce(one))
+        _wait_for(service, listen)
+        asyncio.run(calls.introduce(replace(one, address=listen)))
         done.touch()
     except FluidError as error:
         # What is wrong with the mounts is Fluid's to hear, when it runs mount-ufs; the service is needed for that.
@@ -62,6 +66,18 @@ def _introduce(one: Runtime, store: Sequence[str]) -> None:
     finally:
         service.terminate()
         service.wait()
+
+
+def _wait_for(service: subprocess.Popen[bytes], address: str) -> None:
+    """Until it listens: gRPC would wait longer and longer between its tries. FluidError."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + START_SECONDS
+    while service.poll() is None and time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex((host, int(port))) == 0:
+                return
+        time.sleep(LOOK_SECONDS)
+    raise FluidError("the metadata service did not start; its log says why")
 
 
 def run_worker(one: Runtime) -> int:
@@ -143,15 +159,15 @@ class _Client:
                 process.kill()
                 process.wait()
 
-    def serve(self, socket: Path) -> int:
-        """Start all, bind, and wait; 0 = told to end."""
+    def serve(self, worker: Path) -> int:
+        """Start all, bind, and wait; 0 = told to end. `worker`: the socket of the first of them."""
         self._target.mkdir(parents=True, exist_ok=True)
         _clear(self._target)
         # The folder outlives the container: of the one before there may be a socket nobody listens at.
-        socket.unlink(missing_ok=True)
+        worker.unlink(missing_ok=True)
         for command in self._commands:
             self._processes.append(subprocess.Popen([sys.executable, "-m", *command]))
-            if len(self._processes) == 1 and not self._until(socket.exists, START_SECONDS):
+            if len(self._processes) == 1 and not self._until(worker.exists, START_SECONDS):
                 return self._ended("the worker did not start")
         # No deadline: the dataset is there once Fluid has run mount-ufs.
         if not self._until(self._has_source, None):

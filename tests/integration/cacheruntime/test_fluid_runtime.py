@@ -231,6 +231,8 @@ def test_fluid_mounts_loads_reports_and_reads(pods: FluidPods) -> None:
 
 
 def test_what_cannot_be_mounted_is_said_in_one_sentence_and_mounted_once_it_can(pods: FluidPods) -> None:
+    (pods.folder / "state").mkdir()
+    (pods.folder / "state" / "introduced").touch()  # the database is taken as one that knows the dataset
     pods.start_master()
     pods.write_config(mounts=[{"mountPoint": f"file://{pods.origin}/absent", "name": "data"}])
     done = pods.run("mount-ufs")
