@@ -1,0 +1,1 @@
+"""Our cache as a runtime of Fluid's controllers: entry points that its CacheRuntimeClass names (README.md)."""
