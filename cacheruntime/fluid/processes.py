@@ -64,8 +64,16 @@ def _introduce(one: Runtime, store: Sequence[str]) -> None:
         # What is wrong with the mounts is Fluid's to hear, when it runs mount-ufs; the service is needed for that.
         print(f"master: {error.message}", file=sys.stderr, flush=True)
     finally:
-        service.terminate()
-        service.wait()
+        _end(service)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _wait_for(service: subprocess.Popen[bytes], address: str) -> None:
@@ -152,12 +160,7 @@ class _Client:
     def __exit__(self, *_: object) -> None:
         _clear(self._target)
         for process in reversed(self._processes):
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _end(process)
 
     def serve(self, worker: Path) -> int:
         """Start all, bind, and wait; 0 = told to end. `worker`: the socket of the first of them."""

@@ -73,7 +73,8 @@ def dataset_uid(who: DatasetName) -> str:
 def name_secrets_as_fluid(request: metadata_pb2.SyncRequest) -> None:
     """Take the namespace off the paths of secrets: Fluid mounts those of one namespace, as <secret>/<key>."""
     for mount in request.mounts:
-        for name, path in mount.secret_options.items():
+        # A list: a protobuf map that is changed while it is gone through leaves entries out, now and then.
+        for name, path in list(mount.secret_options.items()):
             mount.secret_options[name] = path.removeprefix(f"{request.namespace}/")
 
 
