@@ -377,15 +377,18 @@ class Writes:
         if self._is_closing or self._is_written_on(staging):
             return
         block_size = self._store.block_size_bytes
-        file = await self._store.acquire(version, wanted_bytes=version.size_bytes, as_home=True)
+        is_home = self._filler.keep(info, version, 0) is Keep.HOME
+        file = await self._store.acquire(version, wanted_bytes=version.size_bytes, as_home=is_home)
+        has_room = True
 
         async def one(index: int) -> None:
-            if self._is_closing or file.is_unlinked:
-                return  # replaced or removed meanwhile
+            nonlocal has_room
+            if self._is_closing or file.is_unlinked or not has_room:
+                return  # replaced or removed meanwhile, or there is no use in reading the rest
             data = self._blocks.take(block_length(index, version.size_bytes, block_size))
             checksum = await self._store.run(tier_files.read_checked, staging.descriptor, data, index * block_size)
             as_home = self._filler.keep(info, version, index) is Keep.HOME
-            await self._store.store_block(file, index, data, checksum, as_home=as_home)
+            has_room &= await self._store.store_block(file, index, data, checksum, as_home=as_home)
 
         try:
             await in_parallel(range(block_count(version.size_bytes, block_size)), KEPT_AT_ONCE, one)

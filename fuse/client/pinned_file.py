@@ -32,6 +32,7 @@ log = structlog.get_logger()
 BUFFER_BYTES: Final = 1 << 20
 """The largest read the kernel asks for."""
 PIECES_AT_ONCE: Final = 2
+"""Of a whole file that is waited for: eight blocks, the window of a reader."""
 NO_GENERATION: Final = -1
 """Equals no connection's number, not even that of none."""
 _NOT_CACHED: Final = getattr(os, "RWF_NOWAIT", 0)

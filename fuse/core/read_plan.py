@@ -17,6 +17,7 @@ WHOLE_FILE_BYTES: Final = BLOCK_BYTES
 WINDOW_BYTES_MAX: Final = 32 << 20
 """Eight blocks in flight: enough to fill a 10 Gbit/s link with 20 ms to the store."""
 PIECE_BYTES: Final = 4 * BLOCK_BYTES
+"""Of a whole file that is waited for, asked for as one."""
 SLACK_BYTES: Final = 2 << 20
 """Twice the largest kernel request (1 MiB), so that two requests may swap places."""
 

@@ -14,12 +14,14 @@ from api.gen import metadata_pb2 as pb
 from cacheruntime.core.blocks import Version, version_name
 from cacheruntime.core.tiers import Tier
 from cacheruntime.errors import CacheError
+from cacheruntime.worker import tier_files
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Location
 from cacheruntime.worker.filler import Keep
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.rooms import TierFolder
-from cacheruntime.worker.writes import Staging, Writes
+from cacheruntime.worker.tier_files import CachedFile
+from cacheruntime.worker.writes import KEPT_AT_ONCE, Staging, Writes
 from understores.posix import PosixStore
 
 BLOCK = 4096
@@ -275,3 +277,38 @@ async def test_a_version_that_is_replaced_while_it_is_copied_into_the_cache_leav
     await site.writes.end(staging)
     assert site.cached() == [] and site.cache.tiers[0].used_bytes == 0
     assert len(stored) <= 2 and version_name(version) not in site.cache.index.names()
+
+
+async def test_what_the_cache_has_no_room_for_is_not_read_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks, read, inner = (4 << 20) // BLOCK, [], tier_files.read_checked
+
+    def spied(descriptor: int, data: memoryview, offset_bytes: int) -> int:
+        read.append(offset_bytes)
+        return inner(descriptor, data, offset_bytes)
+
+    monkeypatch.setattr(tier_files, "read_checked", spied)
+    staging = await site.create()
+    os.write(staging.descriptor, bytes(blocks * BLOCK))
+    await site.commit(staging)
+    await site.writes.end(staging)
+    kept = site.cache.tiers[0].used_bytes // BLOCK
+    assert kept < blocks
+    assert len(read) <= kept + KEPT_AT_ONCE
+
+
+async def test_a_copy_where_others_are_the_home_makes_no_room_as_a_home_would(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Filler, "keep", lambda *_: Keep.COPY)
+    asked, inner = [], site.cache.acquire
+
+    async def spied(version: Version, *, wanted_bytes: int, as_home: bool) -> CachedFile:
+        asked.append(as_home)
+        return await inner(version, wanted_bytes=wanted_bytes, as_home=as_home)
+
+    monkeypatch.setattr(site.cache, "acquire", spied)
+    staging = await site.create()
+    os.write(staging.descriptor, b"x")
+    await site.commit(staging)
+    await site.writes.end(staging)
+    assert asked == [False]
