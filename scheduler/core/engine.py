@@ -246,10 +246,8 @@ class Engine:
             decisions.append(bind)
         state.queue.remove(gang.unit)
         if gang.pending:
-            # Members beyond those that fit wait for room, as a unit of their own.
+            # Members beyond those that fit are tried once more, as a unit of their own: that tells them why they wait.
             state.enqueue_gang(gang, now)
-            if state.queue.pool_of(gang.unit) is not None:
-                state.queue.refuse(gang.unit, ANYTHING, now)
         return decisions
 
     def _bind(

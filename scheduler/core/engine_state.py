@@ -202,7 +202,10 @@ class EngineState:
 
     @staticmethod
     def of_gang(diagnosis: Diagnosis, gang: Gang, result: GangPlacement) -> Diagnosis:
-        """A member's diagnosis as the gang's."""
+        """A member's diagnosis as the gang's; of one that has its minimum, why this member does not join it yet."""
+        if gang.needed <= 0:
+            joins = f"PodGroup {gang.key} has its minimum without this member, which joins when it fits."
+            return replace(diagnosis, message=f"{diagnosis.message} {joins}")
         message = (
             f"{diagnosis.message} PodGroup {gang.key} needs {result.needed} members placed together{result.where}, "
             f"{result.fitting} fit{result.note}."
