@@ -22,7 +22,7 @@ from headrace.cluster import binaries, manifests, ports
 from headrace.cluster.control_plane import ControlPlane
 
 Body = dict[str, Any]
-OVERLAYS = ("local", "trust", "production")
+OVERLAYS = ("local", "local-trust", "trust", "production")
 RUN_SECONDS = 120.0
 PATIENCE_SECONDS = 180.0
 NODE_NAMESPACE = "headrace-node"
