@@ -265,17 +265,19 @@ class Engine:
     ) -> Bind:
         state = self.state
         feasible, _, coldest = facts or (found.feasible(), runner_up, found.coldest())
-        verdict = explain.decision(
-            state.view(),
+        view = state.view()
+        record = explain.bind_record(
+            view,
             found.sources,
             row,
+            pod,
             feasible_nodes=feasible,
             runner_up=runner_up if runner_up != row else -1,
             coldest=coldest,
             gang=gang,
         )
-        node = verdict.node
-        plan = volume_binding.plan(state.view(), pod, row)
+        node = record.node
+        plan = volume_binding.plan(view, pod, row)
         state.assigned.assume(
             AssignedPod(
                 pod.uid,
@@ -298,19 +300,18 @@ class Engine:
         if nominated != node:
             state.nominee_left(nominated)
         pending.node = node
-        source = verdict.bytes_by_source
         return Bind(
             uid=pod.uid,
             namespace=pod.namespace,
             name=pod.name,
             node=node,
-            annotation=verdict.model_dump_json(by_alias=True, exclude_unset=True),
-            note=explain.scheduled_note(pod.namespace, pod.name, verdict),
+            annotation=record.annotation,
+            note=record.note,
             gang=gang,
-            stage_in_seconds=verdict.stage_in_seconds,
-            local_bytes=sum(source.local.values()),
-            peer_bytes=source.peers,
-            origin_bytes=source.origin,
+            stage_in_seconds=record.stage_in_seconds,
+            local_bytes=record.local_bytes,
+            peer_bytes=record.peer_bytes,
+            origin_bytes=record.origin_bytes,
             waited_seconds=max(0.0, now - pod.waiting_since),
             tries=tries,
             volumes=plan,

@@ -202,7 +202,10 @@ class Gangs:
         return gang
 
     def _gang(self, namespace: str, name: str) -> Gang:
-        return self._gangs.setdefault((namespace, name), Gang(namespace, name))
+        gang = self._gangs.get((namespace, name))
+        if gang is None:
+            gang = self._gangs[namespace, name] = Gang(namespace, name)
+        return gang
 
     def _member(self, uid: str, namespace: str, name: str, role: str) -> Gang:
         old = self._gang_of.get(uid)
