@@ -202,7 +202,8 @@ class Engine:
             result = place_gang(state.placer, view, pods, needed, wish)
         if not result.placed:
             refused = self._preempting.gang_refused(gang, pods, result, view, now)
-            worth = self._worth_of(refused.diagnosis.rejected_by) | ClusterChange.GROUP
+            rejected_by = refused.diagnosis.rejected_by | state.refusing(pods, view)
+            worth = self._worth_of(rejected_by) | ClusterChange.GROUP
             hint = state.gang_hint(gang, pods)
             state.queue.refuse(gang.unit, worth, now, hint=hint, rejected_by=refused.diagnosis.rejected_by)
             return [*self._tell_gang(members, refused.diagnosis.message, now), *refused.decisions]

@@ -14,7 +14,7 @@ import numpy as np
 from scheduler.core import explain
 from scheduler.core.assumed import Assigned
 from scheduler.core.budgets import Budgets
-from scheduler.core.cluster_view import ClusterView, view_of
+from scheduler.core.cluster_view import ALL, ClusterView, view_of
 from scheduler.core.data_request import merge
 from scheduler.core.data_wait import Wait, wait_verdict
 from scheduler.core.device_classes import DeviceClasses
@@ -246,6 +246,23 @@ class EngineState:
         kinds = Counter(pod.shape.requests for pod in pods)
         may_evict = all(pod.may_preempt for pod in pods)
         return GangRoomHint(gang.unit, tuple(kinds.items()), gang.priority if may_evict else None)
+
+    def refusing(self, pods: Sequence[PodRequest], view: ClusterView) -> frozenset[str]:
+        """Filters that keep any of a gang's members off any node, when members differ: a gang is explained by one
+        that did not fit, but another may be enough, or make way for it."""
+        kinds = {pod.signature: pod for pod in pods}
+        if len(kinds) == 1:
+            return frozenset()
+        alive = view.alive
+        found = set()
+        for pod in kinds.values():
+            for plugin in self.plugins.filters:
+                if plugin.name in found:
+                    continue
+                passed = plugin.filter(view, pod, ALL)
+                if plugin.prefilter(view, pod) is not None or (passed is not None and not passed[alive].all()):
+                    found.add(plugin.name)
+        return frozenset(found)
 
     def may_help(self, change: ClusterChange, hint: Hashable) -> bool:
         """Whether the changes since the last flush can help a unit that waits for room (core/room_hints.py)."""

@@ -1,0 +1,50 @@
+"""Refused units are tried again when something happened that can help them, not only at the five-minute flush."""
+
+from kube.objects import PersistentVolumeClaimSource, Taint, Toleration, Volume
+from scheduler.core.decisions import Bind, Preempt
+from tests.builders.scheduler_objects import World, a_group, a_node, a_pod
+
+HIGH = 100
+MISSING = Volume(name="v", persistent_volume_claim=PersistentVolumeClaimSource(claim_name="missing"))
+
+
+def _later(world: World) -> None:
+    """Past every backoff, and far from the flush."""
+    world.tick(20.0)
+
+
+def _bound(world: World) -> dict[str, str]:
+    return {decision.name: decision.node for decision in world.made if isinstance(decision, Bind)}
+
+
+def _victims(world: World) -> set[str]:
+    return {victim.name for item in world.decide() if isinstance(item, Preempt) for victim in item.victims}
+
+
+# ---- gangs whose members differ -------------------------------------------------------------
+
+
+def test_a_gang_of_several_shapes_is_tried_when_what_refuses_any_of_them_changes() -> None:
+    world = World()
+    world.nodes(a_node("n", gpus=4))
+    world.groups(a_group("g", 1))
+    world.pods(a_pod("big").gpus(8).in_gang("g"), a_pod("small").with_spec(node_selector={"zone": "b"}).in_gang("g"))
+    assert world.binds() == {}
+    _later(world)
+    # No node will ever hold the big one; the small one is enough, and lacked its zone.
+    world.nodes(a_node("n", gpus=4, labels={"zone": "b"}))
+    assert world.binds() == {"small": "n"}
+
+
+def test_a_gang_is_tried_when_a_member_that_was_placed_could_make_way_for_another() -> None:
+    world = World()
+    world.nodes(a_node("x", gpus=8), a_node("y", gpus=8, taints=[Taint(key="k", effect="NoSchedule")]))
+    world.groups(a_group("g", 2))
+    here = a_pod("here").gpus(7).with_spec(node_selector={"kubernetes.io/hostname": "x"})
+    here = here.tolerating(Toleration(key="k", operator="Exists"))
+    world.pods(a_pod("anywhere").gpus(8).in_gang("g"), here.in_gang("g"))
+    assert world.binds() == {}
+    _later(world)
+    # What refused the second is room on x; that the first may leave it is news about y.
+    world.nodes(a_node("y", gpus=8))
+    assert world.binds() == {"anywhere": "y", "here": "x"}
