@@ -187,11 +187,20 @@ class Engine:
         wish = state.gang_wish(gang)
         members = required_first(members, wish.by_role, lambda pending: pending.request.role)
         pods = [state.resolved(pending.request) for pending in members]
-        unusable = next((pod for pod in pods if pod.refusal is not None), None)
-        if unusable is not None and unusable.refusal is not None:
-            message = explain.refused(state.table.count, unusable.refusal)
-            state.queue.refuse(gang.unit, REFUSED_FOR_NOW, now)
-            return self._tell_gang(members, f"{message} (member {unusable.name} of PodGroup {gang.key})", now)
+        hint = state.gang_hint(gang, pods)
+        told: list[Decision] = []
+        worth = ClusterChange.GROUP
+        if any(pod.refusal is not None for pod in pods):
+            usable = [index for index, pod in enumerate(pods) if pod.refusal is None]
+            if not gang.is_enough([pods[index].role for index in usable]):
+                return self._refuse_gang(gang, members, pods, now)
+            # Those that can be tried are enough: the others say themselves what they wait for.
+            told = self._tell_refused(gang, members, pods, now)
+            worth |= REFUSED_FOR_NOW
+            members, pods = [members[index] for index in usable], [pods[index] for index in usable]
+            if not pods:
+                state.queue.refuse(gang.unit, worth, now)
+                return told
         for pod in pods:
             state.table.vector(pod.shape.requests)
         needed = max(1, gang.needed)
@@ -203,14 +212,34 @@ class Engine:
         if not result.placed:
             refused = self._preempting.gang_refused(gang, pods, result, view, now)
             rejected_by = refused.diagnosis.rejected_by | state.refusing(pods, view)
-            worth = self._worth_of(rejected_by) | ClusterChange.GROUP
-            hint = state.gang_hint(gang, pods)
+            worth |= self._worth_of(rejected_by)
             state.queue.refuse(gang.unit, worth, now, hint=hint, rejected_by=refused.diagnosis.rejected_by)
-            return [*self._tell_gang(members, refused.diagnosis.message, now), *refused.decisions]
+            return [*told, *self._tell_gang(members, refused.diagnosis.message, now), *refused.decisions]
         waiting = self._gang_wait(gang, result.placed, members, now)
         if waiting is not None:
-            return waiting
-        return self._bind_gang(gang, result.placed, now)
+            return [*told, *waiting]
+        return [*told, *self._bind_gang(gang, result.placed, now)]
+
+    def _refuse_gang(
+        self, gang: Gang, members: Sequence[PendingPod], pods: Sequence[PodRequest], now: float
+    ) -> list[Decision]:
+        """Members that cannot be tried keep the gang from being tried."""
+        state = self.state
+        unusable = next(pod for pod in pods if pod.refusal is not None)
+        message = explain.refused(state.table.count, unusable.refusal or "")
+        state.queue.refuse(gang.unit, REFUSED_FOR_NOW, now)
+        return self._tell_gang(members, f"{message} (member {unusable.name} of PodGroup {gang.key})", now)
+
+    def _tell_refused(
+        self, gang: Gang, members: Sequence[PendingPod], pods: Sequence[PodRequest], now: float
+    ) -> list[Decision]:
+        """Each member that cannot be tried is told why; its gang has enough others."""
+        told: list[Decision] = []
+        for pending, pod in zip(members, pods, strict=True):
+            if pod.refusal is not None:
+                why = explain.refused(self.state.table.count, pod.refusal)
+                told += self._tell(pending, f"{why} PodGroup {gang.key} has enough members without this one.", now)
+        return told
 
     def _gang_wait(
         self, gang: Gang, placed: Sequence[Placed], members: Sequence[PendingPod], now: float

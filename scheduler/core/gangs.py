@@ -6,6 +6,7 @@ one that succeeded still counts, since its work is done. Nothing is held for a g
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from scheduler.core.gang_apis import MINIMUM_FIELD, GangApi, GangSpec, GroupObject, gang_spec, group_key, parse_key
@@ -100,6 +101,11 @@ class Gang:
                     f"exist and not be gated, as spec.minTaskMember asks for {dict(self.group.min_by_role)[role]}"
                 )
         return None
+
+    def is_enough(self, roles: Sequence[str]) -> bool:
+        """Whether so many pending members, of these roles, are what the next try needs."""
+        have = Counter(roles)
+        return len(roles) >= self.needed and all(have[role] >= count for role, count in self.needed_by_role)
 
     @property
     def is_unfinished(self) -> bool:

@@ -1,7 +1,7 @@
 """Refused units are tried again when something happened that can help them, not only at the five-minute flush."""
 
 from kube.objects import PersistentVolumeClaimSource, Taint, Toleration, Volume
-from scheduler.core.decisions import Bind, Preempt
+from scheduler.core.decisions import Bind, Explain, Preempt
 from tests.builders.scheduler_objects import World, a_group, a_node, a_pod
 
 HIGH = 100
@@ -48,3 +48,35 @@ def test_a_gang_is_tried_when_a_member_that_was_placed_could_make_way_for_anothe
     # What refused the second is room on x; that the first may leave it is news about y.
     world.nodes(a_node("y", gpus=8))
     assert world.binds() == {"anywhere": "y", "here": "x"}
+
+
+def test_members_that_cannot_be_tried_do_not_keep_a_gang_that_has_enough_others() -> None:
+    world = World()
+    world.nodes(a_node("n", gpus=8))
+    world.groups(a_group("g", 2))
+    broken = a_pod("g-0").gpus(1).in_gang("g").with_volumes(MISSING)
+    world.pods(broken, *(a_pod(f"g-{index}").gpus(1).in_gang("g") for index in (1, 2)))
+    made = world.decide()
+    assert set(_bound(world)) == {"g-1", "g-2"}
+    told = {decision.name: decision.message for decision in made if isinstance(decision, Explain)}
+    assert list(told) == ["g-0"]
+    assert 'persistentvolumeclaim "missing" not found' in told["g-0"]
+    assert told["g-0"].endswith("PodGroup default/g has enough members without this one.")
+    # Tried once more alone, it has nothing new to say; its claim brings it in.
+    world.made.clear()
+    _later(world)
+    world.decide()
+    assert [decision for decision in world.made if isinstance(decision, Explain)] == []
+    world.pods(a_pod("g-0").gpus(1).in_gang("g"))
+    assert set(world.binds()) == {"g-0"}
+
+
+def test_a_gang_that_needs_the_member_that_cannot_be_tried_waits_as_a_whole() -> None:
+    world = World()
+    world.nodes(a_node("n", gpus=8))
+    world.groups(a_group("g", 3))
+    broken = a_pod("g-0").gpus(1).in_gang("g").with_volumes(MISSING)
+    world.pods(broken, *(a_pod(f"g-{index}").gpus(1).in_gang("g") for index in (1, 2)))
+    message = world.message()
+    assert message.endswith('persistentvolumeclaim "missing" not found. not found (member g-0 of PodGroup default/g)')
+    assert _bound(world) == {}
