@@ -87,6 +87,9 @@ class Intake:
             self._state.topology.remove(row)
         self._state.assigned.node_gone(event.name)
         self._state.changes |= ClusterChange.NODE_GONE
+        # What nominees waited for there never comes: their victims go without leaving room behind.
+        for nominee in self._state.nominations.on(event.name):
+            self._state.activate(nominee)
 
     def _namespace_changed(self, event: events.NamespaceChanged) -> None:
         self._namespace(event.name, event.labels)

@@ -2,6 +2,7 @@
 
 from kube.objects import PersistentVolumeClaimSource, Taint, Toleration, Volume
 from scheduler.core.decisions import Bind, Explain, Preempt
+from scheduler.core.events import NodeGone, PodGone, PreemptionEnded
 from tests.builders.scheduler_objects import World, a_group, a_node, a_pod
 
 HIGH = 100
@@ -80,3 +81,51 @@ def test_a_gang_that_needs_the_member_that_cannot_be_tried_waits_as_a_whole() ->
     message = world.message()
     assert message.endswith('persistentvolumeclaim "missing" not found. not found (member g-0 of PodGroup default/g)')
     assert _bound(world) == {}
+
+
+# ---- preemptors -----------------------------------------------------------------------------
+
+
+def test_a_preemptor_whose_nominated_node_goes_looks_elsewhere() -> None:
+    world = World()
+    world.now = 1000.0
+    world.nodes(a_node("a", cpu="2"), a_node("b", cpu="2"))
+    world.pods(a_pod("low").asks(cpu="2").started(1).on("a"))
+    world.pods(a_pod("middle").asks(cpu="2").priority(50).started(1).on("b"))
+    world.pods(a_pod("high").asks(cpu="2").priority(HIGH))
+    assert _victims(world) == {"low"}
+    world.feed(PreemptionEnded("uid-high", failed=False))
+    _later(world)
+    world.feed(NodeGone("a"))
+    world.feed(PodGone("uid-low"))
+    assert _victims(world) == {"middle"}
+
+
+def test_a_gang_whose_nominated_nodes_go_looks_elsewhere() -> None:
+    world = World()
+    world.now = 1000.0
+    world.groups(a_group("new", 2))
+    world.nodes(*(a_node(name, cpu="2") for name in "abc"))
+    world.pods(*(a_pod(f"low-{name}").asks(cpu="2").started(1).on(name) for name in "ab"))
+    world.pods(a_pod("middle").asks(cpu="2").priority(50).started(1).on("c"))
+    world.pods(*(a_pod(f"new-{index}").asks(cpu="2").priority(HIGH).in_gang("new") for index in range(2)))
+    assert _victims(world) == {"low-a", "low-b"}
+    world.feed(PreemptionEnded("gang:default/new", failed=False))
+    _later(world)
+    world.feed(NodeGone("a"))
+    world.feed(PodGone("uid-low-a"), PodGone("uid-low-b"))
+    assert _victims(world) == {"middle"}
+
+
+def _kept_gang(minimum: int) -> World:
+    """A pod that would take a's room, and a gang there whose other member, elsewhere, may not be evicted."""
+    world = World()
+    world.now = 1000.0
+    world.nodes(a_node("a", cpu="2", labels={"pool": "x"}), a_node("b", cpu="2"))
+    world.groups(a_group("g", minimum))
+    world.pods(a_pod("g-0").asks(cpu="2").in_gang("g").started(1).on("a"))
+    world.pods(a_pod("g-1").asks(cpu="2").in_gang("g").priority(HIGH).started(1).on("b"))
+    world.pods(a_pod("high").asks(cpu="2").priority(50).with_spec(node_selector={"pool": "x"}))
+    assert _victims(world) == set()
+    _later(world)
+    return world
