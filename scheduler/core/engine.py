@@ -20,7 +20,7 @@ from scheduler.core.assumed import AssignedPod, Hold, PodFacts
 from scheduler.core.decisions import NOT_READY, UNSCHEDULABLE, Bind, Decision, DeletePod, Explain
 from scheduler.core.engine_state import EngineSettings, EngineState, PendingPod, Try
 from scheduler.core.events import Event
-from scheduler.core.gang_placement import Placed, place_gang, required_first
+from scheduler.core.gang_placement import Placed, has_roles, place_gang, required_first
 from scheduler.core.gang_preemption import place_nominated
 from scheduler.core.gang_status import group_status
 from scheduler.core.gangs import UNIT_PREFIX, Gang
@@ -207,7 +207,8 @@ class Engine:
         view = self._preempting.view_for(gang.priority, gang.pending)
         node_of = self._preempting.gang_node_of(pods)
         result = place_nominated(state.placer, view, pods, needed, node_of) if node_of else None
-        if result is None or not wish.holds([item.row for item in result.placed]):
+        rows = [item.row for item in result.placed] if result is not None else []
+        if result is None or not wish.holds(rows) or not has_roles(result.placed, wish):
             result = place_gang(state.placer, view, pods, needed, wish)
         if not result.placed:
             refused = self._preempting.gang_refused(gang, pods, result, view, now)

@@ -134,7 +134,7 @@ def _place(placer: Placer, view: ClusterView, members: Sequence[PodRequest], nee
     if are_entangled(view, members):
         made = place_one_by_one(placer, view, groups, needed, capacities)
         placed = tuple(Placed(pod, row, found) for pod, row, found in made.placed)
-        enough = len(placed) >= needed and _has_roles(placed, wish)
+        enough = len(placed) >= needed and has_roles(placed, wish)
         return GangPlacement(placed if enough else (), len(placed), needed, made.blocked, made.view)
     best: GangPlacement | None = None
     for order in _orders(members, groups, needed, wish):
@@ -162,7 +162,8 @@ def _orders(
         yield _by_signature(order[:needed]) + _by_signature(order[needed:])
 
 
-def _has_roles(placed: Sequence[Placed], wish: Wish) -> bool:
+def has_roles(placed: Sequence[Placed], wish: Wish) -> bool:
+    """Whether there are as many members of each role as the wish says."""
     have = Counter(item.pod.role for item in placed)
     return all(have[role] >= count for role, count in wish.by_role)
 
@@ -201,7 +202,7 @@ def _try(
         if len(rows) < len(group) and blocked is None:
             blocked = placer.compute(group[0], view)
             blocked_view = view
-    if len(placed) >= needed and _has_roles(placed, wish):
+    if len(placed) >= needed and has_roles(placed, wish):
         return GangPlacement(tuple(placed), len(placed), needed)
     return GangPlacement((), len(placed), needed, blocked, blocked_view)
 

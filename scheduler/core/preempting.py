@@ -205,10 +205,11 @@ class Preempting:
             return Refused(state.of_gang(explain.with_preemption(seen, preemption.TERMINATING), gang, result))
         found: GangPreemption | None = None
         if state.assigned.any_below(gang.priority):
-            for where in state.gang_wish(gang).domain_views(view):
+            wish = state.gang_wish(gang)
+            for where in wish.domain_views(view):
                 stakes = self.stakes(now)
                 stakes.gone.update(gang.assigned)
-                found = preempt_as_a_whole(state.placer, where, stakes, pods, result.needed)
+                found = preempt_as_a_whole(state.placer, where, stakes, pods, result.needed, by_role=wish.by_role)
                 if found is not None:
                     break
         if found is None:
