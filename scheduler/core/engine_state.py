@@ -118,6 +118,8 @@ class EngineState:
         # What the changes since the last flush are about: usage after this position of the log, and these rows.
         self.flushed_at = 0
         self.changed_rows: set[int] = set()
+        # Gangs of which more may be evicted now, wherever their members are.
+        self.loosened: set[tuple[str, str]] = set()
         by_row = (DependsOn.NODES, DependsOn.USAGE, DependsOn.RESIDENCY)
         self._row_filters = frozenset(plugin.name for plugin in plugins.filters if plugin.depends_on in by_row)
         self.budgets = Budgets()
@@ -246,6 +248,16 @@ class EngineState:
         kinds = Counter(pod.shape.requests for pod in pods)
         may_evict = all(pod.may_preempt for pod in pods)
         return GangRoomHint(gang.unit, tuple(kinds.items()), gang.priority if may_evict else None)
+
+    def note_loosened(self) -> None:
+        """What may be evicted of a gang hangs on all its members: where they are counts as changed."""
+        for namespace, group in self.loosened:
+            rows = (self.table.row_of.get(pod.node) for pod in self.assigned.in_group(namespace, group))
+            found = [row for row in rows if row is not None]
+            if found:
+                self.changed_rows.update(found)
+                self.changes |= ClusterChange.POD_FREED
+        self.loosened.clear()
 
     def refusing(self, pods: Sequence[PodRequest], view: ClusterView) -> frozenset[str]:
         """Filters that keep any of a gang's members off any node, when members differ: a gang is explained by one

@@ -31,6 +31,7 @@ class Gang:
     counts_told: tuple[int, int] = (-1, -1)
     message: str = ""  # why it was refused last
     message_told: str = ""
+    keeps: tuple[int, bool] = (0, False)  # its minimum, and whether it is only evicted whole, as last seen
     was_whole: bool = False  # members that come now replace lost ones: nothing is undone
     priority: int = 0  # the highest of its members'
     since: float = float("inf")  # since when its first member waits
@@ -54,6 +55,11 @@ class Gang:
     def min_member(self) -> int:
         """Members that must be placed together; at least 1."""
         return max(1, self.group.min_member) if self.group is not None else 1
+
+    @property
+    def is_evicted_whole(self) -> bool:
+        """Whether none of its members may be evicted without the others."""
+        return self.group is not None and self.group.is_evicted_whole
 
     @property
     def needed_by_role(self) -> tuple[tuple[str, int], ...]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from scheduler.core import events
-from scheduler.core.assumed import Hold
+from scheduler.core.assumed import AssignedPod, Hold
 from scheduler.core.engine_state import EngineState, PendingPod
 from scheduler.core.gangs import Gang
 from scheduler.core.pod_request import PodRequest
@@ -61,6 +61,8 @@ class Intake:
     def flush(self, now: float) -> None:
         """Move the pods that the changes since the last flush may help."""
         state = self._state
+        if state.loosened:
+            state.note_loosened()
         if state.changes:
             state.queue.changed(state.changes, now, state.may_help)
             state.changes = ClusterChange(0)
@@ -169,6 +171,7 @@ class Intake:
             self._nomination_ended(pod.uid, pod.node)
         if event.is_leaving:
             state.seen_leaving(pod.uid)
+            self._loosen(state.assigned.get(pod.uid))
         is_expected = state.assigned.node_of(pod.uid) == pod.node
         state.changes |= state.assigned.confirm(pod)
         if not is_expected:
@@ -194,6 +197,7 @@ class Intake:
             state.queue.remove(event.uid)
             state.stop_evicting(event.uid)
             self._nomination_ended(event.uid, "")
+        self._loosen(state.assigned.get(event.uid))
         if state.assigned.gone(event.uid):
             state.changes |= ClusterChange.POD_FREED
         if event.succeeded and event.group is not None:
@@ -201,6 +205,11 @@ class Intake:
             state.enqueue_gang(gang, self._now)
         else:
             self._leave_gang(event.uid)
+
+    def _loosen(self, member: AssignedPod | None) -> None:
+        """A member of a gang goes: it may have been what kept the others from being evicted."""
+        if member is not None and member.facts.group is not None:
+            self._state.loosened.add((member.namespace, member.facts.group))
 
     def _nomination_shown(self, old: str, pod: PodRequest) -> None:
         state = self._state
@@ -248,12 +257,17 @@ class Intake:
     def _group_changed(self, event: events.GroupChanged) -> None:
         self._state.groups_version += 1
         gang = self._state.gangs.set_group(event.group)
+        keeps = (gang.min_member, gang.is_evicted_whole)
+        if keeps != gang.keeps:
+            gang.keeps = keeps
+            self._state.loosened.add((gang.namespace, gang.name))
         self._state.enqueue_gang(gang, self._now)
 
     def _group_gone(self, event: events.GroupGone) -> None:
         self._state.groups_version += 1
         gang = self._state.gangs.drop_group(event.namespace, event.name, event.api)
         if gang is not None:
+            self._state.loosened.add((gang.namespace, gang.name))
             self._state.enqueue_gang(gang, self._now)
 
     def _budget_changed(self, event: events.BudgetChanged) -> None:

@@ -129,3 +129,21 @@ def _kept_gang(minimum: int) -> World:
     assert _victims(world) == set()
     _later(world)
     return world
+
+
+def test_a_gang_is_weighed_again_when_the_member_that_kept_it_is_gone() -> None:
+    world = _kept_gang(2)
+    world.feed(PodGone("uid-g-1"))
+    assert _victims(world) == {"g-0"}
+
+
+def test_a_gang_is_weighed_again_when_the_member_that_kept_it_is_leaving() -> None:
+    world = _kept_gang(2)
+    world.pods(a_pod("g-1").asks(cpu="2").in_gang("g").priority(HIGH).started(1).on("b").being_deleted())
+    assert _victims(world) == {"g-0"}
+
+
+def test_a_gang_is_weighed_again_when_it_can_spare_more() -> None:
+    world = _kept_gang(2)
+    world.groups(a_group("g", 1))
+    assert _victims(world) == {"g-0"}
