@@ -293,7 +293,8 @@ class EngineState:
         if gang is None or gang.group is None:
             return None
         if gang.group.is_evicted_whole:
-            return len(gang.assigned)
+            # All there are, whoever placed them.
+            return len(self.assigned.in_group(namespace, group))
         return max(0, gang.min_member - len(gang.succeeded))
 
     def nominee_left(self, node: str) -> None:
