@@ -318,7 +318,7 @@ class Engine:
                 pod.shape.host_ports,
                 pod.identity,
                 pod.terms,
-                facts=PodFacts(group=pod.group, generation=pod.generation),
+                facts=PodFacts(group=pod.group, generation=pod.generation, role=pod.role),
                 held=pod.held,
                 plan=plan,
             )

@@ -35,6 +35,7 @@ from scheduler.core.requeue import NOTHING, ClusterChange
 from scheduler.core.residency_table import ReadSpeeds, ResidencyTable
 from scheduler.core.room_hints import GangRoomHint, RoomHint, RoomHints
 from scheduler.core.topology_tree import ANYWHERE, TopologyTree
+from scheduler.core.victims import Minimum
 from scheduler.core.volume_table import VolumeTable
 from scheduler.core.workload_mix import WorkloadMix
 from scheduler.core.workloads import Workloads
@@ -287,15 +288,17 @@ class EngineState:
 
     # ---- evictions --------------------------------------------------------------------------
 
-    def gang_minimum(self, namespace: str, group: str) -> int | None:
+    def gang_minimum(self, namespace: str, group: str) -> Minimum | None:
         """Members a gang must keep on nodes, beside those that succeeded; None without a PodGroup."""
         gang = self.gangs.find(f"{UNIT_PREFIX}{namespace}/{group}")
         if gang is None or gang.group is None:
             return None
         if gang.group.is_evicted_whole:
             # All there are, whoever placed them.
-            return len(self.assigned.in_group(namespace, group))
-        return max(0, gang.min_member - len(gang.succeeded))
+            return Minimum(len(self.assigned.in_group(namespace, group)))
+        done = Counter(gang.roles.get(uid, "") for uid in gang.succeeded)
+        by_role = {role: count - done[role] for role, count in gang.group.min_by_role}
+        return Minimum(max(0, gang.min_member - len(gang.succeeded)), by_role)
 
     def nominee_left(self, node: str) -> None:
         """What was kept for a nominee on a node is free; "" for none."""

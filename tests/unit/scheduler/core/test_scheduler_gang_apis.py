@@ -25,6 +25,7 @@ from kube.resources import UPSTREAM_POD_GROUPS
 from scheduler.core.decisions import Bind, DeletePod, Explain, GroupStatus, Preempt
 from scheduler.core.events import BindConfirmed, GroupChanged, GroupGone, PodGone, PreemptionEnded
 from scheduler.core.gang_apis import GangApi, gang_spec, group_of
+from scheduler.core.victims import Minimum
 from scheduler.shell.group_status import RESOURCES, patch
 from tests.builders.scheduler_objects import PodBuilder, World, a_group, a_node, a_pod
 
@@ -138,6 +139,19 @@ def test_a_gang_evicts_for_each_task_it_needs() -> None:
     world.feed(PreemptionEnded(preempt.unit, failed=False), *(PodGone(victim.uid) for victim in preempt.victims))
     world.tick(20.0)
     assert set(world.binds()) == {"a0", "z"}
+
+
+def test_a_gang_keeps_the_tasks_it_needs() -> None:
+    world = World()
+    world.nodes(a_node("n", cpu="4"))
+    world.feed(GroupChanged(_volcano("v", 2, min_task_member={"ps": 1, "worker": 1})))
+    for name, task, start in (("w0", "worker", 1), ("w1", "worker", 2), ("p", "ps", 3)):
+        pod = a_pod(name).asks(cpu="1").annotated(names.VOLCANO_GROUP_ANNOTATION, "v").started(start)
+        world.pods(pod.annotated(names.VOLCANO_TASK_ANNOTATION, task).on("n"))
+    world.pods(a_pod("high").asks(cpu="2").priority(100))
+    (preempt,) = (decision for decision in world.decide() if isinstance(decision, Preempt))
+    # The youngest is its only ps; of its workers it can spare one.
+    assert [victim.name for victim in preempt.victims] == ["w1"]
 
 
 def test_nominated_members_without_a_task_the_gang_needs_are_not_bound() -> None:
@@ -270,4 +284,4 @@ def test_an_upstream_topology_is_a_value_of_one_label() -> None:
     world.feed(GroupChanged(UpstreamPodGroup(group.metadata, spec)))
     world.pods(*(_in_upstream(f"g-{index}", "g") for index in range(4)))
     assert set(world.binds().values()) == {"na", "nb"}
-    assert world.engine.state.gang_minimum("default", "upstream:g") == 4
+    assert world.engine.state.gang_minimum("default", "upstream:g") == Minimum(4)
