@@ -64,6 +64,8 @@ class Engine:
 
         A standby (`is_leading` False) only keeps its state current.
         """
+        if not is_leading:
+            self.state.gang_binds.forget()
         for event in events:
             self._intake.apply(event, now)
         self._intake.flush(now)

@@ -308,3 +308,43 @@ def test_volcanos_annotation_and_upstreams_field_name_a_gang_too() -> None:
     assert group_of(a_pod("p").annotated("scheduling.k8s.io/group-name", "v").build()) == "volcano:v"
     upstream = a_pod("p").with_spec(scheduling_group=SchedulingGroup(pod_group_name="u")).in_gang("x")
     assert group_of(upstream.build()) == "upstream:u"
+
+
+def test_a_leader_that_lost_its_lease_amid_a_gang_deletes_nothing_when_it_leads_again() -> None:
+    world = _world(8)
+    members = _members(4)
+    world.pods(*members)
+    binds = world.binds()
+    _confirm(world, binds, "g-0", "g-1")
+    # Here it loses its Lease; two binds were never sent, and the next leader binds those members.
+    standby = world.engine.handle
+    standby(
+        [BindFailed(f"uid-g-{index}", binds[f"g-{index}"], "not leading") for index in (2, 3)],
+        world.now,
+        is_leading=False,
+    )
+    for index in (2, 3):
+        event = world.translator.event(members[index].on("n0").build())
+        assert event is not None
+        standby([event], world.now, is_leading=False)
+    world.now += 300.0
+    standby([PodGone("uid-g-3")], world.now, is_leading=False)
+    # It leads again when a member of the gang, whole for minutes, is lost and not yet replaced.
+    for _ in range(8):
+        world.tick(10.0)
+    assert not any(isinstance(decision, DeletePod) for decision in world.made)
+
+
+def test_a_gang_left_unfinished_by_another_leader_is_undone_by_one_that_leads_again() -> None:
+    world = _world(4)
+    world.pods(*_members(4))
+    binds = world.binds()
+    _confirm(world, binds, "g-0")
+    failed = [BindFailed(f"uid-g-{index}", "n0", "not leading") for index in (1, 2, 3)]
+    world.engine.handle(failed, world.now, is_leading=False)
+    world.engine.handle([PodGone("uid-g-3")], world.now + 100.0, is_leading=False)
+    world.now += 200.0
+    world.tick(0.0)
+    assert not any(isinstance(decision, DeletePod) for decision in world.made), "its time starts anew"
+    made = world.tick(31.0)
+    assert {decision.uid for decision in made if isinstance(decision, DeletePod)} == {"uid-g-0"}
