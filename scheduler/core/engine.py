@@ -38,6 +38,16 @@ MAX_TRIES = 512
 REFUSED_FOR_NOW = (
     ClusterChange.VOLUMES | ClusterChange.DEVICES | ClusterChange.NODE_ADDED | ClusterChange.NODE_ALLOCATABLE
 )
+# What becomes of a warm node that a unit waits for: it has room, or it is no place to wait for any more.
+AWAITED = (
+    ClusterChange.POD_FREED
+    | ClusterChange.RESIDENCY
+    | ClusterChange.NODE_ADDED
+    | ClusterChange.NODE_ALLOCATABLE
+    | ClusterChange.NODE_LABELS
+    | ClusterChange.NODE_TAINTS
+    | ClusterChange.NODE_GONE
+)
 
 
 class Engine:
@@ -170,8 +180,7 @@ class Engine:
             return [*self._tell(pending, refused.diagnosis.message, now), *refused.decisions]
         wait = state.wait(found, pod, row, now)
         if wait is not None:
-            worth = ClusterChange.POD_FREED | ClusterChange.RESIDENCY | ClusterChange.NODE_ADDED
-            state.queue.refuse(waiting.unit, worth, now, wake_at=wait.until)
+            state.queue.refuse(waiting.unit, AWAITED, now, wake_at=wait.until)
             return self._tell(pending, f"0/{state.table.count} nodes are available: {wait.message}.", now)
         bind = self._bind(pending, pod, found, row, now, runner_up=found.runner_up(row), tries=waiting.tries)
         # The unit stays in flight until the watch shows the pod bound, or the bind failed.
@@ -252,8 +261,7 @@ class Engine:
         wait = self.state.wait(slowest.found, slowest.pod, slowest.row, now)
         if wait is None:
             return None
-        worth = ClusterChange.POD_FREED | ClusterChange.RESIDENCY | ClusterChange.NODE_ADDED | ClusterChange.GROUP
-        self.state.queue.refuse(gang.unit, worth, now, wake_at=wait.until)
+        self.state.queue.refuse(gang.unit, AWAITED | ClusterChange.GROUP, now, wake_at=wait.until)
         message = f"0/{self.state.table.count} nodes are available: {wait.message}."
         return self._tell_gang(members, message, now)
 

@@ -1,9 +1,11 @@
 """Refused units are tried again when something happened that can help them, not only at the five-minute flush."""
 
+import pytest
+
 from kube.objects import PersistentVolumeClaimSource, Taint, Toleration, Volume
 from scheduler.core.decisions import Bind, Explain, Preempt
 from scheduler.core.events import NodeGone, PodGone, PreemptionEnded
-from tests.builders.scheduler_objects import World, a_group, a_node, a_pod
+from tests.builders.scheduler_objects import MIB, World, a_cache, a_dataset, a_group, a_node, a_pod
 
 HIGH = 100
 MISSING = Volume(name="v", persistent_volume_claim=PersistentVolumeClaimSource(claim_name="missing"))
@@ -147,3 +149,34 @@ def test_a_gang_is_weighed_again_when_it_can_spare_more() -> None:
     world = _kept_gang(2)
     world.groups(a_group("g", 1))
     assert _victims(world) == {"g-0"}
+
+
+# ---- waiting for warm nodes -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "takes"),
+    [("cordoned", "cold"), ("tainted", "cold"), ("relabelled", "cold"), ("gone", "cold"), ("grown", "warm")],
+)
+def test_a_pod_that_waits_for_a_warm_node_hears_what_becomes_of_it(change: str, takes: str) -> None:
+    world = World()
+    world.nodes(a_node("warm", cpu="1", labels={"pool": "x"}), a_node("cold", labels={"pool": "x"}))
+    world.datasets(a_dataset("d", 10_000 * MIB))
+    world.caches(a_cache("warm", mem={"d": 10_000 * MIB}), a_cache("cold", network=5 * MIB))
+    world.pods(a_pod("holder").on("warm"))
+    pod = a_pod("p").with_spec(node_selector={"pool": "x"}).reads('[{"name":"d","maxWaitSeconds":600}]')
+    world.pods(pod)
+    assert "waiting for node warm" in world.message()
+    _later(world)
+    pool = {"pool": "x"}
+    if change == "gone":
+        world.feed(NodeGone("warm"))
+    elif change == "cordoned":
+        world.nodes(a_node("warm", cpu="1", labels=pool, unschedulable=True))
+    elif change == "tainted":
+        world.nodes(a_node("warm", cpu="1", labels=pool, taints=[Taint(key="k", effect="NoSchedule")]))
+    elif change == "relabelled":
+        world.nodes(a_node("warm", cpu="1"))
+    else:
+        world.nodes(a_node("warm", cpu="2", labels=pool))
+    assert world.binds() == {"p": takes}
