@@ -352,7 +352,7 @@ class Engine:
             local_bytes=sum(source.local.values()),
             peer_bytes=source.peers,
             origin_bytes=source.origin,
-            waited_seconds=max(0.0, now - pod.waiting_since),
+            waited_seconds=max(0.0, now - pending.placeable_since),
             tries=tries,
             volumes=plan,
             profile=pod.profile,

@@ -79,12 +79,19 @@ class Tally:
 
 @dataclass(slots=True)
 class PendingPod:
-    """An unbound pod of ours. `told` is the message its condition carries; `node` where it is assumed."""
+    """An unbound pod of ours. `told` is the message its condition carries; `node` where it is assumed; `ungated_at`
+    when its last scheduling gate went, if it was seen to have one."""
 
     request: PodRequest
     told: str = ""
     told_at: float = float("-inf")
     node: str = ""
+    ungated_at: float = float("-inf")
+
+    @property
+    def placeable_since(self) -> float:
+        """Since when nothing but the cluster keeps it from being placed."""
+        return max(self.request.waiting_since, self.ungated_at)
 
 
 class EngineState:
@@ -186,9 +193,9 @@ class EngineState:
         """Whether the pod should wait for a warm node rather than take `row`."""
         if not any(item.max_wait_seconds for item in pod.data):
             return None
-        return wait_verdict(
-            self.view(), self.plugins, found, pod, row, now=now, min_saving_seconds=self.settings.min_saving_seconds
-        )
+        since = self.pods[pod.uid].placeable_since
+        saving = self.settings.min_saving_seconds
+        return wait_verdict(self.view(), self.plugins, found, pod, row, since=since, now=now, min_saving_seconds=saving)
 
     def look_at_gang(self, result: GangPlacement, first: PodRequest, view: ClusterView) -> Diagnosis:
         """What stops the first member that did not fit, the others placed."""

@@ -140,6 +140,8 @@ class Intake:
                 self._leave_gang(pod.uid)
             if known.request.group is None and pod.group is not None:
                 state.queue.remove(pod.uid)
+            if known.request.gates and not pod.gates:
+                known.ungated_at = self._now
             known.request = pod
             if is_same:
                 return

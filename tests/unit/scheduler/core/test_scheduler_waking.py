@@ -180,3 +180,21 @@ def test_a_pod_that_waits_for_a_warm_node_hears_what_becomes_of_it(change: str, 
     else:
         world.nodes(a_node("warm", cpu="2", labels=pool))
     assert world.binds() == {"p": takes}
+
+
+def test_a_pod_that_was_gated_waits_for_a_warm_node_from_when_it_may_be_placed() -> None:
+    world = World()
+    world.nodes(a_node("warm", cpu="1"), a_node("cold"))
+    world.datasets(a_dataset("d", 10_000 * MIB))
+    world.caches(a_cache("warm", mem={"d": 10_000 * MIB}), a_cache("cold", network=5 * MIB))
+    world.pods(a_pod("holder").on("warm"))
+    pod = a_pod("p").reads('[{"name":"d","maxWaitSeconds":60}]')
+    world.pods(pod.gated("example.com/quota"))
+    world.tick(1000.0)
+    world.pods(pod)
+    assert "waiting for node warm, where the data is, for at most 60 s" in world.message()
+    world.tick(30.0)
+    world.pods(pod)
+    assert world.binds() == {}
+    world.tick(31.0)
+    assert world.binds() == {"p": "cold"}
