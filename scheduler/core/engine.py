@@ -195,6 +195,8 @@ class Engine:
         state = self.state
         members = [state.pods[uid] for uid in gang.pending]
         members.sort(key=lambda pending: (-pending.request.priority, pending.request.name))
+        # Members of higher priority may have gone ahead: what they might take is not these ones' to take.
+        gang.priority = members[0].request.priority
         wish = state.gang_wish(gang)
         members = required_first(members, wish.by_role, lambda pending: pending.request.role)
         pods = [state.resolved(pending.request) for pending in members]

@@ -198,3 +198,22 @@ def test_a_pod_that_was_gated_waits_for_a_warm_node_from_when_it_may_be_placed()
     assert world.binds() == {}
     world.tick(31.0)
     assert world.binds() == {"p": "cold"}
+
+
+# ---- what a gang's priority is --------------------------------------------------------------
+
+
+def test_a_gang_has_the_priority_of_the_members_that_wait() -> None:
+    world = World()
+    world.now = 1000.0
+    world.nodes(a_node("n", cpu="2"))
+    world.groups(a_group("g", 1))
+    world.pods(a_pod("chief").asks(cpu="1").priority(1000).in_gang("g"), a_pod("rest").asks(cpu="1").in_gang("g"))
+    # Room for one; the chief takes it, and the other has no claim to what a third was promised.
+    world.pods(a_pod("low").asks(cpu="1").started(1).on("n"))
+    assert world.binds() == {"chief": "n"}
+    world.pods(a_pod("chief").asks(cpu="1").priority(1000).in_gang("g").on("n"))
+    world.pods(a_pod("middle").asks(cpu="1").priority(500).nominated_to("n").gated("example.com/not-yet"))
+    world.feed(PodGone("uid-low"))
+    _later(world)
+    assert "rest" not in world.binds()
