@@ -113,3 +113,4 @@ class Preempt:
 Decision = Bind | Explain | DeletePod | GroupStatus | Nominate | Preempt
 UNSCHEDULABLE = "Unschedulable"
 NOT_READY = "NotReadyForScheduling"
+SCHEDULER_ERROR = "SchedulerError"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 from scheduler.core import explain, volume_binding
 from scheduler.core.assumed import AssignedPod, Hold, PodFacts
-from scheduler.core.decisions import NOT_READY, UNSCHEDULABLE, Bind, Decision, DeletePod, Explain
+from scheduler.core.decisions import NOT_READY, SCHEDULER_ERROR, UNSCHEDULABLE, Bind, Decision, DeletePod, Explain
 from scheduler.core.engine_state import EngineSettings, EngineState, PendingPod, Try
 from scheduler.core.events import Event
 from scheduler.core.gang_placement import Placed, has_roles, place_gang, required_first
@@ -74,12 +74,14 @@ class Engine:
 
         A standby (`is_leading` False) only keeps its state current.
         """
-        if not is_leading:
-            self.state.gang_binds.forget()
         for event in events:
             self._intake.apply(event, now)
         self._intake.flush(now)
-        return self._settle(now) if is_leading else []
+        if is_leading:
+            return self._settle(now)
+        self.state.gang_binds.forget()
+        self.state.bind_errors.clear()
+        return []
 
     def may_bind(self, uid: str) -> bool:
         """Whether a decided bind is still right: asked just before it is sent, as foreign binds race ours."""
@@ -414,10 +416,28 @@ class Engine:
                 state.enqueue_gang(found, now)
         decisions += self._preempting.clear(state.unnominated)
         state.unnominated.clear()
+        decisions += self._tell_bind_errors(now)
         decisions += self._group_statuses()
         for pending, message in state.gated_to_tell(now):
             decisions += self._tell(pending, message, now, reason=NOT_READY, with_event=False)
         return decisions
+
+    def _tell_bind_errors(self, now: float) -> list[Decision]:
+        """Binds that ended in an error, one event a gang."""
+        told: list[Decision] = []
+        gangs: set[tuple[str, str]] = set()
+        for failed in self.state.bind_errors:
+            pending = self.state.pods.get(failed.uid)
+            if pending is None or pending.node:
+                continue
+            pod = pending.request
+            gang = (pod.namespace, pod.group or "")
+            message = f"binding to {failed.node} failed: {' '.join(failed.cause.split())}"
+            is_first = pod.group is None or gang not in gangs
+            gangs.add(gang)
+            told += self._tell(pending, message, now, reason=SCHEDULER_ERROR, with_event=is_first)
+        self.state.bind_errors.clear()
+        return told
 
     def _undo(self, uid: str) -> list[Decision]:
         known = self.state.assigned.get(uid)

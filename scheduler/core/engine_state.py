@@ -18,6 +18,7 @@ from scheduler.core.cluster_view import ALL, ClusterView, view_of
 from scheduler.core.data_request import merge
 from scheduler.core.data_wait import Wait, wait_verdict
 from scheduler.core.device_classes import DeviceClasses
+from scheduler.core.events import BindFailed
 from scheduler.core.gang_bind import GangBinds
 from scheduler.core.gang_placement import GangPlacement
 from scheduler.core.gang_topology import Wish
@@ -139,6 +140,7 @@ class EngineState:
         self.leaving: dict[str, str] = {}
         self.groups_version = 0  # rises when a PodGroup changes what may be evicted
         self.unnominated: list[PodRequest] = []  # whose nomination ended by an event
+        self.bind_errors: list[BindFailed] = []  # to be told
         self.tally = Tally()
         self._last_seen: tuple[PodRequest | None, PodRequest | None] = (None, None)
         self._gated: dict[str, float] = {}  # gang unit -> when its members are told what they wait for

@@ -294,6 +294,8 @@ class Intake:
         known = state.pods.get(event.uid)
         if known is None:
             return
+        if event.is_error:
+            state.bind_errors.append(event)
         pod = known.request
         known.node = ""
         if pod.nominated_node:

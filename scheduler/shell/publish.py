@@ -21,7 +21,7 @@ from kube.errors import Conflict, KubeError, NotFound
 from kube.events import EventRecorder
 from kube.identity import ObjectRef
 from kube.resources import PODS, Resource
-from scheduler.core.decisions import Bind, DeletePod, Explain, GroupStatus, Nominate
+from scheduler.core.decisions import SCHEDULER_ERROR, Bind, DeletePod, Explain, GroupStatus, Nominate
 from scheduler.core.events import DeleteFailed, Event
 from scheduler.shell import group_status, metrics
 
@@ -170,13 +170,31 @@ class Publisher:
             condition["observedGeneration"] = work.generation
         if work.is_first:
             condition["lastTransitionTime"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        await self._pod_status("condition", work, {"conditions": [condition]})
+        version = ""
+        if work.reason == SCHEDULER_ERROR:
+            # The bind may have been applied though its answer was an error: PodScheduled is True then.
+            version = await self._unbound_version(work)
+            if not version:
+                metrics.PUBLISH.labels("condition", "skipped").inc()
+                return
+        await self._pod_status("condition", work, {"conditions": [condition]}, version)
+
+    async def _unbound_version(self, work: Explain) -> str:
+        """The resourceVersion of a pod that has no node; "" when it has one, is gone, or cannot be read."""
+        try:
+            pod = await self._client.get(PODS, work.name, work.namespace)
+        except KubeError:
+            return ""
+        if pod["metadata"]["uid"] != work.uid or pod["spec"].get("nodeName"):
+            return ""
+        return str(pod["metadata"]["resourceVersion"])
 
     async def _nominate(self, work: Nominate) -> None:
         await self._pod_status("nomination", work, {"nominatedNodeName": work.node or None})
 
-    async def _pod_status(self, what: str, work: Explain | Nominate, status: dict[str, Any]) -> None:
-        body = {"metadata": {"uid": work.uid}, "status": status}
+    async def _pod_status(self, what: str, work: Explain | Nominate, status: dict[str, Any], version: str = "") -> None:
+        metadata = {"uid": work.uid} | ({"resourceVersion": version} if version else {})
+        body = {"metadata": metadata, "status": status}
         try:
             await self._client.patch(
                 PODS, work.name, body, work.namespace, kind=PatchKind.STRATEGIC, subresource="status"
