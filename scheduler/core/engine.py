@@ -122,13 +122,18 @@ class Engine:
                 break
             is_gang = waiting.unit.startswith(UNIT_PREFIX)
             profile = self._profile_of(waiting.unit)
+            pods = 1
             started = self._stopwatch()
             if is_gang:
-                made = self._try_gang(state.gangs.get(waiting.unit), now)
+                gang = state.gangs.get(waiting.unit)
+                pods = len(gang.pending)
+                made = self._try_gang(gang, now)
             else:
                 made = self._try_pod(state.pods[waiting.unit], waiting, now)
             bound = sum(isinstance(decision, Bind) for decision in made)
             binds += bound
+            if not bound:
+                state.tally.refused[profile] += pods
             state.tally.tries.append(Try(profile, is_gang, bound > 0, self._stopwatch() - started))
             decisions += made
         return decisions + self._tell_doomed(now)
@@ -160,6 +165,7 @@ class Engine:
             pending = self.state.pods.get(unit)
             if pending is not None and self.state.queue.pool_of(unit) is Pool.IN_FLIGHT and not pending.node:
                 self._refuse(pending.request, diagnosis, now)
+                self.state.tally.refused[pending.request.profile] += 1
                 decisions += self._tell(pending, diagnosis.message, now)
         return decisions
 

@@ -72,9 +72,11 @@ class Try:
 
 @dataclass(slots=True)
 class Tally:
-    """What happened, for metrics. The shell takes `tries` out; what it does not take in time is dropped."""
+    """What happened, for metrics. The shell takes `refused` and `tries` out; of tries not taken in time the oldest are
+    dropped."""
 
     preemption_attempts: int = 0
+    refused: Counter[str] = field(default_factory=Counter)  # pods, by profile, since the shell looked last
     tries: deque[Try] = field(default_factory=lambda: deque(maxlen=4096))
 
 
