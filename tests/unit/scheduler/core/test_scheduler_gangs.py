@@ -1,5 +1,7 @@
 """Gangs: all or nothing in one view, slowest member first, undone when the rest cannot be bound."""
 
+import pytest
+
 from scheduler.core.decisions import NOT_READY, Bind, DeletePod, Explain, GroupStatus
 from scheduler.core.events import BindConfirmed, BindFailed, GroupGone, PodGone
 from scheduler.core.queue import Pool
@@ -146,6 +148,21 @@ def test_being_placed_comes_before_being_placed_well() -> None:
     )
     binds = world.binds()
     assert binds in ({}, {"reader": "n1", "hungry": "n0"})
+
+
+@pytest.mark.parametrize("shuns", [False, True])
+def test_a_member_with_one_node_to_choose_is_not_kept_from_it_by_one_that_could_go_anywhere(shuns: bool) -> None:
+    world = World()
+    world.nodes(a_node("head", gpus=8, labels={"pool": "head"}), a_node("other", gpus=8))
+    world.groups(a_group("g", 2))
+    worker = a_pod("worker").gpus(8).in_gang("g").labelled(role="worker")
+    if shuns:
+        term = {"labelSelector": {"matchLabels": {"role": "worker"}}, "topologyKey": "kubernetes.io/hostname"}
+        affinity = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+        worker = worker.with_spec(affinity=affinity)
+    # Bigger ones go first, and the head is as good to them as the other.
+    world.pods(worker, a_pod("chief").gpus(1).in_gang("g").with_spec(node_selector={"pool": "head"}))
+    assert world.binds() == {"worker": "other", "chief": "head"}
 
 
 def test_members_beyond_min_member_follow_when_they_fit() -> None:
