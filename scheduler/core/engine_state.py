@@ -41,6 +41,8 @@ from scheduler.core.volume_table import VolumeTable
 from scheduler.core.workload_mix import WorkloadMix
 from scheduler.core.workloads import Workloads
 
+NEVER_TOLD = float("-inf")
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
@@ -87,7 +89,7 @@ class PendingPod:
 
     request: PodRequest
     told: str = ""
-    told_at: float = float("-inf")
+    told_at: float = NEVER_TOLD
     node: str = ""
     ungated_at: float = float("-inf")
 
@@ -145,7 +147,9 @@ class EngineState:
         self.bind_errors: list[BindFailed] = []  # to be told
         self.tally = Tally()
         self._last_seen: tuple[PodRequest | None, PodRequest | None] = (None, None)
-        self._gated: dict[str, float] = {}  # gang unit -> when its members are told what they wait for
+        # Gang unit -> when its members are told what they wait for, and when those who were told nothing yet.
+        self._gated: dict[str, float] = {}
+        self._newcomers: dict[str, float] = {}
 
     def view(self) -> ClusterView:
         """The cluster as it is now."""
@@ -358,28 +362,39 @@ class EngineState:
         self.touched_gangs[gang.unit] = gang
         if not gang.pending:
             self.queue.remove(gang.unit)
-            self._gated.pop(gang.unit, None)
+            self._ungated(gang.unit)
         elif self.gang_binds.is_undoing(gang.unit) or gang.waiting_for() is not None:
             self.queue.gate(gang.unit, priority=gang.priority, since=gang.since)
             self._gated.setdefault(gang.unit, now + self.settings.gated_grace_seconds)
+            self._newcomers.setdefault(gang.unit, now + self.settings.gated_grace_seconds)
         else:
-            self._gated.pop(gang.unit, None)
+            self._ungated(gang.unit)
             self.queue.add(gang.unit, priority=gang.priority, since=gang.since)
+
+    def _ungated(self, unit: str) -> None:
+        self._gated.pop(unit, None)
+        self._newcomers.pop(unit, None)
 
     def gated_due(self) -> float:
         """When the next gated gang's members are to be told; inf when none."""
-        return min(self._gated.values(), default=float("inf"))
+        return min(*self._gated.values(), *self._newcomers.values(), float("inf"), float("inf"))
 
     def gated_to_tell(self, now: float) -> Iterator[tuple[PendingPod, str]]:
         """Members of gangs that are gated for longer than the grace, and what they wait for."""
+        for unit in [unit for unit, due in self._newcomers.items() if due <= now]:
+            del self._newcomers[unit]
+            yield from self._waiting_members(unit, only_new=True)
         for unit, due in list(self._gated.items()):
-            if due > now:
-                continue
-            # Told again only after a while: membership may be growing one by one.
-            self._gated[unit] = now + self.settings.repeat_message_seconds
-            gang = self.gangs.find(unit)
-            message = gang.waiting_for() if gang is not None else None
-            if gang is None or message is None:
-                continue
-            for uid in gang.pending:
+            if due <= now:
+                # Told again only after a while: membership may be growing one by one.
+                self._gated[unit] = now + self.settings.repeat_message_seconds
+                yield from self._waiting_members(unit, only_new=False)
+
+    def _waiting_members(self, unit: str, *, only_new: bool) -> Iterator[tuple[PendingPod, str]]:
+        gang = self.gangs.find(unit)
+        message = gang.waiting_for() if gang is not None else None
+        if gang is None or message is None:
+            return
+        for uid in gang.pending:
+            if not only_new or self.pods[uid].told_at == NEVER_TOLD:
                 yield self.pods[uid], message

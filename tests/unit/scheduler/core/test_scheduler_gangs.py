@@ -39,6 +39,20 @@ def test_a_gang_waits_for_its_members_and_says_so_after_a_while() -> None:
     assert len(world.binds()) == 4
 
 
+def test_a_member_that_comes_later_is_told_as_soon_as_the_first_was() -> None:
+    world = _world(8)
+    world.pods(*_members(2))
+    world.tick(5.0)
+    world.made.clear()
+    world.tick(20.0)
+    world.pods(*_members(1, start=2))
+    assert world.engine.next_due() == 30.0
+    told = [decision for decision in world.tick(5.0) if isinstance(decision, Explain)]
+    # The others heard of the gang lately; they are not told of everybody who joins.
+    assert {decision.name for decision in told} == {"g-2"}
+    assert "3 of minMember 4 exist" in told[0].message
+
+
 def test_a_gang_without_its_podgroup_waits() -> None:
     world = World()
     world.nodes(a_node("n", gpus=8))
