@@ -99,7 +99,7 @@ async def _run(settings: Settings, kubeconfig: Path | None) -> None:
             lambda event: loop.deliver([event]),
             is_busy=lambda: binder.is_saturated,
         )
-        evictor = Evictor(client, recorder, name, settings.evictions_in_flight, lambda event: loop.deliver([event]))
+        evictor = Evictor(client, recorder, settings.evictions_in_flight, lambda event: loop.deliver([event]))
         binder = Binder(
             client,
             settings.binds_in_flight,

@@ -43,7 +43,8 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Preemptor:
-    """Who evicts: a pod, or a PodGroup. `unit` is its id in the queue, `own` the uids of its pods."""
+    """Who evicts: a pod, or a PodGroup. `unit` is its id in the queue, `own` the uids of its pods, `profile` their
+    schedulerName."""
 
     unit: str
     uid: str
@@ -51,6 +52,7 @@ class Preemptor:
     name: str
     priority: int
     own: frozenset[str]
+    profile: str
     is_group: bool = False
 
 
@@ -140,7 +142,8 @@ class Preempting:
         node = view.names[result.chosen.row]
         decisions = self.nominate([(pod, node)])
         victims = result.chosen.victims.pods
-        preemptor = Preemptor(pod.uid, pod.uid, pod.namespace, pod.name, pod.priority, frozenset((pod.uid,)))
+        own = frozenset((pod.uid,))
+        preemptor = Preemptor(pod.uid, pod.uid, pod.namespace, pod.name, pod.priority, own, pod.profile)
         decisions += self.evict(preemptor, victims, {node})
         return Refused(seen, tuple(decisions))
 
@@ -205,18 +208,20 @@ class Preempting:
             return Refused(state.of_gang(explain.with_preemption(seen, preemption.TERMINATING), gang, result))
         found: GangPreemption | None = None
         if state.assigned.any_below(gang.priority):
-            for where in state.gang_wish(gang).domain_views(view):
+            wish = state.gang_wish(gang)
+            for where in wish.domain_views(view):
                 stakes = self.stakes(now)
                 stakes.gone.update(gang.assigned)
-                found = preempt_as_a_whole(state.placer, where, stakes, pods, result.needed)
+                found = preempt_as_a_whole(state.placer, where, stakes, pods, result.needed, by_role=wish.by_role)
                 if found is not None:
                     break
         if found is None:
             return Refused(state.diagnose_gang(gang, result, pods[0], view), tuple(self.clear(pods)))
         placed = [(pod, view.names[row]) for pod, row in found.placed]
         group = gang.group
+        own, profile = frozenset(gang.pending), pods[0].profile
         preemptor = Preemptor(
-            gang.unit, group.uid, group.namespace, group.name, gang.priority, frozenset(gang.pending), is_group=True
+            gang.unit, group.uid, group.namespace, group.name, gang.priority, own, profile, is_group=True
         )
         nominated = {pod.uid for pod, _ in placed}
         decisions = self.clear(pod for pod in pods if pod.uid not in nominated)
@@ -254,6 +259,7 @@ class Preempting:
                 preemptor.is_group,
                 victims,
                 len(pods),
+                preemptor.profile,
             )
         )
         return decisions

@@ -135,11 +135,14 @@ class Search:
         return self._kept[row]
 
     def _weigh(self, row: int) -> Candidate | None:
-        units = units_on(self._stakes, self._view.names[row], self._pod.priority)
+        node, priority = self._view.names[row], self._pod.priority
+        # Also where a gang keeps its members from being evicted: that hangs on other nodes.
+        here = self._stakes.assigned.on_node(node)
+        if any(pod.facts.group is not None and pod.priority < priority for pod in here):
+            self.rows_with_gangs.append(row)
+        units = units_on(self._stakes, node, priority)
         if not units:
             return None
-        if any(pod.facts.group is not None for unit in units for pod in unit.here):
-            self.rows_with_gangs.append(row)
         room = self._room(row)
         victims = victims_on(room, self._stakes, units)
         if isinstance(room, ViewRoom):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import structlog
 
 from kube.lease import LeaderElector
-from scheduler.core.decisions import Bind, Decision, Explain, Preempt
+from scheduler.core.decisions import Bind, Decision, Preempt
 from scheduler.core.engine import Engine
 from scheduler.core.events import BindConfirmed, BindFailed, Event
 from scheduler.shell import metrics
@@ -155,8 +155,6 @@ class Loop:
             elif isinstance(decision, Preempt):
                 self._evictor.submit(decision)
             else:
-                if isinstance(decision, Explain):
-                    metrics.SCHEDULE_ATTEMPTS.labels("unschedulable", decision.profile).inc()
                 self._publisher.submit(decision)
 
     async def _finish(self) -> None:
@@ -193,7 +191,7 @@ class Loop:
     # ---- figures ----------------------------------------------------------------------------
 
     def _count(self, bind: Bind) -> None:
-        metrics.POD_SLI_SECONDS.labels(str(bind.tries) if bind.tries <= 15 else "16+").observe(bind.waited_seconds)
+        metrics.POD_SLI_SECONDS.labels(str(bind.tries) if bind.tries < 15 else "15+").observe(bind.waited_seconds)
         metrics.POD_TRIES.observe(bind.tries)
         if bind.local_bytes or bind.peer_bytes or bind.origin_bytes:
             metrics.STAGE_IN_SECONDS.observe(bind.stage_in_seconds)

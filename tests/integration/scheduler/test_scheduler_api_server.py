@@ -271,6 +271,31 @@ async def test_a_wrong_annotation_is_told_on_the_pod(cluster: Cluster) -> None:
     assert notes == [message]
 
 
+async def test_a_bind_that_is_refused_is_told_on_the_pod(cluster: Cluster) -> None:
+    """A policy on pods/binding, say: the pod's owner sees no other sign of it."""
+    await cluster.node("n")
+    async with proxied(cluster) as proxy:
+
+        async def deny(request: web.Request) -> web.Response | None:
+            if request.path.endswith("/binding"):
+                status = {"kind": "Status", "code": 403, "reason": "Forbidden", "message": "denied by policy"}
+                return web.json_response(status, status=403)
+            return None
+
+        proxy.before = deny
+        async with cluster.scheduler(kubeconfig=proxy.kubeconfig):
+            await cluster.pod("p")
+            message = await cluster.message("p")
+            notes = await _events(cluster, "p", "FailedScheduling")
+            conditions = (await cluster.pods())["p"]["status"]["conditions"]
+            (condition,) = (item for item in conditions if item["type"] == "PodScheduled")
+            proxy.before = None
+            await cluster.bound("p")
+    assert condition["reason"] == "SchedulerError"
+    assert message == "binding to n failed: denied by policy (Forbidden)"
+    assert notes == [message]
+
+
 async def test_a_foreign_bind_between_decision_and_bind_does_not_overcommit(cluster: Cluster) -> None:
     await cluster.node("small", cpu="1")
     await cluster.node("big", cpu="2")
