@@ -71,6 +71,17 @@ SCHEDULED_AT_ANNOTATION: Final = "training.headrace.dev/scheduled-at"
 """On a TrainingJob a CronTrainingJob made: its owner, and the time it was made for (RFC 3339). Written by the job
 controller; it reads the labels."""
 
+KUEUE_QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+"""On a TrainingJob, or in a template of it: the LocalQueue of Kueue its pods are to be admitted by, as one plain pod
+group an attempt. Written by users; the job controller hands it on, with the three below."""
+KUEUE_GROUP_LABEL: Final = "kueue.x-k8s.io/pod-group-name"
+KUEUE_COUNT_ANNOTATION: Final = "kueue.x-k8s.io/pod-group-total-count"
+KUEUE_RETRIABLE_ANNOTATION: Final = "kueue.x-k8s.io/retriable-in-group"
+"""On a pod of such a group: "false", as a failed pod is never replaced in its group: the next attempt is a new one."""
+
+STOP_ANNOTATION: Final = "training.headrace.dev/stop"
+"""On a TrainingJob: it is to end for good (any value; `headrace stop` writes the time). Read by the job controller."""
+
 START_ANNOTATION: Final = "training.headrace.dev/start"
 """On a pod whose role depends on others: empty while it is held, a word once it may start. Written by the job
 controller, read by the pod's first init container and by the controller."""

@@ -306,6 +306,14 @@ class DistrustedCheckpoint(Model):
     completed_at: ShortText | None = None
 
 
+class SuspectNode(Model):
+    """A node where members were lost to the infrastructure; one that tells of the node itself counts twice."""
+
+    node: Annotated[str, StringConstraints(max_length=253)]
+    strikes: int = Field(description="from 2 on the node is avoided by the job's next pods, where others fit")
+    until: ShortText = Field(description="when that is forgotten")
+
+
 class Goodput(Model):
     """Seconds of one attempt by activity."""
 
@@ -393,6 +401,7 @@ class TrainingJobStatus(Model):
         default=0, description="attempts in a row that ended with an error before a checkpoint after resumeStep"
     )
     distrusted_checkpoints: list[DistrustedCheckpoint] = Field(default_factory=list, max_length=16)
+    suspect_nodes: list[SuspectNode] = Field(default_factory=list, max_length=16)
     goodput: list[Goodput] = Field(default_factory=list, max_length=64)
     placement: list[PodPlacement] = Field(default_factory=list, max_length=1024)
     start_time: ShortText | None = None

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from headrace.cli import board, cache, certs, cluster, convert, demo, jobs, meta, sim
+from headrace.cli import board, cache, certs, cluster, convert, demo, jobs, meta, sim, waiting
 from headrace.cli.logs import logs
 from headrace.errors import HeadraceError, UsageError
 
@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (cluster, jobs, board, convert, demo, sim, meta, cache, certs):
+for group in (cluster, jobs, waiting, board, convert, demo, sim, meta, cache, certs):
     group.register(app)
 app.command()(logs)
 

@@ -15,7 +15,7 @@ length and never holds request headers, so no token can leak through it.
     ├── Invalid           every other 4xx: the request itself is wrong (permanent)
     └── Unavailable       5xx, no answer, or an answer that could not be read
 
-ConfigError stands apart: a kubeconfig that cannot be used.
+ConfigError stands apart: a kubeconfig that cannot be used. So does BadName: no request can be made of it.
 """
 
 from collections.abc import Mapping
@@ -43,6 +43,10 @@ class KubeError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.reason})" if self.reason else self.message
+
+
+class BadName(ValueError):
+    """A name or namespace that cannot stand in a path, given by a user or a file."""
 
 
 class NotFound(KubeError):

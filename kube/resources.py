@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from api import names
+from kube.errors import BadName
 
 CORE_GROUP = ""
 
@@ -32,7 +33,7 @@ class Resource:
         """The URL path of the collection, or of one object, or of its subresource.
 
         A namespaced kind without `namespace` means all namespaces, which only a collection can have.
-        Raises ValueError for a name that cannot be a path segment.
+        Raises BadName for a name that cannot be a path segment.
         """
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         if self.namespaced and namespace is not None:
@@ -53,7 +54,7 @@ class Resource:
 
 def _segment(value: str, field: str) -> str:
     if value in {"", ".", ".."} or "/" in value or "%" in value:
-        raise ValueError(f"{field} {value!r} cannot be part of a path: use a Kubernetes name without / or %")
+        raise BadName(f"{field} {value!r} cannot be part of a path: use a Kubernetes name without / or %")
     return quote(value, safe=":")
 
 

@@ -39,6 +39,9 @@ class Weights(BaseModel):
     preferences: Weight = 2.0
     """Full scale: all preferred node affinity missed, or the most soft taints. kube-scheduler's weight for
     node affinity against 1 for least allocated."""
+    avoided_nodes: Weight = 200.0
+    """Full scale: a node the pod names as one to avoid (plugins/avoided_nodes.py). Twice a cold start: the bytes on a
+    node that loses pods are no reason to go there, and it is taken where nothing else fits."""
     pod_affinity: Weight = 2.0
     """Full scale: the node with the least of the pod's preferred (anti-)affinity, and of other pods' about it,
     against the node with the most. kube-scheduler's weight, equal to that of node affinity."""

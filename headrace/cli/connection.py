@@ -15,7 +15,7 @@ import typer
 from headrace.errors import HeadraceError, UsageError
 from kube.client import KubeClient
 from kube.config import load_config
-from kube.errors import ConfigError, Forbidden, Invalid, KubeError, NotFound
+from kube.errors import BadName, ConfigError, Forbidden, Invalid, KubeError, NotFound
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ def run(work: Callable[[KubeClient], Awaitable[T]], kubeconfig: Path | None) -> 
         return asyncio.run(connected())
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    except ConfigError as error:
+    except (ConfigError, BadName) as error:
         raise UsageError(str(error)) from error
     except NotFound as error:
         raise UsageError(error.message) from error

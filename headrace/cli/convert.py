@@ -37,7 +37,10 @@ def convert_command(
         documents = [one for document in yaml.safe_load_all(text) for one in _flat(document)]
     except OSError as error:
         raise UsageError(f"--file {file}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--file {file} is not UTF-8 text") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # A date that is none is a ValueError to the YAML reader.
         raise UsageError(f"--file {file} is not valid YAML: {error}") from error
     found = convert(documents)
     for note in found.notes:
@@ -50,5 +53,6 @@ def convert_command(
 def _flat(document: object) -> list[object]:
     """A List's items, as `kubectl get -o yaml` writes them."""
     if isinstance(document, dict) and document.get("kind") == "List":
-        return list(document.get("items") or [])
+        items = document.get("items") or []
+        return list(items) if isinstance(items, list) else [items]
     return [document]

@@ -24,17 +24,26 @@ LAST_LINES_SECONDS = 5.0
 
 
 class Follower:
-    """Follows one job; `say` takes one line."""
+    """Follows one job; `say` takes one line, `show` the job at every look."""
 
-    def __init__(self, client: KubeClient, namespace: str, job: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        namespace: str,
+        job: str,
+        say: Callable[[str], None],
+        show: Callable[[Body], None] = lambda _: None,
+    ) -> None:
         self._client = client
         self._namespace = namespace
         self._job = job
         self._say = say
+        self._show = show
         self._logs: dict[str, asyncio.Task[None]] = {}
 
-    async def until_finished(self, *, with_logs: bool) -> bool:
-        """Return whether the job succeeded; False also when it was deleted. Raises KubeError."""
+    async def until_finished(self, *, with_logs: bool, until: str | None = None) -> bool:
+        """Return whether the job succeeded, or came to the state `until`; False also when it was deleted. Raises
+        KubeError."""
         last: tuple[str, str] | None = None
         try:
             while True:
@@ -47,10 +56,13 @@ class Follower:
                 if (state, message) != last:
                     self._say(f"{self._job}: {state}: {message}" if message else f"{self._job}: {state}")
                     last = (state, message)
+                self._show(job)
                 if with_logs:
                     await self._follow_new_pods(job)
+                if state == until:
+                    return True
                 if state in (SUCCEEDED, FAILED):
-                    return state == SUCCEEDED
+                    return until is None and state == SUCCEEDED
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
             await self._end_logs()
@@ -70,8 +82,8 @@ class Follower:
         held = b""
         try:
             async with self._client.stream(path, params=params) as stream:
-                while chunk := await stream.read(SILENCE_SECONDS):
-                    *lines, held = (held + chunk).split(b"\n")
+                while (chunk := await stream.read(SILENCE_SECONDS)) != b"":
+                    *lines, held = (held + (chunk or b"")).split(b"\n")
                     for line in lines:
                         self._say(f"[{name}] {line.decode('utf-8', 'replace')}")
         except KubeError as error:
@@ -87,3 +99,12 @@ class Follower:
             task.cancel()
         if going:
             await asyncio.wait(going)
+
+
+def pod_order(pod: Body) -> tuple[str, int, int, str]:
+    """Return role, attempt, index and name of a pod, for sorting; one that somebody else gave a job's label may have
+    none of them."""
+    labels = pod["metadata"].get("labels") or {}
+    numbers = [labels.get(label, "") for label in (names.JOB_ATTEMPT_LABEL, names.JOB_INDEX_LABEL)]
+    attempt, index = (int(text) if text.isascii() and text.isdigit() else -1 for text in numbers)
+    return labels.get(names.JOB_ROLE_LABEL, ""), attempt, index, pod["metadata"]["name"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +17,9 @@ import typer
 from api import names
 from headrace.cli import describe, explain, tables, user_files
 from headrace.cli.connection import Kubeconfig, Namespace, run, sentences
-from headrace.cli.follow import Follower
+from headrace.cli.follow import Follower, pod_order
 from headrace.cli.user_files import UserObject
+from headrace.cli.waiting import bar
 from headrace.errors import HeadraceError, UsageError
 from kube.client import KubeClient, PatchKind
 from kube.errors import AlreadyExists, Invalid, NotFound
@@ -62,8 +64,9 @@ def submit(
         if not (wait or follow):
             return True
         jobs = [one for one in objects if one.resource is TRAINING_JOBS]
-        followers = [Follower(client, one.namespace or namespace, one.name, typer.echo) for one in jobs]
-        ends = await asyncio.gather(*(follower.until_finished(with_logs=follow) for follower in followers))
+        with bar() if len(jobs) == 1 else nullcontext((typer.echo, lambda _: None)) as (say, show):
+            followers = [Follower(client, one.namespace or namespace, one.name, say, show) for one in jobs]
+            ends = await asyncio.gather(*(follower.until_finished(with_logs=follow) for follower in followers))
         return all(ends)
 
     if not run(work, kubeconfig):
@@ -170,10 +173,8 @@ def explain_command(
             pod = await client.get(PODS, name, namespace)
             return explain.explain_pod(pod) + await _outlook(client, [pod])
         job = await client.get(TRAINING_JOBS, name, namespace)
-        attempt = str(job.get("status", {}).get("attempt", 0))
-        pods = [
-            pod for pod in await _pods(client, job) if pod["metadata"]["labels"].get(names.JOB_ATTEMPT_LABEL) == attempt
-        ]
+        attempt = job.get("status", {}).get("attempt", 0)
+        pods = [pod for pod in await _pods(client, job) if pod_order(pod)[1] == attempt]
         if not pods:
             message = job.get("status", {}).get("message", "the job controller has not seen it yet; is it running?")
             return [f"{name} has no pods: {message}"]
@@ -234,7 +235,7 @@ def _set_suspend(what: str, name: str, value: bool, namespace: str, kubeconfig: 
 async def _pods(client: KubeClient, job: Body) -> list[Body]:
     selector = f"{names.JOB_UID_LABEL}={job['metadata']['uid']}"
     pods = (await client.list(PODS, job["metadata"]["namespace"], label_selector=selector)).items
-    return sorted(pods, key=lambda pod: (pod["metadata"]["labels"][names.JOB_ROLE_LABEL], pod["metadata"]["name"]))
+    return sorted(pods, key=pod_order)
 
 
 def _expect(what: str, *known: str) -> None:

@@ -87,8 +87,11 @@ def read(file: Path, namespace: str) -> list[UserObject]:
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         # `problem` names the token, not its text: a Secret's value is never quoted.
         raise UsageError(f"{source}{place}: this is not YAML: {error.problem or 'it cannot be parsed'}") from None
-    except yaml.YAMLError:
-        raise UsageError(f"{source}: this is not YAML") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        # A date that is none, as 2026-02-30, is a ValueError to the reader; its text is not quoted either.
+        raise UsageError(
+            f"{source}: this is not YAML, or holds a value that cannot be read, as a date that is none"
+        ) from None
     if not found:
         raise UsageError(f"{source} holds no object")
     return [_object(body, f"{source}:{line}", namespace) for line, body in found]
@@ -122,7 +125,9 @@ def _object(body: Any, where: str, namespace: str) -> UserObject:
     name = metadata.get("name") if isinstance(metadata, dict) else None
     if not isinstance(metadata, dict) or not isinstance(name, str) or not name:
         raise UsageError(f"{where}: {body['kind']} has no metadata.name")
-    place = metadata.get("namespace", namespace) if resource.namespaced else None
+    place = (metadata.get("namespace") or namespace) if resource.namespaced else None
+    if place is not None and not isinstance(place, str):
+        raise UsageError(f"{where}: metadata.namespace {place!r} of {body['kind']} {name} must be text, as '{place}'")
     return UserObject(resource, name, place, body, where)
 
 

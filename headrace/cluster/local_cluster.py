@@ -100,7 +100,8 @@ class LocalCluster:
             self._progress("control plane: etcd, kube-apiserver, kube-controller-manager, kwok")
             plane.start()
             self._progress("CRDs and access rules")
-            manifests.apply(plane.kubeconfig, [*manifests.crd_files(), *manifests.rbac_files()])
+            files = [*manifests.crd_files(), *manifests.rbac_files(), *manifests.admission_files()]
+            manifests.apply(plane.kubeconfig, files)
             if options.real:
                 self._start_real_nodes(state, layout, plane)
             elif layout.has_processes:

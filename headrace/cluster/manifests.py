@@ -41,6 +41,20 @@ KINDS: Mapping[tuple[str, str], Resource] = {
         Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False),
         Resource("storage.k8s.io", "v1", "csidrivers", "CSIDriver", namespaced=False),
         Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False),
+        Resource(
+            "admissionregistration.k8s.io",
+            "v1",
+            "validatingadmissionpolicies",
+            "ValidatingAdmissionPolicy",
+            namespaced=False,
+        ),
+        Resource(
+            "admissionregistration.k8s.io",
+            "v1",
+            "validatingadmissionpolicybindings",
+            "ValidatingAdmissionPolicyBinding",
+            namespaced=False,
+        ),
     )
 }
 #: Namespaces before what lives in them; all other kinds in file order.
@@ -77,6 +91,11 @@ def rbac_file(part: str, root: Path = MANIFESTS) -> Path:
 def rbac_files(root: Path = MANIFESTS) -> list[Path]:
     """The RBAC of every part that has one, and the namespaces they live in."""
     return sorted((root / "base").glob("namespace*.yaml")) + sorted((root / "base").glob("*/rbac.yaml"))
+
+
+def admission_files(root: Path = MANIFESTS) -> list[Path]:
+    """What the API server is to refuse of our kinds, beyond their schemas."""
+    return sorted((root / "base").glob("*/admission.yaml"))
 
 
 def apply(kubeconfig: Path, files: Iterable[Path]) -> int:

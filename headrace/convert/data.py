@@ -103,8 +103,7 @@ def _levels(source: Fields) -> list[Body]:
     quota = source.take("quota")
     if not quotas and quota is not None:
         # They divide a single quota among the paths.
-        each = to_int(str(quota)) // max(1, len(paths))
-        quotas = [str(quota)] if len(paths) == 1 else [str(each)] * len(paths)
+        quotas = [str(quota)] if len(paths) == 1 else _shares(source, str(quota), len(paths))
     common: Body = {"mediumtype": source.take("mediumtype", "SSD")}
     source.copy(common, "high", "low")
     if source.take("volumeType", "hostPath") != "hostPath":
@@ -114,3 +113,11 @@ def _levels(source: Fields) -> list[Body]:
         paths = []
     source.finish()
     return [{**common, "path": path, "quota": quota} for path, quota in zip(paths, quotas, strict=False)]
+
+
+def _shares(source: Fields, quota: str, paths: int) -> list[str]:
+    try:
+        return [str(to_int(quota) // max(1, paths))] * paths
+    except ValueError as error:
+        source.note(str(error))
+        return []

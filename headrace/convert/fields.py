@@ -30,17 +30,25 @@ class Fields:
         return default if value is None else value
 
     def part(self, name: str) -> Fields:
-        """A nested mapping, taken; empty when it is not there."""
+        """A nested mapping, taken; empty when it is not there, or is something else, which is said."""
         value = self.take(name)
-        return Fields(f"{self.path}.{name}", value if isinstance(value, Mapping) else {}, self.notes)
+        if not isinstance(value, Mapping):
+            self._say_wrong(name, value, "object")
+            value = {}
+        return Fields(f"{self.path}.{name}", value, self.notes)
 
     def parts(self, name: str) -> list[Fields]:
-        """The mappings of a list, taken."""
+        """The mappings of a list, taken; what else is there is said."""
         values = self.take(name)
-        found = values if isinstance(values, list) else []
+        if not isinstance(values, list):
+            self._say_wrong(name, values, "list of objects")
+            values = []
+        for index, value in enumerate(values):
+            if not isinstance(value, Mapping):
+                self._say_wrong(f"{name}[{index}]", value, "object")
         return [
             Fields(f"{self.path}.{name}[{index}]", value, self.notes)
-            for index, value in enumerate(found)
+            for index, value in enumerate(values)
             if isinstance(value, Mapping)
         ]
 
@@ -60,6 +68,10 @@ class Fields:
     def note(self, text: str) -> None:
         """Say something about this part."""
         self.notes.append(f"{self.path}: {text}")
+
+    def _say_wrong(self, name: str, value: Any, right: str) -> None:
+        if value not in ({}, [], "", None):
+            self.notes.append(f"{self.path}.{name} is no {right}; it was left out")
 
     def finish(self) -> None:
         """Tell of what was not taken."""

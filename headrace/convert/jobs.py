@@ -5,8 +5,9 @@ pkg/apis/kubeflow.org/v1). Defaults that differ from ours are written out, so th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from api import names
 from headrace.convert.fields import Body, Fields
@@ -16,22 +17,40 @@ KUBEDL, KUBEFLOW = "training.kubedl.io", "kubeflow.org"
 
 @dataclass(frozen=True, slots=True)
 class JobKind:
-    """What a foreign kind is here: framework, its options' field, where the roles are, KubeDL's cleanPodPolicy."""
+    """What a foreign kind is here: framework, its options' field, where the roles are and which there are, and the
+    defaults each system has: KubeDL's cleanPodPolicy, and the restartPolicy of a role."""
 
     framework: str
     options: str
     replica_specs: str
+    roles: tuple[str, ...]
     clean_pod_policy: str = "None"
+    kubedl_restarts: Mapping[str, str] = field(default_factory=dict)
+    kubeflow_restart: str = "Never"
 
 
+_MASTER_WORKER = ("Master", "Worker")
+_TENSORFLOW = ("PS", "Worker", "Chief", "Master", "Evaluator")
+_MPI = ("Launcher", "Worker")
 KINDS: dict[str, JobKind] = {
-    "JAXJob": JobKind("JAX", "jax", "jaxReplicaSpecs"),
-    "MPIJob": JobKind("MPI", "mpi", "mpiReplicaSpecs", "Running"),
-    "PaddleJob": JobKind("Paddle", "paddle", "paddleReplicaSpecs"),
-    "PyTorchJob": JobKind("PyTorch", "pytorch", "pytorchReplicaSpecs"),
-    "TFJob": JobKind("TensorFlow", "tensorflow", "tfReplicaSpecs", "Running"),
-    "XGBoostJob": JobKind("XGBoost", "xgboost", "xgbReplicaSpecs"),
+    "JAXJob": JobKind("JAX", "jax", "jaxReplicaSpecs", ("Worker",)),
+    "MPIJob": JobKind("MPI", "mpi", "mpiReplicaSpecs", _MPI, "Running", dict.fromkeys(_MPI, "Never")),
+    "PaddleJob": JobKind("Paddle", "paddle", "paddleReplicaSpecs", _MASTER_WORKER, kubeflow_restart="OnFailure"),
+    "PyTorchJob": JobKind(
+        "PyTorch",
+        "pytorch",
+        "pytorchReplicaSpecs",
+        _MASTER_WORKER,
+        kubedl_restarts={"Master": "ExitCode", "Worker": "OnFailure"},
+        kubeflow_restart="OnFailure",
+    ),
+    "TFJob": JobKind(
+        "TensorFlow", "tensorflow", "tfReplicaSpecs", _TENSORFLOW, "Running", dict.fromkeys(_TENSORFLOW, "ExitCode")
+    ),
+    "XGBoostJob": JobKind("XGBoost", "xgboost", "xgbReplicaSpecs", _MASTER_WORKER),
 }
+#: of a KubeDL XGBoostJob that names none
+_XGBOOST_TTL_SECONDS = 100
 # Containers name the rendezvous port so; ours is an option of the framework.
 _PORT_NAMES = {
     f"{stem}-port" for stem in ("pytorchjob", "tfjob", "xgboostjob", "paddlejob", "jaxjob", "mpijob", "master")
@@ -47,55 +66,87 @@ def convert_job(group: str, kind: str, source: Fields) -> Body:
     _run_policy(nested, policy)
     nested.finish()
     policy.setdefault("cleanPodPolicy", known.clean_pod_policy if group == KUBEDL else "None")
+    if group == KUBEDL and kind == "XGBoostJob":
+        policy.setdefault("ttlSecondsAfterFinished", _XGBOOST_TTL_SECONDS)
     if source.take("successPolicy") == "AllWorkers":
         policy["successPolicy"] = "AllWorkers"
     elif known.framework == "TensorFlow":
         source.note("without a Chief, worker 0 alone ended the job there; here all workers do")
     options: Body = {}
-    roles: Body = {}
-    for role, replica in source.part(known.replica_specs).items():
-        roles[role] = _replica(replica, options)
+    roles = _roles(group, known, source.part(known.replica_specs), options)
     source.copy(options, *{"pytorch": ("nprocPerNode",), "mpi": ("slotsPerWorker",)}.get(known.options, ()))
     if isinstance(options.get("nprocPerNode"), str) and options["nprocPerNode"].isdecimal():
         options["nprocPerNode"] = int(options["nprocPerNode"])
+    if known.options == "pytorch" and group == KUBEFLOW and "nprocPerNode" not in options:
+        elastic = source.source.get("elasticPolicy")
+        if not isinstance(elastic, Mapping) or elastic.get("nProcPerNode") is None:
+            # Its default; one process a pod is ours.
+            options["nprocPerNode"] = "auto"
     if known.options == "mpi":
-        implementation = source.take("mpiImplementation")
+        implementation = source.take("mpiImplementation") or source.take("mpiDistribution")
         if implementation is not None:
-            options["implementation"] = implementation
+            options["implementation"] = "Intel" if implementation == "IntelMPI" else implementation
+        source.copy(options, "sshAuthMountPath")
+        if source.take("launcherCreationPolicy") == "AtStartup":
+            source.note("launcherCreationPolicy AtStartup was left out: the Launcher waits until the workers are ready")
         options.pop("port", None)
         source.note("mpirun reaches the workers over ssh, not kubectl exec: their image needs sshd")
     if known.options == "tensorflow" and source.take("enableDynamicWorker"):
         options["enableDynamicWorker"] = True
-    if known.options == "pytorch":
-        _elastic(source.part("elasticPolicy"), options)
+    if known.options in ("pytorch", "paddle"):
+        _elastic(source.part("elasticPolicy"), options, is_torchrun=known.options == "pytorch")
     scheduling = policy.get("schedulingPolicy", {})
     if "elastic" in options and scheduling.pop("minAvailable", None) is not None:
-        source.note("schedulingPolicy.minAvailable was left out: pytorch.elastic.min says how many workers are enough")
+        text = f"{known.options}.elastic.min says how many workers are enough"
+        source.note(f"schedulingPolicy.minAvailable was left out: {text}")
     source.finish()
     spec: Body = {"framework": known.framework, "replicaSpecs": roles, "runPolicy": policy}
     return spec | ({known.options: options} if options else {})
 
 
-def _elastic(source: Fields, options: Body) -> None:
+def _roles(group: str, known: JobKind, source: Fields, options: Body) -> Body:
+    """The replicaSpecs; both systems take a role's name in any case, and give each a restartPolicy."""
+    spelled = {role.lower(): role for role in known.roles}
+    roles: Body = {}
+    for name, replica in source.items():
+        role = spelled.get(str(name).lower())
+        if role is None or role in roles:
+            replica.note(f"{known.framework} has no role {name} here; its roles are {', '.join(known.roles)}")
+            continue
+        roles[role] = _replica(replica, options)
+        default = known.kubedl_restarts.get(role) if group == KUBEDL else known.kubeflow_restart
+        if default is not None:
+            roles[role].setdefault("restartPolicy", default)
+    source.finish()
+    return roles
+
+
+def _elastic(source: Fields, options: Body, *, is_torchrun: bool) -> None:
     found: Body = {}
     for theirs, ours in (("minReplicas", "min"), ("maxReplicas", "max")):
         value = source.take(theirs)
         if value is not None:
             found[ours] = value
-    source.copy(found, "rdzvBackend", "maxRestarts")
+    if is_torchrun:
+        _rendezvous(source, found, options)
+    source.finish()
+    if found:
+        options["elastic"] = found
+
+
+def _rendezvous(source: Fields, elastic: Body, options: Body) -> None:
+    """What torchrun is told."""
+    source.copy(elastic, "rdzvBackend", "maxRestarts")
     host, port = source.take("rdzvHost"), source.take("rdzvPort")
     if host is not None and port is not None:
-        found["rdzvEndpoint"] = f"{host}:{port}"
+        elastic["rdzvEndpoint"] = f"{host}:{port}"
     conf = {str(one.take("key")): str(one.take("value")) for one in source.parts("rdzvConf")}
     if conf:
-        found["rdzvConf"] = conf
+        elastic["rdzvConf"] = conf
     if "nprocPerNode" not in options:
         per_node = source.take("nProcPerNode")
         if per_node is not None:
             options["nprocPerNode"] = per_node
-    source.finish()
-    if found:
-        options["elastic"] = found
 
 
 def _run_policy(source: Fields, policy: Body) -> None:

@@ -46,7 +46,7 @@ def convert(documents: Sequence[Any]) -> Converted:
     for number, document in enumerate(documents, 1):
         if document is not None and not isinstance(document, Mapping):
             notes.append(f"document {number} is no object")
-    runtimes = {str((item.get("metadata") or {}).get("name")) for item in objects if item.get("kind") in RUNTIMES}
+    runtimes = {str(_meta(item).get("name")) for item in objects if item.get("kind") in RUNTIMES}
     for item in objects:
         body = _one(item, runtimes, notes)
         if body is not None:
@@ -56,7 +56,7 @@ def convert(documents: Sequence[Any]) -> Converted:
 
 def _one(item: Mapping[str, Any], runtimes: set[str], notes: list[str]) -> Body | None:
     group = str(item.get("apiVersion", "")).partition("/")[0]
-    kind, meta = str(item.get("kind", "")), item.get("metadata") or {}
+    kind, meta = str(item.get("kind", "")), _meta(item)
     title = f"{kind} {meta.get('name', '')}"
     spec = item.get("spec")
     source = Fields(f"{title} spec", spec if isinstance(spec, Mapping) else {}, notes)
@@ -99,11 +99,21 @@ def _converter(
     return (CACHE_RUNTIMES, convert_runtime) if kind in RUNTIMES else None
 
 
+def _meta(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An object's metadata; empty when that is something else: the object then has no name, and is left out."""
+    found = item.get("metadata")
+    return found if isinstance(found, Mapping) else {}
+
+
 def _metadata(title: str, meta: Mapping[str, Any], notes: list[str]) -> Body:
     kept: Body = {name: meta[name] for name in ("name", "namespace", "labels") if meta.get(name)}
     annotations = {}
-    for name, value in (meta.get("annotations") or {}).items():
-        if "kubedl.io/" in name or "aimaster" in name:
+    source = meta.get("annotations")
+    if source and not isinstance(source, Mapping):
+        notes.append(f"{title} metadata.annotations is no object; it was left out")
+        source = {}
+    for name, value in (source or {}).items():
+        if "kubedl.io/" in str(name) or "aimaster" in str(name):
             notes.append(f"{title} metadata.annotations: {name} has no counterpart and was left out")
         elif name != _LAST_APPLIED:
             annotations[name] = value

@@ -7,14 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from api.conditions import parse_timestamp
-from api.training_v1alpha1 import RunPolicy, TrainingJobStatus
-from jobcontroller.core import elastic
+from api.conditions import find_condition, parse_timestamp
+from api.training_v1alpha1 import FAILED, RunPolicy, TrainingJobStatus
+from jobcontroller.core import elastic, reasons
 from jobcontroller.core.observed import PodView
+
+CUT_OFF = frozenset({reasons.DEADLINE_EXCEEDED, reasons.STOPPED})
 
 
 def pods_to_end(policy: RunPolicy, pods: Iterable[PodView], status: TrainingJobStatus) -> list[PodView]:
-    """Return the pods cleanPodPolicy says to delete, every pod of an older attempt, and those that are no members."""
+    """Return the pods cleanPodPolicy says to delete, every pod of an older attempt, and those that are no members.
+
+    A job that was stopped, or ran for too long, is to hold nothing any more: what still runs of it goes, whatever the
+    policy says."""
+    failed = find_condition(status.conditions, FAILED)
+    is_cut_off = failed is not None and failed.status == "True" and failed.reason in CUT_OFF
     members = frozenset(elastic.members(status))
     is_elastic = status.elastic is not None
 
@@ -23,7 +30,7 @@ def pods_to_end(policy: RunPolicy, pods: Iterable[PodView], status: TrainingJobS
             return True
         if pod.attempt != status.attempt or policy.clean_pod_policy == "All":
             return True
-        return policy.clean_pod_policy == "Running" and not pod.is_finished
+        return (policy.clean_pod_policy == "Running" or is_cut_off) and not pod.is_finished
 
     return [pod for pod in pods if goes(pod)]
 

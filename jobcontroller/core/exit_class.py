@@ -39,6 +39,8 @@ class Failure:
     is_notice: bool = False
     #: of the whole attempt, which stands still (core/hang.py)
     is_hang: bool = False
+    #: it tells of the pod's node rather than of the pod (core/suspects.py)
+    is_of_node: bool = False
 
 
 #: DisruptionTarget reasons (kubernetes.io/docs/concepts/workloads/pods/disruptions) that take a healthy pod's
@@ -118,7 +120,8 @@ def disruption_kind(reason: str) -> FailureKind:
 def _disrupted(pod: PodView) -> Failure:
     kind = disruption_kind(pod.disruption)
     detail = f": {pod.disruption_message}" if pod.disruption_message else ""
-    return _failure(pod, kind, f"was disrupted ({pod.disruption}){detail}")
+    is_of_node = kind is FailureKind.INFRASTRUCTURE
+    return _failure(pod, kind, f"was disrupted ({pod.disruption}){detail}", is_of_node=is_of_node)
 
 
 def _failed(pod: PodView) -> Failure:
@@ -130,10 +133,11 @@ def _failed(pod: PodView) -> Failure:
         # An eviction for exceeding a limit of the pod's own would happen again on any node.
         own_limit = pod.reason == "Evicted" and "exceed" in pod.message and "limit" in pod.message
         kind = FailureKind.USER_ERROR if own_limit else FailureKind.INFRASTRUCTURE
-        return _failure(pod, kind, _with_message(pod, f"failed on its node ({pod.reason})"))
+        return _failure(pod, kind, _with_message(pod, f"failed on its node ({pod.reason})"), is_of_node=not own_limit)
     bad = [end for end in pod.ends if end.exit_code != 0 or end.signal != 0]
     if not bad:
-        return _failure(pod, FailureKind.INFRASTRUCTURE, _with_message(pod, "failed and left no exit code"))
+        text = _with_message(pod, "failed and left no exit code")
+        return _failure(pod, FailureKind.INFRASTRUCTURE, text, is_of_node=True)
     return _ended(pod, min(bad, key=lambda end: end.finished_at or float("inf")))
 
 
@@ -164,7 +168,9 @@ def _with_message(pod: PodView, text: str) -> str:
     return f"{text}: {pod.message}" if pod.message else text
 
 
-def _failure(pod: PodView, kind: FailureKind, text: str, end: ContainerEnd | None = None) -> Failure:
+def _failure(
+    pod: PodView, kind: FailureKind, text: str, end: ContainerEnd | None = None, *, is_of_node: bool = False
+) -> Failure:
     return Failure(
         kind=kind,
         pod=pod.name,
@@ -175,4 +181,5 @@ def _failure(pod: PodView, kind: FailureKind, text: str, end: ContainerEnd | Non
         exit_code=end.exit_code if end else None,
         was_out_of_memory=end is not None and end.reason == "OOMKilled",
         at=(end.finished_at if end else None) or pod.finished_at,
+        is_of_node=is_of_node,
     )

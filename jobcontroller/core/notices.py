@@ -54,14 +54,16 @@ def of_attempt(turn: Turn) -> list[Failure]:
 
 
 def _failure(pod: PodView, text: str) -> Failure:
+    kind = disruption_kind(pod.disruption) if pod.disruption else FailureKind.PREEMPTION
     return Failure(
-        kind=disruption_kind(pod.disruption) if pod.disruption else FailureKind.PREEMPTION,
+        kind=kind,
         pod=pod.name,
         uid=pod.uid,
         role=pod.role,
         index=pod.index,
         message=f"pod {pod.name} ({pod.role} {pod.index}) {text}",
         is_notice=True,
+        is_of_node=kind is FailureKind.INFRASTRUCTURE,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from api import names
 from api.training_v1alpha1 import JobDataset, TrainingJob, TrainingJobSpec, TrainingJobStatus
-from jobcontroller.core import attempts, checkpoints, elastic, equipment, indexes, start_gate
+from jobcontroller.core import attempts, checkpoints, elastic, equipment, indexes, kueue, start_gate, suspects
 from jobcontroller.core.framework import Framework, Rendezvous, is_equipped
 from jobcontroller.core.ownership import labels, owner_references
 
@@ -41,6 +41,7 @@ def build_pod(
     metadata = _metadata(job, status, template.get("metadata") or {}, (role, index))
     if replica.spot_replica_spec is not None and _is_spot(job, status, role, index):
         _apply_spot(metadata, pod_spec, replica.spot_replica_spec.to_wire())
+    suspects.avoid(status, pod_spec)
     environment = _environment(job, status, framework, role, index)
     _fill_containers(pod_spec, environment, job.spec)
     if is_equipped(framework):
@@ -71,8 +72,9 @@ def _metadata(
         names.JOB_INDEX_LABEL: str(index),
         names.JOB_ATTEMPT_LABEL: str(status.attempt),
         names.POD_GROUP_LABEL: attempts.group_name(job.metadata.name, status.attempt),
+        **kueue.pod_labels(job, status),
     }
-    annotations = dict(template.get("annotations") or {})
+    annotations = dict(template.get("annotations") or {}) | kueue.pod_annotations(job, status)
     datasets = datasets_annotation(job.spec)
     if datasets is not None:
         annotations[names.DATASETS_ANNOTATION] = datasets

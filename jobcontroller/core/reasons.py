@@ -62,6 +62,9 @@ CHECKPOINT_SKIPPED: Final = "CheckpointSkipped"
 CHECKPOINT_DISTRUSTED: Final = "CheckpointDistrusted"
 """An event only: no attempt got from this complete checkpoint to the next."""
 
+NODE_AVOIDED: Final = "NodeAvoided"
+"""An event only: a member was lost on that node, so the job's next pods go elsewhere where they fit."""
+
 # Running
 ALL_RUNNING: Final = "AllPodsRunning"
 SOME_FINISHED: Final = "SomePodsFinished"
@@ -81,6 +84,8 @@ SUCCEEDED: Final = "Succeeded"
 INVALID_SPEC: Final = "InvalidSpec"
 FRAMEWORK_NOT_SUPPORTED: Final = "FrameworkNotSupported"
 DEADLINE_EXCEEDED: Final = "DeadlineExceeded"
+STOPPED: Final = "StoppedByUser"
+"""Annotation names.STOP_ANNOTATION."""
 BACKOFF_LIMIT_EXCEEDED: Final = "BackoffLimitExceeded"
 RESTARTS_EXHAUSTED: Final = "RestartsExhausted"
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from api import names
 from api.conditions import find_condition, parse_timestamp, timestamp
 from api.training_v1alpha1 import CREATED, DATA_READY, FAILED, QUEUED, RESTARTING, SUCCEEDED, SUSPENDED, is_finished
 from jobcontroller.core import (
@@ -41,6 +42,7 @@ from jobcontroller.core import (
     retention,
     roles,
     startup,
+    suspects,
     suspend,
     validation,
 )
@@ -72,6 +74,8 @@ def reconcile(observed: Observed, now: float, policy: Policy | None = None) -> P
         _leave_alone,
         _clean_up_finished,
         _accept,
+        _stop,
+        _succeed_before_suspension,
         _hold_back_suspended,
         _resume,
         _keep_deadline,
@@ -149,6 +153,19 @@ def _was_accepted(turn: Turn) -> bool:
     is_known = created is not None and created.status == "True"
     generation = created.observed_generation if created is not None else None
     return is_known and generation == turn.job.metadata.generation and turn.status.attempt_began_at is not None
+
+
+def _stop(turn: Turn) -> Plan | None:
+    if names.STOP_ANNOTATION not in turn.job.metadata.annotations:
+        return None
+    return _finish(turn, FAILED, reasons.STOPPED, "the job was stopped; it cannot be resumed")
+
+
+def _succeed_before_suspension(turn: Turn) -> Plan | None:
+    """A job whose work was done before it was suspended has succeeded: resumed it would do it again."""
+    if not suspend.wants_suspension(turn.job) or suspend.is_suspended(turn.status):
+        return None
+    return _succeed(turn)
 
 
 def _hold_back_suspended(turn: Turn) -> Plan | None:
@@ -232,6 +249,7 @@ def _restart_after_failure(turn: Turn) -> Plan | None:
     if turn.now < settled_at:
         turn.wake_at(settled_at)
         return _report(turn)
+    suspects.note(turn, found)
     if resize.survive(turn, found):
         return None
     cause = failures.cause(turn, found)
@@ -344,6 +362,7 @@ def _start_attempt(turn: Turn) -> Plan | None:
         status.checkpoints = checkpoints.statuses(seen.found)
         _say_skipped(turn, seen.found, chosen)
     status.started_attempt = turn.attempt
+    status.suspect_nodes = suspects.current(status, turn.now)
     status.started_replicas = roles.replicas(job.spec)
     elastic.begin(job, status)
     status.grace_seconds = drain.grace_seconds(job, status, turn.observed.bytes_per_second)
@@ -442,7 +461,8 @@ def _finish(turn: Turn, state: str, reason: str, message: str) -> Plan:
     turn.event(state, message, "Normal" if state == SUCCEEDED else "Warning")
     turn.outcome = reason
     plan = turn.plan()
-    if plan.status is not None and turn.job.spec.run_policy.clean_pod_policy != "None":
+    keeps_pods = turn.job.spec.run_policy.clean_pod_policy == "None" and reason not in cleanup.CUT_OFF
+    if plan.status is not None and not keeps_pods:
         for replica in plan.status.replica_statuses.values():
             replica.active = replica.ready = 0
     return plan
@@ -477,5 +497,13 @@ def _began_at(turn: Turn) -> float:
 
 
 def _grace_seconds(turn: Turn) -> int | None:
+    """Return the grace of pods that are ended by us; None = each its own.
+
+    Pods of the first attempt were made when no checkpoint was known to size it by; by now one may be."""
     checkpoint = turn.job.spec.checkpoint
-    return checkpoint.grace_seconds if checkpoint is not None else None
+    if checkpoint is None or checkpoint.grace_seconds is not None:
+        return checkpoint.grace_seconds if checkpoint is not None else None
+    templates = (replica.template.get("spec") or {} for replica in turn.job.spec.replica_specs.values())
+    if any(template.get("terminationGracePeriodSeconds") is not None for template in templates):
+        return None
+    return drain.grace_seconds(turn.job, turn.status, turn.observed.bytes_per_second)

@@ -12,7 +12,7 @@ from typing import Any
 
 from api import names
 from api.training_v1alpha1 import CheckpointSpec, TrainingJob, TrainingJobSpec
-from jobcontroller.core import checkpoints, elastic, roles, startup
+from jobcontroller.core import checkpoints, elastic, kueue, roles, startup
 from jobcontroller.core.framework import Framework
 
 #: the job's name is its Service's name, and a label's value on every pod
@@ -60,6 +60,11 @@ def _problems(job: TrainingJob, framework: Framework) -> Iterator[str]:
     yield from _dataset_problems(job.spec)
     if job.spec.checkpoint is not None:
         yield from _checkpoint_problems(job.spec, job.spec.checkpoint)
+    if kueue.queue_of(job) and elastic.bounds(job.spec) is not None:
+        yield (
+            f"label {names.KUEUE_QUEUE_LABEL} and spec.{job.spec.framework.lower()}.elastic exclude each other: a pod "
+            "group of Kueue has a fixed number of pods"
+        )
     problem = framework.validate(job.spec)
     if problem is not None:
         yield problem

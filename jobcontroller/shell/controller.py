@@ -7,7 +7,7 @@ leader's decision, or a stale one, does nothing."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -15,7 +15,7 @@ import structlog
 from api.conditions import parse_timestamp
 from api.training_v1alpha1 import RUNNING, TrainingJob, TrainingJobStatus, is_finished
 from jobcontroller.core.actions import CreatePod, Plan
-from jobcontroller.core.observed import Problem
+from jobcontroller.core.observed import PodView, Problem
 from jobcontroller.core.reconcile import reconcile
 from jobcontroller.core.turn import Policy
 from jobcontroller.errors import StatusConflict
@@ -108,7 +108,7 @@ class Controller:
         if plan.status is not None:
             stored = await self._store_status(seen, plan.status)
             self._written[key] = stored["metadata"]["resourceVersion"]
-            self._tell(key, job, plan)
+            self._tell(key, job, seen.observed.pods, plan)
         problem = await self._executor.perform(job, plan.actions)
         if await self._retention.perform(key, job, plan.actions):
             self._observer.forget_checkpoints(key)
@@ -142,7 +142,7 @@ class Controller:
         resync = self._checkpoint_seconds if has_checkpoints else self._resync_seconds
         return resync if plan.wake_after_seconds is None else min(resync, plan.wake_after_seconds)
 
-    def _tell(self, key: Key, job: TrainingJob, plan: Plan) -> None:
+    def _tell(self, key: Key, job: TrainingJob, pods: Sequence[PodView], plan: Plan) -> None:
         status = plan.status
         if status is None:
             return
@@ -159,7 +159,10 @@ class Controller:
         was_running = job.status is not None and _is_running(job.status)
         if status.attempt == 0 and _is_running(status) and not was_running and job.metadata.creation_timestamp:
             created_at = parse_timestamp(job.metadata.creation_timestamp)
-            metrics.FIRST_POD_SECONDS.observe(max(0.0, self._wall_clock() - created_at))
+            now = self._wall_clock()
+            first = min((pod.started_at for pod in pods if pod.started_at is not None), default=now)
+            metrics.FIRST_POD_SECONDS.observe(max(0.0, first - created_at))
+            metrics.ALL_PODS_SECONDS.observe(max(0.0, now - created_at))
 
 
 def _is_running(status: TrainingJobStatus) -> bool:

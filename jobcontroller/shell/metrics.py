@@ -20,8 +20,15 @@ OUTCOMES = Counter("headrace_jobcontroller_outcomes", "restarts and ends of jobs
 """reason: one of core/reasons.py."""
 SIGNS = Counter("headrace_jobcontroller_sign_readings", "readings of jobs' signs of life, by result", ["result"])
 """result: read, failed."""
+_LAUNCH_BUCKETS = (1, 2, 5, 10, 30, 60, 300, 1800, 7200, 28800)
 FIRST_POD_SECONDS = Histogram(
+    "headrace_jobcontroller_first_pod_launch_seconds",
+    "seconds from a job's creation until the first pod of its first attempt ran (KubeDL's first_pod_launch_delay)",
+    buckets=_LAUNCH_BUCKETS,
+)
+"""Both are counted when all pods run."""
+ALL_PODS_SECONDS = Histogram(
     "headrace_jobcontroller_all_pods_launch_seconds",
     "seconds from a job's creation until all pods of its first attempt ran (KubeDL's all_pods_launch_delay)",
-    buckets=(1, 2, 5, 10, 30, 60, 300, 1800, 7200, 28800),
+    buckets=_LAUNCH_BUCKETS,
 )

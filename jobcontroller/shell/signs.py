@@ -13,7 +13,7 @@ import structlog
 
 from api.conditions import parse_timestamp
 from api.training_v1alpha1 import CheckpointSpec, HangDetection, TrainingJob
-from jobcontroller.core import hang
+from jobcontroller.core import elastic, hang
 from jobcontroller.core.observed import PodView, Sign, Signs
 from jobcontroller.errors import MetadataUnavailable
 from jobcontroller.shell import metrics
@@ -60,6 +60,10 @@ class SignReader:
         known = self._known.get(key)
         signs = known[1] if known is not None and known[0] == attempt else None
         running = [pod for pod in pods if pod.attempt == attempt]
+        if job.status is not None and job.status.elastic is not None:
+            # Those that look for room, and those that are leaving, do not run: they say nothing of the others.
+            members = frozenset(elastic.members(job.status))
+            running = [pod for pod in running if pod.key in members]
         if hang.needs_reading(job, running, signs, self._wall_clock()):
             signs = await self._read(job, policy, running)
             self._known[key] = (attempt, signs)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from scheduler.core.placement import Plugins, Scoring, WeightedRelative
 from scheduler.core.plugin import RelativeScorePlugin
 from scheduler.core.usage_costs import Weighted
+from scheduler.plugins.avoided_nodes import AvoidedNodes
 from scheduler.plugins.balance import Balance
 from scheduler.plugins.base import FilterPlugin, ScorePlugin
 from scheduler.plugins.cache_room import CacheRoom
@@ -49,6 +50,7 @@ SCORES: dict[str, Callable[[Settings, Weights], ScorePlugin]] = {
     "cache_room": lambda settings, weights: CacheRoom(settings.stage_in_floor_seconds),
     "gpu_fit": lambda settings, weights: GpuFit(),
     "preferences": lambda settings, weights: Preferences(),
+    "avoided_nodes": lambda settings, weights: AvoidedNodes(),
     "balance": lambda settings, weights: Balance(yields_to_gpu_fit=bool(weights.gpu_fit)),
 }
 # Scores that only compare the nodes left with each other, from what other pods are where.

@@ -1,4 +1,4 @@
-"""`headrace submit, get, describe, explain, suspend, delete` against a real API server."""
+"""`headrace submit, get, describe, explain, suspend, stop, wait, logs --all, delete` against a real API server."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from headrace.cli import jobs
+from headrace.cli import jobs, waiting
+from headrace.cli.logs import logs
 from kube.client import KubeClient
 from kube.config import load_config
 from kube.events import EventRecorder
 from kube.objects import reference_to
-from kube.resources import NAMESPACES, TRAINING_JOBS
+from kube.resources import NAMESPACES, PODS, SERVICE_ACCOUNTS, TRAINING_JOBS
 from tests.builders.training_jobs import job_body
 
 pytestmark = pytest.mark.cluster
@@ -35,6 +36,8 @@ class Cli:
         self.namespace = namespace
         self._app = typer.Typer()
         jobs.register(self._app)
+        waiting.register(self._app)
+        self._app.command()(logs)
 
     def __call__(self, *words: str, succeeds: bool = True) -> str:
         arguments = [*words, "-n", self.namespace, "--kubeconfig", str(self.kubeconfig)]
@@ -126,3 +129,69 @@ def test_a_schedule_is_submitted_and_listed(cli: Cli) -> None:
     assert row.split()[:8] == ["nightly", "0", "2", "*", "*", "*", "Europe/Berlin", "Forbid"]
     assert '"kind": "CronTrainingJob"' in cli("get", "cron", "nightly", "-o", "json")
     cli("delete", "cron", "nightly")
+
+
+def set_state(cli: Cli, name: str, state: str) -> None:
+    """As the job controller does."""
+    condition = {
+        "type": state, "status": "True", "reason": "Told", "message": "by the test",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }  # fmt: skip
+    patch = {"status": {"conditions": [condition]}}
+    cli.with_client(lambda client: client.patch(TRAINING_JOBS, name, patch, cli.namespace, subresource="status"))
+
+
+def test_a_job_is_waited_for(cli: Cli, tmp_path: Path) -> None:
+    cli("submit", "-f", write(tmp_path, job_body("one"), job_body("two")))
+    assert "TrainingJob one is not there after 0.1 s" in cli("wait", "job", "one", "--timeout", "0.1", succeeds=False)
+    set_state(cli, "one", "Running")
+    assert cli("wait", "job", "one", "--for", "Running").endswith("one: Running\n")
+    set_state(cli, "one", "Succeeded")
+    assert "one: Succeeded" in cli("wait", "job", "one")
+    cli("wait", "job", "one", "--for", "Running", succeeds=False)
+    set_state(cli, "two", "Failed")
+    assert "two: Failed" in cli("wait", "job", "two", succeeds=False)
+    cli("wait", "job", "two", "--for", "Failed")
+    assert "not found" in cli("wait", "job", "none", succeeds=False)
+    assert "--for 'Ready' is no state of a job" in cli("wait", "job", "one", "--for", "Ready", succeeds=False)
+    assert "'pod' cannot be waited for" in cli("wait", "pod", "one", succeeds=False)
+
+
+def test_a_job_is_stopped_once(cli: Cli, tmp_path: Path) -> None:
+    cli("submit", "-f", write(tmp_path, job_body("one")))
+    assert cli("stop", "job", "one") == "TrainingJob one is being stopped\n"
+    assert "training.headrace.dev/stop" in cli("get", "jobs", "one", "-o", "yaml")
+    set_state(cli, "one", "Failed")
+    assert cli("stop", "job", "one") == "TrainingJob one had ended before: Failed\n"
+    assert "not found" in cli("stop", "job", "none", succeeds=False)
+    assert "'cron' cannot be stopped" in cli("stop", "cron", "one", succeeds=False)
+
+
+def test_names_that_no_path_can_hold_are_refused_with_a_sentence(cli: Cli) -> None:
+    for words in (
+        ("describe", "job"),
+        ("wait", "job"),
+        ("stop", "job"),
+        ("suspend", "job"),
+        ("delete", "job"),
+        ("logs",),
+    ):
+        assert "cannot be part of a path" in cli(*words, "a/b", succeeds=False), words
+    assert "cannot be part of a path" in cli("logs", "a/b", "--all", succeeds=False)
+
+
+def test_logs_of_a_jobs_pods_say_which_pods_have_none(cli: Cli, tmp_path: Path) -> None:
+    cli("submit", "-f", write(tmp_path, job_body("one")))
+    assert "has no pods" in cli("logs", "one", "--all", succeeds=False)
+    assert "no log of job" in cli("logs", "none", "--all", succeeds=False)
+    uid = cli.with_client(lambda client: client.get(TRAINING_JOBS, "one", cli.namespace))["metadata"]["uid"]
+    pod = {
+        "metadata": {"name": "odd", "labels": {"training.headrace.dev/job-uid": uid}},
+        "spec": {"containers": [{"name": "main", "image": "x"}]},
+    }
+    account = {"metadata": {"name": "default"}}
+    cli.with_client(lambda client: client.create(SERVICE_ACCOUNTS, account, cli.namespace))
+    cli.with_client(lambda client: client.create(PODS, pod, cli.namespace))
+    text = cli("logs", "one", "--all", succeeds=False)
+    assert "[odd] " in text and "no log of job" in text
+    assert "odd" in cli("describe", "job", "one"), "a pod with the job's label and nothing else"

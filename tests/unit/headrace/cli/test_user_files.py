@@ -60,3 +60,22 @@ def test_values_of_a_broken_secret_are_not_quoted(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         user_files.read(write(tmp_path, text), "default")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (JOB + "spec: {begins: 2026-02-30}\n", r"job\.yaml: this is not YAML, or holds a value that cannot be read"),
+        ("a: " + "[" * 5000, "this is not YAML"),
+        (JOB.replace("{name: one}", "{name: one, namespace: 7}"), r"metadata\.namespace 7 of TrainingJob one must be"),
+        (JOB.replace("{name: one}", "{name: one, namespace: [a]}"), r"metadata\.namespace \['a'\] of TrainingJob one"),
+    ],
+)
+def test_odd_values_are_said_too(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        user_files.read(write(tmp_path, text), "default")
+
+
+def test_an_empty_namespace_is_none(tmp_path: Path) -> None:
+    (found,) = user_files.read(write(tmp_path, JOB.replace("{name: one}", "{name: one, namespace: }")), "mine")
+    assert found.namespace == "mine"

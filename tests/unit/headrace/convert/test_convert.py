@@ -188,3 +188,153 @@ def test_a_cron_whose_workload_has_one_name_forbids_a_second_run() -> None:
     text = CRONS.replace("metadata: {labels: {team: vision}}", "metadata: {name: fixed}")
     bodies, _ = converted(text)
     assert bodies["CronTrainingJob/nightly"]["spec"]["concurrencyPolicy"] == "Forbid"
+
+
+def job_of(kind: str, spec: str, api: str = "kubeflow.org/v1") -> tuple[dict[str, Any], list[str]]:
+    """One job's spec, converted."""
+    body = {"apiVersion": api, "kind": kind, "metadata": {"name": "x"}, "spec": yaml.safe_load(spec)}
+    found = convert([body])
+    return (found.bodies[0]["spec"] if found.bodies else {}), found.notes
+
+
+POD = "template: {spec: {containers: [{name: c, image: i}]}}"
+
+
+@pytest.mark.parametrize(
+    ("api", "kind", "roles", "policies"),
+    [
+        ("training.kubedl.io/v1alpha1", "TFJob", "tf/PS,Worker", {"PS": "ExitCode", "Worker": "ExitCode"}),
+        (
+            "training.kubedl.io/v1alpha1",
+            "PyTorchJob",
+            "pytorch/Master,Worker",
+            {"Master": "ExitCode", "Worker": "OnFailure"},
+        ),
+        ("training.kubedl.io/v1alpha1", "MPIJob", "mpi/Launcher,Worker", {"Launcher": "Never", "Worker": "Never"}),
+        ("training.kubedl.io/v1alpha1", "XGBoostJob", "xgb/Master", {"Master": None}),
+        ("kubeflow.org/v1", "TFJob", "tf/Worker", {"Worker": "Never"}),
+        ("kubeflow.org/v1", "PyTorchJob", "pytorch/Master", {"Master": "OnFailure"}),
+        ("kubeflow.org/v1", "PaddleJob", "paddle/Worker", {"Worker": "OnFailure"}),
+        ("kubeflow.org/v1", "JAXJob", "jax/Worker", {"Worker": "Never"}),
+        ("kubeflow.org/v1", "XGBoostJob", "xgb/Master", {"Master": "Never"}),
+    ],
+)
+def test_the_default_restart_policy_of_each_system_is_written_out(
+    api: str, kind: str, roles: str, policies: dict[str, str | None]
+) -> None:
+    stem, _, names = roles.partition("/")
+    listed = ", ".join(f"{name}: {{{POD}}}" for name in names.split(","))
+    spec, notes = job_of(kind, f"{stem}ReplicaSpecs: {{{listed}}}", api)
+    found = {role: one.get("restartPolicy") for role, one in spec["replicaSpecs"].items()}
+    assert found == policies, notes
+
+
+def test_roles_are_known_in_any_case_and_unknown_ones_are_told_of() -> None:
+    spec, notes = job_of("TFJob", f"tfReplicaSpecs: {{ps: {{{POD}}}, WORKER: {{{POD}}}, AIMaster: {{{POD}}}}}")
+    assert set(spec["replicaSpecs"]) == {"PS", "Worker"}
+    assert any("TensorFlow has no role AIMaster" in note for note in notes)
+
+
+def test_torchruns_processes_a_node_are_auto_unless_told_as_at_kubeflow() -> None:
+    spec, _ = job_of("PyTorchJob", f"pytorchReplicaSpecs: {{Worker: {{{POD}}}}}")
+    assert spec["pytorch"]["nprocPerNode"] == "auto"
+    spec, _ = job_of(
+        "PyTorchJob", f"{{elasticPolicy: {{nProcPerNode: 4}}, pytorchReplicaSpecs: {{Worker: {{{POD}}}}}}}"
+    )
+    assert spec["pytorch"]["nprocPerNode"] == 4
+    spec, _ = job_of("PyTorchJob", f"pytorchReplicaSpecs: {{Worker: {{{POD}}}}}", "training.kubedl.io/v1alpha1")
+    assert "pytorch" not in spec
+
+
+def test_options_of_mpi_operator_and_of_kubedls_older_mpi_jobs_are_carried_over() -> None:
+    roles = f"mpiReplicaSpecs: {{Launcher: {{{POD}}}, Worker: {{{POD}}}}}"
+    spec, notes = job_of(
+        "MPIJob",
+        f"{{sshAuthMountPath: /home/u/.ssh, mpiImplementation: Intel, launcherCreationPolicy: AtStartup, {roles}}}",
+        "kubeflow.org/v2beta1",
+    )
+    assert spec["mpi"] == {"implementation": "Intel", "sshAuthMountPath": "/home/u/.ssh"}
+    assert any("launcherCreationPolicy AtStartup" in note for note in notes)
+    spec, _ = job_of("MPIJob", f"{{mpiDistribution: IntelMPI, {roles}}}", "training.kubedl.io/v1alpha1")
+    assert spec["mpi"] == {"implementation": "Intel"}
+
+
+def test_an_elastic_paddle_job_stays_elastic() -> None:
+    spec, notes = job_of(
+        "PaddleJob",
+        f"{{elasticPolicy: {{minReplicas: 1, maxReplicas: 3, maxRestarts: 5}}, "
+        f"paddleReplicaSpecs: {{Worker: {{{POD}}}}}}}",
+    )
+    assert spec["paddle"]["elastic"] == {"min": 1, "max": 3}
+    assert any("elasticPolicy.maxRestarts has no counterpart" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (f"{{runPolicy: forever, pytorchReplicaSpecs: {{Worker: {{{POD}}}}}}}", "spec.runPolicy is no object"),
+        (f"{{pytorchReplicaSpecs: {{Master: null, Worker: [1], master: {{{POD}}}}}}}", "Worker has no counterpart"),
+        ("pytorchReplicaSpecs: [1, 2]", "spec.pytorchReplicaSpecs is no object"),
+        (
+            f"{{elasticPolicy: {{rdzvConf: [a]}}, pytorchReplicaSpecs: {{Worker: {{{POD}}}}}}}",
+            "rdzvConf[0] is no object",
+        ),
+    ],
+)
+def test_what_has_the_wrong_shape_is_told_of(spec: str, said: str) -> None:
+    _, notes = job_of("PyTorchJob", spec)
+    assert any(said in note for note in notes), notes
+
+
+def test_metadata_of_the_wrong_shape_and_odd_quotas_end_no_conversion() -> None:
+    for metadata in (
+        "text",
+        [1],
+        {"name": "x", "annotations": [1]},
+        {"name": 3},
+        {"name": "x", "annotations": {1: "a"}},
+    ):
+        convert([{"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "metadata": metadata, "spec": {}}])
+        convert([{"apiVersion": "data.fluid.io/v1alpha1", "kind": "JindoRuntime", "metadata": metadata, "spec": {}}])
+    levels = [{"mediumtype": "SSD", "path": "/a,/b", "quota": "lots"}]
+    body = {"apiVersion": "data.fluid.io/v1alpha1", "kind": "JindoRuntime", "metadata": {"name": "x"}}
+    found = convert([body | {"spec": {"tieredstore": {"levels": levels}}}])
+    assert any("'lots' is not a quantity" in note for note in found.notes)
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+KNOWN_FIELDS = (
+    "pytorchReplicaSpecs", "tfReplicaSpecs", "mpiReplicaSpecs", "Worker", "template", "spec", "containers", "ports",
+    "runPolicy", "schedulingPolicy", "elasticPolicy", "rdzvConf", "cronPolicy", "schedule", "mounts", "mountPoint",
+    "tieredstore", "levels", "path", "quota", "quotaList", "target", "runAfter", "workload", "metadata", "replicas",
+    "labels", "annotations", "name", "spotReplicaSpec", "worker", "fuse", "dataset", "nprocPerNode",
+)  # fmt: skip
+theirs = st.recursive(
+    json_like,
+    lambda inner: st.dictionaries(st.sampled_from(KNOWN_FIELDS), inner, max_size=5) | st.lists(inner, max_size=2),
+    max_leaves=20,
+)
+
+
+@given(
+    st.sampled_from(
+        [
+            ("kubeflow.org/v1", "PyTorchJob"),
+            ("kubeflow.org/v1", "MPIJob"),
+            ("training.kubedl.io/v1alpha1", "TFJob"),
+            ("apps.kubedl.io/v1alpha1", "Cron"),
+            ("data.fluid.io/v1alpha1", "Dataset"),
+            ("data.fluid.io/v1alpha1", "DataLoad"),
+            ("data.fluid.io/v1alpha1", "JindoRuntime"),
+        ]
+    ),
+    theirs,
+    theirs,
+)
+def test_no_shape_of_an_object_breaks_the_conversion(kind: tuple[str, str], metadata: Any, spec: Any) -> None:
+    found = convert([{"apiVersion": kind[0], "kind": kind[1], "metadata": metadata, "spec": spec}])
+    assert found.bodies or found.notes

@@ -1,5 +1,7 @@
 """Scores and filters on small views: scheduler/plugins/."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from scheduler.core.cluster_view import ALL, ClusterView, view_of
 from scheduler.core.node_table import NodeTable
 from scheduler.core.pod_request import PodRequest, ShapeCache, pod_request
 from scheduler.core.residency_table import ResidencyTable
+from scheduler.plugins.avoided_nodes import AvoidedNodes
 from scheduler.plugins.balance import Balance
 from scheduler.plugins.gpu_fit import GpuFit
 from scheduler.plugins.node_affinity import NodeAffinity
@@ -144,3 +147,22 @@ def test_every_weight_has_a_score_and_every_filter_says_what_can_help_it() -> No
     assert all(factory().worth_retry for factory in FILTERS)
     built = build(Settings())
     assert len({plugin.name for plugin in built.filters}) == len(FILTERS)
+
+
+def _prefers(preference: dict[str, Any]) -> dict[str, Any]:
+    term = {"weight": 100, "preference": preference}
+    return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [term]}}
+
+
+def test_nodes_a_pod_names_as_bad_cost_more_than_a_cold_start() -> None:
+    view = _view(a_node("good"), a_node("bad"), a_node("worse"))
+    fields = [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in ("bad", "worse", "gone")]
+    pod = _request(view, a_pod("p").with_spec(affinity=_prefers({"matchFields": fields})))
+    cost = AvoidedNodes().score(view, pod, ALL)
+    assert cost is not None
+    assert cost.tolist() == [0.0, 1.0, 1.0]
+    weights = Weights()
+    assert weights.avoided_nodes > weights.stage_in + weights.cache_room + weights.gpu_fit
+    other = {"matchExpressions": [{"key": "a", "operator": "DoesNotExist"}], "matchFields": fields[:1]}
+    assert AvoidedNodes().score(view, _request(view, a_pod("q").with_spec(affinity=_prefers(other))), ALL) is None
+    assert AvoidedNodes().score(view, _request(view, a_pod("r")), ALL) is None
