@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from headrace.cluster import manifests
 from headrace.cluster.binaries import require
 from headrace.cluster.control_plane import KNOWN_COMPONENTS, ControlPlane
 from headrace.errors import HeadraceError
+from tests.builders import api_servers
 from tests.builders.postgres import PostgresServer
 
 # Started in the background by a shell, tests would hand an ignored SIGINT on to all they start and interrupt.
@@ -27,11 +27,10 @@ settings.load_profile("untimed")
 
 @dataclass(frozen=True)
 class ApiServer:
-    """A running API server: its administrator's kubeconfig and what starts and stops it."""
+    """A running API server: its administrator's kubeconfig and what hands out others."""
 
     kubeconfig: Path
     control_plane: ControlPlane
-    stop: Callable[[], None]
 
 
 @pytest.fixture(scope="session")
@@ -46,21 +45,9 @@ def control_plane_binaries() -> Mapping[str, Path]:
 def api_server(
     control_plane_binaries: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ApiServer]:
-    """etcd and kube-apiserver with our CRDs; no controllers, so nothing acts on objects by itself."""
-    plane = ControlPlane(
-        tmp_path_factory.mktemp("api-server"),
-        control_plane_binaries,
-        name="tests",
-        components=("etcd", "kube-apiserver"),
-        durable=False,
-        dies_with_us=True,
-    )
-    try:
-        plane.start()
-        manifests.apply(plane.kubeconfig, manifests.crd_files())
-        yield ApiServer(kubeconfig=plane.kubeconfig, control_plane=plane, stop=plane.stop)
-    finally:
-        plane.stop()
+    """The one most tests share, each in a namespace of its own."""
+    with api_servers.api_server(tmp_path_factory.mktemp("api-server"), control_plane_binaries, "tests") as plane:
+        yield ApiServer(kubeconfig=plane.kubeconfig, control_plane=plane)
 
 
 @pytest.fixture(scope="session")
