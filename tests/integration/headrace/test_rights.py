@@ -42,6 +42,7 @@ from kube.resources import (
     Resource,
 )
 from tests.builders import audit
+from tests.builders.api_servers import SYSTEM, api_server
 from tests.builders.cache_cluster import CacheCluster
 from tests.builders.cron_schedules import YEARLY, Schedules
 from tests.builders.job_cluster import Cluster, controller
@@ -50,7 +51,6 @@ from tests.builders.training_jobs import job_body, workers
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
 Body = dict[str, Any]
-SYSTEM = "headrace-system"
 PARTS = ("cacheruntime", "jobcontroller")
 PATIENCE_SECONDS = 180.0
 MIRRORS = "headrace-system/headrace-credentials,headrace-node/headrace-credentials"
@@ -84,18 +84,8 @@ def plane(
     control_plane_binaries: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ControlPlane]:
     folder = tmp_path_factory.mktemp("rights")
-    plane = ControlPlane(
-        folder,
-        control_plane_binaries,
-        name="rights",
-        components=("etcd", "kube-apiserver"),
-        durable=False,
-        dies_with_us=True,
-        extra_args={"kube-apiserver": audit.flags(folder, users=[user_of(part) for part in PARTS])},
-    )
-    try:
-        plane.start()
-        manifests.apply(plane.kubeconfig, manifests.crd_files())
+    flags = audit.flags(folder, users=[user_of(part) for part in PARTS])
+    with api_server(folder, control_plane_binaries, "rights", flags=flags) as plane:
         kubectl = str(binaries.require(["kubectl"])["kubectl"])
         overlay = str(manifests.MANIFESTS / "overlays" / "local")
         made = subprocess.run([kubectl, "kustomize", overlay], capture_output=True, text=True, timeout=60, check=True)
@@ -103,8 +93,6 @@ def plane(
         done = subprocess.run(apply, input=made.stdout, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
         yield plane
-    finally:
-        plane.stop()
 
 
 @pytest.fixture

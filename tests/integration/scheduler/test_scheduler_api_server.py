@@ -1,6 +1,7 @@
 """The scheduler as a process, with its own rights only, on a real API server."""
 
 import asyncio
+import contextlib
 import json
 import signal
 from collections import Counter
@@ -13,9 +14,9 @@ from aiohttp import web
 
 from api import names
 from api.decision import Decision
-from headrace.cluster.control_plane import ControlPlane
 from kube.client import KubeClient
 from kube.config import load_config
+from kube.errors import AlreadyExists
 from kube.resources import (
     DATASETS,
     EVENTS,
@@ -26,6 +27,7 @@ from kube.resources import (
     POD_GROUPS,
     PRIORITY_CLASSES,
 )
+from tests.builders.api_servers import api_server
 from tests.integration.scheduler.conftest import (
     ADMISSION,
     NAMESPACE,
@@ -107,8 +109,9 @@ async def _shapes(cluster: Cluster) -> dict[str, dict[str, Any]]:
     await cluster.bind("holder-port", "gpu")
     await cluster.pod("holder-anti", affinity=anti, labels={"app": "db"}, scheduler="nobody")
     await cluster.bind("holder-anti", "plain")
-    never = {"metadata": {"name": "never"}, "value": 5, "preemptionPolicy": "Never"}
-    await cluster.create(PRIORITY_CLASSES, never)
+    never = {"metadata": {"name": "shapes-never"}, "value": 5, "preemptionPolicy": "Never"}
+    with contextlib.suppress(AlreadyExists):
+        await cluster.create(PRIORITY_CLASSES, never)
     claim = {
         "accessModes": ["ReadWriteOnce"],
         "storageClassName": "",
@@ -166,7 +169,7 @@ async def _shapes(cluster: Cluster) -> dict[str, dict[str, Any]]:
         "no-claim": volumes("absent"),
         "unbound-claim": volumes("unbound"),
         "local-claim": {**volumes("local"), "nodeSelector": {"kubernetes.io/hostname": "gpu"}},
-        "never": {"requests": {"cpu": "100"}, "priorityClassName": "never"},
+        "never": {"requests": {"cpu": "100"}, "priorityClassName": "shapes-never"},
         "strange": {"requests": {"example.com/unheard-of": "1"}, **tolerate},
     }
 
@@ -417,24 +420,13 @@ def _is_leaving(pods: Mapping[str, Any], name: str) -> bool:
 async def test_it_works_without_any_of_the_custom_resources(
     control_plane_binaries: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    plane = ControlPlane(
-        tmp_path / "bare",
-        control_plane_binaries,
-        name="bare",
-        components=("etcd", "kube-apiserver"),
-        durable=False,
-        extra_args={"kube-apiserver": [ADMISSION]},
-    )
-    try:
-        await asyncio.to_thread(plane.start)
+    with api_server(tmp_path / "bare", control_plane_binaries, "bare", flags=[ADMISSION], crds=False) as plane:
         async with KubeClient(load_config(plane.kubeconfig), user_agent="test") as client:
             bare = Cluster(client, plane.kubeconfig, plane.kubeconfig, {}, tmp_path)
             await bare.node("n")
             await bare.pod("p")
             async with bare.scheduler():
                 assert await bare.bound("p") == {"p": "n"}
-    finally:
-        await asyncio.to_thread(plane.stop)
 
 
 async def test_metrics_and_health_are_served(cluster: Cluster) -> None:
