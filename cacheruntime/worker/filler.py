@@ -15,7 +15,7 @@ and never handed on; a changed object is VersionChanged for everyone who waits.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
@@ -143,6 +143,8 @@ class Filler:
         self.origin_rate = BusyRate()
         self._origin_rates: dict[str, BusyRate] = {}
         self._peer_rates: dict[Peer, BusyRate] = {}
+        self._eligible: tuple[Mapping[str, Peer], pb.DatasetInfo | None, tuple[str, ...]] = {}, None, ()
+        """Who may keep a dataset's blocks, as asked for last; of these live workers and this record."""
         self.peer_rate = BusyRate()
 
     # Who keeps what
@@ -150,7 +152,9 @@ class Filler:
     def ranking(self, info: pb.DatasetInfo, version: Version, index: int) -> list[Peer]:
         """Return the live workers that may keep the block, best home first."""
         live = self._workers.live()
-        nodes = eligible(live, info.eligible_nodes)
+        if self._eligible[0] is not live or self._eligible[1] is not info:
+            self._eligible = live, info, eligible(live, info.eligible_nodes)
+        nodes = self._eligible[2]
         return [live[node] for node in rank(version.uid, version.path, index, nodes)]
 
     def keep(self, info: pb.DatasetInfo, version: Version, index: int) -> Keep:

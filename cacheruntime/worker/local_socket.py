@@ -33,6 +33,7 @@ from cacheruntime.worker.writes import Staging, Writes
 
 HANDLES_MAX: Final = 200_000
 """A connection; each open file costs a descriptor here, so the process limit usually comes first."""
+_WITH_DESCRIPTOR: Final = Flag.REPLY | Flag.FD
 _numbers = count(1)
 
 
@@ -141,7 +142,7 @@ class LocalSession:
         await self._link.send(encode(header.op, header.request_id, meta, flags=Flag.REPLY))
 
     async def _reply_with_descriptor(self, header: Header, meta: Struct, descriptor: int) -> None:
-        head = encode(header.op, header.request_id, meta, flags=Flag.REPLY | Flag.FD)
+        head = encode(header.op, header.request_id, meta, flags=_WITH_DESCRIPTOR)
         await self._link.send_with_descriptor(head, descriptor)
 
     async def _hello(self, header: Header, meta: bytes) -> None:
