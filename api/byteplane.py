@@ -102,21 +102,25 @@ class Authorized(Struct, frozen=True, kw_only=True):
 
 
 class Open(Struct, frozen=True, kw_only=True):
-    """Pin one object version for reading. Reply: Opened with the sparse file's descriptor (read only)."""
+    """Pin one object version for reading. Reply: Opened with the sparse file's descriptor (read only). `first_bytes`:
+    make so many resident before the answer, as an ENSURE from the beginning would, with its errors."""
 
     uid: str
     path: str
     etag: str
     size_bytes: int
+    first_bytes: int = 0
 
 
 class Opened(Struct, frozen=True, kw_only=True):
     """`handle` is good until CLOSE or the connection's end; `is_resident`: every block may be read at once; `is_kept`:
-    there is room set aside for those that are not."""
+    there is room set aside for those that are not. `brought`: the `first_bytes` may be read; None = nothing was done
+    about them, all is here or the worker is one that does not know of them."""
 
     handle: int
     is_resident: bool
     is_kept: bool = False
+    brought: "Ensured | None" = None
 
 
 class Ensure(Struct, frozen=True, kw_only=True):
@@ -139,9 +143,10 @@ class Ensured(Struct, frozen=True, kw_only=True):
 
 
 class Handle(Struct, frozen=True, kw_only=True):
-    """CLOSE and ABORT. Reply: Empty."""
+    """CLOSE and ABORT. Reply: Empty, which `is_silent` does not want; it may come all the same."""
 
     handle: int
+    is_silent: bool = False
 
 
 class Empty(Struct, frozen=True, kw_only=True):

@@ -35,8 +35,12 @@ def eligible(nodes: Iterable[str], allowed: Sequence[str]) -> tuple[str, ...]:
 
 def rank(uid: str, path: str, block: int, nodes: tuple[str, ...]) -> list[str]:
     """Return all nodes, best home first. Ties (never seen, but possible) go by name."""
-    if len(nodes) < 2:
-        return list(nodes)
+    return list(_rank(uid, path, block, nodes) if len(nodes) > 1 else nodes)
+
+
+@lru_cache(maxsize=1024)
+def _rank(uid: str, path: str, block: int, nodes: tuple[str, ...]) -> list[str]:
+    # Kept for a moment: on a block's way here it is asked for several times.
     mixed = _seeds(nodes) ^ np.uint64(_hash64(f"{uid}\0{path}\0{block}"))
     mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX_A
     mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX_B

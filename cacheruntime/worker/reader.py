@@ -17,8 +17,9 @@ from cacheruntime.core.hit_ratio import PassReads
 from cacheruntime.errors import CacheError, MediumFailed, NoRoom
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Datasets
-from cacheruntime.worker.filler import Fetched, Filler, Keep, KeepBytes, Source, Why
+from cacheruntime.worker.filler import Fetched, Filler, Keep, Source, Why
 from cacheruntime.worker.metrics import Metrics
+from cacheruntime.worker.storing import Storing
 from cacheruntime.worker.tier_files import CachedFile
 
 T = TypeVar("T")
@@ -155,12 +156,8 @@ class Reader:
             return await self._filler.fetch_for_peer(info, version, index, keeper, why)
         return await self._filler.fetch(info, version, index, keeper)
 
-    def _keeper(self, version: Version, index: int, keep: Keep) -> KeepBytes:
-        # By version and not by file: the fetch may outlive the reader who began it, and with it its file.
-        async def store(fetched: Fetched) -> None:
-            await self._try_to_keep(version, index, fetched, keep)
-
-        return store
+    def _keeper(self, version: Version, index: int, keep: Keep) -> "_Keeper":
+        return _Keeper(self, version, index, keep)
 
     async def _resident(self, version: Version, index: int) -> memoryview | None:
         try:
@@ -174,7 +171,13 @@ class Reader:
         finally:
             self._store.release(file)
 
-    async def _try_to_keep(self, version: Version, index: int, fetched: Fetched, keep: Keep) -> None:
+    def begin_to_keep(self, version: Version, index: int, keep: Keep) -> Storing | None:
+        """Return what stores a block that is about to be read, if somebody holds its file and there is room."""
+        file = self._store.find(version) if keep is not Keep.NO else None
+        return self._store.begin_block(file, index, as_home=keep is Keep.HOME) if file is not None else None
+
+    async def try_to_keep(self, version: Version, index: int, fetched: Fetched, keep: Keep) -> None:
+        """Store a block that was fetched, if it may stay and there is room."""
         if keep is Keep.NO:
             return
         length = block_length(index, version.size_bytes, self._store.block_size_bytes)
@@ -216,6 +219,22 @@ class Reader:
             if len(recent) > RECENT_MAX:
                 del recent[next(iter(recent))]
             self._metrics.reader_bytes.labels(source.value).inc(size_bytes)
+
+
+class _Keeper:
+    """Implements filler.Keeper. Of a version and not of a file: the fetch may outlive the reader who began it, and with
+    it its file."""
+
+    __slots__ = ("_index", "_keep", "_reader", "_version")
+
+    def __init__(self, reader: Reader, version: Version, index: int, keep: Keep) -> None:
+        self._reader, self._version, self._index, self._keep = reader, version, index, keep
+
+    async def keep(self, fetched: Fetched) -> None:
+        await self._reader.try_to_keep(self._version, self._index, fetched, self._keep)
+
+    def begin(self) -> Storing | None:
+        return self._reader.begin_to_keep(self._version, self._index, self._keep)
 
 
 async def in_parallel(items: Sequence[T], limit: int, one: Callable[[T], Coroutine[Any, Any, None]]) -> None:

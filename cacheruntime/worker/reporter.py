@@ -5,7 +5,7 @@ learns that a newer incarnation of its node registered stops: two must not serve
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -95,7 +95,7 @@ class Reporter:
                 await asyncio.sleep(self._interval_seconds)
 
     async def _report(self) -> bool:
-        batch = self._state.next_batch(self._store.index.names())
+        batch = self._state.next_batch(self._names())
         files, gone = self._describe(batch.names)
         report = pb.BlockReport(
             node=self._me.node,
@@ -127,6 +127,10 @@ class Reporter:
         if need_full:
             self._state.need_full()
         return self._state.has_changes and (need_full or len(batch.names) == self._state.batch_files_max)
+
+    def _names(self) -> Iterator[str]:
+        """All of them, looked for only when they are wanted."""
+        yield from self._store.index.names()
 
     def _describe(self, names: Sequence[str]) -> tuple[list[pb.ResidentFile], list[str]]:
         files: list[pb.ResidentFile] = []

@@ -5,7 +5,7 @@ home even while metadata is away; a suspect comes back after a few seconds by it
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,15 +55,17 @@ class Workers:
         """This worker."""
         return self._me
 
-    def live(self) -> dict[str, Peer]:
-        """Workers by node, without suspects."""
+    def live(self) -> Mapping[str, Peer]:
+        """Workers by node, without suspects; the same object as long as nothing changes."""
         if self._suspects:
             now = self._clock()
             self._suspects = {peer: until for peer, until in self._suspects.items() if until > now}
+        if not self._suspects:
+            return self._peers
         return {node: peer for node, peer in self._peers.items() if peer not in self._suspects}
 
-    def listed(self) -> dict[str, Peer]:
-        """Workers by node as metadata sees them."""
+    def listed(self) -> Mapping[str, Peer]:
+        """Workers by node as metadata sees them; the same object as long as nothing changes."""
         return self._peers
 
     def suspect(self, peer: Peer, why: str) -> None:

@@ -117,8 +117,17 @@ async def setting() -> AsyncIterator[Setting]:
     await asyncio.wait({serving})
 
 
-async def nothing(_: Fetched) -> None:
-    """Keep nothing."""
+class KeepsNothing:
+    """A keeper of nothing."""
+
+    async def keep(self, fetched: Fetched) -> None:
+        """No."""
+
+    def begin(self) -> None:
+        """No."""
+
+
+nothing = KeepsNothing()
 
 
 def version(path: str) -> Version:
