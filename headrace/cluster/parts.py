@@ -125,9 +125,8 @@ class Layout:
     @property
     def identities(self) -> list[Identity]:
         """Everybody who needs a certificate; `ADMIN` is for commands of the user."""
-        nodes = [
-            Identity(role, node.name) for node in (*self.nodes, *self.real_nodes) for role in (Role.WORKER, Role.NODE)
-        ]
+        names = [node.name for node in self.nodes] + [node.name for node in self.real_nodes]
+        nodes = [Identity(role, name) for name in names for role in (Role.WORKER, Role.NODE)]
         return [METADATA_SERVER, CACHE_CONTROLLER, JOB_CONTROLLER, ADMIN, *nodes]
 
     def issue(self) -> None:
@@ -144,7 +143,7 @@ class Layout:
 
     def trust_secrets(self) -> list[dict[str, Any]]:
         """What `issue` made for the pods that run once."""
-        folders = {one.role: self.trust(one) for one in (METADATA_SERVER, CACHE_CONTROLLER, JOB_CONTROLLER)}
+        folders = {str(one.role): self.trust(one) for one in (METADATA_SERVER, CACHE_CONTROLLER, JOB_CONTROLLER)}
         return list(real_identities.secrets(folders, self.token_keys))
 
     def memory_tier(self, node: str) -> Path:

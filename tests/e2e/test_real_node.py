@@ -11,12 +11,13 @@ import json
 import os
 import signal
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from api.trust.identity import METADATA_SERVER
+from api.trust.identity import METADATA_SERVER, Identity
 from headrace.cluster import manifests, parts
 from headrace.cluster.local_cluster import LocalCluster
 from headrace.cluster.options import ClusterOptions
@@ -243,14 +244,23 @@ def test_every_certificate_is_replaced_under_a_reader(real_cluster: RealCluster,
     def brought(name: str) -> None:
         layout.bring_identities()
         asyncio.run(manifests.apply_objects(real_cluster.local.kubeconfig, layout.trust_secrets()))
-        for part, name_of_it in DEPLOYMENTS.items():
-            new = (layout.trust(part) / name).read_text(encoding="ascii").strip()
-            deployment = f"deployment/headrace-{name_of_it}"
-            program = f"print(open('/etc/headrace/trust/{name}').read().strip())"
-            words = ("exec", "-n", "headrace-system", deployment, "--", "python", "-c", program)
-            eventually(
-                f"{part} has its new {name}", lambda words=words, new=new: real_cluster.kubectl(*words).strip() == new
-            )  # type: ignore[misc]
+        program = f"print(open('/etc/headrace/trust/{name}').read().strip())"
+
+        def has_it(part: Identity, deployment: str) -> bool:
+            words = (
+                "exec",
+                "-n",
+                "headrace-system",
+                f"deployment/headrace-{deployment}",
+                "--",
+                "python",
+                "-c",
+                program,
+            )
+            return real_cluster.kubectl(*words).strip() == (layout.trust(part) / name).read_text("ascii").strip()
+
+        for part, deployment in DEPLOYMENTS.items():
+            eventually(f"{part} has its new {name}", partial(has_it, part, deployment))
 
     old = (root / "trust" / "authority" / "issuer.crt").read_text(encoding="ascii")
     authority.add_issuer()
