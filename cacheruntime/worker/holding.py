@@ -274,8 +274,7 @@ class Holding:
             before = other.copy.record
             is_replaced = other is not held and (before.uid, before.path) == (record.uid, record.path)
             if is_replaced and other.is_confirmed and not other.is_busy:
-                other.is_busy = True
-                self._start(self._look(other))
+                self._begin(other, self._look(other))
 
     def abandon(self, etag: str, error: CacheError) -> None:
         """The namespace did not take it; if it may have all the same, that is found out."""
@@ -375,8 +374,7 @@ class Holding:
             self._dropped.popitem(last=False)
         held = self._copies.get(request.etag)
         if held is not None and held.copy.record.uid == request.uid and not held.is_busy:
-            held.is_busy = True
-            self._start(self._look(held, is_told=True))
+            self._begin(held, self._look(held, is_told=True))
 
     # Reading
 
@@ -465,21 +463,29 @@ class Holding:
         """Upload what waits, for ever."""
         while True:
             self._show()
-            for held in sorted(self._copies.values(), key=lambda held: held.schedule.held_at_seconds):
-                under_way = sum(one.is_busy for one in self._copies.values())
-                if held.is_busy or not held.is_confirmed or under_way >= self._uploads_max:
-                    continue
-                if held.schedule.is_due(
-                    self._clock(), held.name, self._me.node, self._workers.listed().keys(), self._settings
-                ):
-                    held.is_busy = True
-                    self._start(self._bring(held))
-                elif (
-                    self._clock() - max(held.schedule.held_at_seconds, held.schedule.not_before_seconds) > POLL_SECONDS
-                ):
-                    held.is_busy = True
-                    self._start(self._look(held))
+            self.look_around()
             await asyncio.sleep(LOOK_SECONDS)
+
+    def look_around(self) -> None:
+        """Begin what is due now: uploads, the oldest first, and questions."""
+        now, live = self._clock(), self._workers.listed().keys()
+        under_way = sum(held.is_busy for held in self._copies.values())
+        for held in sorted(self._copies.values(), key=lambda held: held.schedule.held_at_seconds):
+            if under_way >= self._uploads_max:
+                return
+            if held.is_busy or not held.is_confirmed:
+                continue
+            schedule = held.schedule
+            if schedule.is_due(now, held.name, self._me.node, live, self._settings):
+                self._begin(held, self._bring(held))
+                under_way += 1
+            elif now - max(schedule.held_at_seconds, schedule.not_before_seconds) > POLL_SECONDS:
+                self._begin(held, self._look(held))
+                under_way += 1
+
+    def _begin(self, held: _Held, work: Coroutine[Any, Any, None]) -> None:
+        held.is_busy = True
+        self._start(work)
 
     def _show(self) -> None:
         now = self._clock()
