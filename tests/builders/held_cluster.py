@@ -418,7 +418,8 @@ class Node:
             Path(f"/proc/self/fd/{staging.descriptor}").write_bytes(data)
             return (await self.writes.commit(staging, mode=0o644, mtime_ns=1, owner=self)).etag
         finally:
-            await self.writes.end(staging)
+            if not self.is_dead:
+                await self.writes.end(staging)
 
     async def read(self, entry: pb.Entry) -> bytes:
         """All bytes of exactly that version."""
