@@ -28,8 +28,8 @@ BLOCK_SIZE_BYTES: Final = 4 << 20
 
 
 class Op(IntEnum):
-    """What a frame asks for. HELLO, AUTHORIZE and READ are for peers (TCP) and answered on the unix socket too; the
-    others are for the node's own clients (unix socket)."""
+    """What a frame asks for. HELLO, AUTHORIZE and READ are for peers (TCP) and answered on the unix socket too; HOLD,
+    READ_HELD and DROP_HELD are for peers only, the others for the node's own clients (unix socket)."""
 
     HELLO = 1
     OPEN = 2
@@ -47,6 +47,9 @@ class Op(IntEnum):
     LIST = 14
     AUTHORIZE = 15
     DECLARE = 16
+    HOLD = 17
+    READ_HELD = 18
+    DROP_HELD = 19
 
 
 class Flag(IntFlag):
@@ -294,6 +297,37 @@ class Listed(Struct, frozen=True, kw_only=True):
 
     entries: list[FoundEntry]
     more: bool = False
+
+
+class Hold(Struct, frozen=True, kw_only=True):
+    """Keep a file on your disk beside mine until the under store has it: the peer fetches it by READ_HELD from the
+    first holder its etag names (api/held.py), whose epoch this is. Reply: Empty, once file and record are durable
+    there; ENOSPC when it may hold no more."""
+
+    uid: str
+    path: str
+    etag: str
+    size_bytes: int
+    block_size_bytes: int
+    epoch: int
+    held_at_ns: int
+
+
+class ReadHeld(Struct, frozen=True, kw_only=True):
+    """A range inside one block of a version the peer holds. Reply: ReadReply with the bytes as data; ENODATA when it
+    does not hold that version (any more)."""
+
+    uid: str
+    etag: str
+    offset_bytes: int
+    length_bytes: int
+
+
+class DropHeld(Struct, frozen=True, kw_only=True):
+    """The version is in the under store, gone, or was never acknowledged: the peer need not hold it. Reply: Empty."""
+
+    uid: str
+    etag: str
 
 
 class Declare(Struct, frozen=True, kw_only=True):

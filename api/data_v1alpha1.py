@@ -124,7 +124,12 @@ class CachePolicy(Model):
 
     replicas: int = Field(default=1, ge=1, le=16, description="copies of each block the pool keeps")
     local_copies: bool = Field(default=True, description="a reader's own node may keep one more")
-    write_policy: Literal["WriteThrough", "WriteAround"] = "WriteThrough"
+    write_policy: Literal["WriteThrough", "WriteAround", "WriteBack"] = Field(
+        default="WriteThrough",
+        description="WriteBack: close() and fsync() return once two workers have the file on their disks; the upload to"
+        " the under store follows. Without a second worker, or room on the disks, they wait for the upload as else."
+        " Change it while nobody writes",
+    )
     priority: int = Field(
         default=0, ge=-1000, le=1000, description="of two datasets the one with less makes room in a full cache"
     )
@@ -217,6 +222,13 @@ class MetadataSyncStatus(Model):
     )
 
 
+class WriteBackStatus(Model):
+    """Files that two workers hold and the under store does not have yet; absent while there are none."""
+
+    files: int = 0
+    bytes: int = 0
+
+
 REFERENCES_MAX: Final = 256
 
 
@@ -248,6 +260,7 @@ class DatasetStatus(Model):
     )
     conditions: Conditions = Field(default_factory=list)
     observed_generation: int = 0
+    write_back: WriteBackStatus | None = None
 
 
 class Dataset(KubeObject):

@@ -26,6 +26,7 @@ from api.data_v1alpha1 import (
     Mount,
     Reference,
     SnapshotStatus,
+    WriteBackStatus,
 )
 from api.gen import metadata_pb2
 from api.quantities import format_bytes, to_int
@@ -69,6 +70,7 @@ def sync_request(dataset: Dataset, eligible: Sequence[str], *, force: bool = Fal
         replicas=spec.cache.replicas,
         force=force,
         leave_failed=True,
+        write_back=spec.cache.write_policy == "WriteBack",
         terms=metadata_pb2.CacheTerms(
             priority=spec.cache.priority,
             guaranteed_bytes=to_int(spec.cache.guaranteed or 0),
@@ -215,6 +217,7 @@ def status(
             if has_snapshot
             else None,
             "metadata_sync": listings.sync_status(info, listing),
+            "write_back": WriteBackStatus(files=info.held_files, bytes=info.held_bytes) if info.held_files else None,
             "references": old.references if users is None else references.kept(users),
             "conditions": conditions,
             "observed_generation": dataset.metadata.generation,

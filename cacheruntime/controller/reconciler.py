@@ -285,7 +285,7 @@ class Reconciler:
         except grpc.aio.AioRpcError as error:
             # Workers drop by themselves what metadata does not know any more: one that hangs is not waited for.
             log.warning("a worker does not drop a dataset", uid=item.metadata.uid, details=error.details())
-        await self._metadata.remove(item.metadata.uid)
+        await self._metadata.remove(item.metadata.uid, force=dataset.is_forced(item))
         await self._drop_credentials(item, set())
         rest = [one for one in item.metadata.finalizers if one != names.DATASET_FINALIZER]
         await self._objects.set_finalizers(item, rest)

@@ -7,7 +7,7 @@ Owns the route of a block and single flight. Does not keep bytes: callers store 
                    -> yes, not the first: the homes before me
                       (a straggler is raced: whoever is next has the block, or the under store; core/hedging.py)
     then           -> if I joined after the next in line: does it still have the block?
-                   -> the under store, pinned to the etag
+                   -> the under store, pinned to the etag; of a version that is not there yet, its holders
 
 Invariants: one fetch of a block from the under store at a time on a node, whoever waits for it; a peer's request
 goes to the under store and never on to another peer (no rings); bytes without their checksum are asked for again
@@ -24,6 +24,7 @@ import structlog
 
 from api.byteplane import Read
 from api.gen import metadata_pb2 as pb
+from api.held import is_held
 from cacheruntime.core.blocks import Version, block_length, version_name
 from cacheruntime.core.checksums import crc32c
 from cacheruntime.core.fills import Fills, Join
@@ -95,6 +96,8 @@ class Fetched:
 
 Key: TypeAlias = tuple[str, str, int]
 R = TypeVar("R", str, Peer)
+FillHeld: TypeAlias = Callable[[Version, int, memoryview], Coroutine[Any, Any, None]]
+"""Fills a buffer with the bytes of a held version from an offset on, or raises CacheError."""
 
 
 class Keeper(Protocol):
@@ -146,6 +149,8 @@ class Filler:
         self._eligible: tuple[Mapping[str, Peer], pb.DatasetInfo | None, tuple[str, ...]] = {}, None, ()
         """Who may keep a dataset's blocks, as asked for last; of these live workers and this record."""
         self.peer_rate = BusyRate()
+        self.fill_held: FillHeld | None = None
+        """Where versions come from that the under store does not have yet: their holders."""
 
     # Who keeps what
 
@@ -379,7 +384,18 @@ class Filler:
         self._hedging.answered(peer, self._clock() - asked)
         return found
 
+    async def _from_holders(self, version: Version, index: int) -> Fetched:
+        if self.fill_held is None:
+            raise CacheError(f"{version.path!r} is not in the under store yet")
+        data = self._buffers.take(block_length(index, version.size_bytes, self._block_size_bytes))
+        async with self._origin_slots:
+            await self.fill_held(version, index * self._block_size_bytes, data)
+        self._metrics.peer_bytes.inc(len(data))
+        return Fetched(data, crc32c(data), Source.PEER)
+
     async def _origin(self, version: Version, index: int, keep: Keeper, why: Why) -> Fetched:
+        if is_held(version.etag):
+            return await self._from_holders(version, index)
         location = await self._datasets.locate(version.uid, version.path)
         length = block_length(index, version.size_bytes, self._block_size_bytes)
         async with self._origin_slots:

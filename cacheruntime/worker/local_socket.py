@@ -127,7 +127,10 @@ class LocalSession:
 
     async def handle(self, header: Header, meta: bytes) -> None:
         """Answer one request."""
-        await self._operations[header.op](header, meta)
+        operation = self._operations.get(header.op)
+        if operation is None:
+            raise bp.FrameError(f"{header.op.name} is for peers")
+        await operation(header, meta)
 
     async def close(self) -> None:
         """Let go of everything the connection had open; what it wrote waits for a successor for a while."""
@@ -268,7 +271,7 @@ class LocalSession:
         self._stagings[number] = staging
         self._metrics.open_handles.inc()
         try:
-            created = bp.Created(handle=number, is_sealing=staging.inside is not None)
+            created = bp.Created(handle=number, is_sealing=staging.seals)
             await self._reply_with_descriptor(header, created, staging.descriptor)
         finally:
             if self._is_closed:

@@ -23,6 +23,7 @@ from api.gen.worker_pb2_grpc import add_WorkerControlServicer_to_server
 from api.trust.channels import add_port
 from api.trust.files import REFUSED_FILES, TrustError, TrustFiles
 from api.trust.identity import Identity, Role
+from cacheruntime.core.held import Settings as HoldSettings
 from cacheruntime.core.reports import ReportState
 from cacheruntime.core.scrub import ScrubSchedule
 from cacheruntime.core.tiers import Tier, moving_room
@@ -37,6 +38,7 @@ from cacheruntime.worker.filler import Filler
 from cacheruntime.worker.frame_server import FrameServer
 from cacheruntime.worker.frame_socket import FrameSocket
 from cacheruntime.worker.fsck import FolderInUse, lock_folder
+from cacheruntime.worker.holding import Holding
 from cacheruntime.worker.loads import Loads
 from cacheruntime.worker.local_socket import LocalSession
 from cacheruntime.worker.metadata_client import MetadataClient
@@ -58,6 +60,7 @@ from cacheruntime.worker.terms import TermsKeeper
 from cacheruntime.worker.tier_files import CachedFile
 from cacheruntime.worker.trees import Trees
 from cacheruntime.worker.trust import ControlGate, Gate, OpenGate, ShutGate, TokenGate, TokenKeys
+from cacheruntime.worker.turns import Turns
 from cacheruntime.worker.workers import Peer, Workers
 from cacheruntime.worker.writes import Writes
 from kube.errors import ConfigError
@@ -181,7 +184,34 @@ async def _serve(settings: WorkerSettings) -> None:
     terms = TermsKeeper(store.index, datasets, workers, interval_seconds=tunables.dataset_seconds)
     store.index.terms = terms.of
     reader = Reader(store, filler, datasets, metrics)
-    writes = Writes(store=store, reader=reader, filler=filler, datasets=datasets, metadata=metadata, metrics=metrics)
+    turns = Turns(me, datasets, metadata, wait_seconds=tunables.turn_seconds)
+    holding = Holding(
+        me=me,
+        store=store,
+        workers=workers,
+        peers=peers,
+        filler=filler,
+        datasets=datasets,
+        metadata=metadata,
+        metrics=metrics,
+        turns=turns,
+        settings=HoldSettings(tunables.held_settle_seconds, tunables.held_takeover_seconds),
+        percent=tunables.held_percent,
+        uploads=tunables.held_uploads,
+        hold_seconds=tunables.hold_seconds,
+    )
+    filler.fill_held = holding.fill
+    await holding.recover()
+    writes = Writes(
+        store=store,
+        reader=reader,
+        filler=filler,
+        datasets=datasets,
+        metadata=metadata,
+        metrics=metrics,
+        holding=holding,
+        turns=turns,
+    )
     renames = Renames(store, writes, datasets, metadata)
     names = Names(metadata)
     answerer = ReadAnswerer(store, reader, metrics, senders)
@@ -238,7 +268,7 @@ async def _serve(settings: WorkerSettings) -> None:
         return ShutGate(f"{peer} may not read here; the byte plane is for workers", metrics)
 
     def peer_session(link: FrameSocket, peer: Identity | None) -> PeerSession:
-        return PeerSession(link, greeting, answerer, gate_of(peer))
+        return PeerSession(link, greeting, answerer, gate_of(peer), holding)
 
     order = PathOrder()
 
@@ -293,6 +323,7 @@ async def _serve(settings: WorkerSettings) -> None:
             tasks.create_task(terms.run())
             tasks.create_task(_recheck(store, found))
             tasks.create_task(mover.run())
+            tasks.create_task(holding.run())
             tasks.create_task(preheater.run())
             if tunables.scrub_bytes_per_second:
                 tasks.create_task(scrubber.run())
@@ -307,6 +338,8 @@ async def _serve(settings: WorkerSettings) -> None:
         await server.stop(grace=1)
         await peers.close()
         await writes.close()
+        await holding.close()
+        await turns.close()
         await datasets.close()
         await metadata.close()
         store.close()

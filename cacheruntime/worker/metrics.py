@@ -46,6 +46,14 @@ class Metrics:
         self.ahead_uploads = counter("ahead_uploads", "uploads begun before the file was closed", "outcome")
         self.preheated_bytes = counter("preheated_bytes", "bytes made readable before their reader came", "source")
         self.preheated_files = counter("preheated_files", "files begun before their reader came", "outcome")
+        self.held_files = gauge("held_files", "files this node holds for the under store")
+        self.held_bytes = gauge("held_bytes", "bytes of them")
+        self.held_oldest_seconds = gauge("held_oldest_seconds", "age of the oldest of them")
+        self.held_unknown = gauge("held_unknown_files", "of them, those metadata does not know: see the log")
+        self.held_uploads = counter("held_uploads", "uploads of held files", "outcome")
+        self.held_fallbacks = counter(
+            "held_fallbacks", "files that could not be held and waited for their upload", "why"
+        )
         self.commit_seconds = Histogram(
             "headrace_worker_commit_seconds", "time to make a written file durable", registry=self.registry
         )

@@ -90,6 +90,25 @@ class Tunables(BaseSettings):
     spare_directory: str = Field(
         default="/dev/shm", description="memory for readers while no tier takes their bytes; empty = none"
     )
+    held_percent: float = Field(
+        default=20.0,
+        ge=0,
+        le=100,
+        description="of the quotas, on top of them, for files that two workers hold until they are uploaded",
+    )
+    held_settle_seconds: float = Field(
+        default=2.0, ge=0, description="so old such a file is uploaded: temporary files have their names by then"
+    )
+    held_takeover_seconds: float = Field(
+        default=120.0, gt=0, description="so old one the other holder uploads too, whatever the writer's worker does"
+    )
+    held_uploads: int = Field(default=4, ge=1, description="uploads of such files at once")
+    hold_seconds: float = Field(
+        default=10.0, gt=0, description="deadline of another worker to hold a file, beside a second for each 20 MiB"
+    )
+    turn_seconds: float = Field(
+        default=600.0, gt=0, description="how long a change of a file waits for its upload that is under way"
+    )
     move_bytes_per_second: int = Field(
         default=256 << 20, ge=0, description="at which files are moved between levels at most; 0 = no limit"
     )

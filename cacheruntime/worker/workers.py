@@ -49,6 +49,8 @@ class Workers:
         self._suspects: dict[Peer, float] = {}
         self.origin_bytes_per_second = 0.0
         """The best that any worker measured of an under store; 0 = none did."""
+        self.heard_at_seconds = clock()
+        """When metadata answered last."""
 
     @property
     def me(self) -> Peer:
@@ -81,6 +83,7 @@ class Workers:
         except CacheError as error:
             log.warning("workers_unknown", error=error.message)
             return frozenset(self._peers.values())
+        self.heard_at_seconds = self._clock()
         peers = {w.node: Peer(w.node, w.epoch, w.data_endpoint) for w in listed if w.alive}
         peers[self._me.node] = self._me
         self.origin_bytes_per_second = max((w.origin_read_bytes_per_second for w in listed), default=0)

@@ -37,6 +37,7 @@ def specification(request: pb.SyncRequest) -> Specification:
             request.terms.maximum_bytes,
             tuple(request.terms.pinned),
         ),
+        write_back=request.write_back,
     )
 
 
@@ -85,6 +86,9 @@ def dataset_message(dataset: Dataset) -> pb.DatasetInfo:
             changed=dataset.listing.changed,
             removed=dataset.listing.removed,
         ),
+        write_back=specification.write_back,
+        held_files=dataset.held.files,
+        held_bytes=dataset.held.bytes,
     )
 
 
