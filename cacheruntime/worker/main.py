@@ -180,6 +180,7 @@ async def _serve(settings: WorkerSettings) -> None:
     store.index.refetch_seconds_per_byte = filler.refetch_seconds_per_byte
     terms = TermsKeeper(store.index, datasets, workers, interval_seconds=tunables.dataset_seconds)
     store.index.terms = terms.of
+    filler.rates_allowed = lambda uid: terms.rates(uid, tunables.origin_bytes_per_second)
     reader = Reader(store, filler, datasets, metrics)
     writes = Writes(store=store, reader=reader, filler=filler, datasets=datasets, metadata=metadata, metrics=metrics)
     renames = Renames(store, writes, datasets, metadata)
