@@ -1,6 +1,6 @@
 """Measured speeds and a rate limit, with the clock passed in.
 
-Owns arithmetic only. `Limits` are the rates at which under stores may be read. `BusyRate` is the speed of a path while it
+Owns arithmetic only. `Limits` hold back what is read from under stores. `BusyRate` is the speed of a path while it
 is in use, all streams together: bytes over the time in which at least one transfer ran, newer ones counting more. Idle
 time does not lower it.
 """
