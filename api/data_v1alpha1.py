@@ -113,6 +113,7 @@ class CachePolicy(Model):
     RULES: ClassVar = (
         _is_bytes("guaranteed"),
         _is_bytes("maximum"),
+        _is_bytes("originRateLimit"),
         # What is no quantity at all is the other rules' to refuse.
         cel(
             "!has(self.guaranteed) || !has(self.maximum) || !isQuantity(string(self.guaranteed)) || "
@@ -138,6 +139,11 @@ class CachePolicy(Model):
     )
     maximum: Quantity | None = Field(
         default=None, description="bytes of the pool it never has more of; none or 0 = no limit"
+    )
+    origin_rate_limit: Quantity | None = Field(
+        default=None,
+        description="bytes a second that all workers together fetch from its under stores, whoever asks, e.g. 500Mi;"
+        " none or 0 = no limit",
     )
     pinned: list[Path] = Field(
         default_factory=list,

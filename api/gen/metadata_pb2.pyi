@@ -178,6 +178,7 @@ class CacheTerms(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     GUARANTEED_BYTES_FIELD_NUMBER: _builtins.int
     MAXIMUM_BYTES_FIELD_NUMBER: _builtins.int
+    ORIGIN_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
     priority: _builtins.int
     """of two datasets the one with less makes room"""
@@ -185,6 +186,8 @@ class CacheTerms(_message.Message):
     """nobody takes room from it below this"""
     maximum_bytes: _builtins.int
     """0 = no limit"""
+    origin_bytes_per_second: _builtins.int
+    """fetched from its under stores at most; 0 = no limit"""
     @_builtins.property
     def pinned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """paths that never make room, with all below; "" = the whole dataset"""
@@ -195,11 +198,12 @@ class CacheTerms(_message.Message):
         priority: _builtins.int = ...,
         guaranteed_bytes: _builtins.int = ...,
         maximum_bytes: _builtins.int = ...,
+        origin_bytes_per_second: _builtins.int = ...,
         pinned: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["guaranteed_bytes", b"guaranteed_bytes", "maximum_bytes", b"maximum_bytes", "pinned", b"pinned", "priority", b"priority"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guaranteed_bytes", b"guaranteed_bytes", "maximum_bytes", b"maximum_bytes", "origin_bytes_per_second", b"origin_bytes_per_second", "pinned", b"pinned", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -75,6 +75,7 @@ def sync_request(dataset: Dataset, eligible: Sequence[str], *, force: bool = Fal
             priority=spec.cache.priority,
             guaranteed_bytes=to_int(spec.cache.guaranteed or 0),
             maximum_bytes=to_int(spec.cache.maximum or 0),
+            origin_bytes_per_second=to_int(spec.cache.origin_rate_limit or 0),
             pinned=sorted({path.strip("/") for path in spec.cache.pinned}),
         ),
     )

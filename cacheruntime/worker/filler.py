@@ -30,7 +30,7 @@ from cacheruntime.core.checksums import crc32c
 from cacheruntime.core.fills import Fills, Join
 from cacheruntime.core.hedging import LOOK_SECONDS, SILENT_SECONDS, Hedging, Silence
 from cacheruntime.core.homes import eligible, rank
-from cacheruntime.core.rates import BusyRate
+from cacheruntime.core.rates import BusyRate, Limits
 from cacheruntime.errors import CacheError, NotResident, PeerFailed, from_store
 from cacheruntime.worker.buffers import Buffers
 from cacheruntime.worker.datasets import Datasets, Location
@@ -148,6 +148,9 @@ class Filler:
         self._peer_rates: dict[Peer, BusyRate] = {}
         self._eligible: tuple[Mapping[str, Peer], pb.DatasetInfo | None, tuple[str, ...]] = {}, None, ()
         """Who may keep a dataset's blocks, as asked for last; of these live workers and this record."""
+        self._limits = Limits()
+        self.rates_allowed: Callable[[str], tuple[int, int]] = lambda _: (0, 0)
+        """Bytes a second that this worker may fetch for a dataset, and for all; 0 = no limit."""
         self.peer_rate = BusyRate()
         self.fill_held: FillHeld | None = None
         """Where versions come from that the under store does not have yet: their holders."""
@@ -398,6 +401,7 @@ class Filler:
             return await self._from_holders(version, index)
         location = await self._datasets.locate(version.uid, version.path)
         length = block_length(index, version.size_bytes, self._block_size_bytes)
+        await self._wait_for_turn(version.uid, length)
         async with self._origin_slots:
             rates = (self.origin_rate, _rate_of(self._origin_rates, version.uid))
             for rate in rates:
@@ -418,6 +422,16 @@ class Filler:
         self._metrics.origin_bytes.inc(length)
         self._metrics.origin_blocks.labels(why.value).inc()
         return fetched
+
+    async def _wait_for_turn(self, uid: str, size_bytes: int) -> None:
+        """Wait until the limits allow the bytes: before a slot is taken, which others may use meanwhile."""
+        of_dataset, of_all = self.rates_allowed(uid)
+        if delay := self._limits.of_dataset(uid, size_bytes, self._clock(), of_dataset):
+            self._metrics.limited_seconds.labels("dataset").inc(delay)
+            await asyncio.sleep(delay)
+        if delay := self._limits.of_all(size_bytes, self._clock(), of_all):
+            self._metrics.limited_seconds.labels("pool").inc(delay)
+            await asyncio.sleep(delay)
 
     async def _from_store(self, location: Location, version: Version, index: int, storing: Storing | None) -> Fetched:
         """Read a block, and store it meanwhile. A medium that takes too long is not waited for."""

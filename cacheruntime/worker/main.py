@@ -183,6 +183,7 @@ async def _serve(settings: WorkerSettings) -> None:
     store.index.refetch_seconds_per_byte = filler.refetch_seconds_per_byte
     terms = TermsKeeper(store.index, datasets, workers, interval_seconds=tunables.dataset_seconds)
     store.index.terms = terms.of
+    filler.rates_allowed = lambda uid: terms.rates(uid, tunables.origin_bytes_per_second)
     reader = Reader(store, filler, datasets, metrics)
     turns = Turns(me, datasets, metadata, wait_seconds=tunables.turn_seconds)
     holding = Holding(

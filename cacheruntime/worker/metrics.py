@@ -20,6 +20,7 @@ class Metrics:
 
         self.origin_bytes = counter("origin_read_bytes", "bytes read from under stores")
         self.origin_blocks = counter("origin_blocks", "blocks read from under stores", "why")
+        self.limited_seconds = counter("limited_seconds", "waits for the limits on reading under stores", "limit")
         self.peer_bytes = counter("peer_read_bytes", "bytes read from peers")
         self.peer_served_bytes = counter("peer_served_bytes", "bytes sent to peers")
         self.reader_bytes = counter("reader_bytes", "bytes made readable for local readers", "source")

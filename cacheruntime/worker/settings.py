@@ -46,6 +46,12 @@ class Tunables(BaseSettings):
 
     block_size_bytes: int = Field(default=BLOCK_SIZE_BYTES, ge=4096, description="unit of residency; peers must agree")
     origin_streams: int = Field(default=32, ge=1, description="requests to under stores at once; each holds one block")
+    origin_bytes_per_second: int = Field(
+        default=0,
+        ge=0,
+        description="from under stores at most, by all workers together, each an equal part; 0 = no limit. A Dataset "
+        "may have its own, spec.cache.originRateLimit",
+    )
     peer_streams: int = Field(default=32, ge=1, description="blocks asked of peers at once")
     load_streams: int = Field(default=24, ge=1, description="blocks one load has in flight; leaves room for readers")
     preheat_streams: int = Field(default=8, ge=1, description="files brought here at once before their readers come")

@@ -48,13 +48,23 @@ class TermsKeeper:
         if made is not None and made[0] is info and made[1] is workers:
             return made[2]
         whole = Terms(
-            info.terms.priority, info.terms.guaranteed_bytes, info.terms.maximum_bytes, tuple(info.terms.pinned)
+            info.terms.priority,
+            info.terms.guaranteed_bytes,
+            info.terms.maximum_bytes,
+            tuple(info.terms.pinned),
+            info.terms.origin_bytes_per_second,
         )
         terms = whole.on_one_of(len(eligible(workers, info.eligible_nodes)))
         self._made[uid] = info, workers, terms
         if len(self._made) > MADE_MAX:
             del self._made[next(iter(self._made))]
         return terms
+
+    def rates(self, uid: str, pool_rate: int) -> tuple[int, int]:
+        """Return the bytes a second that this worker may fetch from under stores for a dataset, and for all of them, of
+        which the pool may fetch `pool_rate`; 0 = no limit."""
+        terms = self.of(uid)
+        return terms.origin_bytes_per_second if terms else 0, -(-pool_rate // len(self._workers.listed()))
 
     async def run(self) -> None:
         """Read for ever."""

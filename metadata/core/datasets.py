@@ -34,6 +34,7 @@ class CacheTerms:
     guaranteed_bytes: int = 0
     maximum_bytes: int = 0
     pinned: tuple[str, ...] = ()
+    origin_bytes_per_second: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ def specification(request: pb.SyncRequest) -> Specification:
             request.terms.guaranteed_bytes,
             request.terms.maximum_bytes,
             tuple(request.terms.pinned),
+            request.terms.origin_bytes_per_second,
         ),
         write_back=request.write_back,
     )
@@ -76,6 +77,7 @@ def dataset_message(dataset: Dataset) -> pb.DatasetInfo:
             guaranteed_bytes=specification.terms.guaranteed_bytes,
             maximum_bytes=specification.terms.maximum_bytes,
             pinned=specification.terms.pinned,
+            origin_bytes_per_second=specification.terms.origin_bytes_per_second,
         ),
         listing=pb.LastListing(
             began_at_ns=dataset.listing.began_at_ns,
