@@ -398,3 +398,14 @@ def test_a_member_that_succeeds_amid_its_gangs_binds_is_not_waited_for() -> None
     world.pods(*_members(1, start=4))
     world.tick(20.0)
     assert set(world.binds()) == {"g-2", "g-3", "g-4"}
+
+
+def test_a_gang_found_unfinished_is_still_known_after_its_leader_lost_the_lease_for_a_while() -> None:
+    world = _world(2)
+    world.pods(*(pod.on("n0") for pod in _members(2)), *_members(2, start=2))
+    assert world.engine.state.gang_binds.units() != []
+    world.engine.handle([], world.now, is_leading=False)
+    world.tick(20.0)
+    assert not any(isinstance(decision, DeletePod) for decision in world.tick(20.0)), "its time starts anew"
+    made = world.tick(11.0)
+    assert {decision.uid for decision in made if isinstance(decision, DeletePod)} == {"uid-g-0", "uid-g-1"}
