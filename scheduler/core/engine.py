@@ -79,9 +79,19 @@ class Engine:
         self._intake.flush(now)
         if is_leading:
             return self._settle(now)
-        self.state.gang_binds.forget()
-        self.state.bind_errors.clear()
+        self._stop_leading()
         return []
+
+    def _stop_leading(self) -> None:
+        """What was begun is followed by the replica that leads now. Should this one lead again, gangs it was binding
+        are looked at anew."""
+        state = self.state
+        for unit in state.gang_binds.units():
+            gang = state.gangs.find(unit)
+            if gang is not None:
+                state.touched_gangs[unit] = gang
+        state.gang_binds.forget()
+        state.bind_errors.clear()
 
     def may_bind(self, uid: str) -> bool:
         """Whether a decided bind is still right: asked just before it is sent, as foreign binds race ours."""

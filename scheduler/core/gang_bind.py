@@ -49,8 +49,7 @@ class GangBinds:
         saga.bound |= already_bound
 
     def forget(self) -> None:
-        """This replica leads no more: what it began is followed by the one that does, and looked at anew by this one
-        should it lead again. Its own memory would be old by then, and old memories delete pods."""
+        """This replica leads no more. Its memory would be old when it leads again, and old memories delete pods."""
         self._sagas.clear()
 
     def confirmed(self, unit: str, uid: str) -> None:

@@ -116,7 +116,7 @@ class Gang:
     @property
     def is_unfinished(self) -> bool:
         """Some but too few members are on nodes, and it never was otherwise: binding it was interrupted."""
-        return self.group is not None and not self.was_whole and self.on_nodes > 0 and self.needed > 0
+        return self.group is not None and not self.was_whole and bool(self.assigned) and self.needed > 0
 
     def status(self, in_flight: int, *, is_binding: bool) -> tuple[str, int, int]:
         """Phase, members bound and members running, as the PodGroup's status should say."""

@@ -204,6 +204,8 @@ class Intake:
             state.changes |= ClusterChange.POD_FREED
         if event.succeeded and event.group is not None:
             gang = state.gangs.set_succeeded(event.uid, event.namespace, event.group, event.role)
+            # Its work is done: nothing of it is left to be taken back.
+            state.gang_binds.leaving(gang.unit, event.uid)
             state.enqueue_gang(gang, self._now)
         else:
             self._leave_gang(event.uid)

@@ -379,3 +379,33 @@ def test_a_gang_left_unfinished_by_another_leader_is_undone_by_one_that_leads_ag
     assert not any(isinstance(decision, DeletePod) for decision in world.made), "its time starts anew"
     made = world.tick(31.0)
     assert {decision.uid for decision in made if isinstance(decision, DeletePod)} == {"uid-g-0"}
+
+
+def test_a_member_that_succeeds_amid_its_gangs_binds_is_not_waited_for() -> None:
+    world = _world(4)
+    world.pods(*_members(4))
+    binds = world.binds()
+    _confirm(world, binds, "g-0", "g-1")
+    world.feed(BindFailed("uid-g-2", "n0", "boom"), BindFailed("uid-g-3", "n0", "boom"))
+    world.nodes(a_node("n0", cpu="64", gpus=2))
+    world.pods(_members(1)[0].on("n0").finished())
+    made = world.tick(31.0)
+    assert {decision.uid for decision in made if isinstance(decision, DeletePod)} == {"uid-g-1"}
+    world.feed(PodGone("uid-g-1"))
+    assert world.engine.state.gang_binds.units() == []
+    # What is left of the gang, with who comes in place of the one taken back, is tried again.
+    world.nodes(a_node("n0", cpu="64", gpus=4))
+    world.pods(*_members(1, start=4))
+    world.tick(20.0)
+    assert set(world.binds()) == {"g-2", "g-3", "g-4"}
+
+
+def test_a_gang_found_unfinished_is_still_known_after_its_leader_lost_the_lease_for_a_while() -> None:
+    world = _world(2)
+    world.pods(*(pod.on("n0") for pod in _members(2)), *_members(2, start=2))
+    assert world.engine.state.gang_binds.units() != []
+    world.engine.handle([], world.now, is_leading=False)
+    world.tick(20.0)
+    assert not any(isinstance(decision, DeletePod) for decision in world.tick(20.0)), "its time starts anew"
+    made = world.tick(11.0)
+    assert {decision.uid for decision in made if isinstance(decision, DeletePod)} == {"uid-g-0", "uid-g-1"}
