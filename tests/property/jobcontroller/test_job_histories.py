@@ -205,6 +205,13 @@ class JobHistory(RuleBasedStateMachine):
         self.job = self.job.model_copy(update={"spec": spec})
         self.version += 1
 
+    @rule(chance=st.integers(0, 7))
+    def stop(self, chance: int) -> None:
+        if chance == 0:
+            metadata = self.job.metadata.model_copy(update={"annotations": {names.STOP_ANNOTATION: "now"}})
+            self.job = self.job.model_copy(update={"metadata": metadata})
+            self.version += 1
+
     @rule(index=st.integers(0, REPLICAS - 1))
     def run_pod(self, index: int) -> None:
         for pod in self._alive(index):
@@ -291,6 +298,9 @@ class JobHistory(RuleBasedStateMachine):
             left = {pod.is_finished for pod in self.pods.values()}
             assert policy != "All" or not self.pods
             assert policy != "Running" or left <= {True}
+            assert self.job.status is not None
+            if self.job.status.conditions[-1].reason == "StoppedByUser":
+                assert left <= {True}, "what was stopped runs no more, whatever the policy"
             assert not self.groups
 
 
