@@ -29,7 +29,7 @@ BLOCK_SIZE_BYTES: Final = 4 << 20
 
 class Op(IntEnum):
     """What a frame asks for. HELLO, AUTHORIZE and READ are for peers (TCP) and answered on the unix socket too; HOLD,
-    READ_HELD and DROP_HELD are for peers only, the others for the node's own clients (unix socket)."""
+    READ_HELD, DROP_HELD and ASK_HELD are for peers only, the others for the node's own clients (unix socket)."""
 
     HELLO = 1
     OPEN = 2
@@ -50,6 +50,7 @@ class Op(IntEnum):
     HOLD = 17
     READ_HELD = 18
     DROP_HELD = 19
+    ASK_HELD = 20
 
 
 class Flag(IntFlag):
@@ -311,6 +312,8 @@ class Hold(Struct, frozen=True, kw_only=True):
     block_size_bytes: int
     epoch: int
     held_at_ns: int
+    disk: str
+    """Of the first holder; see AskHeld."""
 
 
 class ReadHeld(Struct, frozen=True, kw_only=True):
@@ -328,6 +331,22 @@ class DropHeld(Struct, frozen=True, kw_only=True):
 
     uid: str
     etag: str
+
+
+class AskHeld(Struct, frozen=True, kw_only=True):
+    """To the first holder of a version that metadata has never heard of: does it know it? The first holder has a record
+    before it shows a version, and until that has ended: if it has none, on the same disk, nobody was told of it. Reply:
+    HeldKnown."""
+
+    uid: str
+    etag: str
+    disk: str
+
+
+class HeldKnown(Struct, frozen=True, kw_only=True):
+    """Also true where that cannot be told, as on another disk."""
+
+    is_known: bool
 
 
 class Declare(Struct, frozen=True, kw_only=True):

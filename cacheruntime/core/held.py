@@ -41,6 +41,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     checksums: list[int]
     """CRC32C of each block."""
     held_at_ns: int
+    disk: str = ""
+    """Of the first holder (held_files.disk_id)."""
 
 
 _decoder = msgspec.json.Decoder(Record)

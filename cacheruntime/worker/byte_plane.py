@@ -16,12 +16,14 @@ from functools import lru_cache
 from typing import Final, Protocol
 
 from api.byteplane import (
+    AskHeld,
     Authorize,
     DropHeld,
     Empty,
     Flag,
     FrameError,
     Header,
+    HeldKnown,
     Hello,
     HelloReply,
     Hold,
@@ -269,6 +271,10 @@ class Holder(Protocol):
         """One is not needed any more."""
         ...
 
+    def knows(self, request: AskHeld) -> bool:
+        """Whether a version that began here may have been shown."""
+        ...
+
 
 class PeerSession:
     """One peer's connection."""
@@ -312,6 +318,11 @@ class PeerSession:
                 self._gate.require(drop.uid)
                 self._holder.drop_held(drop)
                 await self._link.send(encode(Op.DROP_HELD, header.request_id, Empty(), flags=Flag.REPLY))
+            case Op.ASK_HELD:
+                ask = decode_meta(meta, AskHeld)
+                self._gate.require(ask.uid)
+                known = HeldKnown(is_known=self._holder.knows(ask))
+                await self._link.send(encode(Op.ASK_HELD, header.request_id, known, flags=Flag.REPLY))
             case _:
                 raise FrameError(f"{header.op.name} is for the node's unix socket")
 

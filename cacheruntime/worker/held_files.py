@@ -5,6 +5,7 @@ Owns the folder and its formats. Everything here blocks; OSError.
     held/<id>        the bytes, never changed once the name is there
     held/<id>.json   cacheruntime/core/held.py's Record
     held/<id>.new    half of one: gone at the next start
+    held/disk        the name of this folder, made once: another disk has another
 
 Invariants: a record is there only after its bytes are on the medium; a file without a record was acknowledged to
 nobody.
@@ -12,6 +13,7 @@ nobody.
 
 import errno
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,6 +32,7 @@ log = structlog.get_logger()
 FOLDER: Final = "held"
 _RECORD: Final = ".json"
 _HALF: Final = ".new"
+_DISK: Final = "disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,15 @@ def prepare(folder: Path) -> None:
     if not folder.is_dir():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         sync_folder(folder.parent)
+
+
+def disk_id(folder: Path) -> str:
+    """Return the folder's name, durable before it is told to anybody."""
+    prepare(folder)
+    path = folder / _DISK
+    if not path.exists():
+        _write(path, secrets.token_hex(16).encode())
+    return path.read_text()
 
 
 def begin(folder: Path, number: str) -> tuple[Path, int]:
@@ -67,6 +79,12 @@ def keep(folder: Path, source: Path, record: Record) -> HeldCopy:
     return HeldCopy(record, path)
 
 
+def has_traces(folder: Path, number: str) -> bool:
+    """Whether there is anything of a held version."""
+    path = folder / number
+    return path.exists() or _record_path(path).exists()
+
+
 def drop(copy: HeldCopy) -> None:
     """Let a copy go: the record first, as a file without one means nothing."""
     _record_path(copy.path).unlink(missing_ok=True)
@@ -83,7 +101,7 @@ def scan(folder: Path) -> list[HeldCopy]:
     found: list[HeldCopy] = []
     if not folder.is_dir():
         return found
-    names = {entry.name for entry in os.scandir(folder)}
+    names = {entry.name for entry in os.scandir(folder)} - {_DISK}
     for name in sorted(names):
         path = folder / name
         if name.endswith(_HALF) or (not name.endswith(_RECORD) and name + _RECORD not in names):
@@ -160,12 +178,16 @@ def _record_path(path: Path) -> Path:
 
 
 def _write_record(path: Path, record: Record) -> None:
-    half = path.with_name(f"{path.name}{_RECORD}{_HALF}")
+    _write(_record_path(path), encode(record))
+
+
+def _write(path: Path, data: bytes) -> None:
+    half = path.with_name(f"{path.name}{_HALF}")
     with half.open("wb") as file:
-        file.write(encode(record))
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    half.replace(_record_path(path))
+    half.replace(path)
     sync_folder(path.parent)
 
 

@@ -33,7 +33,7 @@ from typing import Any, Final
 
 import structlog
 
-from api.byteplane import DropHeld, Hold, ReadHeld
+from api.byteplane import AskHeld, DropHeld, Hold, ReadHeld
 from api.gen import metadata_pb2 as pb
 from api.held import HeldName, held_name
 from cacheruntime.core.blocks import Version, block_count, block_length
@@ -143,6 +143,8 @@ class Holding:
         self._dropped: OrderedDict[str, None] = OrderedDict()
         self._unconfirmed: dict[str, float] = {}
         self._reserved_bytes = 0
+        self._beginning: set[str] = set()
+        self._disk = ""
         self._said = ""
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -163,6 +165,13 @@ class Holding:
                 raise CacheError(f"the folder {folder} of held files cannot be read: {error.strerror}") from error
             for copy in copies:
                 self._add(copy, number, is_confirmed=True)
+        if self._tier is not None:
+            folder = self._store.directory(self._tier) / held_files.FOLDER
+            try:
+                self._disk = await self._store.run(held_files.disk_id, folder)
+            except OSError as error:
+                log.error("nothing_can_be_held", folder=str(folder), error=error.strerror)
+                self._tier = None
         if self._copies:
             log.info("held_files_found", files=len(self._copies), bytes=self.held_bytes)
 
@@ -217,19 +226,27 @@ class Holding:
 
     async def _hold_with(self, peer: Peer, offer: _Offer, path: str, syncing: "asyncio.Future[None]") -> str | None:
         assert self._tier is not None
-        uid, file, size_bytes = offer.uid, offer.path, offer.size_bytes
         etag = HeldName(uuid.uuid4().hex, (self._me.node, peer.node)).etag
-        block_size, held_at_ns = self._store.block_size_bytes, self._wall_clock_ns()
         request = Hold(
-            uid=uid,
+            uid=offer.uid,
             path=path,
             etag=etag,
-            size_bytes=size_bytes,
-            block_size_bytes=block_size,
+            size_bytes=offer.size_bytes,
+            block_size_bytes=self._store.block_size_bytes,
             epoch=self._me.epoch,
-            held_at_ns=held_at_ns,
+            held_at_ns=self._wall_clock_ns(),
+            disk=self._disk,
         )
-        self._offers[etag] = offer
+        self._beginning.add(etag)
+        try:
+            return etag if await self._hold_as(request, peer, offer, syncing) else None
+        finally:
+            self._beginning.discard(etag)
+
+    async def _hold_as(self, request: Hold, peer: Peer, offer: _Offer, syncing: "asyncio.Future[None]") -> bool:
+        assert self._tier is not None
+        block_size, size_bytes = request.block_size_bytes, request.size_bytes
+        self._offers[request.etag] = offer
         try:
             seconds = self._hold_seconds + size_bytes / HOLD_BYTES_PER_SECOND
             await self._peers.hold(peer, request, seconds)
@@ -237,30 +254,22 @@ class Holding:
                 if index not in offer.checksums:
                     await self._offered(offer, index * block_size, block_length(index, size_bytes, block_size))
         except CacheError as error:
-            log.info("partner_did_not_hold", peer=peer.node, dataset=uid, error=error.message)
-            self._start(self._tell_dropped(peer.node, uid, etag))
-            return None
+            log.info("partner_did_not_hold", peer=peer.node, dataset=offer.uid, error=error.message)
+            self._start(self._tell_dropped(peer.node, offer.uid, request.etag))
+            return False
         finally:
-            del self._offers[etag]
-        record = Record(
-            etag=etag,
-            uid=uid,
-            path=path,
-            size_bytes=size_bytes,
-            block_size_bytes=block_size,
-            checksums=[offer.checksums[index] for index in range(block_count(size_bytes, block_size))],
-            held_at_ns=held_at_ns,
-        )
+            del self._offers[request.etag]
+        checksums = [offer.checksums[index] for index in range(block_count(size_bytes, block_size))]
         await syncing
         folder = self._store.directory(self._tier) / held_files.FOLDER
         try:
-            copy = await self._store.run(held_files.keep, folder, file, record)
+            copy = await self._store.run(held_files.keep, folder, offer.path, _record(request, checksums))
         except OSError as error:
-            log.warning("file_not_held_here", dataset=uid, error=error.strerror)
-            self._start(self._tell_dropped(peer.node, uid, etag))
-            return None
+            log.warning("file_not_held_here", dataset=offer.uid, error=error.strerror)
+            self._start(self._tell_dropped(peer.node, offer.uid, request.etag))
+            return False
         self._add(copy, self._tier, is_confirmed=False)
-        return etag
+        return True
 
     def confirm(self, etag: str) -> None:
         """The namespace shows it."""
@@ -345,18 +354,9 @@ class Holding:
                 await self._finish(self._store.run(os.fsync, descriptor))
             finally:
                 os.close(descriptor)
-            record = Record(
-                etag=request.etag,
-                uid=request.uid,
-                path=request.path,
-                size_bytes=request.size_bytes,
-                block_size_bytes=block_size,
-                checksums=checksums,
-                held_at_ns=request.held_at_ns,
-            )
             if request.etag in self._dropped:
                 raise CacheError("its writer does not want it any more")
-            copy = await self._store.run(held_files.keep, folder, written, record)
+            copy = await self._store.run(held_files.keep, folder, written, _record(request, checksums))
             self._add(copy, tier, is_confirmed=True)
             if request.etag in self._dropped:
                 await self._drop(self._copies[request.etag])
@@ -375,6 +375,15 @@ class Holding:
         held = self._copies.get(request.etag)
         if held is not None and held.copy.record.uid == request.uid and not held.is_busy:
             self._begin(held, self._look(held, is_told=True))
+
+    def knows(self, request: AskHeld) -> bool:
+        """Whether a version that began here may have been shown. Its record is there before it is, and goes only when
+        metadata says that it has ended, or that it never began."""
+        if request.disk != self._disk or request.etag in self._beginning or request.etag in self._copies:
+            return True
+        name = held_name(request.etag)
+        folders = [self._store.directory(number) / held_files.FOLDER for number in range(len(self._store.tiers))]
+        return name is None or any(held_files.has_traces(folder, name.id) for folder in folders)
 
     # Reading
 
@@ -602,6 +611,8 @@ class Holding:
                 await self._drop(held)
             elif since is not None:
                 held.schedule.later(self._clock(), UNCONFIRMED_SECONDS)
+            elif await self._was_never_shown(held):
+                await self._drop(held)
             else:
                 self._unknown(held, "metadata has never heard of it")
         elif found.state == pb.HeldState.WAITING:
@@ -611,6 +622,18 @@ class Holding:
             held.schedule.later(self._clock(), LOOK_SECONDS)
         else:
             held.schedule.later(self._clock(), LOOK_SECONDS)
+
+    async def _was_never_shown(self, held: _Held) -> bool:
+        """Whether the writer's worker has no trace of a version metadata does not know either."""
+        record, writer = held.copy.record, held.name.holders[0]
+        peer = self._workers.listed().get(writer)
+        if writer == self._me.node or peer is None:
+            return False
+        try:
+            return not await self._peers.ask_held(peer, AskHeld(uid=record.uid, etag=record.etag, disk=record.disk))
+        except CacheError as error:
+            log.info("writer_not_asked", peer=writer, error=error.message)
+            return False
 
     def _unknown(self, held: _Held, why: str) -> None:
         """Never dropped: its commit may have been acknowledged by a metadata service that was restored since."""
@@ -710,6 +733,19 @@ class Holding:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _record(request: Hold, checksums: list[int]) -> Record:
+    return Record(
+        etag=request.etag,
+        uid=request.uid,
+        path=request.path,
+        size_bytes=request.size_bytes,
+        block_size_bytes=request.block_size_bytes,
+        checksums=checksums,
+        held_at_ns=request.held_at_ns,
+        disk=request.disk,
+    )
 
 
 def _read_file(path: Path, offset_bytes: int, data: memoryview) -> int:

@@ -17,6 +17,7 @@ import structlog
 
 from api.byteplane import (
     TOKEN_ERRNOS,
+    AskHeld,
     Authorize,
     Authorized,
     DropHeld,
@@ -25,6 +26,7 @@ from api.byteplane import (
     Flag,
     FrameError,
     Header,
+    HeldKnown,
     Hello,
     HelloReply,
     Hold,
@@ -81,14 +83,15 @@ class PeerBytes:
     from_origin: bool
 
 
-_Reply = ReadReply | Authorized | Empty
-_Kind = type[ReadReply] | type[Authorized] | type[Empty]
-_Request = Read | ReadHeld | Hold | DropHeld
+_Reply = ReadReply | Authorized | Empty | HeldKnown
+_Kind = type[ReadReply] | type[Authorized] | type[Empty] | type[HeldKnown]
+_Request = Read | ReadHeld | Hold | DropHeld | AskHeld
 _OPS: Final[dict[type[_Request], tuple[Op, _Kind]]] = {
     Read: (Op.READ, ReadReply),
     ReadHeld: (Op.READ_HELD, ReadReply),
     Hold: (Op.HOLD, Empty),
     DropHeld: (Op.DROP_HELD, Empty),
+    AskHeld: (Op.ASK_HELD, HeldKnown),
 }
 
 
@@ -169,6 +172,12 @@ class Peers:
     async def drop_held(self, peer: Peer, request: DropHeld) -> None:
         """Tell the peer that it need not hold a version any more. PeerFailed."""
         await self._exchange(peer, request, memoryview(bytearray()), RESIDENT_ONLY_SECONDS)
+
+    async def ask_held(self, peer: Peer, request: AskHeld) -> bool:
+        """Return whether the first holder of a version may have shown it. PeerFailed."""
+        reply = await self._exchange(peer, request, memoryview(bytearray()), RESIDENT_ONLY_SECONDS)
+        assert isinstance(reply, HeldKnown)
+        return reply.is_known
 
     async def _exchange(self, peer: Peer, request: _Request, buffer: memoryview, seconds: float) -> _Reply:
         before = self.received_bytes(peer)
@@ -342,5 +351,5 @@ def _settle(link: _Link, request_id: int, outcome: Struct | CacheError) -> None:
     if isinstance(outcome, CacheError):
         waiting.reply.set_exception(outcome)
     else:
-        assert isinstance(outcome, ReadReply | Authorized | Empty)
+        assert isinstance(outcome, ReadReply | Authorized | Empty | HeldKnown)
         waiting.reply.set_result(outcome)

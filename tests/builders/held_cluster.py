@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
-from api.byteplane import DropHeld, Hold, ReadHeld
+from api.byteplane import AskHeld, DropHeld, Hold, ReadHeld
 from api.gen import metadata_pb2 as pb
 from api.held import is_held
 from cacheruntime.core.blocks import Version
@@ -213,8 +213,9 @@ class Plane:
         """Until nothing waits any more."""
         for _ in range(50):
             await self.upload()
-            if not any(node.holding._copies for node in self.live()):
-                return
+            copies = [held for node in self.live() for held in node.holding._copies.values()]
+            if all(held.is_unknown for held in copies):
+                return  # of commits nobody was told of, cut off in their last step: both holders have them
         raise AssertionError({node.name: node.holding._copies for node in self.live()})
 
     async def close(self) -> None:
@@ -310,6 +311,12 @@ class Wires:
         buffer[:] = data
         return checksum
 
+    async def ask_held(self, peer: Peer, request: AskHeld) -> bool:
+        async def ask(holding: Holding) -> bool:
+            return holding.knows(request)
+
+        return await self._ask(peer, ask)
+
     async def drop_held(self, peer: Peer, request: DropHeld) -> None:
         async def drop(holding: Holding) -> None:
             holding.drop_held(request)
@@ -403,11 +410,11 @@ class Node:
 
     async def asks(self, question: Coroutine[Any, Any, T]) -> T:
         """Await an answer from outside, which a dead node gets none of."""
-        if self.is_dead:
+        if self.gone.is_set():
             question.close()
             await _for_ever()
         answer = await question
-        if self.is_dead:
+        if self.gone.is_set():
             await _for_ever()
         return answer
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +343,14 @@ def test_sqlite_versions_that_lose_commits_are_refused() -> None:
             require_version(version)
 
 
+def _put_held(dataset_id: int, row: HeldFile, transaction: Transaction) -> None:
+    transaction.put_held(dataset_id, row)
+
+
+def _put_turn(dataset_id: int, path: str, turn: Turn, transaction: Transaction) -> None:
+    transaction.put_turn(dataset_id, path, turn)
+
+
 def test_held_versions_and_turns_are_kept_changed_and_forgotten(reopen: Reopen) -> None:
     store = reopen()
     one, other = new_dataset(store, "u1"), new_dataset(store, "u2")
@@ -350,7 +359,7 @@ def test_held_versions_and_turns_are_kept_changed_and_forgotten(reopen: Reopen) 
     do(store, lambda tx: tx.put_held(one.id, waiting))
     turn = Turn("t1", "n1", 7, is_upload=True)
     for path in ("dir/ä", "b"):
-        do(store, lambda tx, path=path: tx.put_turn(one.id, path, turn))
+        do(store, partial(_put_turn, one.id, path, turn))
     store = reopen()
     assert store.read(lambda reader: reader.held(one.id, etag)) == waiting
     assert store.read(lambda reader: reader.held(other.id, etag)) is None
@@ -364,7 +373,7 @@ def test_held_versions_and_turns_are_kept_changed_and_forgotten(reopen: Reopen) 
     # Only what ended, and has no holder left, is forgotten.
     gone = replace(waiting, state=HeldState.GONE, ended_at_ns=10)
     for row, is_kept in ((waiting, True), (gone, True), (replace(gone, left=()), False)):
-        do(store, lambda tx, row=row: tx.put_held(one.id, row))
+        do(store, partial(_put_held, one.id, row))
         do(store, lambda tx: tx.forget_held(one.id, 10))
         assert store.read(lambda reader: reader.held(one.id, etag)) == row
         do(store, lambda tx: tx.forget_held(one.id, 11))
@@ -389,8 +398,8 @@ def test_the_rows_of_a_removed_dataset_go_with_it(reopen: Reopen) -> None:
     dataset = new_dataset(store)
     etags = [HeldName(f"{number:032x}", ("n1", "n2")).etag for number in range(3)]
     for number, etag in enumerate(etags):
-        do(store, lambda tx, etag=etag: tx.put_held(dataset.id, HeldFile(etag, "a", 1)))
-        do(store, lambda tx, number=number: tx.put_turn(dataset.id, f"p{number}", Turn("t", "n1", 1)))
+        do(store, partial(_put_held, dataset.id, HeldFile(etag, "a", 1)))
+        do(store, partial(_put_turn, dataset.id, f"p{number}", Turn("t", "n1", 1)))
     assert do(store, lambda tx: tx.remove_dataset("u1")) == dataset.id
     store = reopen()
     assert do(store, lambda tx: tx.orphans()) == [dataset.id]

@@ -70,6 +70,18 @@ def test_halves_are_removed_and_records_without_bytes_are_left_to_people(tmp_pat
     assert {path.name for path in folder.iterdir()} == names
 
 
+def test_a_folder_has_one_name_and_traces_of_what_was_held(tmp_path: Path) -> None:
+    folder, copy = held(tmp_path)
+    name = held_files.disk_id(folder)
+    assert held_files.disk_id(folder) == name != held_files.disk_id(tmp_path / "other")
+    assert held_files.scan(folder) == [copy] and held_files.scan(tmp_path / "other") == []
+    assert held_files.has_traces(folder, ID) and not held_files.has_traces(folder, "6" * 32)
+    copy.path.unlink()
+    assert held_files.has_traces(folder, ID)
+    held_files.drop(copy)
+    assert not held_files.has_traces(folder, ID) and held_files.disk_id(folder) == name
+
+
 def test_damaged_bytes_are_given_to_nobody(tmp_path: Path) -> None:
     _, copy = held(tmp_path)
     with copy.path.open("r+b") as file:
