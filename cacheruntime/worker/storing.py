@@ -65,6 +65,7 @@ class Storing:
         self._asked_at = 0.0
         """When the medium was asked for what it does now; 0 = it does nothing."""
         self._timer: asyncio.TimerHandle | None = None
+        self._limit: asyncio.Timeout | None = None
 
     # In the thread
 
@@ -81,15 +82,23 @@ class Storing:
         """Bytes of the block, in order from 0 on."""
         self.checksum = crc32c(data, self.checksum if at else 0)
         if self.error is None:
-            self._ask(lambda: tier_files.write_at(self.file.descriptor, data, self._offset + at))
+            asked = self._asked_at = time.monotonic()
+            try:
+                tier_files.write_at(self.file.descriptor, data, self._offset + at)
+            except OSError as error:
+                self.error = error
+            self._answered(asked)
 
     def end(self) -> None:
         """All bytes came, and they are of the version that was asked for."""
         if self.error is None:
-            self._ask(
-                lambda: tier_files.keep_block(self.file, self.index, self.checksum, as_home=self.as_home),
-            )
-            self.is_stored = self.error is None
+            asked = self._asked_at = time.monotonic()
+            try:
+                tier_files.keep_block(self.file, self.index, self.checksum, as_home=self.as_home)
+                self.is_stored = True
+            except OSError as error:
+                self.error = error
+            self._answered(asked)
 
     def leave(self) -> None:
         """The thread has nothing to do with it any more."""
@@ -100,12 +109,7 @@ class Storing:
             with suppress(RuntimeError):  # the loop is closed: so is the worker
                 self._loop.call_soon_threadsafe(self._end)
 
-    def _ask(self, work: Callable[[], None]) -> None:
-        asked = self._asked_at = time.monotonic()
-        try:
-            work()
-        except OSError as error:
-            self.error = error
+    def _answered(self, asked: float) -> None:
         self.medium_seconds += time.monotonic() - asked
         self._asked_at = 0.0
 
@@ -129,14 +133,14 @@ class Storing:
 
     def watch(self, limit: asyncio.Timeout) -> None:
         """End the caller's `limit` when the medium is late; until `finish`."""
+        self._limit = limit
+        self._timer = self._loop.call_later(self._late_seconds, self._look)
 
-        def look() -> None:
-            if self.is_late:
-                limit.reschedule(self._loop.time())
-            else:
-                self._timer = self._loop.call_later(max(LOOK_SECONDS, self._spare_seconds()), look)
-
-        self._timer = self._loop.call_later(self._late_seconds, look)
+    def _look(self) -> None:
+        if self._limit is not None and self.is_late:
+            self._limit.reschedule(self._loop.time())
+        else:
+            self._timer = self._loop.call_later(max(LOOK_SECONDS, self._spare_seconds()), self._look)
 
     async def store(self, data: memoryview) -> None:
         """Store the whole block, which is here."""
@@ -155,6 +159,8 @@ class Storing:
         """Nobody waits for it any more, because it is over or because it takes too long."""
         if self._timer is not None:
             self._timer.cancel()
+        # They know the reader's task, and that the bytes, whose memory the next block waits for.
+        self._timer = self._limit = None
         with self._lock:
             self._is_left = True
             is_used = self._is_used

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import os
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from cacheruntime.worker import tier_files
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.buffers import Buffers
 from cacheruntime.worker.datasets import Datasets, Location
-from cacheruntime.worker.filler import Filler, Source
+from cacheruntime.worker.filler import Fetched, Filler, Source
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.peers import Peers
 from cacheruntime.worker.reader import Reader
@@ -314,4 +315,17 @@ async def test_a_medium_that_stalls_is_not_waited_for(
         while file.writes:
             await asyncio.sleep(0.01)
     assert file.map.has(0) and tier.used_bytes == BLOCK
+    store.release(file)
+
+
+async def test_nothing_keeps_the_memory_of_a_block_that_is_stored(site: Site, store: BlockStore) -> None:
+    file = await site.file(store)
+    gc.collect()
+    gc.disable()
+    try:
+        await site.reader.ensure(file, 0, len(DATA))
+        await asyncio.sleep(0)
+        assert not [each for each in gc.get_objects() if isinstance(each, Fetched | Storing)]
+    finally:
+        gc.enable()
     store.release(file)
