@@ -98,6 +98,7 @@ class Preempting:
         told: list[Decision] = []
         for pod in pods:
             before = self._state.nominations.remove(pod.uid)
+            self._state.nominee_left(before)
             if before or pod.nominated_node:
                 told.append(Nominate(pod.uid, pod.namespace, pod.name, ""))
         return told
@@ -182,7 +183,9 @@ class Preempting:
         """Nominate pods to nodes, here at once and then at the API server."""
         told: list[Decision] = []
         for pod, node in placed:
-            self._state.nominations.set(pod, node)
+            before = self._state.nominations.set(pod, node)
+            if before != node:
+                self._state.nominee_left(before)
             if pod.nominated_node != node:
                 told.append(Nominate(pod.uid, pod.namespace, pod.name, node))
         return told

@@ -119,6 +119,38 @@ def test_a_gang_whose_nominated_nodes_go_looks_elsewhere() -> None:
     assert _victims(world) == {"middle"}
 
 
+def test_room_that_was_kept_is_free_when_its_nominee_gives_it_up() -> None:
+    world = World()
+    world.nodes(a_node("a", cpu="2"))
+    world.pods(a_pod("there").asks(cpu="1").priority(HIGH).on("a"))
+    nominee = a_pod("high").asks(cpu="2").priority(HIGH).nominated_to("a")
+    world.pods(nominee.gated("example.com/later"), a_pod("low").asks(cpu="1"))
+    assert world.binds() == {}
+    _later(world)
+    world.pods(nominee)
+    # Nothing makes room for it any more: it gives its nomination up.
+    assert world.binds() == {}
+    _later(world)
+    assert world.binds() == {"low": "a"}
+
+
+def test_room_that_was_kept_is_free_when_its_nominee_turns_to_another_node() -> None:
+    world = World()
+    world.now = 1000.0
+    world.nodes(a_node("a", cpu="2"), a_node("b", cpu="2"))
+    world.pods(a_pod("there").asks(cpu="1").priority(HIGH).on("a"))
+    world.pods(a_pod("victim").asks(cpu="2").started(1).on("b"))
+    nominee = a_pod("high").asks(cpu="2").priority(HIGH).nominated_to("a")
+    waits = a_pod("low").asks(cpu="1").with_spec(node_selector={"kubernetes.io/hostname": "a"})
+    world.pods(nominee.gated("example.com/later"), waits)
+    assert world.binds() == {}
+    _later(world)
+    world.pods(nominee)
+    assert _victims(world) == {"victim"}
+    _later(world)
+    assert world.binds() == {"low": "a"}
+
+
 def _kept_gang(minimum: int) -> World:
     """A pod that would take a's room, and a gang there whose other member, elsewhere, may not be evicted."""
     world = World()
