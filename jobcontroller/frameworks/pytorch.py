@@ -6,8 +6,8 @@ rank of the *pod*; torchrun sets its own for each process) and torchrun's `PET_N
 
 With `pytorch.elastic` ranks are torchrun's affair: `PET_NNODES` is `min:max` and `PET_RDZV_BACKEND`,
 `PET_RDZV_ENDPOINT`, `PET_RDZV_ID`, `PET_RDZV_CONF`, `PET_MAX_RESTARTS` take the place of the fixed names, as in
-training-operator v1. The store of backend c10d lives in one pod and dies with it (pytorch#67742), so its loss ends the
-attempt."""
+training-operator v1. The store of backend c10d lives in one pod, which is told so in PET_RDZV_CONF, and dies with it
+(pytorch#67742), so its loss ends the attempt."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from jobcontroller.core.framework import Rendezvous, RoleCounts
 from jobcontroller.frameworks.base import all_succeeded
 
 MASTER, WORKER = "Master", "Worker"
+#: how long members wait for the store: images are pulled for minutes on one node and are there on another
+STORE_SECONDS = "600"
 
 
 class PyTorch:
@@ -67,7 +69,8 @@ class PyTorch:
         options = rendezvous.spec.pytorch or PyTorchOptions()
         per_node = options.nproc_per_node
         if options.elastic is not None:
-            return _elastic_env(rendezvous, options.elastic, masters, host) | {"PET_NPROC_PER_NODE": str(per_node)}
+            found = _elastic_env(rendezvous, options.elastic, masters, host, is_host=rank == 0)
+            return found | {"PET_NPROC_PER_NODE": str(per_node)}
         # With auto, gpu or cpu only the node knows how many processes it starts.
         world_size = rendezvous.pods * per_node if isinstance(per_node, int) else rendezvous.pods
         return {
@@ -98,7 +101,9 @@ class PyTorch:
         return all_succeeded(roles, (MASTER, WORKER))
 
 
-def _elastic_env(rendezvous: Rendezvous, elastic: TorchElastic, masters: int, host: str) -> dict[str, str]:
+def _elastic_env(
+    rendezvous: Rendezvous, elastic: TorchElastic, masters: int, host: str, *, is_host: bool
+) -> dict[str, str]:
     workers = rendezvous.spec.replica_specs[WORKER].replicas
     maximum = elastic.max if elastic.max is not None else workers
     found = {
@@ -110,6 +115,11 @@ def _elastic_env(rendezvous: Rendezvous, elastic: TorchElastic, masters: int, ho
         "PET_RDZV_ID": f"{rendezvous.job_name}-a{rendezvous.attempt}",
         "PET_MAX_RESTARTS": str(elastic.max_restarts),
     }
-    if elastic.rdzv_conf:
-        found["PET_RDZV_CONF"] = ",".join(f"{key}={value}" for key, value in sorted(elastic.rdzv_conf.items()))
+    conf = dict(elastic.rdzv_conf)
+    if elastic.rdzv_backend == "c10d" and elastic.rdzv_endpoint is None:
+        # torchrun finds out by names whether the endpoint is its own: a pod's host name lacks the subdomain, and the
+        # address may not be known yet. So it would be nobody's.
+        conf |= {"is_host": str(int(is_host)), "read_timeout": conf.get("read_timeout", STORE_SECONDS)}
+    if conf:
+        found["PET_RDZV_CONF"] = ",".join(f"{key}={value}" for key, value in sorted(conf.items()))
     return found

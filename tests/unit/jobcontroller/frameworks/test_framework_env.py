@@ -58,11 +58,31 @@ def test_pytorch_elastic_leaves_ranks_to_torchrun() -> None:
         "PET_RDZV_BACKEND": "c10d",
         "PET_RDZV_ENDPOINT": "tj-master-0-a3.tj:23456",
         "PET_RDZV_ID": "tj-a3",
-        "PET_RDZV_CONF": "close_timeout=60,timeout=900",
+        "PET_RDZV_CONF": "close_timeout=60,is_host=0,read_timeout=600,timeout=900",
         "PET_MAX_RESTARTS": "10",
     }
     assert FRAMEWORKS["PyTorch"].env(meeting, "Worker", 9) == expected
-    assert FRAMEWORKS["PyTorch"].env(meeting, "Master", 0) == expected
+    host = expected | {"PET_RDZV_CONF": "close_timeout=60,is_host=1,read_timeout=600,timeout=900"}
+    assert FRAMEWORKS["PyTorch"].env(meeting, "Master", 0) == host
+
+
+@pytest.mark.parametrize(
+    ("elastic", "first", "second"),
+    [
+        # By its host name alone no pod would know that the endpoint is its own: torchrun compares it with names
+        # without the subdomain, or with addresses it may not find yet.
+        ({}, "is_host=1,read_timeout=600", "is_host=0,read_timeout=600"),
+        ({"rdzvConf": {"read_timeout": "30"}}, "is_host=1,read_timeout=30", "is_host=0,read_timeout=30"),
+        ({"rdzvEndpoint": "store:29400"}, None, None),
+        ({"rdzvEndpoint": "etcd:2379", "rdzvBackend": "etcd-v2", "rdzvConf": {"a": "b"}}, "a=b", "a=b"),
+    ],
+)
+def test_one_pod_is_told_that_the_store_of_the_rendezvous_is_its_own(
+    elastic: dict[str, Any], first: str | None, second: str | None
+) -> None:
+    meeting = rendezvous({"Worker": 2}, framework="PyTorch", pytorch={"elastic": elastic})
+    assert FRAMEWORKS["PyTorch"].env(meeting, "Worker", 0).get("PET_RDZV_CONF") == first
+    assert FRAMEWORKS["PyTorch"].env(meeting, "Worker", 1).get("PET_RDZV_CONF") == second
 
 
 def test_pytorch_without_a_master() -> None:
