@@ -46,6 +46,7 @@ from cacheruntime.worker.names import Names
 from cacheruntime.worker.path_order import PathOrder
 from cacheruntime.worker.peers import Peers
 from cacheruntime.worker.preheater import Preheater
+from cacheruntime.worker.promoter import Promoter
 from cacheruntime.worker.pruner import Pruner
 from cacheruntime.worker.reader import Reader, in_parallel
 from cacheruntime.worker.renames import Renames
@@ -206,6 +207,9 @@ async def _serve(settings: WorkerSettings) -> None:
         learns=tunables.preheat_rows,
         clock=time.monotonic,
     )
+    promoter = Promoter(store, metrics, reader.bring, lambda file, moved: reader.came_ahead(file.version, moved))
+    if tunables.whole_weights:
+        reader.on_read = promoter.read
     pruner = Pruner(store, datasets, metadata, interval_seconds=tunables.prune_seconds)
 
     scrubber = Scrubber(
@@ -304,6 +308,7 @@ async def _serve(settings: WorkerSettings) -> None:
             log.info("worker_ready", node=me.node, listen=me.endpoint, control=str(control))
     finally:
         settings.socket.unlink(missing_ok=True)
+        await promoter.close()
         await loads.close()
         await server.stop(grace=1)
         await peers.close()
