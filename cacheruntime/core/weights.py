@@ -1,6 +1,6 @@
 """Which files are read like weights, so that all of one is fetched at its first reads.
 
-Owns the rule only. Loaders of weights map a file and touch it tensor by tensor, backwards or by the order of names: each
+Owns the rule only. Loaders of weights map a file and touch it tensor by tensor, by name or backwards: each
 touch would wait for a block of its own, one after the other, and each page of them passes the daemon. What has the name
 of weights is taken for that from its first read on; any other file after JUMPS reads that went neither on nor to what
 was asked for ahead of the reader. A look at a footer and back is two, and no reason to fetch the rest.
