@@ -37,6 +37,7 @@ from cacheruntime.worker.filler import Filler
 from cacheruntime.worker.frame_server import FrameServer
 from cacheruntime.worker.frame_socket import FrameSocket
 from cacheruntime.worker.fsck import FolderInUse, lock_folder
+from cacheruntime.worker.leaver import Leaver
 from cacheruntime.worker.loads import Loads
 from cacheruntime.worker.local_socket import LocalSession
 from cacheruntime.worker.metadata_client import MetadataClient
@@ -96,7 +97,8 @@ async def _until_signal(settings: WorkerSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    serving = asyncio.create_task(_serve(settings))
+    leavers: list[Leaver] = []
+    serving = asyncio.create_task(_serve(settings, leavers))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -106,12 +108,15 @@ async def _until_signal(settings: WorkerSettings) -> None:
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from failures
         return
+    if settings.tunables.leave_seconds:
+        for leaver in leavers:
+            await leaver.hand_over(settings.tunables.leave_seconds)
     serving.cancel()
     await asyncio.wait({serving}, timeout=STOP_SECONDS)
     log.info("worker_stopped")
 
 
-async def _serve(settings: WorkerSettings) -> None:
+async def _serve(settings: WorkerSettings, leavers: list[Leaver]) -> None:
     tunables = settings.tunables
     metrics = Metrics()
     trust = _trust(settings)
@@ -264,7 +269,18 @@ async def _serve(settings: WorkerSettings) -> None:
         )
 
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    service = ControlService(loads, store, Trees(metadata, writes), metrics, ControlGate(keys, metrics))
+    leaver = Leaver(
+        store=store,
+        workers=workers,
+        peers=peers,
+        datasets=datasets,
+        metrics=metrics,
+        # A report, and a look of every peer at the list; twice, since each may come late.
+        known_seconds=2 * (tunables.report_seconds + tunables.workers_seconds),
+    )
+    service = ControlService(
+        loads, store, Trees(metadata, writes), leaver=leaver, metrics=metrics, gate=ControlGate(keys, metrics)
+    )
     add_WorkerControlServicer_to_server(service, server)
     control = Address(settings.control.host, _bind_control(server, settings.control, trust))
     reporter = Reporter(
@@ -279,6 +295,7 @@ async def _serve(settings: WorkerSettings) -> None:
         metrics=metrics,
         interval_seconds=tunables.report_seconds,
         tier_speeds=speeds,
+        is_leaving=lambda: workers.is_leaving,
     )
     local_listener = local_socket.listen(settings.socket)
     ready = asyncio.Event()
@@ -304,11 +321,14 @@ async def _serve(settings: WorkerSettings) -> None:
             # What is there now stays: looking through it again and again took half of the event loop's busy time.
             gc.collect()
             gc.freeze()
+            leavers.append(leaver)
             ready.set()
             log.info("worker_ready", node=me.node, listen=me.endpoint, control=str(control))
     finally:
         settings.socket.unlink(missing_ok=True)
+        leavers.clear()
         await promoter.close()
+        await leaver.close()
         await loads.close()
         await server.stop(grace=1)
         await peers.close()

@@ -47,6 +47,7 @@ class Metrics:
         self.ahead_uploads = counter("ahead_uploads", "uploads begun before the file was closed", "outcome")
         self.preheated_bytes = counter("preheated_bytes", "bytes made readable before their reader came", "source")
         self.preheated_files = counter("preheated_files", "files begun before their reader came", "outcome")
+        self.handed_over_bytes = counter("handed_over_bytes", "bytes that others took before this worker leaves")
         self.promoted_files = counter("promoted_files", "files fetched whole because they were read like weights")
         self.commit_seconds = Histogram(
             "headrace_worker_commit_seconds", "time to make a written file durable", registry=self.registry
