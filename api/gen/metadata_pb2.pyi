@@ -1232,6 +1232,7 @@ class BlockReport(_message.Message):
     ORIGIN_READ_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     COUNTERS_FIELD_NUMBER: _builtins.int
     READS_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     epoch: _builtins.int
     sequence: _builtins.int
@@ -1241,6 +1242,8 @@ class BlockReport(_message.Message):
     """measured from peers; 0 = not yet"""
     origin_read_bytes_per_second: _builtins.int
     """measured from under stores; 0 = not yet"""
+    leaving: _builtins.bool
+    """hands its blocks over: home of nothing any more, and still served from"""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResidentFile]: ...
     @_builtins.property
@@ -1262,10 +1265,11 @@ class BlockReport(_message.Message):
         origin_read_bytes_per_second: _builtins.int = ...,
         counters: Global___ReadCounters | None = ...,
         reads: _abc.Iterable[Global___DatasetReads] | None = ...,
+        leaving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters", "epoch", b"epoch", "files", b"files", "full", b"full", "network_read_bytes_per_second", b"network_read_bytes_per_second", "node", b"node", "origin_read_bytes_per_second", b"origin_read_bytes_per_second", "reads", b"reads", "sequence", b"sequence", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters", "epoch", b"epoch", "files", b"files", "full", b"full", "leaving", b"leaving", "network_read_bytes_per_second", b"network_read_bytes_per_second", "node", b"node", "origin_read_bytes_per_second", b"origin_read_bytes_per_second", "reads", b"reads", "sequence", b"sequence", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1370,6 +1374,7 @@ class Worker(_message.Message):
     NETWORK_READ_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     ORIGIN_READ_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     COUNTERS_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     epoch: _builtins.int
     data_endpoint: _builtins.str
@@ -1377,6 +1382,8 @@ class Worker(_message.Message):
     alive: _builtins.bool
     network_read_bytes_per_second: _builtins.int
     origin_read_bytes_per_second: _builtins.int
+    leaving: _builtins.bool
+    """see BlockReport"""
     @_builtins.property
     def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tier]: ...
     @_builtins.property
@@ -1393,10 +1400,11 @@ class Worker(_message.Message):
         network_read_bytes_per_second: _builtins.int = ...,
         origin_read_bytes_per_second: _builtins.int = ...,
         counters: Global___ReadCounters | None = ...,
+        leaving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "control_endpoint", b"control_endpoint", "counters", b"counters", "data_endpoint", b"data_endpoint", "epoch", b"epoch", "network_read_bytes_per_second", b"network_read_bytes_per_second", "node", b"node", "origin_read_bytes_per_second", b"origin_read_bytes_per_second", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "control_endpoint", b"control_endpoint", "counters", b"counters", "data_endpoint", b"data_endpoint", "epoch", b"epoch", "leaving", b"leaving", "network_read_bytes_per_second", b"network_read_bytes_per_second", "node", b"node", "origin_read_bytes_per_second", b"origin_read_bytes_per_second", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

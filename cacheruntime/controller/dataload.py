@@ -31,7 +31,11 @@ def participants(info: metadata_pb2.DatasetInfo, workers: Sequence[metadata_pb2.
     """Return the live workers that may keep blocks of the dataset, by node name."""
     allowed = set(info.eligible_nodes)
     return sorted(
-        (worker for worker in workers if worker.alive and (not allowed or worker.node in allowed)),
+        (
+            worker
+            for worker in workers
+            if worker.alive and not worker.leaving and (not allowed or worker.node in allowed)
+        ),
         key=lambda worker: worker.node,
     )
 

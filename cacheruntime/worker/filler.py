@@ -7,6 +7,7 @@ Owns the route of a block and single flight. Does not keep bytes: callers store 
                    -> yes, not the first: the homes before me
                       (a straggler is raced: whoever is next has the block, or the under store; core/hedging.py)
     then           -> if I joined after the next in line: does it still have the block?
+                   -> if who was its home is leaving: has it still?
                    -> the under store, pinned to the etag; of a version that is not there yet, its holders
 
 Invariants: one fetch of a block from the under store at a time on a node, whoever waits for it; a peer's request
@@ -337,7 +338,22 @@ class Filler:
                 return Fetched(found.data, found.checksum, Source.PEER)
             except (PeerFailed, NotResident):
                 pass
+        if (before := self._home_that_leaves(info, version, index)) is not None:
+            try:
+                found = await self._ask(before, version, index, resident_only=True)
+                return Fetched(found.data, found.checksum, Source.PEER)
+            except (PeerFailed, NotResident):
+                pass
         return await self._origin(version, index, keep, why)
+
+    def _home_that_leaves(self, info: pb.DatasetInfo, version: Version, index: int) -> Peer | None:
+        """Return the worker that would be before us if it did not hand its blocks over."""
+        leaving = {peer.node: peer for peer in self._workers.leaving()}
+        if not leaving:
+            return None
+        nodes = eligible((*self._workers.live(), *leaving), info.eligible_nodes)
+        homes = rank(version.uid, version.path, index, nodes)[: max(1, info.replicas) + 1]
+        return next((leaving[node] for node in homes if node in leaving), None)
 
     async def _ask(self, peer: Peer, version: Version, index: int, *, resident_only: bool) -> PeerBytes:
         length = block_length(index, version.size_bytes, self._block_size_bytes)

@@ -39,6 +39,7 @@ from cacheruntime.worker.frame_server import FrameServer
 from cacheruntime.worker.frame_socket import FrameSocket
 from cacheruntime.worker.fsck import FolderInUse, lock_folder
 from cacheruntime.worker.holding import Holding
+from cacheruntime.worker.leaver import Leaver
 from cacheruntime.worker.loads import Loads
 from cacheruntime.worker.local_socket import LocalSession
 from cacheruntime.worker.metadata_client import MetadataClient
@@ -48,6 +49,7 @@ from cacheruntime.worker.names import Names
 from cacheruntime.worker.path_order import PathOrder
 from cacheruntime.worker.peers import Peers
 from cacheruntime.worker.preheater import Preheater
+from cacheruntime.worker.promoter import Promoter
 from cacheruntime.worker.pruner import Pruner
 from cacheruntime.worker.reader import Reader, in_parallel
 from cacheruntime.worker.renames import Renames
@@ -98,7 +100,8 @@ async def _until_signal(settings: WorkerSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    serving = asyncio.create_task(_serve(settings))
+    leavers: list[Leaver] = []
+    serving = asyncio.create_task(_serve(settings, leavers))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -108,12 +111,15 @@ async def _until_signal(settings: WorkerSettings) -> None:
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from failures
         return
+    if settings.tunables.leave_seconds:
+        for leaver in leavers:
+            await leaver.hand_over(settings.tunables.leave_seconds)
     serving.cancel()
     await asyncio.wait({serving}, timeout=STOP_SECONDS)
     log.info("worker_stopped")
 
 
-async def _serve(settings: WorkerSettings) -> None:
+async def _serve(settings: WorkerSettings, leavers: list[Leaver]) -> None:
     tunables = settings.tunables
     metrics = Metrics()
     trust = _trust(settings)
@@ -236,6 +242,9 @@ async def _serve(settings: WorkerSettings) -> None:
         learns=tunables.preheat_rows,
         clock=time.monotonic,
     )
+    promoter = Promoter(store, metrics, reader.bring, lambda file, moved: reader.came_ahead(file.version, moved))
+    if tunables.whole_weights:
+        reader.on_read = promoter.read
     pruner = Pruner(store, datasets, metadata, interval_seconds=tunables.prune_seconds)
 
     scrubber = Scrubber(
@@ -290,7 +299,18 @@ async def _serve(settings: WorkerSettings) -> None:
         )
 
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    service = ControlService(loads, store, Trees(metadata, writes), metrics, ControlGate(keys, metrics))
+    leaver = Leaver(
+        store=store,
+        workers=workers,
+        peers=peers,
+        datasets=datasets,
+        metrics=metrics,
+        # A report, and a look of every peer at the list; twice, since each may come late.
+        known_seconds=2 * (tunables.report_seconds + tunables.workers_seconds),
+    )
+    service = ControlService(
+        loads, store, Trees(metadata, writes), leaver=leaver, metrics=metrics, gate=ControlGate(keys, metrics)
+    )
     add_WorkerControlServicer_to_server(service, server)
     control = Address(settings.control.host, _bind_control(server, settings.control, trust))
     reporter = Reporter(
@@ -305,6 +325,7 @@ async def _serve(settings: WorkerSettings) -> None:
         metrics=metrics,
         interval_seconds=tunables.report_seconds,
         tier_speeds=speeds,
+        is_leaving=lambda: workers.is_leaving,
     )
     local_listener = local_socket.listen(settings.socket)
     ready = asyncio.Event()
@@ -331,10 +352,14 @@ async def _serve(settings: WorkerSettings) -> None:
             # What is there now stays: looking through it again and again took half of the event loop's busy time.
             gc.collect()
             gc.freeze()
+            leavers.append(leaver)
             ready.set()
             log.info("worker_ready", node=me.node, listen=me.endpoint, control=str(control))
     finally:
         settings.socket.unlink(missing_ok=True)
+        leavers.clear()
+        await promoter.close()
+        await leaver.close()
         await loads.close()
         await server.stop(grace=1)
         await peers.close()

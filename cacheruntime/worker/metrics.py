@@ -55,6 +55,8 @@ class Metrics:
         self.held_fallbacks = counter(
             "held_fallbacks", "files that could not be held and waited for their upload", "why"
         )
+        self.handed_over_bytes = counter("handed_over_bytes", "bytes that others took before this worker leaves")
+        self.promoted_files = counter("promoted_files", "files fetched whole because they were read like weights")
         self.commit_seconds = Histogram(
             "headrace_worker_commit_seconds", "time to make a written file durable", registry=self.registry
         )

@@ -6,7 +6,7 @@ announced as readable only when every block of it is in the reader's own sparse 
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -53,11 +53,15 @@ class Reader:
         self.counters = Counters()
         self.on_open: Callable[[Version, bool], None] = lambda _version, _is_resident: None
         """Told of every file a reader opens, and whether all of it was here."""
+        self.on_read: Callable[[CachedFile, int, int], None] = lambda _file, _offset, _length: None
+        """Told of every range a local reader asks for, before it is fetched."""
         self._ahead: OrderedDict[str, dict[Source, int]] = OrderedDict()
 
     async def open(self, version: Version) -> CachedFile:
         """Return the version's sparse file, held, for a reader."""
         file = await self.hold(version)
+        # What an earlier reader left unread is no longer what somebody waits for.
+        self._ahead.pop(version_name(version), None)
         self.on_open(version, file.map.is_complete)
         if file.map.is_complete:
             self._tell(version, dict.fromkeys(Source, 0) | {Source.LOCAL: version.size_bytes})
@@ -77,6 +81,7 @@ class Reader:
         # The handle may be closed while we wait; what follows still needs the file.
         self._store.hold(file)
         try:
+            self.on_read(file, offset_bytes, length_bytes)
             moved = await self.bring(file, offset_bytes, length_bytes)
         finally:
             self._store.release(file)
@@ -190,9 +195,11 @@ class Reader:
         finally:
             self._store.release(file)
 
-    def came_ahead(self, version: Version, moved: dict[Source, int]) -> None:
+    def came_ahead(self, version: Version, moved: Mapping[Source, int]) -> None:
         """A reader comes for bytes that were brought here for it: it is told of them as of what it waited for."""
-        self._ahead[version_name(version)] = {source: moved[source] for source in (Source.ORIGIN, Source.PEER)}
+        found = self._ahead.setdefault(version_name(version), dict.fromkeys((Source.ORIGIN, Source.PEER), 0))
+        for source in found:
+            found[source] += moved[source]
         if len(self._ahead) > AHEAD_MAX:
             self._ahead.popitem(last=False)
 

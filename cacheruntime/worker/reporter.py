@@ -5,7 +5,7 @@ learns that a newer incarnation of its node registered stops: two must not serve
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -45,6 +45,7 @@ class Reporter:
         metrics: Metrics,
         interval_seconds: float,
         tier_speeds: Sequence[int],
+        is_leaving: Callable[[], bool] = lambda: False,
     ) -> None:
         self._me = me
         self._control_endpoint = control_endpoint
@@ -57,6 +58,7 @@ class Reporter:
         self._metrics = metrics
         self._interval_seconds = interval_seconds
         self._tier_speeds = tier_speeds
+        self._is_leaving = is_leaving
 
     async def register(self) -> None:
         """Register, waiting for metadata as long as it takes; Fenced when a newer incarnation lives."""
@@ -107,6 +109,7 @@ class Reporter:
             network_read_bytes_per_second=int(self._filler.peer_rate.bytes_per_second),
             origin_read_bytes_per_second=int(self._filler.origin_rate.bytes_per_second),
             counters=_counters(self._reader.counters.by_source),
+            leaving=self._is_leaving(),
             reads=[
                 pb.DatasetReads(uid=uid, recent=_counters(reads.by_source))
                 for uid, reads in self._reader.counters.recent.items()

@@ -64,6 +64,15 @@ class Tunables(BaseSettings):
     preheat_rows: bool = Field(
         default=False, description="also where nothing is declared: along rows of numbered names that are being opened"
     )
+    whole_weights: bool = Field(
+        default=True, description="fetch all of a file that is read like weights (core/weights.py), if it may be kept"
+    )
+    leave_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="after SIGTERM, to hand blocks over to workers that stay, hottest files first; 0 = for workers "
+        "that come back, and find their disks again. The pod's grace period must be longer",
+    )
     io_threads: int = Field(default=16, ge=2, description="threads for file I/O; they mostly wait")
     send_threads: int = Field(default=16, ge=1, description="large blocks sent to peers at once")
     temporary_percent: float = Field(

@@ -141,6 +141,7 @@ def readings(report: pb.BlockReport) -> WorkerReadings:
         report.origin_read_bytes_per_second,
         _counters(counters),
         {one.uid: _counters(one.recent) for one in report.reads},
+        report.leaving,
     )
 
 
@@ -159,6 +160,7 @@ def worker_message(worker: Worker) -> pb.Worker:
         data_endpoint=registration.data_endpoint,
         control_endpoint=registration.control_endpoint,
         alive=worker.is_alive,
+        leaving=readings.is_leaving,
         tiers=[
             pb.Tier(
                 medium=tier.medium,

@@ -89,6 +89,9 @@ class TwoWorkers:
     def live(self) -> dict[str, Peer]:
         return {"a": self.me} if self.suspected else {"a": self.me, "b": self.b}
 
+    def leaving(self) -> tuple[Peer, ...]:
+        return ()
+
     def suspect(self, peer: Peer, why: str) -> None:
         self.suspected.append(why)
 
