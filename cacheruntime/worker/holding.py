@@ -71,6 +71,8 @@ POLL_SECONDS: Final = 30.0
 UNCONFIRMED_SECONDS: Final = 60.0
 """After so long no lost call will show a file any more."""
 DROPPED_MAX: Final = 4096
+AT_ONCE: Final = Settings(settle_seconds=0.0, takeover_seconds=0.0)
+"""Of a worker that is leaving."""
 
 
 @dataclass(slots=True)
@@ -189,6 +191,8 @@ class Holding:
         under store. Until `confirm` or `abandon` nothing is done with it."""
         if self._tier is None:
             return self._fall_back("memory_only", "no tier of this worker outlives its node")
+        if self._workers.is_leaving:
+            return self._fall_back("leaving", "this worker hands over what it has")
         if not self._has_room(size_bytes):
             return self._fall_back("quota", f"{self.held_bytes} bytes wait already; {self.quota_bytes} may")
         nodes = eligible(self._workers.live(), info.eligible_nodes)
@@ -306,10 +310,10 @@ class Holding:
             raise BadRequest(f"{request.etag!r} of {request.size_bytes} bytes is nothing for {self._me.node} to hold")
         if request.block_size_bytes != self._store.block_size_bytes:
             raise BadRequest(f"block_size_bytes {request.block_size_bytes}; here it is {self._store.block_size_bytes}")
-        writer = self._workers.listed().get(name.holders[0])
+        writer = self._workers.leased().get(name.holders[0])
         if writer is None or writer.epoch != request.epoch:
             await self._workers.refresh()
-            writer = self._workers.listed().get(name.holders[0])
+            writer = self._workers.leased().get(name.holders[0])
         if writer is None or writer.epoch != request.epoch:
             raise CacheError(f"{name.holders[0]} epoch {request.epoch} is no worker that is known to live")
         task = self._keeping.get(request.etag)
@@ -431,7 +435,7 @@ class Holding:
         request = ReadHeld(uid=version.uid, etag=version.etag, offset_bytes=offset_bytes, length_bytes=len(data))
         trouble: CacheError | None = None
         for node in sorted(name.holders, key=lambda node: node != self._me.node):
-            peer = self._workers.listed().get(node)
+            peer = self._workers.leased().get(node)
             try:
                 if node == self._me.node:
                     data[:], _ = await self.read(request)
@@ -477,7 +481,8 @@ class Holding:
 
     def look_around(self) -> None:
         """Begin what is due now: uploads, the oldest first, and questions."""
-        now, live = self._clock(), self._workers.listed().keys()
+        now, live = self._clock(), self._workers.leased().keys()
+        settings = AT_ONCE if self._workers.is_leaving else self._settings
         under_way = sum(held.is_busy for held in self._copies.values())
         for held in sorted(self._copies.values(), key=lambda held: held.schedule.held_at_seconds):
             if under_way >= self._uploads_max:
@@ -485,12 +490,18 @@ class Holding:
             if held.is_busy or not held.is_confirmed:
                 continue
             schedule = held.schedule
-            if schedule.is_due(now, held.name, self._me.node, live, self._settings):
+            if schedule.is_due(now, held.name, self._me.node, live, settings):
                 self._begin(held, self._bring(held))
                 under_way += 1
             elif now - max(schedule.held_at_seconds, schedule.not_before_seconds) > POLL_SECONDS:
                 self._begin(held, self._look(held))
                 under_way += 1
+
+    async def emptied(self) -> None:
+        """Wait until nothing is held here for the under store, for as long as that takes; not for what metadata does not
+        know, which stays."""
+        while any(not held.is_unknown for held in self._copies.values()):  # noqa: ASYNC110  # looks end uploads too
+            await asyncio.sleep(LOOK_SECONDS)
 
     def _begin(self, held: _Held, work: Coroutine[Any, Any, None]) -> None:
         held.is_busy = True
@@ -626,7 +637,7 @@ class Holding:
     async def _was_never_shown(self, held: _Held) -> bool:
         """Whether the writer's worker has no trace of a version metadata does not know either."""
         record, writer = held.copy.record, held.name.holders[0]
-        peer = self._workers.listed().get(writer)
+        peer = self._workers.leased().get(writer)
         if writer == self._me.node or peer is None:
             return False
         try:
@@ -699,7 +710,7 @@ class Holding:
             self._start(self._tell_dropped(other, record.uid, record.etag))
 
     async def _tell_dropped(self, node: str, uid: str, etag: str) -> None:
-        peer = self._workers.listed().get(node)
+        peer = self._workers.leased().get(node)
         if peer is None:
             return  # it asks metadata when it is back
         try:

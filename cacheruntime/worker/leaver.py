@@ -8,12 +8,13 @@ homes, from here (filler.py asks who is leaving before it asks the under store).
     leaving --stay--> staying
 
 Invariants: reads are served all the time, here and to peers; nothing is dropped here; what nobody took is fetched from
-the under store again, once it is wanted.
+the under store again, once it is wanted; it is not done before the under store has what is held for it (holding.py).
 """
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -53,7 +54,8 @@ class _PoolIsFull(Exception):
 
 
 class Leaver:
-    """`known_seconds`: how long it takes until peers know that we are leaving."""
+    """`known_seconds`: how long it takes until peers know that we are leaving; `emptied` waits until the under store
+    has what this worker holds for it."""
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class Leaver:
         datasets: Datasets,
         metrics: Metrics,
         known_seconds: float,
+        emptied: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self._store = store
         self._workers = workers
@@ -71,6 +74,7 @@ class Leaver:
         self._datasets = datasets
         self._metrics = metrics
         self._known_seconds = known_seconds
+        self._emptied = emptied
         self._task: asyncio.Task[None] | None = None
         self._refused = 0
         self.progress = Progress()
@@ -117,6 +121,7 @@ class Leaver:
         except Exception:
             self._metrics.bugs.labels("leave").inc()
             log.exception("bug", op="leave")
+        await self._emptied()
         progress.is_done = True
         log.info("handed_over", moved_bytes=progress.moved_bytes, refused_bytes=progress.refused_bytes)
 

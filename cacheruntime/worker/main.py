@@ -307,6 +307,7 @@ async def _serve(settings: WorkerSettings, leavers: list[Leaver]) -> None:
         metrics=metrics,
         # A report, and a look of every peer at the list; twice, since each may come late.
         known_seconds=2 * (tunables.report_seconds + tunables.workers_seconds),
+        emptied=holding.emptied,
     )
     service = ControlService(
         loads, store, Trees(metadata, writes), leaver=leaver, metrics=metrics, gate=ControlGate(keys, metrics)

@@ -48,6 +48,7 @@ class Workers:
         self._changed = changed
         self._peers: dict[str, Peer] = {me.node: me}
         self._leaving: tuple[Peer, ...] = ()
+        self._leased: dict[str, Peer] = {me.node: me}
         self._everyone: frozenset[Peer] = frozenset((me,))
         self._is_leaving = False
         self._suspects: dict[Peer, float] = {}
@@ -73,6 +74,10 @@ class Workers:
     def listed(self) -> Mapping[str, Peer]:
         """Workers by node as metadata sees them; the same object as long as nothing changes."""
         return self._peers
+
+    def leased(self) -> Mapping[str, Peer]:
+        """Workers by node as metadata sees them, those who are leaving too: what they hold for others they hold still."""
+        return self._leased
 
     def leaving(self) -> tuple[Peer, ...]:
         """Others who hand their blocks over: home of nothing, but they have it still."""
@@ -104,6 +109,7 @@ class Workers:
         others = [(w, Peer(w.node, w.epoch, w.data_endpoint)) for w in listed if w.alive and w.node != self._me.node]
         peers = {peer.node: peer for w, peer in others if not w.leaving}
         self._leaving = tuple(peer for w, peer in others if w.leaving)
+        self._leased = {peer.node: peer for _, peer in others} | {self._me.node: self._me}
         if not self._is_leaving or not peers:
             peers[self._me.node] = self._me
         everyone = frozenset((*peers.values(), *self._leaving, self._me))

@@ -384,7 +384,8 @@ class Node:
     def live(self) -> dict[str, Peer]:
         return {node.name: node.me for node in self.plane.live()}
 
-    listed = live
+    leased = live
+    is_leaving = False
 
     async def refresh(self) -> None:
         """The list is always fresh."""

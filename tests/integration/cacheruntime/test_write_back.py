@@ -9,6 +9,7 @@ import pytest
 from api import byteplane as bp
 from api.byteplane import Op
 from api.gen import metadata_pb2 as pb
+from api.gen import worker_pb2
 from api.held import held_name, is_held
 from tests.builders.cache_cluster import CacheCluster, LocalClient, WorkerProcess, WorkerRefused, wait_for
 
@@ -166,7 +167,9 @@ def test_names_change_before_between_and_after_uploads(cluster: CacheCluster) ->
 
 
 def test_a_file_is_written_on_and_read_while_it_changes_its_etag(cluster: CacheCluster) -> None:
-    writer, other = begin(cluster, NEVER, "a", "b")
+    (writer,) = begin(cluster, NEVER, "a")
+    other = cluster.add_worker("b", environment=AT_ONCE)
+    wait_for("both know each other", lambda: '"workers": ["a", "b"]' in writer.log or None)
     write(writer, "log", DATA)
     before = cluster.entries()["log"]
     client = other.client()
@@ -230,4 +233,19 @@ def test_an_under_store_that_is_away_gets_everything_when_it_is_back(cluster: Ca
     away.rename(cluster.origin)
     for path, data in {"file-0": b"newer", "file-1": b"1", "file-2": b"2"}.items():
         uploaded(cluster, path, data)
+    nothing_is_held(cluster)
+
+
+def test_a_worker_that_leaves_brings_what_it_holds_to_the_under_store_first(cluster: CacheCluster) -> None:
+    writer, *_ = begin(cluster, NEVER, "a", "b")
+    write(writer, "model", DATA)
+    assert not list(cluster.origin.iterdir())
+
+    def leave() -> worker_pb2.LeaveProgress:
+        return cluster.control("a", lambda stub: stub.Leave(worker_pb2.LeaveRequest(), timeout=10))
+
+    assert leave().leaving and not leave().done
+    wait_for("a's files elsewhere", lambda: leave().done)
+    uploaded(cluster, "model", DATA)
+    assert not is_held(write(writer, "later", b"x")), "who leaves holds nothing new"
     nothing_is_held(cluster)
