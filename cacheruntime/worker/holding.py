@@ -498,8 +498,8 @@ class Holding:
                 under_way += 1
 
     async def emptied(self) -> None:
-        """Wait until nothing is held here for the under store, for as long as that takes; not for what metadata does not
-        know, which stays."""
+        """Wait until nothing is held here for the under store, for as long as that takes; not for what metadata does
+        not know, which stays."""
         while any(not held.is_unknown for held in self._copies.values()):  # noqa: ASYNC110  # looks end uploads too
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -76,7 +76,7 @@ class Workers:
         return self._peers
 
     def leased(self) -> Mapping[str, Peer]:
-        """Workers by node as metadata sees them, those who are leaving too: what they hold for others they hold still."""
+        """Workers by node as metadata sees them, with those who are leaving: what they hold for others they hold."""
         return self._leased
 
     def leaving(self) -> tuple[Peer, ...]:
