@@ -59,9 +59,8 @@ class MemoryStore:
     def __init__(self) -> None:
         self.objects: dict[str, tuple[bytes, str]] = {}
         self.is_away = False
-        self.may_go_on = asyncio.Event()
-        self.may_go_on.set()
-        self.standing = 0
+        self.is_still = False
+        self._standing: list[asyncio.Future[None]] = []
         self._numbers = itertools.count(1)
 
     def _check(self) -> None:
@@ -77,12 +76,28 @@ class MemoryStore:
     async def _pause(self) -> None:
         """Where an upload stands still, if it is to."""
         self._check()
-        self.standing += 1
-        try:
-            await self.may_go_on.wait()
-        finally:
-            self.standing -= 1
+        if self.is_still:
+            going_on: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._standing.append(going_on)
+            try:
+                await going_on
+            finally:
+                if going_on in self._standing:
+                    self._standing.remove(going_on)
         self._check()
+
+    @property
+    def standing(self) -> int:
+        """Uploads that stand still."""
+        return len(self._standing)
+
+    def go_on(self) -> None:
+        """Uploads end, the one that began last first."""
+        self.is_still = False
+        while self._standing:
+            going_on = self._standing.pop()
+            if not going_on.done():
+                going_on.set_result(None)
 
     def _info(self, key: str) -> ObjectInfo:
         data, etag = self.objects[key]
@@ -219,7 +234,7 @@ class Plane:
         raise AssertionError({node.name: node.holding._copies for node in self.live()})
 
     async def close(self) -> None:
-        self.under.may_go_on.set()
+        self.under.go_on()
         for node in self.live():
             await node.kill()
         self._commits.cancel()

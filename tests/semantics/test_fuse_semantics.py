@@ -61,7 +61,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     (root / "books" / "large.bin").write_bytes(os.urandom(9 << 20))
     with DataPlane(root / "plane") as plane:
         for node in ("here", "there"):
-            plane.start_worker(node)
+            # A file that waits for its upload waits for little.
+            plane.start_worker(node, {"HEADRACE_WORKER_HELD_SETTLE_SECONDS": "0.3"})
         plane.sync("books", f"file://{root / 'books'}")
         plane.sync("work", f"file://{root / 'work'}", writable=True)
         plane.sync("other", f"file://{root / 'other'}", writable=True)

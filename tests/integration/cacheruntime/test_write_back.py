@@ -14,7 +14,7 @@ from api.held import held_name, is_held
 from tests.builders.cache_cluster import CacheCluster, LocalClient, WorkerProcess, WorkerRefused, wait_for
 
 UID = "u-1"
-AT_ONCE = {"HEADRACE_WORKER_HELD_SETTLE_SECONDS": "0.1"}
+AT_ONCE = {"HEADRACE_WORKER_HELD_SETTLE_SECONDS": "0.1", "HEADRACE_WORKER_HELD_TAKEOVER_SECONDS": "1"}
 NEVER = {"HEADRACE_WORKER_HELD_SETTLE_SECONDS": "3600", "HEADRACE_WORKER_HELD_TAKEOVER_SECONDS": "7200"}
 DATA = os.urandom((9 << 20) + 5)
 """Three blocks, the last one short."""
@@ -86,6 +86,7 @@ def nothing_is_held(cluster: CacheCluster) -> None:
     wait_for("no copy is left", is_empty)
 
 
+@pytest.mark.nightly
 def test_a_file_is_closed_on_two_disks_read_everywhere_and_uploaded(cluster: CacheCluster) -> None:
     writer, _, _ = begin(cluster, NEVER, "a", "b", "c")
     etag = write(writer, "ckpt/step-1", DATA)
@@ -120,7 +121,7 @@ def test_a_file_is_closed_on_two_disks_read_everywhere_and_uploaded(cluster: Cac
     assert cluster.entries()["ckpt/step-1"].size_bytes == len(DATA)
 
 
-@pytest.mark.parametrize("victim", ["writer", "partner"])
+@pytest.mark.parametrize("victim", ["writer", pytest.param("partner", marks=pytest.mark.nightly)])
 def test_a_holder_that_is_killed_after_the_close_takes_nothing_with_it(cluster: CacheCluster, victim: str) -> None:
     writer, *_ = begin(cluster, {"HEADRACE_WORKER_HELD_SETTLE_SECONDS": "1"}, "a", "b", "c")
     etag = write(writer, "step", DATA)
@@ -135,6 +136,7 @@ def test_a_holder_that_is_killed_after_the_close_takes_nothing_with_it(cluster: 
     nothing_is_held(cluster)
 
 
+@pytest.mark.nightly
 def test_names_change_before_between_and_after_uploads(cluster: CacheCluster) -> None:
     writer, other = begin(cluster, {"HEADRACE_WORKER_HELD_SETTLE_SECONDS": "1.5"}, "a", "b")
     cluster.put_origin({"final": b"from before", "gone": b"from before"})
@@ -166,6 +168,7 @@ def test_names_change_before_between_and_after_uploads(cluster: CacheCluster) ->
     elsewhere.close()
 
 
+@pytest.mark.nightly
 def test_a_file_is_written_on_and_read_while_it_changes_its_etag(cluster: CacheCluster) -> None:
     (writer,) = begin(cluster, NEVER, "a")
     other = cluster.add_worker("b", environment=AT_ONCE)
@@ -200,6 +203,28 @@ def append(client: LocalClient, base: pb.Entry, data: bytes) -> None:
     client.call(Op.CLOSE, bp.Handle(handle=created.handle), bp.Empty)
 
 
+@pytest.mark.nightly
+def test_holders_show_each_other_certificates_and_tokens(tmp_path: Path) -> None:
+    cluster = CacheCluster(tmp_path / "cluster", is_trusting=True)
+    try:
+        writer, other = begin(cluster, {"HEADRACE_WORKER_HELD_SETTLE_SECONDS": "1"}, "a", "b")
+        for worker, path in ((writer, "one"), (other, "two")):
+            client = worker.client()
+            client.authorize(cluster.token(worker.node, write=True))
+            assert is_held(client.write(UID, path, DATA, may_seal=True).etag)
+            client.close()
+        client = other.client()
+        client.authorize(cluster.token("b"))
+        assert client.read(UID, cluster.entries()["one"])[0] == DATA
+        client.close()
+        uploaded(cluster, "one", DATA)
+        uploaded(cluster, "two", DATA)
+        nothing_is_held(cluster)
+    finally:
+        cluster.stop()
+
+
+@pytest.mark.nightly
 def test_what_cannot_be_held_is_durable_first(cluster: CacheCluster) -> None:
     (alone,) = begin(cluster, NEVER | {"HEADRACE_WORKER_HELD_PERCENT": "1"}, "a")
     assert not is_held(write(alone, "alone", b"no second worker"))
@@ -218,6 +243,7 @@ def test_what_cannot_be_held_is_durable_first(cluster: CacheCluster) -> None:
     assert alone.log.count("file_not_held") == 3  # once for each reason in a row
 
 
+@pytest.mark.nightly
 def test_an_under_store_that_is_away_gets_everything_when_it_is_back(cluster: CacheCluster) -> None:
     writer, other = begin(cluster, AT_ONCE, "a", "b")
     away = cluster.origin.with_name("away")

@@ -55,7 +55,7 @@ class WriteBack(RuleBasedStateMachine):
     async def end(self) -> None:
         plane = self.plane
         plane.under.is_away = False
-        plane.under.may_go_on.set()
+        plane.under.go_on()
         for name in NODES:
             if plane.nodes[name].is_dead:
                 await plane.start(name)
@@ -101,7 +101,7 @@ class WriteBack(RuleBasedStateMachine):
 
     @property
     def is_standing(self) -> bool:
-        return not self.plane.under.may_go_on.is_set()
+        return self.plane.under.is_still
 
     @rule(name=st.sampled_from(NODES), path=st.sampled_from(PATHS), size=st.sampled_from(SIZES), kill=KILLS)
     def write(self, name: str, path: str, size: int, kill: tuple[str, int]) -> None:
@@ -140,11 +140,11 @@ class WriteBack(RuleBasedStateMachine):
 
     @rule()
     def stand_still(self) -> None:
-        self.plane.under.may_go_on.clear()
+        self.plane.under.is_still = True
 
     @rule()
     def go_on(self) -> None:
-        self.plane.under.may_go_on.set()
+        self.plane.under.go_on()
         self.run(self.plane.rest())
 
     @rule(is_away=st.booleans())
