@@ -206,8 +206,10 @@ class Engine:
 
     def _refuse(self, pod: PodRequest, diagnosis: Diagnosis, now: float) -> None:
         by = diagnosis.rejected_by
-        hint = self.state.hint(pod, by)
-        self.state.queue.refuse(pod.uid, self._worth_of(by), now, hint=hint, rejected_by=by)
+        # Where evicting would make room, what else stands in the way may change as well.
+        standing = by | diagnosis.also
+        hint = self.state.hint(pod, standing)
+        self.state.queue.refuse(pod.uid, self._worth_of(standing), now, hint=hint, rejected_by=by)
 
     def _try_gang(self, gang: Gang, now: float) -> list[Decision]:
         state = self.state
