@@ -74,12 +74,15 @@ class Engine:
 
         A standby (`is_leading` False) only keeps its state current.
         """
+        if not is_leading:
+            # Before the events: what they show is the other leader's work.
+            self._stop_leading()
         for event in events:
             self._intake.apply(event, now)
         self._intake.flush(now)
         if is_leading:
             return self._settle(now)
-        self._stop_leading()
+        self.state.bind_errors.clear()
         return []
 
     def _stop_leading(self) -> None:
@@ -91,7 +94,6 @@ class Engine:
             if gang is not None:
                 state.touched_gangs[unit] = gang
         state.gang_binds.forget()
-        state.bind_errors.clear()
 
     def may_bind(self, uid: str) -> bool:
         """Whether a decided bind is still right: asked just before it is sent, as foreign binds race ours."""
@@ -206,8 +208,10 @@ class Engine:
 
     def _refuse(self, pod: PodRequest, diagnosis: Diagnosis, now: float) -> None:
         by = diagnosis.rejected_by
-        hint = self.state.hint(pod, by)
-        self.state.queue.refuse(pod.uid, self._worth_of(by), now, hint=hint, rejected_by=by)
+        # Where evicting would make room, what else stands in the way may change as well.
+        standing = by | diagnosis.also
+        hint = self.state.hint(pod, standing)
+        self.state.queue.refuse(pod.uid, self._worth_of(standing), now, hint=hint, rejected_by=by)
 
     def _try_gang(self, gang: Gang, now: float) -> list[Decision]:
         state = self.state

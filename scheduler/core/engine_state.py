@@ -276,10 +276,11 @@ class EngineState:
         self.loosened.clear()
 
     def refusing(self, pods: Sequence[PodRequest], view: ClusterView) -> frozenset[str]:
-        """Filters that keep any of a gang's members off any node, when members differ: a gang is explained by one
-        that did not fit, but another may be enough, or make way for it."""
+        """Filters that keep any of a gang's members off any node, when members differ or may evict: a gang is explained
+        by the first thing in the way of one that did not fit, but another may be enough, or make way for it."""
         kinds = {pod.signature: pod for pod in pods}
-        if len(kinds) == 1:
+        may_evict = pods[0].may_preempt and self.assigned.any_below(max(pod.priority for pod in pods))
+        if len(kinds) == 1 and not may_evict:
             return frozenset()
         alive = view.alive
         found = set()

@@ -135,7 +135,7 @@ class Preempting:
             return Refused(explain.with_preemption(seen, preemption.TERMINATING))
         result = self._search(view, found, seen.may_resolve, now)
         if result.chosen is None:
-            seen = explain.with_preemption(seen, result.message)
+            seen = replace(explain.with_preemption(seen, result.message), also=result.refusing)
             if len(found.diagnoses) >= MAX_DIAGNOSES:
                 found.diagnoses.clear()
             found.diagnoses[key] = seen

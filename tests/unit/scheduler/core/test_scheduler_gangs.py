@@ -366,6 +366,23 @@ def test_a_leader_that_lost_its_lease_amid_a_gang_deletes_nothing_when_it_leads_
     assert not any(isinstance(decision, DeletePod) for decision in world.made)
 
 
+def test_a_gang_that_another_leader_made_whole_at_once_is_not_undone() -> None:
+    world = _world(8)
+    members = _members(4)
+    world.pods(*members)
+    binds = world.binds()
+    _confirm(world, binds, "g-0", "g-1", "g-2")
+    # The first that is heard after the Lease is lost: the last member is bound.
+    last = world.translator.event(members[3].on("n0").build())
+    assert last is not None
+    world.engine.handle([last], world.now, is_leading=False)
+    world.engine.handle([PodGone("uid-g-0")], world.now, is_leading=False)
+    world.now += 300.0
+    for _ in range(8):
+        world.tick(10.0)
+    assert not any(isinstance(decision, DeletePod) for decision in world.made)
+
+
 def test_a_gang_left_unfinished_by_another_leader_is_undone_by_one_that_leads_again() -> None:
     world = _world(4)
     world.pods(*_members(4))

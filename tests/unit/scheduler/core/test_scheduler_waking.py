@@ -119,6 +119,22 @@ def test_a_gang_whose_nominated_nodes_go_looks_elsewhere() -> None:
     assert _victims(world) == {"middle"}
 
 
+@pytest.mark.parametrize("in_gang", [False, True])
+def test_a_preemptor_hears_of_what_else_stands_in_its_way(in_gang: bool) -> None:
+    world = World()
+    world.now = 1000.0
+    world.nodes(a_node("a", cpu="2"))
+    world.groups(a_group("g", 1))
+    world.pods(a_pod("low").asks(cpu="2").host_port(80).started(1).on("a"))
+    high = a_pod("high").asks(cpu="4").priority(HIGH).host_port(80)
+    # The port is refused first; that room would lack, too, is seen only without the other.
+    world.pods(high.in_gang("g") if in_gang else high)
+    assert _victims(world) == set()
+    _later(world)
+    world.nodes(a_node("a", cpu="4"))
+    assert _victims(world) == {"low"}
+
+
 def test_room_that_was_kept_is_free_when_its_nominee_gives_it_up() -> None:
     world = World()
     world.nodes(a_node("a", cpu="2"))
