@@ -167,6 +167,13 @@ class Reclaim(Model):
 class DatasetSpec(Model):
     """What data it is and how it may be cached."""
 
+    RULES: ClassVar = (
+        cel(
+            "self.mounts.size() == 1 || !self.mounts.exists(one, one.mountPoint.startsWith('dataset://'))",
+            "a mount that is another Dataset (dataset://) must be the only one; make a Dataset for each of them",
+        ),
+    )
+
     mounts: list[Mount] = Field(min_length=1, max_length=64)
     shared_options: StringMap = Field(default_factory=dict)
     shared_encrypt_options: list[EncryptOption] = Field(default_factory=list, max_length=32)
@@ -341,11 +348,22 @@ class FuseComponent(Component):
     clean_policy: Literal["OnRuntimeDeleted", "OnDemand"] = "OnRuntimeDeleted"
 
 
+CACHE_NODES_MAX: Final = 15000
+
+
 class CacheRuntimeSpec(Model):
     """A pool of workers shared by many datasets."""
 
-    replicas: int = Field(default=1, ge=0, le=15000)
-    node_selector: StringMap = Field(default_factory=dict, description="one worker on each matching node")
+    replicas: int | None = Field(
+        default=None,
+        ge=0,
+        le=CACHE_NODES_MAX,
+        description="nodes whose workers keep its datasets' blocks, which kubectl scale and autoscalers change too; "
+        "not given = all that fit nodeSelector",
+    )
+    node_selector: StringMap = Field(
+        default_factory=dict, description="labels of the nodes whose workers may keep its datasets' blocks; none = all"
+    )
     tieredstore: TieredStore = Field(default_factory=TieredStore)
     worker: Component = Field(default_factory=Component)
     fuse: FuseComponent = Field(default_factory=FuseComponent)
@@ -359,6 +377,13 @@ class CacheRuntimeStatus(Model):
     worker_phase: Literal["NotReady", "PartialReady", "Ready"] = "NotReady"
     worker_number_ready: int = 0
     desired_worker_number_scheduled: int = 0
+    current_worker_number_scheduled: int = Field(default=0, description="what /scale shows as status.replicas")
+    capacity_used_percent: int = Field(default=0, description="used bytes of its live workers' room")
+    nodes: list[Name] = Field(
+        default_factory=list,
+        max_length=CACHE_NODES_MAX,
+        description="whose workers keep its datasets' blocks; empty when spec limits neither their number nor labels",
+    )
     cache_states: CacheStates | None = None
     selector: Text | None = None
     conditions: Conditions = Field(default_factory=list)
@@ -372,9 +397,14 @@ class CacheRuntime(KubeObject):
     PLURAL: ClassVar = "cacheruntimes"
     COLUMNS: ClassVar = (
         ("Workers", "integer", ".status.workerNumberReady"),
+        ("Wanted", "integer", ".status.desiredWorkerNumberScheduled"),
         ("Phase", "string", ".status.workerPhase"),
+        ("Cached", "string", ".status.cacheStates.cached"),
+        ("Capacity", "string", ".status.cacheStates.cacheCapacity"),
+        ("Used %", "integer", ".status.capacityUsedPercent"),
         ("Age", "date", ".metadata.creationTimestamp"),
     )
+    SCALE: ClassVar = (".spec.replicas", ".status.currentWorkerNumberScheduled", ".status.selector")
 
     spec: CacheRuntimeSpec = Field(default_factory=CacheRuntimeSpec)
     status: CacheRuntimeStatus | None = None
@@ -491,6 +521,30 @@ class DataLoad(KubeObject):
 
     spec: DataLoadSpec
     status: DataLoadStatus | None = None
+
+
+class DatasetGrantSpec(Model):
+    """Which Datasets of this namespace others may have, and who."""
+
+    datasets: list[Name] = Field(min_length=1, max_length=256, description="names of Datasets of this namespace")
+    namespaces: list[Name] = Field(
+        min_length=1, max_length=256, description="that may show them as dataset://NAMESPACE/NAME, and load them"
+    )
+
+
+class DatasetGrant(KubeObject):
+    """Lets other namespaces read Datasets of this one, as long as it is there."""
+
+    GROUP: ClassVar = names.DATA_GROUP
+    KIND: ClassVar = "DatasetGrant"
+    PLURAL: ClassVar = "datasetgrants"
+    COLUMNS: ClassVar = (
+        ("Datasets", "string", ".spec.datasets"),
+        ("Namespaces", "string", ".spec.namespaces"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    )
+
+    spec: DatasetGrantSpec
 
 
 class WorkerStatus(Model):

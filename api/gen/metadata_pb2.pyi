@@ -277,6 +277,7 @@ class DatasetInfo(_message.Message):
     ERROR_REASON_FIELD_NUMBER: _builtins.int
     MOUNTS_FIELD_NUMBER: _builtins.int
     ELIGIBLE_NODES_FIELD_NUMBER: _builtins.int
+    FORMER_NODES_FIELD_NUMBER: _builtins.int
     WRITABLE_FIELD_NUMBER: _builtins.int
     LOCAL_COPIES_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
@@ -326,6 +327,10 @@ class DatasetInfo(_message.Message):
     @_builtins.property
     def eligible_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
+    def former_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """eligible_nodes before they changed last ("*" = all were); empty = never"""
+
+    @_builtins.property
     def groups(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """bytes by top-level directory of a read-only dataset that has at most 64;"""
 
@@ -358,6 +363,7 @@ class DatasetInfo(_message.Message):
         error_reason: _builtins.str = ...,
         mounts: _abc.Iterable[Global___Mount] | None = ...,
         eligible_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        former_nodes: _abc.Iterable[_builtins.str] | None = ...,
         writable: _builtins.bool = ...,
         local_copies: _builtins.bool = ...,
         replicas: _builtins.int = ...,
@@ -374,7 +380,7 @@ class DatasetInfo(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["listing", b"listing", "reads", b"reads", "terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "files", b"files", "groups", b"groups", "held_bytes", b"held_bytes", "held_files", b"held_files", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "listing", b"listing", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "reads", b"reads", "removed", b"removed", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "terms", b"terms", "uid", b"uid", "writable", b"writable", "write_back", b"write_back"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "files", b"files", "former_nodes", b"former_nodes", "groups", b"groups", "held_bytes", b"held_bytes", "held_files", b"held_files", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "listing", b"listing", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "reads", b"reads", "removed", b"removed", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "terms", b"terms", "uid", b"uid", "writable", b"writable", "write_back", b"write_back"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,17 @@ def participants(info: metadata_pb2.DatasetInfo, workers: Sequence[metadata_pb2.
     )
 
 
+def below(load: DataLoad, path: str) -> DataLoad:
+    """Return a load with targets inside a directory of its dataset."""
+    if not path:
+        return load
+    inside = [
+        target.model_copy(update={"path": f"{path}/{target.path.strip('/')}".rstrip("/")})
+        for target in load.spec.target
+    ]
+    return load.model_copy(update={"spec": load.spec.model_copy(update={"target": inside})})
+
+
 def unknown_nodes(load: DataLoad, workers: Sequence[metadata_pb2.Worker]) -> list[str]:
     """Return nodes the targets name that have no live worker that may keep the dataset."""
     have = {worker.node for worker in workers}

@@ -30,7 +30,7 @@ from cacheruntime.core.blocks import Version, block_length, version_name
 from cacheruntime.core.checksums import crc32c
 from cacheruntime.core.fills import Fills, Join
 from cacheruntime.core.hedging import LOOK_SECONDS, SILENT_SECONDS, Hedging, Silence
-from cacheruntime.core.homes import eligible, rank
+from cacheruntime.core.homes import eligible, former_home, rank
 from cacheruntime.core.rates import BusyRate, Limits
 from cacheruntime.errors import CacheError, NotResident, PeerFailed, from_store
 from cacheruntime.worker.buffers import Buffers
@@ -332,9 +332,13 @@ class Filler:
         ranking = self.ranking(info, version, index)
         me = self._workers.me
         # Whoever was home before this incarnation started may have it still.
-        if len(ranking) > 1 and ranking[0] == me and ranking[1].epoch < me.epoch:
+        asked = [ranking[1]] if len(ranking) > 1 and ranking[0] == me and ranking[1].epoch < me.epoch else []
+        former = self._former(info, version, index)
+        if former is not None and former not in (me, *asked):
+            asked.append(former)
+        for peer in asked:
             try:
-                found = await self._ask(ranking[1], version, index, resident_only=True)
+                found = await self._ask(peer, version, index, resident_only=True)
                 return Fetched(found.data, found.checksum, Source.PEER)
             except (PeerFailed, NotResident):
                 pass
@@ -354,6 +358,16 @@ class Filler:
         nodes = eligible((*self._workers.live(), *leaving), info.eligible_nodes)
         homes = rank(version.uid, version.path, index, nodes)[: max(1, info.replicas) + 1]
         return next((leaving[node] for node in homes if node in leaving), None)
+
+    def _former(self, info: pb.DatasetInfo, version: Version, index: int) -> Peer | None:
+        """Whose home it was before other nodes were to keep the dataset: another pool, another affinity."""
+        if not info.former_nodes:
+            return None
+        live = self._workers.live()
+        before = eligible(live, () if "*" in info.former_nodes else info.former_nodes)
+        now = eligible(live, info.eligible_nodes)
+        found = former_home(version.uid, version.path, index, before, now)
+        return None if found is None else live[found]
 
     async def _ask(self, peer: Peer, version: Version, index: int, *, resident_only: bool) -> PeerBytes:
         length = block_length(index, version.size_bytes, self._block_size_bytes)

@@ -37,6 +37,9 @@ class CacheTerms:
     origin_bytes_per_second: int = 0
 
 
+EVERY_NODE = ("*",)
+
+
 @dataclass(frozen=True, slots=True)
 class Specification:
     """What the dataset's owner asks for."""
@@ -52,6 +55,8 @@ class Specification:
     terms: CacheTerms = CacheTerms()
     write_back: bool = False
     """A commit returns once two workers hold the file; the upload follows."""
+    former_nodes: tuple[str, ...] = ()
+    """`eligible_nodes` before they changed last, `EVERY_NODE` for all; what was cached there may be there still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +134,11 @@ def with_specification(dataset: Dataset | None, specification: Specification) ->
     """The record after a Sync said `specification`; keeps the snapshot and the last error."""
     if dataset is None:
         return Dataset(specification)
-    return replace(dataset, specification=specification)
+    before = dataset.specification
+    former = before.former_nodes
+    if before.eligible_nodes != specification.eligible_nodes:
+        former = before.eligible_nodes or EVERY_NODE
+    return replace(dataset, specification=replace(specification, former_nodes=former))
 
 
 def needs_listing(

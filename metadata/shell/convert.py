@@ -69,6 +69,7 @@ def dataset_message(dataset: Dataset) -> pb.DatasetInfo:
         error_reason=dataset.error_reason,
         mounts=[mount_message(mount) for mount in specification.mounts],
         eligible_nodes=specification.eligible_nodes,
+        former_nodes=specification.former_nodes,
         writable=specification.writable,
         local_copies=specification.local_copies,
         replicas=specification.replicas,

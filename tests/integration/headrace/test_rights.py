@@ -29,10 +29,12 @@ from kube.errors import NotFound
 from kube.resources import (
     CACHE_RUNTIMES,
     DATA_LOADS,
+    DATASET_GRANTS,
     DATASETS,
     EVENTS,
     NAMESPACES,
     NODE_CACHES,
+    PERSISTENT_VOLUMES,
     POD_GROUPS,
     QUEUES,
     SECRETS,
@@ -209,11 +211,41 @@ async def _use_the_cache(client: KubeClient, namespace: str, cache: CacheCluster
         await until(f"the credentials are in {each}", lambda each=each: mirrored(each))  # type: ignore[misc]
     await until("the pool and its node have a status", has_pool_and_node)
     await _use_loads(client, namespace, cache)
+    await _show_elsewhere(client, namespace)
     for name in ("plain", "keyed", "absent"):
         await client.delete(DATASETS, name, namespace)
         await until(f"{name} is gone", lambda name=name: gone(client, DATASETS, name, namespace))  # type: ignore[misc]
     for each in (SYSTEM, "headrace-node"):
         assert not await mirrored(each), "nobody names the credential any more"
+
+
+async def _show_elsewhere(client: KubeClient, owner: str) -> None:
+    guest, grant = "rights-guest", {"apiVersion": DATASET_GRANTS.api_version, "kind": "DatasetGrant"}
+    await client.create(NAMESPACES, {"metadata": {"name": guest}})
+    spec = {"mounts": [{"name": "theirs", "mountPoint": f"dataset://{owner}/plain"}]}
+    body = {"apiVersion": DATASETS.api_version, "kind": "Dataset", "metadata": {"name": "view"}, "spec": spec}
+    await client.create(DATASETS, body, guest)
+
+    async def ready() -> str:
+        status = (await client.get(DATASETS, "view", guest)).get("status", {})
+        return str(next((one["reason"] for one in status.get("conditions", []) if one["type"] == "Ready"), ""))
+
+    async def is_refused() -> bool:
+        return await ready() == "NotGranted"
+
+    async def is_shown() -> bool:
+        return await ready() == "Listed" and not await gone(client, PERSISTENT_VOLUMES, f"{guest}-view", "")
+
+    await until("what nobody granted is refused", is_refused)
+    metadata = {"metadata": {"name": "to-guest"}}
+    await client.create(
+        DATASET_GRANTS, grant | metadata | {"spec": {"datasets": ["plain"], "namespaces": [guest]}}, owner
+    )
+    await until("what was granted is shown", is_shown)
+    await client.delete(DATASET_GRANTS, "to-guest", owner)
+    await until("what is granted no more is taken away", is_refused)
+    await client.delete(DATASETS, "view", guest)
+    await until("what showed it is gone", lambda: gone(client, DATASETS, "view", guest))
 
 
 async def _use_loads(client: KubeClient, namespace: str, cache: CacheCluster) -> None:
