@@ -189,8 +189,13 @@ class Reads:
         seconds = self._whole_reads.wait_seconds(uid, size_bytes, started)
         if not seconds:
             return None
-        came = await pin.bring_whole(seconds)
-        now = self._state.monotonic()
+        now, came = started, 0
+        while seconds:
+            asked, came = now, await pin.bring_whole(seconds)
+            now = self._state.monotonic()
+            # What ends before its time without all bytes has failed, and would at once fail again.
+            is_over = came == size_bytes or now - asked < seconds / 2
+            seconds = 0.0 if is_over else self._whole_reads.more_seconds(size_bytes, came, now - started)
         if came:
             self._whole_reads.came(uid, came, now - started, now)
         return await pin.whole_file()
