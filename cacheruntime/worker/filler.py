@@ -333,18 +333,12 @@ class Filler:
         me = self._workers.me
         # Whoever was home before this incarnation started may have it still.
         asked = [ranking[1]] if len(ranking) > 1 and ranking[0] == me and ranking[1].epoch < me.epoch else []
-        former = self._former(info, version, index)
-        if former is not None and former not in (me, *asked):
-            asked.append(former)
+        for peer in (self._former(info, version, index), self._home_that_leaves(info, version, index)):
+            if peer is not None and peer not in (me, *asked):
+                asked.append(peer)
         for peer in asked:
             try:
                 found = await self._ask(peer, version, index, resident_only=True)
-                return Fetched(found.data, found.checksum, Source.PEER)
-            except (PeerFailed, NotResident):
-                pass
-        if (before := self._home_that_leaves(info, version, index)) is not None:
-            try:
-                found = await self._ask(before, version, index, resident_only=True)
                 return Fetched(found.data, found.checksum, Source.PEER)
             except (PeerFailed, NotResident):
                 pass

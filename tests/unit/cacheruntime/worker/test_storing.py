@@ -222,6 +222,9 @@ class Alone:
     def live(self) -> dict[str, Peer]:
         return {"a": self.me}
 
+    def leaving(self) -> tuple[Peer, ...]:
+        return ()
+
 
 class WithoutThreads:
     """A store whose reads are awaited."""
