@@ -101,7 +101,7 @@ class WriteBack(RuleBasedStateMachine):
 
     @property
     def is_standing(self) -> bool:
-        return self.plane.under.is_still
+        return bool(self.plane.under.is_still)
 
     @rule(name=st.sampled_from(NODES), path=st.sampled_from(PATHS), size=st.sampled_from(SIZES), kill=KILLS)
     def write(self, name: str, path: str, size: int, kill: tuple[str, int]) -> None:
