@@ -59,6 +59,14 @@ def disk_id(folder: Path) -> str:
     return path.read_text()
 
 
+def known_disk_id(folder: Path) -> str:
+    """Return the folder's name if it has one; "" = nothing was ever held from here, or it cannot be read."""
+    try:
+        return (folder / _DISK).read_text()
+    except OSError:
+        return ""
+
+
 def begin(folder: Path, number: str) -> tuple[Path, int]:
     """Return a new file that is not held yet, and its descriptor."""
     prepare(folder)

@@ -169,11 +169,7 @@ class Holding:
                 self._add(copy, number, is_confirmed=True)
         if self._tier is not None:
             folder = self._store.directory(self._tier) / held_files.FOLDER
-            try:
-                self._disk = await self._store.run(held_files.disk_id, folder)
-            except OSError as error:
-                log.error("nothing_can_be_held", folder=str(folder), error=error.strerror)
-                self._tier = None
+            self._disk = await self._store.run(held_files.known_disk_id, folder)
         if self._copies:
             log.info("held_files_found", files=len(self._copies), bytes=self.held_bytes)
 
@@ -199,6 +195,12 @@ class Holding:
         chosen = partners(uuid.uuid4().hex, self._me.node, nodes)[:PARTNERS]
         if not chosen:
             return self._fall_back("no_partner", "no other live worker may hold it")
+        if not self._disk:
+            folder = self._store.directory(self._tier) / held_files.FOLDER
+            try:
+                self._disk = await self._store.run(held_files.disk_id, folder)
+            except OSError as error:
+                return self._fall_back("medium", f"the folder {folder} cannot be used: {error.strerror}")
         self._reserved_bytes += size_bytes
         syncing = asyncio.ensure_future(self._store.run(os.fsync, descriptor))
         try:

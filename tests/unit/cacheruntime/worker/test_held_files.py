@@ -72,7 +72,9 @@ def test_halves_are_removed_and_records_without_bytes_are_left_to_people(tmp_pat
 
 def test_a_folder_has_one_name_and_traces_of_what_was_held(tmp_path: Path) -> None:
     folder, copy = held(tmp_path)
+    assert held_files.known_disk_id(folder) == ""
     name = held_files.disk_id(folder)
+    assert held_files.known_disk_id(folder) == name
     assert held_files.disk_id(folder) == name != held_files.disk_id(tmp_path / "other")
     assert held_files.scan(folder) == [copy] and held_files.scan(tmp_path / "other") == []
     assert held_files.has_traces(folder, ID) and not held_files.has_traces(folder, "6" * 32)
