@@ -100,6 +100,11 @@ class LocalClient:
         assert bool(header.flags & Flag.FD) == (descriptor is not None)
         return bp.decode_meta(body, kind), data, descriptor
 
+    def tell(self, op: Op, meta: Struct) -> None:
+        """Send a request that has no reply."""
+        self._id += 1
+        self._socket.sendall(bp.encode(op, self._id, meta))
+
     def _first(self, size: int) -> tuple[bytes, int | None]:
         data, ancillary, _, _ = self._socket.recvmsg(size, socket.CMSG_SPACE(4))
         numbers = array.array("i")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -85,6 +86,41 @@ def test_a_load_reads_the_origin_once_and_every_node_reads_the_same_bytes(cluste
     client.close()
     info = cluster.namespace.GetDataset(metadata_pb2.DatasetRequest(uid=UID), timeout=10)
     assert info.cached_bytes == total_bytes()
+
+
+def test_a_small_file_comes_with_the_answer_to_its_opening(cluster: CacheCluster) -> None:
+    worker = cluster.add_worker("a")
+    cluster.sync()
+    entries = cluster.entries()
+    with closing(worker.client()) as client:
+
+        def opened(path: str) -> bp.Opened:
+            entry = entries[path]
+            meta = bp.Open(
+                uid=UID, path=path, etag=entry.etag, size_bytes=entry.size_bytes, first_bytes=entry.size_bytes
+            )
+            answer, _, descriptor = client.call(Op.OPEN, meta, bp.Opened)
+            assert descriptor is not None
+            try:
+                assert os.pread(descriptor, entry.size_bytes + 1, 0) == (cluster.origin / path).read_bytes()
+            finally:
+                os.close(descriptor)
+            # The next answer is the next request's: this one has none.
+            client.tell(Op.CLOSE, bp.Handle(handle=answer.handle, is_silent=True))
+            return answer
+
+        for path in list(FILES)[:5]:
+            first, again = opened(path), opened(path)
+            assert first.is_resident and first.brought == bp.Ensured(is_resident=True, origin_bytes=len(FILES[path]))
+            assert again.is_resident and again.brought is None
+        assert opened("empty").is_resident
+        assert worker.metric("open_handles") == 0
+        changed = list(FILES)[5]
+        (cluster.origin / changed).write_bytes(b"another version")
+        with pytest.raises(WorkerRefused) as refused:
+            opened(changed)
+        assert refused.value.errno == errno.ESTALE
+        assert worker.metric("open_handles") == 0
 
 
 def test_cold_readers_on_all_nodes_read_the_origin_once(cluster: CacheCluster) -> None:
