@@ -28,8 +28,8 @@ BLOCK_SIZE_BYTES: Final = 4 << 20
 
 
 class Op(IntEnum):
-    """What a frame asks for. HELLO, AUTHORIZE and READ are for peers (TCP) and answered on the unix socket too; the
-    others are for the node's own clients (unix socket)."""
+    """What a frame asks for. HELLO, AUTHORIZE and READ are for peers (TCP) and answered on the unix socket too; HOLD,
+    READ_HELD, DROP_HELD and ASK_HELD are for peers only, the others for the node's own clients (unix socket)."""
 
     HELLO = 1
     OPEN = 2
@@ -47,6 +47,10 @@ class Op(IntEnum):
     LIST = 14
     AUTHORIZE = 15
     DECLARE = 16
+    HOLD = 17
+    READ_HELD = 18
+    DROP_HELD = 19
+    ASK_HELD = 20
 
 
 class Flag(IntFlag):
@@ -102,21 +106,25 @@ class Authorized(Struct, frozen=True, kw_only=True):
 
 
 class Open(Struct, frozen=True, kw_only=True):
-    """Pin one object version for reading. Reply: Opened with the sparse file's descriptor (read only)."""
+    """Pin one object version for reading. Reply: Opened with the sparse file's descriptor (read only). `first_bytes`:
+    make so many resident before the answer, as an ENSURE from the beginning would, with its errors."""
 
     uid: str
     path: str
     etag: str
     size_bytes: int
+    first_bytes: int = 0
 
 
 class Opened(Struct, frozen=True, kw_only=True):
     """`handle` is good until CLOSE or the connection's end; `is_resident`: every block may be read at once; `is_kept`:
-    there is room set aside for those that are not."""
+    there is room set aside for those that are not. `brought`: the `first_bytes` may be read; None = nothing was done
+    about them, all is here or the worker is one that does not know of them."""
 
     handle: int
     is_resident: bool
     is_kept: bool = False
+    brought: "Ensured | None" = None
 
 
 class Ensure(Struct, frozen=True, kw_only=True):
@@ -139,9 +147,10 @@ class Ensured(Struct, frozen=True, kw_only=True):
 
 
 class Handle(Struct, frozen=True, kw_only=True):
-    """CLOSE and ABORT. Reply: Empty."""
+    """CLOSE and ABORT. Reply: Empty, which `is_silent` does not want; it may come all the same."""
 
     handle: int
+    is_silent: bool = False
 
 
 class Empty(Struct, frozen=True, kw_only=True):
@@ -289,6 +298,55 @@ class Listed(Struct, frozen=True, kw_only=True):
 
     entries: list[FoundEntry]
     more: bool = False
+
+
+class Hold(Struct, frozen=True, kw_only=True):
+    """Keep a file on your disk beside mine until the under store has it: the peer fetches it by READ_HELD from the
+    first holder its etag names (api/held.py), whose epoch this is. Reply: Empty, once file and record are durable
+    there; ENOSPC when it may hold no more."""
+
+    uid: str
+    path: str
+    etag: str
+    size_bytes: int
+    block_size_bytes: int
+    epoch: int
+    held_at_ns: int
+    disk: str
+    """Of the first holder; see AskHeld."""
+
+
+class ReadHeld(Struct, frozen=True, kw_only=True):
+    """A range inside one block of a version the peer holds. Reply: ReadReply with the bytes as data; ENODATA when it
+    does not hold that version (any more)."""
+
+    uid: str
+    etag: str
+    offset_bytes: int
+    length_bytes: int
+
+
+class DropHeld(Struct, frozen=True, kw_only=True):
+    """The version is in the under store, gone, or was never acknowledged: the peer need not hold it. Reply: Empty."""
+
+    uid: str
+    etag: str
+
+
+class AskHeld(Struct, frozen=True, kw_only=True):
+    """To the first holder of a version that metadata has never heard of: does it know it? The first holder has a record
+    before it shows a version, and until that has ended: if it has none, on the same disk, nobody was told of it. Reply:
+    HeldKnown."""
+
+    uid: str
+    etag: str
+    disk: str
+
+
+class HeldKnown(Struct, frozen=True, kw_only=True):
+    """Also true where that cannot be told, as on another disk."""
+
+    is_known: bool
 
 
 class Declare(Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from api.cron_v1alpha1 import CronTrainingJob
-from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, NodeCache
+from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, DatasetGrant, NodeCache
 from api.model import KubeObject, Model
 from api.podgroup import PodGroup
 from api.training_v1alpha1 import Queue, TrainingJob
@@ -18,6 +18,7 @@ KINDS: tuple[type[KubeObject], ...] = (
     Dataset,
     CacheRuntime,
     DataLoad,
+    DatasetGrant,
     NodeCache,
     TrainingJob,
     CronTrainingJob,
@@ -134,11 +135,15 @@ def crd(kind: type[KubeObject]) -> dict[str, Any]:
         if kind.GROUP.endswith(".k8s.io")
         else {}
     )
+    subresources: dict[str, Any] = {"status": {}}
+    if kind.SCALE is not None:
+        paths = ("specReplicasPath", "statusReplicasPath", "labelSelectorPath")
+        subresources["scale"] = dict(zip(paths, kind.SCALE, strict=True))
     version = {
         "name": kind.VERSION,
         "served": True,
         "storage": True,
-        "subresources": {"status": {}},
+        "subresources": subresources,
         "additionalPrinterColumns": [
             {"name": title, "type": type_, "jsonPath": path} for title, type_, path in kind.COLUMNS
         ],

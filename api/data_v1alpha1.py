@@ -113,6 +113,7 @@ class CachePolicy(Model):
     RULES: ClassVar = (
         _is_bytes("guaranteed"),
         _is_bytes("maximum"),
+        _is_bytes("originRateLimit"),
         # What is no quantity at all is the other rules' to refuse.
         cel(
             "!has(self.guaranteed) || !has(self.maximum) || !isQuantity(string(self.guaranteed)) || "
@@ -124,7 +125,12 @@ class CachePolicy(Model):
 
     replicas: int = Field(default=1, ge=1, le=16, description="copies of each block the pool keeps")
     local_copies: bool = Field(default=True, description="a reader's own node may keep one more")
-    write_policy: Literal["WriteThrough", "WriteAround"] = "WriteThrough"
+    write_policy: Literal["WriteThrough", "WriteAround", "WriteBack"] = Field(
+        default="WriteThrough",
+        description="WriteBack: close() and fsync() return once two workers have the file on their disks; the upload to"
+        " the under store follows. Without a second worker, or room on the disks, they wait for the upload as else."
+        " Change it while nobody writes",
+    )
     priority: int = Field(
         default=0, ge=-1000, le=1000, description="of two datasets the one with less makes room in a full cache"
     )
@@ -133,6 +139,11 @@ class CachePolicy(Model):
     )
     maximum: Quantity | None = Field(
         default=None, description="bytes of the pool it never has more of; none or 0 = no limit"
+    )
+    origin_rate_limit: Quantity | None = Field(
+        default=None,
+        description="bytes a second that all workers together fetch from its under stores, whoever asks, e.g. 500Mi;"
+        " none or 0 = no limit",
     )
     pinned: list[Path] = Field(
         default_factory=list,
@@ -155,6 +166,13 @@ class Reclaim(Model):
 
 class DatasetSpec(Model):
     """What data it is and how it may be cached."""
+
+    RULES: ClassVar = (
+        cel(
+            "self.mounts.size() == 1 || !self.mounts.exists(one, one.mountPoint.startsWith('dataset://'))",
+            "a mount that is another Dataset (dataset://) must be the only one; make a Dataset for each of them",
+        ),
+    )
 
     mounts: list[Mount] = Field(min_length=1, max_length=64)
     shared_options: StringMap = Field(default_factory=dict)
@@ -217,6 +235,13 @@ class MetadataSyncStatus(Model):
     )
 
 
+class WriteBackStatus(Model):
+    """Files that two workers hold and the under store does not have yet; absent while there are none."""
+
+    files: int = 0
+    bytes: int = 0
+
+
 REFERENCES_MAX: Final = 256
 
 
@@ -248,6 +273,7 @@ class DatasetStatus(Model):
     )
     conditions: Conditions = Field(default_factory=list)
     observed_generation: int = 0
+    write_back: WriteBackStatus | None = None
 
 
 class Dataset(KubeObject):
@@ -322,11 +348,22 @@ class FuseComponent(Component):
     clean_policy: Literal["OnRuntimeDeleted", "OnDemand"] = "OnRuntimeDeleted"
 
 
+CACHE_NODES_MAX: Final = 15000
+
+
 class CacheRuntimeSpec(Model):
     """A pool of workers shared by many datasets."""
 
-    replicas: int = Field(default=1, ge=0, le=15000)
-    node_selector: StringMap = Field(default_factory=dict, description="one worker on each matching node")
+    replicas: int | None = Field(
+        default=None,
+        ge=0,
+        le=CACHE_NODES_MAX,
+        description="nodes whose workers keep its datasets' blocks, which kubectl scale and autoscalers change too; "
+        "not given = all that fit nodeSelector",
+    )
+    node_selector: StringMap = Field(
+        default_factory=dict, description="labels of the nodes whose workers may keep its datasets' blocks; none = all"
+    )
     tieredstore: TieredStore = Field(default_factory=TieredStore)
     worker: Component = Field(default_factory=Component)
     fuse: FuseComponent = Field(default_factory=FuseComponent)
@@ -340,6 +377,13 @@ class CacheRuntimeStatus(Model):
     worker_phase: Literal["NotReady", "PartialReady", "Ready"] = "NotReady"
     worker_number_ready: int = 0
     desired_worker_number_scheduled: int = 0
+    current_worker_number_scheduled: int = Field(default=0, description="what /scale shows as status.replicas")
+    capacity_used_percent: int = Field(default=0, description="used bytes of its live workers' room")
+    nodes: list[Name] = Field(
+        default_factory=list,
+        max_length=CACHE_NODES_MAX,
+        description="whose workers keep its datasets' blocks; empty when spec limits neither their number nor labels",
+    )
     cache_states: CacheStates | None = None
     selector: Text | None = None
     conditions: Conditions = Field(default_factory=list)
@@ -353,9 +397,14 @@ class CacheRuntime(KubeObject):
     PLURAL: ClassVar = "cacheruntimes"
     COLUMNS: ClassVar = (
         ("Workers", "integer", ".status.workerNumberReady"),
+        ("Wanted", "integer", ".status.desiredWorkerNumberScheduled"),
         ("Phase", "string", ".status.workerPhase"),
+        ("Cached", "string", ".status.cacheStates.cached"),
+        ("Capacity", "string", ".status.cacheStates.cacheCapacity"),
+        ("Used %", "integer", ".status.capacityUsedPercent"),
         ("Age", "date", ".metadata.creationTimestamp"),
     )
+    SCALE: ClassVar = (".spec.replicas", ".status.currentWorkerNumberScheduled", ".status.selector")
 
     spec: CacheRuntimeSpec = Field(default_factory=CacheRuntimeSpec)
     status: CacheRuntimeStatus | None = None
@@ -472,6 +521,30 @@ class DataLoad(KubeObject):
 
     spec: DataLoadSpec
     status: DataLoadStatus | None = None
+
+
+class DatasetGrantSpec(Model):
+    """Which Datasets of this namespace others may have, and who."""
+
+    datasets: list[Name] = Field(min_length=1, max_length=256, description="names of Datasets of this namespace")
+    namespaces: list[Name] = Field(
+        min_length=1, max_length=256, description="that may show them as dataset://NAMESPACE/NAME, and load them"
+    )
+
+
+class DatasetGrant(KubeObject):
+    """Lets other namespaces read Datasets of this one, as long as it is there."""
+
+    GROUP: ClassVar = names.DATA_GROUP
+    KIND: ClassVar = "DatasetGrant"
+    PLURAL: ClassVar = "datasetgrants"
+    COLUMNS: ClassVar = (
+        ("Datasets", "string", ".spec.datasets"),
+        ("Namespaces", "string", ".spec.namespaces"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    )
+
+    spec: DatasetGrantSpec
 
 
 class WorkerStatus(Model):

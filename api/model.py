@@ -112,4 +112,7 @@ class KubeObject(Model):
     COLUMNS: ClassVar[tuple[tuple[str, str, str], ...]] = ()
     """Printer columns: (title, type, JSON path)."""
 
+    SCALE: ClassVar[tuple[str, str, str] | None] = None
+    """JSON paths of the scale subresource: wanted replicas, replicas there are, label selector; None: there is none."""
+
     metadata: ObjectMeta = Field(default_factory=ObjectMeta)

@@ -1,6 +1,7 @@
 """`python -m benchmarks list`, or `python -m benchmarks NAME …`: finds the benchmark and hands it the rest."""
 
 import importlib
+import signal
 import sys
 
 from benchmarks.frame import Benchmark
@@ -19,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     if name not in BENCHMARKS:
         print(f"no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
+    # As Ctrl-C: what was started is stopped, and its folder removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     module: Benchmark = importlib.import_module(BENCHMARKS[name][0])
     return module.main(rest)
 

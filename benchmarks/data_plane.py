@@ -267,6 +267,7 @@ class DataPlane:
         options: Mapping[str, str] | None = None,
         local_copies: bool = True,
         eligible_nodes: Sequence[str] = (),
+        write_back: bool = False,
     ) -> pb.DatasetInfo:
         """Make a dataset of one mount, list it (again), and return its record once the listing is done."""
         with self._metadata_channel() as channel:
@@ -281,6 +282,7 @@ class DataPlane:
                 eligible_nodes=eligible_nodes,
                 replicas=1,
                 force=True,
+                write_back=write_back,
             )
             info = stub.Sync(request, timeout=START_SECONDS)
             deadline = time.monotonic() + START_SECONDS

@@ -47,7 +47,7 @@ class Seen:
 
 
 FULL: Final = Sizes(134_000_000, 3, (0.1, 0.25, 0.5, 1.0), 20e6)
-QUICK: Final = Sizes(27_000_000, 2, (0.5,), 20e6)
+QUICK: Final = Sizes(14_000_000, 2, (0.5,), 20e6)
 
 
 def main(arguments: list[str]) -> int:

@@ -47,11 +47,13 @@ class Sizes:
     small_files: int
     listed_files: int
     cold_bytes: int
+    cold_files: int
     written_bytes: int
 
 
-FULL: Final = Sizes(1 << 30, 200_000, 5_000, 100_000, 1 << 30, 512 * MIB)
-QUICK: Final = Sizes(128 * MIB, 20_000, 1_000, 10_000, 128 * MIB, 64 * MIB)
+FULL: Final = Sizes(1 << 30, 200_000, 5_000, 100_000, 1 << 30, 1_000, 512 * MIB)
+QUICK: Final = Sizes(128 * MIB, 20_000, 1_000, 10_000, 128 * MIB, 200, 64 * MIB)
+COLD_FILE_BYTES: Final = 115_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ def _cases(sizes: Sizes, pairs: int, places: Sequence[Place]) -> Iterator[Case]:
                     shutil.copytree(origin, copy, dirs_exist_ok=True)
                     yield from _against(mount / "data", Place(place.name, Path(copy)), sizes, pairs)
             yield _cold(plane, mount, directory, sizes, pairs)
+            yield _cold_small(plane, mount, directory, sizes, pairs)
             yield _write(plane, mount, directory, sizes, pairs)
 
 
@@ -207,6 +210,30 @@ def _cold(plane: DataPlane, mount: Path, directory: Path, sizes: Sizes, pairs: i
     # Copies that were removed would leave their memory to the next one: a virtual machine has little that is as quick.
     note = "through the worker, which keeps the blocks; cp to the same disk, its copies kept as well"
     return Case("cold-sequential", "MB/s", runs, "cp", goal=0.8, note=note)
+
+
+def _cold_small(plane: DataPlane, mount: Path, directory: Path, sizes: Sizes, pairs: int) -> Case:
+    """Each turn has a directory of its own, as in `_cold`."""
+    origin, copies = directory / "cold-small-origin", directory / "small-copies"
+    copies.mkdir()
+    for turn in range(2 * pairs):
+        make_small_files(origin / str(turn), sizes.cold_files, COLD_FILE_BYTES)
+    os.sync()
+    plane.sync("cold-small", f"file://{origin}")
+    turns = iter(range(2 * pairs))
+
+    def read() -> float:
+        return open_read_close(_paths(mount / "cold-small" / str(next(turns))), COLD_FILE_BYTES + 1)
+
+    def copy() -> float:
+        turn = str(next(turns))
+        started = time.perf_counter()
+        subprocess.run(["cp", "-r", str(origin / turn), str(copies / turn)], check=True)
+        return sizes.cold_files / (time.perf_counter() - started)
+
+    runs = interleave(pairs, read, copy)
+    note = "each file once, through the worker, which keeps it; cp -r to the same disk; origin's pages warm"
+    return Case("cold-small-files-115KB", "files/s", runs, "cp -r", note=note)
 
 
 def _write(plane: DataPlane, mount: Path, directory: Path, sizes: Sizes, pairs: int) -> Case:

@@ -55,11 +55,13 @@ class _Record:
     kind: EventKind
     action: str
     at: datetime
+    component: str
 
     @property
     def key(self) -> tuple[str, ...]:
         ref = self.regarding
-        return (ref.kind, ref.namespace, ref.name, ref.uid, self.kind, self.reason, self.action, self.note)
+        about = (ref.kind, ref.namespace, ref.name, ref.uid)
+        return (*about, self.kind, self.reason, self.action, self.note, self.component)
 
 
 @dataclass(slots=True)
@@ -111,8 +113,10 @@ class EventRecorder:
         *,
         kind: EventKind = "Normal",
         action: str = "",
+        component: str = "",
     ) -> None:
-        """Take an event; returns at once. `action` defaults to the reason; notes are cut at 1024 bytes."""
+        """Take an event; returns at once. `action` defaults to the reason, `component` to the recorder's; notes are cut
+        at 1024 bytes."""
         record = _Record(
             regarding,
             reason[:NAME_MAX_CHARACTERS],
@@ -120,6 +124,7 @@ class EventRecorder:
             kind,
             (action or reason)[:NAME_MAX_CHARACTERS],
             datetime.now(UTC),
+            component or self._component,
         )
         now = self._clock()
         known = self._series.get(record.key)
@@ -228,7 +233,7 @@ class EventRecorder:
             "kind": EVENTS.kind,
             "metadata": {"name": series.name, "namespace": record.regarding.namespace or "default"},
             "eventTime": micro_time(record.at),
-            "reportingController": self._component,
+            "reportingController": record.component,
             "reportingInstance": self._instance,
             "action": record.action,
             "reason": record.reason,

@@ -93,6 +93,7 @@ UPSTREAM_POD_GROUPS = tuple(
 DATASETS = Resource(names.DATA_GROUP, names.API_VERSION, "datasets", "Dataset", namespaced=True)
 DATA_LOADS = Resource(names.DATA_GROUP, names.API_VERSION, "dataloads", "DataLoad", namespaced=True)
 CACHE_RUNTIMES = Resource(names.DATA_GROUP, names.API_VERSION, "cacheruntimes", "CacheRuntime", namespaced=True)
+DATASET_GRANTS = Resource(names.DATA_GROUP, names.API_VERSION, "datasetgrants", "DatasetGrant", namespaced=True)
 FLUID_DATASETS = Resource(names.FLUID_GROUP, "v1alpha1", "datasets", "Dataset", namespaced=True)
 NODE_CACHES = Resource(names.DATA_GROUP, names.API_VERSION, "nodecaches", "NodeCache", namespaced=False)
 CRON_TRAINING_JOBS = Resource(

@@ -4,12 +4,13 @@ Owns validation. Read once at start (`python -m scheduler --config FILE.yaml`, o
 variables), printed at start; nothing in here is secret.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from api import names
@@ -17,6 +18,25 @@ from scheduler.core.engine_state import EngineSettings
 from scheduler.core.residency_table import ReadSpeeds
 from scheduler.errors import ConfigurationError
 
+# What the API server takes as an event's reportingController and as a label key: [prefix/]name.
+_QUALIFIED = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_DNS = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+
+def _qualified(text: str) -> str:
+    if not _QUALIFIED.fullmatch(text):
+        raise ValueError("a qualified name is needed, like headrace-scheduler or topology.kubernetes.io/zone")
+    return text
+
+
+def _dns(text: str) -> str:
+    if not _DNS.fullmatch(text):
+        raise ValueError("a name in lower case letters, digits and hyphens is needed, like headrace-scheduler")
+    return text
+
+
+QualifiedName = Annotated[str, AfterValidator(_qualified)]
+ObjectName = Annotated[str, AfterValidator(_dns)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=10_000)]
 
@@ -57,7 +77,7 @@ class Profile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    scheduler_name: str = Field(min_length=1)
+    scheduler_name: QualifiedName
     """`spec.schedulerName` of its pods."""
     weights: Weights = Field(default_factory=Weights)
     """Those not given are the defaults, not those of the main profile: a profile reads the same wherever it stands."""
@@ -85,7 +105,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_SCHEDULER_", env_nested_delimiter="__", extra="forbid")
 
-    scheduler_name: str = Field(default=names.DEFAULT_SCHEDULER_NAME, min_length=1)
+    scheduler_name: QualifiedName = names.DEFAULT_SCHEDULER_NAME
     """`spec.schedulerName` of the pods we take."""
     weights: Weights = Field(default_factory=Weights)
     profiles: Annotated[tuple[Profile, ...], Field(max_length=16)] = ()
@@ -100,7 +120,7 @@ class Settings(BaseSettings):
     volume_bind_seconds: Positive = 600.0
     """Claims that wait for their first consumer must be bound this long after a node was chosen, or the pod is tried
     again: kube-scheduler's default."""
-    topology_keys: Annotated[tuple[str, ...], Field(max_length=8)] = (
+    topology_keys: Annotated[tuple[QualifiedName, ...], Field(max_length=8)] = (
         "topology.kubernetes.io/region",
         "topology.kubernetes.io/zone",
         "topology.headrace.dev/block",
@@ -136,8 +156,8 @@ class Settings(BaseSettings):
     request_seconds: Positive = 30.0
     """Deadline of one request, its retries included."""
     leader_elect: bool = True
-    lease_namespace: str = "kube-system"
-    lease_name: str = "headrace-scheduler"
+    lease_namespace: ObjectName = "kube-system"
+    lease_name: ObjectName = "headrace-scheduler"
     """Our own Lease; kube-scheduler's is another."""
     metrics: str = ""
     """HOST:PORT of /metrics, /healthz and /readyz; empty: none."""
@@ -158,6 +178,21 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"profiles: scheduler_name {', '.join(sorted(twice))} is given twice; every profile needs its own"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if len(set(self.topology_keys)) < len(self.topology_keys):
+            raise ValueError(f"topology_keys: {', '.join(self.topology_keys)}: every level needs a key of its own")
+        if self.first_backoff_seconds > self.max_backoff_seconds:
+            raise ValueError(
+                f"first_backoff_seconds {self.first_backoff_seconds:g} is more than max_backoff_seconds "
+                f"{self.max_backoff_seconds:g}"
+            )
+        if (self.extender_certificate is None) != (self.extender_key is None):
+            raise ValueError("extender_certificate and extender_key must be given together")
+        if self.extender_certificate is not None and not self.extender:
+            raise ValueError("extender_certificate is given, but extender, the HOST:PORT to serve, is not")
         return self
 
     @property
@@ -212,12 +247,14 @@ def load(config: Path | None, overrides: dict[str, Any]) -> Settings:
 def _problem(item: Mapping[str, Any]) -> str:
     where = ".".join(map(str, item["loc"]))
     # A validator of the whole names what it is about itself.
-    return f"{where}: {item['msg']} (got {item['input']!r})" if where else str(item["ctx"]["error"])
+    said = str(item["ctx"]["error"]) if item["type"] == "value_error" else item["msg"]
+    return f"{where}: {said} (got {item['input']!r})" if where else said
 
 
 def _read(config: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        # A subclass of the safe loader, which only adds a check.
+        values = yaml.load(config.read_text(encoding="utf-8"), _Loader) or {}
     except OSError as error:
         raise ConfigurationError(f"--config {config}: {error.strerror}; name a YAML file") from None
     except UnicodeDecodeError as error:
@@ -229,6 +266,24 @@ def _read(config: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigurationError(f"--config {config} must hold a mapping of settings, like `weights: {{gpu_fit: 10}}`")
     return {str(key): value for key, value in values.items()}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which no mapping has a key twice: the last of the two would win without a word."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            seen.add(key.value)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from headrace.cluster import manifests
 from headrace.cluster.binaries import require
 from headrace.cluster.control_plane import KNOWN_COMPONENTS, ControlPlane
 from headrace.errors import HeadraceError
+from tests.builders import api_servers
 from tests.builders.postgres import PostgresServer
 
 # Started in the background by a shell, tests would hand an ignored SIGINT on to all they start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Hundreds of Python processes are started: each would compile anew what it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # How long an example takes says how busy the machine is, and nothing else.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -27,11 +33,10 @@ settings.load_profile("untimed")
 
 @dataclass(frozen=True)
 class ApiServer:
-    """A running API server: its administrator's kubeconfig and what starts and stops it."""
+    """A running API server: its administrator's kubeconfig and what hands out others."""
 
     kubeconfig: Path
     control_plane: ControlPlane
-    stop: Callable[[], None]
 
 
 @pytest.fixture(scope="session")
@@ -46,21 +51,9 @@ def control_plane_binaries() -> Mapping[str, Path]:
 def api_server(
     control_plane_binaries: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ApiServer]:
-    """etcd and kube-apiserver with our CRDs; no controllers, so nothing acts on objects by itself."""
-    plane = ControlPlane(
-        tmp_path_factory.mktemp("api-server"),
-        control_plane_binaries,
-        name="tests",
-        components=("etcd", "kube-apiserver"),
-        durable=False,
-        dies_with_us=True,
-    )
-    try:
-        plane.start()
-        manifests.apply(plane.kubeconfig, manifests.crd_files())
-        yield ApiServer(kubeconfig=plane.kubeconfig, control_plane=plane, stop=plane.stop)
-    finally:
-        plane.stop()
+    """The one most tests share, each in a namespace of its own."""
+    with api_servers.api_server(tmp_path_factory.mktemp("api-server"), control_plane_binaries, "tests") as plane:
+        yield ApiServer(kubeconfig=plane.kubeconfig, control_plane=plane)
 
 
 @pytest.fixture(scope="session")

@@ -81,6 +81,41 @@ class UnderStore(Protocol):
         ...
 
 
+class Sink(Protocol):
+    """Takes an object's bytes in the thread that reads them, as they come. None of its methods raises.
+
+    begin -> take, take, ... -> end -> leave; `end` only when all bytes came and are of the version. All of it again
+    when a failed read is repeated.
+    """
+
+    def begin(self) -> bool:
+        """Begin; False = nobody wants the bytes any more, and nothing else is to be called."""
+        ...
+
+    def take(self, at: int, data: memoryview) -> None:
+        """Take the bytes that follow the first `at` of the range."""
+        ...
+
+    def end(self) -> None:
+        """All bytes were taken."""
+        ...
+
+    def leave(self) -> None:
+        """Nothing more is called."""
+        ...
+
+
+class ThreadedStore(Protocol):
+    """What a store has beside `UnderStore` when its reads block, in threads of its own."""
+
+    can_sink: bool
+    """False: `sink_range` is not to be called."""
+
+    async def sink_range(self, key: str, offset_bytes: int, buffer: memoryview, sink: Sink, *, etag: str) -> None:
+        """Like `get_range`, and hand each part of the buffer to `sink` as soon as it is filled."""
+        ...
+
+
 class StagingStore(Protocol):
     """What a store has beside `UnderStore` when an object's bytes can be written where they will stay."""
 

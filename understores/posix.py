@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from understores.base import ObjectInfo, Piece, Source
+from understores.base import ObjectInfo, Piece, Sink, Source
 from understores.beneath import open_beneath
 from understores.credentials import SecretOptions
 from understores.errors import (
@@ -48,6 +48,8 @@ OPTION_NAMES: Final[frozenset[str]] = frozenset()
 PAGE_ENTRIES = 1000
 STREAM_PIECE_BYTES: Final = 4 << 20
 """Of an object that is sent while it is made: no request has to be worth its while, and little is left for the end."""
+SINK_PIECE_BYTES: Final = 256 << 10
+"""Read and handed on at a time: small enough to be still in the processor's own cache then."""
 # Reads wait on a disk or on a network file system; 16 keep either busy.
 THREADS: Final = 16
 
@@ -83,6 +85,7 @@ class PosixStore:
 
     can_stream = True
     can_stage = True
+    can_sink = True
     piece_bytes: int | None = STREAM_PIECE_BYTES
 
     def __init__(self, root: Path) -> None:
@@ -105,7 +108,11 @@ class PosixStore:
         return await self._run(self._head, key)
 
     async def get_range(self, key: str, offset_bytes: int, buffer: memoryview, *, etag: str) -> None:
-        await self._run(self._get_range, key, offset_bytes, buffer, etag)
+        await self._run(self._get_range, key, offset_bytes, buffer, etag, None)
+
+    async def sink_range(self, key: str, offset_bytes: int, buffer: memoryview, sink: Sink, *, etag: str) -> None:
+        """See `ThreadedStore`."""
+        await self._run(self._sink_range, key, offset_bytes, buffer, sink, etag)
 
     async def put(self, key: str, source: Source, size_bytes: int) -> ObjectInfo:
         return await self._run(self._put, key, pieces(source, size_bytes))
@@ -184,14 +191,28 @@ class PosixStore:
         with self._translated(key), self._opened(key) as descriptor:
             return _info(key, os.fstat(descriptor))
 
-    def _get_range(self, key: str, offset_bytes: int, buffer: memoryview, etag: str) -> None:
+    def _sink_range(self, key: str, offset_bytes: int, buffer: memoryview, sink: Sink, etag: str) -> None:
+        if not sink.begin():
+            raise StoreFailed(f"nobody waits for {key!r} any more.")
+        try:
+            self._get_range(key, offset_bytes, buffer, etag, sink.take)
+            sink.end()
+        finally:
+            sink.leave()
+
+    def _get_range(
+        self, key: str, offset_bytes: int, buffer: memoryview, etag: str, take: Callable[[int, memoryview], None] | None
+    ) -> None:
         with self._translated(key), self._opened(key) as descriptor:
             self._require_version(key, descriptor, etag)
             filled = 0
             while filled < len(buffer):
-                count = os.preadv(descriptor, [buffer[filled:]], offset_bytes + filled)
+                piece = buffer[filled : filled + SINK_PIECE_BYTES] if take else buffer[filled:]
+                count = os.preadv(descriptor, [piece], offset_bytes + filled)
                 if count == 0:
                     break
+                if take:
+                    take(filled, piece[:count])
                 filled += count
             # Bytes of a file that was rewritten meanwhile may be of two versions.
             self._require_version(key, descriptor, etag)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeVar, cast
 
-from understores.base import ObjectInfo, Piece, Source, StagingStore, StreamingStore, UnderStore
+from understores.base import ObjectInfo, Piece, Sink, Source, StagingStore, StreamingStore, ThreadedStore, UnderStore
 from understores.credentials import SecretOptions
 from understores.errors import AccessDenied, Throttled, UnderStoreError, Unreachable
 
@@ -124,6 +124,16 @@ class RetryingStore:
 
     async def get_range(self, key: str, offset_bytes: int, buffer: memoryview, *, etag: str) -> None:
         await self._repeat(lambda: self._store.get_range(key, offset_bytes, buffer, etag=etag), size_bytes=len(buffer))
+
+    @property
+    def can_sink(self) -> bool:
+        """Whether the store reads in threads of its own (`ThreadedStore`)."""
+        return getattr(self._store, "can_sink", False)
+
+    async def sink_range(self, key: str, offset_bytes: int, buffer: memoryview, sink: Sink, *, etag: str) -> None:
+        """See `ThreadedStore`."""
+        store = cast(ThreadedStore, self._store)
+        await self._repeat(lambda: store.sink_range(key, offset_bytes, buffer, sink, etag=etag), size_bytes=len(buffer))
 
     async def put(self, key: str, source: Source, size_bytes: int) -> ObjectInfo:
         start = 0 if isinstance(source, int) else source.tell()

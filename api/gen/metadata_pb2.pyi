@@ -12,6 +12,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -120,6 +121,7 @@ class SyncRequest(_message.Message):
     FORCE_FIELD_NUMBER: _builtins.int
     TERMS_FIELD_NUMBER: _builtins.int
     LEAVE_FAILED_FIELD_NUMBER: _builtins.int
+    WRITE_BACK_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
@@ -133,6 +135,8 @@ class SyncRequest(_message.Message):
     """list again although a snapshot exists"""
     leave_failed: _builtins.bool
     """a listing that failed is not tried again without `force` or other mounts"""
+    write_back: _builtins.bool
+    """a commit returns once two workers hold the file; the upload follows"""
     @_builtins.property
     def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]: ...
     @_builtins.property
@@ -155,10 +159,11 @@ class SyncRequest(_message.Message):
         force: _builtins.bool = ...,
         terms: Global___CacheTerms | None = ...,
         leave_failed: _builtins.bool = ...,
+        write_back: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["eligible_nodes", b"eligible_nodes", "force", b"force", "leave_failed", b"leave_failed", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "replicas", b"replicas", "terms", b"terms", "uid", b"uid", "writable", b"writable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["eligible_nodes", b"eligible_nodes", "force", b"force", "leave_failed", b"leave_failed", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "replicas", b"replicas", "terms", b"terms", "uid", b"uid", "writable", b"writable", "write_back", b"write_back"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -173,6 +178,7 @@ class CacheTerms(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     GUARANTEED_BYTES_FIELD_NUMBER: _builtins.int
     MAXIMUM_BYTES_FIELD_NUMBER: _builtins.int
+    ORIGIN_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
     priority: _builtins.int
     """of two datasets the one with less makes room"""
@@ -180,6 +186,8 @@ class CacheTerms(_message.Message):
     """nobody takes room from it below this"""
     maximum_bytes: _builtins.int
     """0 = no limit"""
+    origin_bytes_per_second: _builtins.int
+    """fetched from its under stores at most; 0 = no limit"""
     @_builtins.property
     def pinned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """paths that never make room, with all below; "" = the whole dataset"""
@@ -190,11 +198,12 @@ class CacheTerms(_message.Message):
         priority: _builtins.int = ...,
         guaranteed_bytes: _builtins.int = ...,
         maximum_bytes: _builtins.int = ...,
+        origin_bytes_per_second: _builtins.int = ...,
         pinned: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["guaranteed_bytes", b"guaranteed_bytes", "maximum_bytes", b"maximum_bytes", "pinned", b"pinned", "priority", b"priority"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guaranteed_bytes", b"guaranteed_bytes", "maximum_bytes", b"maximum_bytes", "origin_bytes_per_second", b"origin_bytes_per_second", "pinned", b"pinned", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -207,20 +216,24 @@ class DatasetRequest(_message.Message):
     UID_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     """or namespace and name"""
     namespace: _builtins.str
     name: _builtins.str
+    force: _builtins.bool
+    """RemoveDataset: also while files of it are not in the under store yet"""
     def __init__(
         self,
         *,
         uid: _builtins.str = ...,
         namespace: _builtins.str = ...,
         name: _builtins.str = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "namespace", b"namespace", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "name", b"name", "namespace", b"namespace", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -264,6 +277,7 @@ class DatasetInfo(_message.Message):
     ERROR_REASON_FIELD_NUMBER: _builtins.int
     MOUNTS_FIELD_NUMBER: _builtins.int
     ELIGIBLE_NODES_FIELD_NUMBER: _builtins.int
+    FORMER_NODES_FIELD_NUMBER: _builtins.int
     WRITABLE_FIELD_NUMBER: _builtins.int
     LOCAL_COPIES_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
@@ -273,6 +287,9 @@ class DatasetInfo(_message.Message):
     TERMS_FIELD_NUMBER: _builtins.int
     READS_FIELD_NUMBER: _builtins.int
     LISTING_FIELD_NUMBER: _builtins.int
+    WRITE_BACK_FIELD_NUMBER: _builtins.int
+    HELD_FILES_FIELD_NUMBER: _builtins.int
+    HELD_BYTES_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     namespace: _builtins.str
@@ -299,12 +316,20 @@ class DatasetInfo(_message.Message):
     """distinct resident bytes of the current snapshot"""
     cached_copy_bytes: _builtins.int
     """further copies of the same blocks"""
+    write_back: _builtins.bool
+    held_files: _builtins.int
+    """that two workers hold and the under store does not have yet"""
+    held_bytes: _builtins.int
     removed: _builtins.bool
     """only in Watch: the dataset is gone; all but uid is unset"""
     @_builtins.property
     def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]: ...
     @_builtins.property
     def eligible_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def former_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """eligible_nodes before they changed last ("*" = all were); empty = never"""
+
     @_builtins.property
     def groups(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """bytes by top-level directory of a read-only dataset that has at most 64;"""
@@ -338,6 +363,7 @@ class DatasetInfo(_message.Message):
         error_reason: _builtins.str = ...,
         mounts: _abc.Iterable[Global___Mount] | None = ...,
         eligible_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        former_nodes: _abc.Iterable[_builtins.str] | None = ...,
         writable: _builtins.bool = ...,
         local_copies: _builtins.bool = ...,
         replicas: _builtins.int = ...,
@@ -347,11 +373,14 @@ class DatasetInfo(_message.Message):
         terms: Global___CacheTerms | None = ...,
         reads: Global___ReadCounters | None = ...,
         listing: Global___LastListing | None = ...,
+        write_back: _builtins.bool = ...,
+        held_files: _builtins.int = ...,
+        held_bytes: _builtins.int = ...,
         removed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["listing", b"listing", "reads", b"reads", "terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "files", b"files", "groups", b"groups", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "listing", b"listing", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "reads", b"reads", "removed", b"removed", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "terms", b"terms", "uid", b"uid", "writable", b"writable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "files", b"files", "former_nodes", b"former_nodes", "groups", b"groups", "held_bytes", b"held_bytes", "held_files", b"held_files", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "listing", b"listing", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "reads", b"reads", "removed", b"removed", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "terms", b"terms", "uid", b"uid", "writable", b"writable", "write_back", b"write_back"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -628,6 +657,7 @@ class PutFileRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     MTIME_NS_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     uid: _builtins.str
     path: _builtins.str
@@ -635,6 +665,8 @@ class PutFileRequest(_message.Message):
     etag: _builtins.str
     mtime_ns: _builtins.int
     mode: _builtins.int
+    turn: _builtins.str
+    """the caller's turn, if it took one"""
     def __init__(
         self,
         *,
@@ -645,10 +677,11 @@ class PutFileRequest(_message.Message):
         etag: _builtins.str = ...,
         mtime_ns: _builtins.int = ...,
         mode: _builtins.int = ...,
+        turn: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "mode", b"mode", "mtime_ns", b"mtime_ns", "path", b"path", "request_id", b"request_id", "size_bytes", b"size_bytes", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "mode", b"mode", "mtime_ns", b"mtime_ns", "path", b"path", "request_id", b"request_id", "size_bytes", b"size_bytes", "turn", b"turn", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -693,10 +726,12 @@ class RemoveRequest(_message.Message):
     UID_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     DIRECTORY_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     uid: _builtins.str
     path: _builtins.str
     directory: _builtins.bool
+    turn: _builtins.str
     def __init__(
         self,
         *,
@@ -704,10 +739,11 @@ class RemoveRequest(_message.Message):
         uid: _builtins.str = ...,
         path: _builtins.str = ...,
         directory: _builtins.bool = ...,
+        turn: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "path", b"path", "request_id", b"request_id", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "path", b"path", "request_id", b"request_id", "turn", b"turn", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -722,12 +758,18 @@ class RenameRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     TARGET_ETAG_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
+    SOURCE_ETAG_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     uid: _builtins.str
     source: _builtins.str
     target: _builtins.str
     target_etag: _builtins.str
     """for a file: the etag the object has under its new name"""
+    turn: _builtins.str
+    """the caller's turn, if it took one"""
+    source_etag: _builtins.str
+    """for a file: FAILED_PRECONDITION when it is another version; empty = any"""
     def __init__(
         self,
         *,
@@ -736,10 +778,12 @@ class RenameRequest(_message.Message):
         source: _builtins.str = ...,
         target: _builtins.str = ...,
         target_etag: _builtins.str = ...,
+        turn: _builtins.str = ...,
+        source_etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "source", b"source", "target", b"target", "target_etag", b"target_etag", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "source", b"source", "source_etag", b"source_etag", "target", b"target", "target_etag", b"target_etag", "turn", b"turn", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -763,6 +807,280 @@ class Mutation(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Mutation: _TypeAlias = Mutation  # noqa: Y015
+
+@_typing.final
+class TakeTurnRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    node: _builtins.str
+    """the worker that asks, and its epoch"""
+    epoch: _builtins.int
+    turn: _builtins.str
+    """an id of the caller's; the same again is a retry"""
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """all or none"""
+
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        paths: _abc.Iterable[_builtins.str] | None = ...,
+        node: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        turn: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "node", b"node", "paths", b"paths", "turn", b"turn", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeTurnRequest: _TypeAlias = TakeTurnRequest  # noqa: Y015
+
+@_typing.final
+class Turn(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURN_FIELD_NUMBER: _builtins.int
+    turn: _builtins.str
+    def __init__(
+        self,
+        *,
+        turn: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Turn: _TypeAlias = Turn  # noqa: Y015
+
+@_typing.final
+class EndTurnRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    turn: _builtins.str
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        turn: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndTurnRequest: _TypeAlias = EndTurnRequest  # noqa: Y015
+
+@_typing.final
+class EndTurnResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndTurnResponse: _TypeAlias = EndTurnResponse  # noqa: Y015
+
+@_typing.final
+class ClaimHeldRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    etag: _builtins.str
+    node: _builtins.str
+    epoch: _builtins.int
+    turn: _builtins.str
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        node: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        turn: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "etag", b"etag", "node", b"node", "turn", b"turn", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClaimHeldRequest: _TypeAlias = ClaimHeldRequest  # noqa: Y015
+
+@_typing.final
+class FinishHeldRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
+    OBJECT_ETAG_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    etag: _builtins.str
+    turn: _builtins.str
+    object_etag: _builtins.str
+    size_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        turn: _builtins.str = ...,
+        object_etag: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "object_etag", b"object_etag", "size_bytes", b"size_bytes", "turn", b"turn", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinishHeldRequest: _TypeAlias = FinishHeldRequest  # noqa: Y015
+
+@_typing.final
+class FindHeldRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    etag: _builtins.str
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindHeldRequest: _TypeAlias = FindHeldRequest  # noqa: Y015
+
+@_typing.final
+class ForgetHeldRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    etag: _builtins.str
+    node: _builtins.str
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "node", b"node", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetHeldRequest: _TypeAlias = ForgetHeldRequest  # noqa: Y015
+
+@_typing.final
+class ForgetHeldResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetHeldResponse: _TypeAlias = ForgetHeldResponse  # noqa: Y015
+
+@_typing.final
+class HeldState(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[HeldState._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        UNKNOWN: HeldState._State.ValueType  # 0
+        """never heard of: not acknowledged, or metadata is older than it"""
+        WAITING: HeldState._State.ValueType  # 1
+        """not in the under store; from ClaimHeld: and the turn is the caller's"""
+        BUSY: HeldState._State.ValueType  # 2
+        """from ClaimHeld: somebody else has the turn of its path"""
+        UPLOADED: HeldState._State.ValueType  # 3
+        """the under store has it, as `object_etag` at `path`"""
+        GONE: HeldState._State.ValueType  # 4
+        """replaced or removed before it was uploaded"""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper): ...
+    UNKNOWN: HeldState.State.ValueType  # 0
+    """never heard of: not acknowledged, or metadata is older than it"""
+    WAITING: HeldState.State.ValueType  # 1
+    """not in the under store; from ClaimHeld: and the turn is the caller's"""
+    BUSY: HeldState.State.ValueType  # 2
+    """from ClaimHeld: somebody else has the turn of its path"""
+    UPLOADED: HeldState.State.ValueType  # 3
+    """the under store has it, as `object_etag` at `path`"""
+    GONE: HeldState.State.ValueType  # 4
+    """replaced or removed before it was uploaded"""
+
+    STATE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    OBJECT_ETAG_FIELD_NUMBER: _builtins.int
+    LEAVES_OBJECT_FIELD_NUMBER: _builtins.int
+    state: Global___HeldState.State.ValueType
+    path: _builtins.str
+    object_etag: _builtins.str
+    leaves_object: _builtins.bool
+    """the under store may have another object at `path`"""
+    def __init__(
+        self,
+        *,
+        state: Global___HeldState.State.ValueType = ...,
+        path: _builtins.str = ...,
+        object_etag: _builtins.str = ...,
+        leaves_object: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaves_object", b"leaves_object", "object_etag", b"object_etag", "path", b"path", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldState: _TypeAlias = HeldState  # noqa: Y015
 
 @_typing.final
 class WatchRequest(_message.Message):
@@ -920,6 +1238,7 @@ class BlockReport(_message.Message):
     ORIGIN_READ_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     COUNTERS_FIELD_NUMBER: _builtins.int
     READS_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     epoch: _builtins.int
     sequence: _builtins.int
@@ -929,6 +1248,8 @@ class BlockReport(_message.Message):
     """measured from peers; 0 = not yet"""
     origin_read_bytes_per_second: _builtins.int
     """measured from under stores; 0 = not yet"""
+    leaving: _builtins.bool
+    """hands its blocks over: home of nothing any more, and still served from"""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResidentFile]: ...
     @_builtins.property
@@ -950,10 +1271,11 @@ class BlockReport(_message.Message):
         origin_read_bytes_per_second: _builtins.int = ...,
         counters: Global___ReadCounters | None = ...,
         reads: _abc.Iterable[Global___DatasetReads] | None = ...,
+        leaving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters", "epoch", b"epoch", "files", b"files", "full", b"full", "network_read_bytes_per_second", b"network_read_bytes_per_second", "node", b"node", "origin_read_bytes_per_second", b"origin_read_bytes_per_second", "reads", b"reads", "sequence", b"sequence", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters", "epoch", b"epoch", "files", b"files", "full", b"full", "leaving", b"leaving", "network_read_bytes_per_second", b"network_read_bytes_per_second", "node", b"node", "origin_read_bytes_per_second", b"origin_read_bytes_per_second", "reads", b"reads", "sequence", b"sequence", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1058,6 +1380,7 @@ class Worker(_message.Message):
     NETWORK_READ_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     ORIGIN_READ_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     COUNTERS_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     epoch: _builtins.int
     data_endpoint: _builtins.str
@@ -1065,6 +1388,8 @@ class Worker(_message.Message):
     alive: _builtins.bool
     network_read_bytes_per_second: _builtins.int
     origin_read_bytes_per_second: _builtins.int
+    leaving: _builtins.bool
+    """see BlockReport"""
     @_builtins.property
     def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tier]: ...
     @_builtins.property
@@ -1081,10 +1406,11 @@ class Worker(_message.Message):
         network_read_bytes_per_second: _builtins.int = ...,
         origin_read_bytes_per_second: _builtins.int = ...,
         counters: Global___ReadCounters | None = ...,
+        leaving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "control_endpoint", b"control_endpoint", "counters", b"counters", "data_endpoint", b"data_endpoint", "epoch", b"epoch", "network_read_bytes_per_second", b"network_read_bytes_per_second", "node", b"node", "origin_read_bytes_per_second", b"origin_read_bytes_per_second", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "control_endpoint", b"control_endpoint", "counters", b"counters", "data_endpoint", b"data_endpoint", "epoch", b"epoch", "leaving", b"leaving", "network_read_bytes_per_second", b"network_read_bytes_per_second", "node", b"node", "origin_read_bytes_per_second", b"origin_read_bytes_per_second", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

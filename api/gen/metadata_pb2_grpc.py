@@ -827,6 +827,348 @@ class Residency:
             _registered_method=True)
 
 
+class HeldStub:
+    """Files that two workers hold on their disks before the under store has them (write policy WriteBack). An etag of the
+    form of api/held.py names such a version and its holders. UNAVAILABLE: somebody else has the turn; try again.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.PutHeld = channel.unary_unary(
+                '/headrace.v1.Held/PutHeld',
+                request_serializer=api_dot_gen_dot_metadata__pb2.PutFileRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.Mutation.FromString,
+                _registered_method=True)
+        self.TakeTurn = channel.unary_unary(
+                '/headrace.v1.Held/TakeTurn',
+                request_serializer=api_dot_gen_dot_metadata__pb2.TakeTurnRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.Turn.FromString,
+                _registered_method=True)
+        self.EndTurn = channel.unary_unary(
+                '/headrace.v1.Held/EndTurn',
+                request_serializer=api_dot_gen_dot_metadata__pb2.EndTurnRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.EndTurnResponse.FromString,
+                _registered_method=True)
+        self.ClaimHeld = channel.unary_unary(
+                '/headrace.v1.Held/ClaimHeld',
+                request_serializer=api_dot_gen_dot_metadata__pb2.ClaimHeldRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.HeldState.FromString,
+                _registered_method=True)
+        self.FinishHeld = channel.unary_unary(
+                '/headrace.v1.Held/FinishHeld',
+                request_serializer=api_dot_gen_dot_metadata__pb2.FinishHeldRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.HeldState.FromString,
+                _registered_method=True)
+        self.FindHeld = channel.unary_unary(
+                '/headrace.v1.Held/FindHeld',
+                request_serializer=api_dot_gen_dot_metadata__pb2.FindHeldRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.HeldState.FromString,
+                _registered_method=True)
+        self.ForgetHeld = channel.unary_unary(
+                '/headrace.v1.Held/ForgetHeld',
+                request_serializer=api_dot_gen_dot_metadata__pb2.ForgetHeldRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.ForgetHeldResponse.FromString,
+                _registered_method=True)
+
+
+class HeldServicer:
+    """Files that two workers hold on their disks before the under store has them (write policy WriteBack). An etag of the
+    form of api/held.py names such a version and its holders. UNAVAILABLE: somebody else has the turn; try again.
+    """
+
+    def PutHeld(self, request, context):
+        """Shows a file that both holders of its etag keep durably. Like PutFile, before the under store has it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TakeTurn(self, request, context):
+        """A turn: who may change these paths in the under store. It ends with EndTurn, or with the worker's lease.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndTurn(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClaimHeld(self, request, context):
+        """The turn to upload a held version to the path it has now; GRANTED, BUSY, or why it is not needed any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinishHeld(self, request, context):
+        """The under store has it: the entry's etag becomes the object's, if it still is that held version. Ends the turn.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindHeld(self, request, context):
+        """What became of a held version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetHeld(self, request, context):
+        """The holder has dropped its bytes of a version that is not needed any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_HeldServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'PutHeld': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutHeld,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.PutFileRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.Mutation.SerializeToString,
+            ),
+            'TakeTurn': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeTurn,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.TakeTurnRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.Turn.SerializeToString,
+            ),
+            'EndTurn': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndTurn,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.EndTurnRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.EndTurnResponse.SerializeToString,
+            ),
+            'ClaimHeld': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClaimHeld,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.ClaimHeldRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.HeldState.SerializeToString,
+            ),
+            'FinishHeld': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishHeld,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.FinishHeldRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.HeldState.SerializeToString,
+            ),
+            'FindHeld': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindHeld,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.FindHeldRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.HeldState.SerializeToString,
+            ),
+            'ForgetHeld': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetHeld,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.ForgetHeldRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.ForgetHeldResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'headrace.v1.Held', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('headrace.v1.Held', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Held:
+    """Files that two workers hold on their disks before the under store has them (write policy WriteBack). An etag of the
+    form of api/held.py names such a version and its holders. UNAVAILABLE: somebody else has the turn; try again.
+    """
+
+    @staticmethod
+    def PutHeld(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Held/PutHeld',
+            api_dot_gen_dot_metadata__pb2.PutFileRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.Mutation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeTurn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Held/TakeTurn',
+            api_dot_gen_dot_metadata__pb2.TakeTurnRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.Turn.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndTurn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Held/EndTurn',
+            api_dot_gen_dot_metadata__pb2.EndTurnRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.EndTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClaimHeld(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Held/ClaimHeld',
+            api_dot_gen_dot_metadata__pb2.ClaimHeldRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.HeldState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishHeld(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Held/FinishHeld',
+            api_dot_gen_dot_metadata__pb2.FinishHeldRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.HeldState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindHeld(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Held/FindHeld',
+            api_dot_gen_dot_metadata__pb2.FindHeldRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.HeldState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetHeld(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Held/ForgetHeld',
+            api_dot_gen_dot_metadata__pb2.ForgetHeldRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.ForgetHeldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class CheckpointsStub:
     """Missing associated documentation comment in .proto file."""
 

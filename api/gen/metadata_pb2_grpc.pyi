@@ -261,6 +261,112 @@ class ResidencyServicer(metaclass=_abc_1.ABCMeta):
 
 def add_ResidencyServicer_to_server(servicer: ResidencyServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class HeldStub:
+    """Files that two workers hold on their disks before the under store has them (write policy WriteBack). An etag of the
+    form of api/held.py names such a version and its holders. UNAVAILABLE: somebody else has the turn; try again.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> HeldAsyncStub: ...
+    PutHeld: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.PutFileRequest, _metadata_pb2.Mutation]
+    """Shows a file that both holders of its etag keep durably. Like PutFile, before the under store has it."""
+    TakeTurn: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.TakeTurnRequest, _metadata_pb2.Turn]
+    """A turn: who may change these paths in the under store. It ends with EndTurn, or with the worker's lease."""
+    EndTurn: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.EndTurnRequest, _metadata_pb2.EndTurnResponse]
+    ClaimHeld: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ClaimHeldRequest, _metadata_pb2.HeldState]
+    """The turn to upload a held version to the path it has now; GRANTED, BUSY, or why it is not needed any more."""
+    FinishHeld: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.FinishHeldRequest, _metadata_pb2.HeldState]
+    """The under store has it: the entry's etag becomes the object's, if it still is that held version. Ends the turn."""
+    FindHeld: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.FindHeldRequest, _metadata_pb2.HeldState]
+    """What became of a held version."""
+    ForgetHeld: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ForgetHeldRequest, _metadata_pb2.ForgetHeldResponse]
+    """The holder has dropped its bytes of a version that is not needed any more."""
+
+@_typing.type_check_only
+class HeldAsyncStub(HeldStub):
+    """Files that two workers hold on their disks before the under store has them (write policy WriteBack). An etag of the
+    form of api/held.py names such a version and its holders. UNAVAILABLE: somebody else has the turn; try again.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    PutHeld: _aio.UnaryUnaryMultiCallable[_metadata_pb2.PutFileRequest, _metadata_pb2.Mutation]  # type: ignore[assignment]
+    """Shows a file that both holders of its etag keep durably. Like PutFile, before the under store has it."""
+    TakeTurn: _aio.UnaryUnaryMultiCallable[_metadata_pb2.TakeTurnRequest, _metadata_pb2.Turn]  # type: ignore[assignment]
+    """A turn: who may change these paths in the under store. It ends with EndTurn, or with the worker's lease."""
+    EndTurn: _aio.UnaryUnaryMultiCallable[_metadata_pb2.EndTurnRequest, _metadata_pb2.EndTurnResponse]  # type: ignore[assignment]
+    ClaimHeld: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ClaimHeldRequest, _metadata_pb2.HeldState]  # type: ignore[assignment]
+    """The turn to upload a held version to the path it has now; GRANTED, BUSY, or why it is not needed any more."""
+    FinishHeld: _aio.UnaryUnaryMultiCallable[_metadata_pb2.FinishHeldRequest, _metadata_pb2.HeldState]  # type: ignore[assignment]
+    """The under store has it: the entry's etag becomes the object's, if it still is that held version. Ends the turn."""
+    FindHeld: _aio.UnaryUnaryMultiCallable[_metadata_pb2.FindHeldRequest, _metadata_pb2.HeldState]  # type: ignore[assignment]
+    """What became of a held version."""
+    ForgetHeld: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ForgetHeldRequest, _metadata_pb2.ForgetHeldResponse]  # type: ignore[assignment]
+    """The holder has dropped its bytes of a version that is not needed any more."""
+
+class HeldServicer(metaclass=_abc_1.ABCMeta):
+    """Files that two workers hold on their disks before the under store has them (write policy WriteBack). An etag of the
+    form of api/held.py names such a version and its holders. UNAVAILABLE: somebody else has the turn; try again.
+    """
+
+    @_abc_1.abstractmethod
+    def PutHeld(
+        self,
+        request: _metadata_pb2.PutFileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.Mutation, _abc.Awaitable[_metadata_pb2.Mutation]]:
+        """Shows a file that both holders of its etag keep durably. Like PutFile, before the under store has it."""
+
+    @_abc_1.abstractmethod
+    def TakeTurn(
+        self,
+        request: _metadata_pb2.TakeTurnRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.Turn, _abc.Awaitable[_metadata_pb2.Turn]]:
+        """A turn: who may change these paths in the under store. It ends with EndTurn, or with the worker's lease."""
+
+    @_abc_1.abstractmethod
+    def EndTurn(
+        self,
+        request: _metadata_pb2.EndTurnRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.EndTurnResponse, _abc.Awaitable[_metadata_pb2.EndTurnResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ClaimHeld(
+        self,
+        request: _metadata_pb2.ClaimHeldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.HeldState, _abc.Awaitable[_metadata_pb2.HeldState]]:
+        """The turn to upload a held version to the path it has now; GRANTED, BUSY, or why it is not needed any more."""
+
+    @_abc_1.abstractmethod
+    def FinishHeld(
+        self,
+        request: _metadata_pb2.FinishHeldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.HeldState, _abc.Awaitable[_metadata_pb2.HeldState]]:
+        """The under store has it: the entry's etag becomes the object's, if it still is that held version. Ends the turn."""
+
+    @_abc_1.abstractmethod
+    def FindHeld(
+        self,
+        request: _metadata_pb2.FindHeldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.HeldState, _abc.Awaitable[_metadata_pb2.HeldState]]:
+        """What became of a held version."""
+
+    @_abc_1.abstractmethod
+    def ForgetHeld(
+        self,
+        request: _metadata_pb2.ForgetHeldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.ForgetHeldResponse, _abc.Awaitable[_metadata_pb2.ForgetHeldResponse]]:
+        """The holder has dropped its bytes of a version that is not needed any more."""
+
+def add_HeldServicer_to_server(servicer: HeldServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class CheckpointsStub:
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...

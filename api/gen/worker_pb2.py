@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61pi/gen/worker.proto\x12\x0bheadrace.v1\"\xac\x01\n\x10StartLoadRequest\x12\x0f\n\x07load_id\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\r\n\x05paths\x18\x03 \x03(\t\x12\x10\n\x08replicas\x18\x04 \x01(\r\x12\r\n\x05nodes\x18\x05 \x03(\t\x12#\n\x1brate_limit_bytes_per_second\x18\x06 \x01(\x04\x12\x18\n\x10snapshot_version\x18\x07 \x01(\x04\x12\x0b\n\x03run\x18\x08 \x01(\t\"\x1e\n\x0bLoadRequest\x12\x0f\n\x07load_id\x18\x01 \x01(\t\")\n\nFailedFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"\xec\x01\n\x0cLoadProgress\x12\x0f\n\x07load_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12\x13\n\x0b\x62ytes_total\x18\x03 \x01(\x04\x12\x14\n\x0c\x62ytes_loaded\x18\x04 \x01(\x04\x12\x13\n\x0b\x66iles_total\x18\x05 \x01(\x04\x12\x14\n\x0c\x66iles_loaded\x18\x06 \x01(\x04\x12\'\n\x06\x66\x61iled\x18\x07 \x03(\x0b\x32\x17.headrace.v1.FailedFile\x12\x14\n\x0c\x66\x61iled_count\x18\x08 \x01(\x04\x12\x14\n\x0corigin_bytes\x18\t \x01(\x04\x12\x12\n\npeer_bytes\x18\n \x01(\x04\"*\n\x0c\x45victRequest\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\r\n\x05paths\x18\x02 \x03(\t\"$\n\rEvictResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x04\"=\n\x11RemoveTreeRequest\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\r\n\x05\x66irst\x18\x03 \x01(\t\"9\n\x12RemoveTreeResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x08\x12\x15\n\rremoved_files\x18\x02 \x01(\x04\x32\xe8\x02\n\rWorkerControl\x12\x45\n\tStartLoad\x12\x1d.headrace.v1.StartLoadRequest\x1a\x19.headrace.v1.LoadProgress\x12>\n\x07GetLoad\x12\x18.headrace.v1.LoadRequest\x1a\x19.headrace.v1.LoadProgress\x12\x41\n\nCancelLoad\x12\x18.headrace.v1.LoadRequest\x1a\x19.headrace.v1.LoadProgress\x12>\n\x05\x45vict\x12\x19.headrace.v1.EvictRequest\x1a\x1a.headrace.v1.EvictResponse\x12M\n\nRemoveTree\x12\x1e.headrace.v1.RemoveTreeRequest\x1a\x1f.headrace.v1.RemoveTreeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61pi/gen/worker.proto\x12\x0bheadrace.v1\"\xac\x01\n\x10StartLoadRequest\x12\x0f\n\x07load_id\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\r\n\x05paths\x18\x03 \x03(\t\x12\x10\n\x08replicas\x18\x04 \x01(\r\x12\r\n\x05nodes\x18\x05 \x03(\t\x12#\n\x1brate_limit_bytes_per_second\x18\x06 \x01(\x04\x12\x18\n\x10snapshot_version\x18\x07 \x01(\x04\x12\x0b\n\x03run\x18\x08 \x01(\t\"\x1e\n\x0bLoadRequest\x12\x0f\n\x07load_id\x18\x01 \x01(\t\")\n\nFailedFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"\xec\x01\n\x0cLoadProgress\x12\x0f\n\x07load_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12\x13\n\x0b\x62ytes_total\x18\x03 \x01(\x04\x12\x14\n\x0c\x62ytes_loaded\x18\x04 \x01(\x04\x12\x13\n\x0b\x66iles_total\x18\x05 \x01(\x04\x12\x14\n\x0c\x66iles_loaded\x18\x06 \x01(\x04\x12\'\n\x06\x66\x61iled\x18\x07 \x03(\x0b\x32\x17.headrace.v1.FailedFile\x12\x14\n\x0c\x66\x61iled_count\x18\x08 \x01(\x04\x12\x14\n\x0corigin_bytes\x18\t \x01(\x04\x12\x12\n\npeer_bytes\x18\n \x01(\x04\"*\n\x0c\x45victRequest\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\r\n\x05paths\x18\x02 \x03(\t\"$\n\rEvictResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x04\"\x1c\n\x0cLeaveRequest\x12\x0c\n\x04stay\x18\x01 \x01(\x08\"Z\n\rLeaveProgress\x12\x0f\n\x07leaving\x18\x01 \x01(\x08\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12\x13\n\x0bmoved_bytes\x18\x03 \x01(\x04\x12\x15\n\rrefused_bytes\x18\x04 \x01(\x04\"=\n\x11RemoveTreeRequest\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\r\n\x05\x66irst\x18\x03 \x01(\t\"9\n\x12RemoveTreeResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x08\x12\x15\n\rremoved_files\x18\x02 \x01(\x04\x32\xa8\x03\n\rWorkerControl\x12\x45\n\tStartLoad\x12\x1d.headrace.v1.StartLoadRequest\x1a\x19.headrace.v1.LoadProgress\x12>\n\x07GetLoad\x12\x18.headrace.v1.LoadRequest\x1a\x19.headrace.v1.LoadProgress\x12\x41\n\nCancelLoad\x12\x18.headrace.v1.LoadRequest\x1a\x19.headrace.v1.LoadProgress\x12>\n\x05\x45vict\x12\x19.headrace.v1.EvictRequest\x1a\x1a.headrace.v1.EvictResponse\x12>\n\x05Leave\x12\x19.headrace.v1.LeaveRequest\x1a\x1a.headrace.v1.LeaveProgress\x12M\n\nRemoveTree\x12\x1e.headrace.v1.RemoveTreeRequest\x1a\x1f.headrace.v1.RemoveTreeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,10 +43,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVICTREQUEST']._serialized_end=568
   _globals['_EVICTRESPONSE']._serialized_start=570
   _globals['_EVICTRESPONSE']._serialized_end=606
-  _globals['_REMOVETREEREQUEST']._serialized_start=608
-  _globals['_REMOVETREEREQUEST']._serialized_end=669
-  _globals['_REMOVETREERESPONSE']._serialized_start=671
-  _globals['_REMOVETREERESPONSE']._serialized_end=728
-  _globals['_WORKERCONTROL']._serialized_start=731
-  _globals['_WORKERCONTROL']._serialized_end=1091
+  _globals['_LEAVEREQUEST']._serialized_start=608
+  _globals['_LEAVEREQUEST']._serialized_end=636
+  _globals['_LEAVEPROGRESS']._serialized_start=638
+  _globals['_LEAVEPROGRESS']._serialized_end=728
+  _globals['_REMOVETREEREQUEST']._serialized_start=730
+  _globals['_REMOVETREEREQUEST']._serialized_end=791
+  _globals['_REMOVETREERESPONSE']._serialized_start=793
+  _globals['_REMOVETREERESPONSE']._serialized_end=850
+  _globals['_WORKERCONTROL']._serialized_start=853
+  _globals['_WORKERCONTROL']._serialized_end=1277
 # @@protoc_insertion_point(module_scope)

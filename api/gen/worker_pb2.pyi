@@ -205,6 +205,56 @@ class EvictResponse(_message.Message):
 Global___EvictResponse: _TypeAlias = EvictResponse  # noqa: Y015
 
 @_typing.final
+class LeaveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAY_FIELD_NUMBER: _builtins.int
+    stay: _builtins.bool
+    def __init__(
+        self,
+        *,
+        stay: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stay", b"stay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaveRequest: _TypeAlias = LeaveRequest  # noqa: Y015
+
+@_typing.final
+class LeaveProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEAVING_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    MOVED_BYTES_FIELD_NUMBER: _builtins.int
+    REFUSED_BYTES_FIELD_NUMBER: _builtins.int
+    leaving: _builtins.bool
+    done: _builtins.bool
+    """nothing is left to hand over, or nobody has room for more of it"""
+    moved_bytes: _builtins.int
+    """resident and verified where their homes are now"""
+    refused_bytes: _builtins.int
+    """that were not taken"""
+    def __init__(
+        self,
+        *,
+        leaving: _builtins.bool = ...,
+        done: _builtins.bool = ...,
+        moved_bytes: _builtins.int = ...,
+        refused_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "leaving", b"leaving", "moved_bytes", b"moved_bytes", "refused_bytes", b"refused_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaveProgress: _TypeAlias = LeaveProgress  # noqa: Y015
+
+@_typing.final
 class RemoveTreeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

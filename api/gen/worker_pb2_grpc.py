@@ -54,6 +54,11 @@ class WorkerControlStub:
                 request_serializer=api_dot_gen_dot_worker__pb2.EvictRequest.SerializeToString,
                 response_deserializer=api_dot_gen_dot_worker__pb2.EvictResponse.FromString,
                 _registered_method=True)
+        self.Leave = channel.unary_unary(
+                '/headrace.v1.WorkerControl/Leave',
+                request_serializer=api_dot_gen_dot_worker__pb2.LeaveRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_worker__pb2.LeaveProgress.FromString,
+                _registered_method=True)
         self.RemoveTree = channel.unary_unary(
                 '/headrace.v1.WorkerControl/RemoveTree',
                 request_serializer=api_dot_gen_dot_worker__pb2.RemoveTreeRequest.SerializeToString,
@@ -91,6 +96,14 @@ class WorkerControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Leave(self, request, context):
+        """The node is to go: hands blocks over to those who become their homes, hottest files first, and is nobody's home from
+        then on. Idempotent; each call answers with the progress. `stay` takes it back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RemoveTree(self, request, context):
         """Removes a directory and all in it from the under store and the namespace. Idempotent; a call ends after a share
         of the files, and the next one goes on.
@@ -121,6 +134,11 @@ def add_WorkerControlServicer_to_server(servicer, server):
                     servicer.Evict,
                     request_deserializer=api_dot_gen_dot_worker__pb2.EvictRequest.FromString,
                     response_serializer=api_dot_gen_dot_worker__pb2.EvictResponse.SerializeToString,
+            ),
+            'Leave': grpc.unary_unary_rpc_method_handler(
+                    servicer.Leave,
+                    request_deserializer=api_dot_gen_dot_worker__pb2.LeaveRequest.FromString,
+                    response_serializer=api_dot_gen_dot_worker__pb2.LeaveProgress.SerializeToString,
             ),
             'RemoveTree': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveTree,
@@ -236,6 +254,33 @@ class WorkerControl:
             '/headrace.v1.WorkerControl/Evict',
             api_dot_gen_dot_worker__pb2.EvictRequest.SerializeToString,
             api_dot_gen_dot_worker__pb2.EvictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Leave(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.WorkerControl/Leave',
+            api_dot_gen_dot_worker__pb2.LeaveRequest.SerializeToString,
+            api_dot_gen_dot_worker__pb2.LeaveProgress.FromString,
             options,
             channel_credentials,
             insecure,

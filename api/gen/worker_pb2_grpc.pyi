@@ -39,6 +39,10 @@ class WorkerControlStub:
     CancelLoad: _grpc.UnaryUnaryMultiCallable[_worker_pb2.LoadRequest, _worker_pb2.LoadProgress]
     Evict: _grpc.UnaryUnaryMultiCallable[_worker_pb2.EvictRequest, _worker_pb2.EvictResponse]
     """Drops blocks of a dataset (below `paths`, if given) from every tier."""
+    Leave: _grpc.UnaryUnaryMultiCallable[_worker_pb2.LeaveRequest, _worker_pb2.LeaveProgress]
+    """The node is to go: hands blocks over to those who become their homes, hottest files first, and is nobody's home from
+    then on. Idempotent; each call answers with the progress. `stay` takes it back.
+    """
     RemoveTree: _grpc.UnaryUnaryMultiCallable[_worker_pb2.RemoveTreeRequest, _worker_pb2.RemoveTreeResponse]
     """Removes a directory and all in it from the under store and the namespace. Idempotent; a call ends after a share
     of the files, and the next one goes on.
@@ -55,6 +59,10 @@ class WorkerControlAsyncStub(WorkerControlStub):
     CancelLoad: _aio.UnaryUnaryMultiCallable[_worker_pb2.LoadRequest, _worker_pb2.LoadProgress]  # type: ignore[assignment]
     Evict: _aio.UnaryUnaryMultiCallable[_worker_pb2.EvictRequest, _worker_pb2.EvictResponse]  # type: ignore[assignment]
     """Drops blocks of a dataset (below `paths`, if given) from every tier."""
+    Leave: _aio.UnaryUnaryMultiCallable[_worker_pb2.LeaveRequest, _worker_pb2.LeaveProgress]  # type: ignore[assignment]
+    """The node is to go: hands blocks over to those who become their homes, hottest files first, and is nobody's home from
+    then on. Idempotent; each call answers with the progress. `stay` takes it back.
+    """
     RemoveTree: _aio.UnaryUnaryMultiCallable[_worker_pb2.RemoveTreeRequest, _worker_pb2.RemoveTreeResponse]  # type: ignore[assignment]
     """Removes a directory and all in it from the under store and the namespace. Idempotent; a call ends after a share
     of the files, and the next one goes on.
@@ -92,6 +100,16 @@ class WorkerControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.EvictResponse, _abc.Awaitable[_worker_pb2.EvictResponse]]:
         """Drops blocks of a dataset (below `paths`, if given) from every tier."""
+
+    @_abc_1.abstractmethod
+    def Leave(
+        self,
+        request: _worker_pb2.LeaveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.LeaveProgress, _abc.Awaitable[_worker_pb2.LeaveProgress]]:
+        """The node is to go: hands blocks over to those who become their homes, hottest files first, and is nobody's home from
+        then on. Idempotent; each call answers with the progress. `stay` takes it back.
+        """
 
     @_abc_1.abstractmethod
     def RemoveTree(

@@ -31,9 +31,24 @@ def participants(info: metadata_pb2.DatasetInfo, workers: Sequence[metadata_pb2.
     """Return the live workers that may keep blocks of the dataset, by node name."""
     allowed = set(info.eligible_nodes)
     return sorted(
-        (worker for worker in workers if worker.alive and (not allowed or worker.node in allowed)),
+        (
+            worker
+            for worker in workers
+            if worker.alive and not worker.leaving and (not allowed or worker.node in allowed)
+        ),
         key=lambda worker: worker.node,
     )
+
+
+def below(load: DataLoad, path: str) -> DataLoad:
+    """Return a load with targets inside a directory of its dataset."""
+    if not path:
+        return load
+    inside = [
+        target.model_copy(update={"path": f"{path}/{target.path.strip('/')}".rstrip("/")})
+        for target in load.spec.target
+    ]
+    return load.model_copy(update={"spec": load.spec.model_copy(update={"target": inside})})
 
 
 def unknown_nodes(load: DataLoad, workers: Sequence[metadata_pb2.Worker]) -> list[str]:

@@ -4,7 +4,6 @@ Pure: takes the object, the nodes and what metadata answered; returns messages a
 (`reconciler.py`) sends them. Invariant: phase is level-triggered, always derived anew from what is known now.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,11 +25,14 @@ from api.data_v1alpha1 import (
     Mount,
     Reference,
     SnapshotStatus,
+    WriteBackStatus,
 )
 from api.gen import metadata_pb2
 from api.quantities import format_bytes, to_int
 from cacheruntime.controller import listings, references
 from cacheruntime.controller.node_selector import matches
+from cacheruntime.controller.sharing import Shown
+from cacheruntime.controller.volume_names import volume_name
 from cacheruntime.core.hit_ratio import expected_hit_ratio
 
 PV_CAPACITY_MIN_BYTES = 1 << 30
@@ -69,10 +71,12 @@ def sync_request(dataset: Dataset, eligible: Sequence[str], *, force: bool = Fal
         replicas=spec.cache.replicas,
         force=force,
         leave_failed=True,
+        write_back=spec.cache.write_policy == "WriteBack",
         terms=metadata_pb2.CacheTerms(
             priority=spec.cache.priority,
             guaranteed_bytes=to_int(spec.cache.guaranteed or 0),
             maximum_bytes=to_int(spec.cache.maximum or 0),
+            origin_bytes_per_second=to_int(spec.cache.origin_rate_limit or 0),
             pinned=sorted({path.strip("/") for path in spec.cache.pinned}),
         ),
     )
@@ -215,6 +219,7 @@ def status(
             if has_snapshot
             else None,
             "metadata_sync": listings.sync_status(info, listing),
+            "write_back": WriteBackStatus(files=info.held_files, bytes=info.held_bytes) if info.held_files else None,
             "references": old.references if users is None else references.kept(users),
             "conditions": conditions,
             "observed_generation": dataset.metadata.generation,
@@ -252,21 +257,19 @@ def _ready(info: metadata_pb2.DatasetInfo) -> Condition:
     return Condition(type=READY, status="True", reason=REASON_LISTED, message=message)
 
 
-def volume_name(namespace: str, name: str) -> str:
-    """Return the PV's name: Fluid's `<namespace>-<name>`, shortened with a hash beyond 63 characters."""
-    full = f"{namespace}-{name}"
-    if len(full) <= 63:
-        return full
-    return f"{full[:50]}-{hashlib.sha256(full.encode()).hexdigest()[:12]}"
-
-
-def volumes(dataset: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the PV and PVC through which pods mount the dataset; the PVC has the dataset's name."""
+def volumes(dataset: Dataset, shown: Shown | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the PV and PVC through which pods mount the dataset; the PVC has the dataset's name. `shown`: what it
+    shows of another Dataset."""
     meta, spec = dataset.metadata, dataset.spec
     size = max(
         dataset.status.snapshot.bytes if dataset.status and dataset.status.snapshot else 0, PV_CAPACITY_MIN_BYTES
     )
-    labels = {names.DATASET_LABEL: meta.name} if len(meta.name) <= 63 else {}
+    # The label is for who does not look at the PV: there the claim's own namespace has the dataset.
+    labels = {names.DATASET_LABEL: meta.name} if len(meta.name) <= 63 and shown is None else {}
+    namespace, name = (meta.namespace, meta.name) if shown is None else shown.key
+    attributes = {names.CSI_ATTRIBUTE_DATASET: name, names.CSI_ATTRIBUTE_NAMESPACE: namespace}
+    if shown is not None and shown.path:
+        attributes[names.CSI_ATTRIBUTE_SUB_PATH] = shown.path
     capacity, pv_name = {"storage": str(size)}, volume_name(meta.namespace, meta.name)
     # Kubelet mounts a volume in the first of its modes, so one for reading only must not stand before one for writing.
     access_modes = sorted(spec.access_modes, key=lambda mode: mode == "ReadOnlyMany")
@@ -288,10 +291,8 @@ def volumes(dataset: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
             "csi": {
                 "driver": names.CSI_DRIVER,
                 "volumeHandle": meta.uid,
-                "volumeAttributes": {
-                    names.CSI_ATTRIBUTE_DATASET: meta.name,
-                    names.CSI_ATTRIBUTE_NAMESPACE: meta.namespace,
-                },
+                "volumeAttributes": attributes,
+                **({} if shown is None else {"readOnly": True}),
             },
         },
     }

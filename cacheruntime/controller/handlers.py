@@ -5,7 +5,7 @@ from typing import Any
 import kopf
 
 from api import names
-from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset
+from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, DatasetGrant
 from cacheruntime.controller.objects import Objects
 from cacheruntime.controller.reconciler import Reconciler
 
@@ -22,6 +22,7 @@ def register(registry: kopf.OperatorRegistry, objects: Objects, reconciler: Reco
         reconciler.datasets.add(key)
         for load_key in objects.loads_of(key):
             reconciler.loads.add(load_key)
+        reconciler.tell_who_shows(key)
 
     @kopf.on.event(group, version, DataLoad.PLURAL, registry=registry)
     async def on_load(type: str | None, body: kopf.Body, **_: Any) -> None:
@@ -32,6 +33,12 @@ def register(registry: kopf.OperatorRegistry, objects: Objects, reconciler: Reco
     @kopf.on.event(group, version, CacheRuntime.PLURAL, registry=registry)
     async def on_runtime(type: str | None, body: kopf.Body, **_: Any) -> None:
         objects.see(CacheRuntime, dict(body), is_deleted=type == "DELETED")
+
+    @kopf.on.event(group, version, DatasetGrant.PLURAL, registry=registry)
+    async def on_grant(type: str | None, body: kopf.Body, **_: Any) -> None:
+        key = objects.see(DatasetGrant, dict(body), is_deleted=type == "DELETED")
+        if key is not None:
+            reconciler.grants_changed(key[0])
 
     @kopf.on.event("", "v1", "nodes", registry=registry)
     async def on_node(type: str | None, body: kopf.Body, **_: Any) -> None:

@@ -8,14 +8,18 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from api import names
-from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, DatasetSpec, NodeCacheStatus
+from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, DatasetGrant, DatasetSpec, NodeCacheStatus
 from api.model import KubeObject, Model, ObjectMeta
+from cacheruntime.controller import sharing
 from kube.client import KubeClient
 from kube.errors import AlreadyExists, NotFound
 from kube.resources import (
     CACHE_RUNTIMES,
     DATA_LOADS,
+    DATASET_GRANTS,
     DATASETS,
     NODE_CACHES,
     PERSISTENT_VOLUME_CLAIMS,
@@ -28,7 +32,12 @@ Kind = TypeVar("Kind", bound=KubeObject)
 FIELD_MANAGER = "headrace-cache-controller"
 VOLUMES_SECONDS = 60.0
 """A volume somebody deleted is made again at the first change of its Dataset after that."""
-RESOURCES: dict[type[KubeObject], Resource] = {Dataset: DATASETS, DataLoad: DATA_LOADS, CacheRuntime: CACHE_RUNTIMES}
+RESOURCES: dict[type[KubeObject], Resource] = {
+    Dataset: DATASETS,
+    DataLoad: DATA_LOADS,
+    CacheRuntime: CACHE_RUNTIMES,
+    DatasetGrant: DATASET_GRANTS,
+}
 
 
 def load_dataset(load: DataLoad) -> Key:
@@ -48,6 +57,8 @@ class Objects:
         """Labels by node name."""
         self.with_affinity: set[Key] = set()
         """Datasets whose blocks may be kept on some nodes only."""
+        self.that_show: set[Key] = set()
+        """Datasets that show another one."""
         self._has_volumes: dict[str, float] = {}
 
     def see(self, kind: type[KubeObject], body: dict[str, Any], *, is_deleted: bool) -> Key | None:
@@ -66,6 +77,8 @@ class Objects:
         if kind is Dataset:
             has_affinity = not is_deleted and bool(body["spec"].get("nodeAffinity"))
             (self.with_affinity.add if has_affinity else self.with_affinity.discard)(key)
+            shows = not is_deleted and sharing.SCHEME in str(body["spec"].get("mounts"))  # whatever that is
+            (self.that_show.add if shows else self.that_show.discard)(key)
         return key
 
     def _keep(self, kind: type[KubeObject], key: Key, body: dict[str, Any]) -> None:
@@ -85,6 +98,34 @@ class Objects:
     def loads_of(self, dataset: Key) -> list[Key]:
         """Return the keys of the DataLoads of a Dataset."""
         return list(self._loads_of.get(dataset, ()))
+
+    def loads_from_elsewhere(self, namespace: str) -> list[Key]:
+        """Return the keys of other namespaces' DataLoads of a namespace's Datasets."""
+        return [
+            load for of, loads in self._loads_of.items() if of[0] == namespace for load in loads if load[0] != of[0]
+        ]
+
+    def datasets_of(self, runtime: Key) -> list[Key]:
+        """Return the keys of the Datasets that a CacheRuntime holds."""
+        return [
+            key
+            for key, body in self._raw[Dataset].items()
+            if (key[0], body["spec"].get("runtime") or "default") == runtime
+        ]
+
+    def grants(self, namespace: str) -> list[DatasetGrant]:
+        """Return the DatasetGrants of a namespace that can be read."""
+        found = []
+        for key in self._raw[DatasetGrant]:
+            if key[0] != namespace:
+                continue
+            try:
+                grant = self.get(DatasetGrant, key)
+            except ValidationError:
+                continue  # what is malformed grants nothing
+            if grant is not None and grant.metadata.deletion_timestamp is None:
+                found.append(grant)
+        return found
 
     def keys(self, kind: type[KubeObject]) -> list[Key]:
         """Return the keys of every object of that kind."""

@@ -13,7 +13,7 @@ from random import Random
 
 import grpc
 import structlog
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
 from api import names
@@ -31,7 +31,17 @@ from api.data_v1alpha1 import (
 )
 from api.gen import metadata_pb2
 from api.quantities import format_bytes
-from cacheruntime.controller import dataload, dataset, listings, load_turns, nodecache, reclaim, references, runtime
+from cacheruntime.controller import (
+    dataload,
+    dataset,
+    listings,
+    load_turns,
+    nodecache,
+    reclaim,
+    references,
+    runtime,
+    sharing,
+)
 from cacheruntime.controller.credentials import Credentials, SecretKey, SecretProblem
 from cacheruntime.controller.objects import Key, Objects, load_dataset
 from cacheruntime.controller.services import Metadata, Workers
@@ -66,6 +76,12 @@ RECLAIMED = "Reclaimed"
 RECLAIMED_BYTES = Counter(
     "headrace_controller_reclaimed_bytes", "Cached bytes of datasets that were given back as spec.reclaim says."
 )
+CAPACITY_USED = Gauge(
+    "headrace_runtime_capacity_used_ratio",
+    "Used part of the room of a CacheRuntime's live workers, 0 to 1: what an autoscaler of its /scale goes by.",
+    ["namespace", "runtime"],
+)
+POOL_WORKERS = Gauge("headrace_runtime_workers", "Live workers of a CacheRuntime.", ["namespace", "runtime"])
 POLL_ERRORS = Counter("headrace_controller_poll_errors", "Polls of residency that failed; by whom.", ["of"])
 
 
@@ -98,6 +114,8 @@ class Reconciler:
         self._secret_keys: dict[Key, set[SecretKey]] = {}
         """What each Dataset that names credentials named last."""
         self._known_workers: Sequence[metadata_pb2.Worker] = ()
+        self._pools: dict[Key, list[str] | None] = {}
+        """The nodes of each CacheRuntime, as its datasets were told; None: it limits nothing."""
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -126,10 +144,79 @@ class Reconciler:
             item = self._objects.get(Dataset, key) or item
         return await self._sync_dataset(item)
 
+    def tell_who_shows(self, of: Key) -> None:
+        """A Dataset changed, came or went: look at those that show it."""
+        for key in self._objects.that_show:
+            item = self._find_dataset(key)
+            if item is not None and any(
+                mount.mount_point.startswith(f"{sharing.SCHEME}{of[0]}/{of[1]}") for mount in item.spec.mounts
+            ):
+                self.datasets.add(key)
+
+    def grants_changed(self, namespace: str) -> None:
+        """Look at all that shows or loads something of a namespace from another one."""
+        for key in self._objects.that_show:
+            self.datasets.add(key)
+        for load in self._objects.loads_from_elsewhere(namespace):
+            self.loads.add(load)
+
+    def _find_dataset(self, key: Key) -> Dataset | None:
+        try:
+            return self._objects.get(Dataset, key)
+        except ValidationError:
+            return None  # its own reconcile says so
+
+    def _may_have(self, of: Key, namespace: str) -> bool:
+        return sharing.is_granted(of, namespace, self._objects.grants(of[0]))
+
+    async def _show_another(self, item: Dataset) -> float | None:
+        """Bring a Dataset that shows another one in line with it; nothing of its own is cached."""
+        try:
+            shown = sharing.shown(item)
+        except ValueError as error:
+            return await self._show_nothing(item, "InvalidMount", f"spec.mounts: {error}")
+        of = self._find_dataset(shown.key)
+        if not self._may_have(shown.key, item.metadata.namespace):
+            return await self._show_nothing(
+                item, sharing.NOT_GRANTED, sharing.refusal(shown.key, item.metadata.namespace)
+            )
+        if of is None or of.metadata.deletion_timestamp is not None:
+            where = "/".join(shown.key)
+            return await self._show_nothing(item, "DatasetNotFound", f"Dataset {where} does not exist; create it")
+        if sharing.shows_another(of):
+            why = f"spec.mounts: Dataset {'/'.join(shown.key)} shows another one itself; name that one"
+            return await self._show_nothing(item, "InvalidMount", why)
+        status = sharing.status(item, of, shown.path, time.time())
+        users = self._users.seen((item.metadata.namespace, item.metadata.name))
+        if users is not None:
+            status.references = references.kept(users)
+        await self._objects.write_status(item, status)
+        is_taken = False
+        if status.snapshot is not None and item.metadata.deletion_timestamp is None:
+            is_taken = not await self._ensure_volumes(item.model_copy(update={"status": status}), shown)
+        return FAILED_RETRY_SECONDS if is_taken or users is None else None
+
+    async def _show_nothing(self, item: Dataset, reason: str, message: str) -> float:
+        """Take the volumes away again: pods that run keep what they have mounted, new ones cannot mount it."""
+        if item.status is not None and item.status.snapshot is not None:
+            await self._objects.delete_volumes(item.metadata.uid, *dataset.volumes(item))
+        await self._objects.write_status(item, sharing.refused_status(item, reason, message, time.time()))
+        return FAILED_RETRY_SECONDS
+
     async def _sync_dataset(self, item: Dataset) -> float | None:
-        eligible = dataset.eligible_nodes(item, self._objects.nodes)
-        if eligible is None:
+        if sharing.shows_another(item):
+            return await self._show_another(item)
+        allowed = dataset.eligible_nodes(item, self._objects.nodes)
+        if allowed is None:
             message = "spec.nodeAffinity.required matches no node; blocks have nowhere to be kept"
+            return await self._refuse_dataset(item, "NoEligibleNode", message)
+        pool = self._pool_of(item)
+        of_pool = None if pool is None else self._pools.get(pool)
+        if pool is not None and of_pool is None:
+            return SYNC_POLL_SECONDS  # whose workers are in it is about to be decided
+        eligible = runtime.eligible(allowed, of_pool)
+        if eligible is None:
+            message = f"CacheRuntime {item.spec.runtime} has no worker that this dataset may use; see its status"
             return await self._refuse_dataset(item, "NoEligibleNode", message)
         try:
             await self._bring_credentials(item)
@@ -148,13 +235,16 @@ class Reconciler:
             listing = self._next_listing(item, info)
         await self._evict_paths(item)
         item = self._objects.get(Dataset, (item.metadata.namespace, item.metadata.name)) or item
-        capacity = runtime.capacity_bytes(self._known_workers)
+        known = self._known_workers
+        capacity = runtime.capacity_bytes([one for one in known if of_pool is None or one.node in of_pool])
         key = (item.metadata.namespace, item.metadata.name)
         users = self._users.seen(key)
         status = dataset.status(item, info, listing, capacity, time.time(), users=users)
         rest_seconds = await self._reclaim(item, info, status, users)
         if listings.is_new_failure(item.status, status.metadata_sync):
             self._recorder.record(_reference(item), SYNC_FAILED, info.error, kind="Warning")
+        if item.status != status:
+            self.tell_who_shows(key)
         await self._objects.write_status(item, status)
         before = item.status.snapshot if item.status is not None else None
         if info.snapshot_version != (before.version if before is not None else 0):
@@ -169,6 +259,15 @@ class Reconciler:
         if is_taken or (users is None and status.references):
             rests.append(FAILED_RETRY_SECONDS)
         return min((rest for rest in rests if rest is not None), default=None)
+
+    def _pool_of(self, item: Dataset) -> Key | None:
+        """Return the key of the CacheRuntime that limits where a dataset's blocks are kept; None: nothing does."""
+        key = (item.metadata.namespace, item.spec.runtime)
+        try:
+            found = self._objects.get(CacheRuntime, key)
+        except ValidationError:
+            return None  # said by whoever looks at the pool itself
+        return key if found is not None and runtime.is_limited(found) else None
 
     def _next_listing(self, item: Dataset, info: metadata_pb2.DatasetInfo) -> listings.Listing:
         # Of one listing the same chance each time, by whichever process: a new one with each look would favour the
@@ -216,9 +315,9 @@ class Reconciler:
         loads = (self._find_load(load) for load in self._objects.loads_of(key))
         return any(load is not None and dataload.is_under_way(load) for load in loads)
 
-    async def _ensure_volumes(self, item: Dataset) -> bool:
+    async def _ensure_volumes(self, item: Dataset, shown: sharing.Shown | None = None) -> bool:
         """Make its PV and PVC; False: their names are taken, which its status says."""
-        taken = await self._objects.ensure_volumes(item.metadata.uid, *dataset.volumes(item))
+        taken = await self._objects.ensure_volumes(item.metadata.uid, *dataset.volumes(item, shown))
         status = dataset.mountable_status(item, taken, time.time())
         if status is not None:
             await self._objects.write_status(item, status)
@@ -285,7 +384,7 @@ class Reconciler:
         except grpc.aio.AioRpcError as error:
             # Workers drop by themselves what metadata does not know any more: one that hangs is not waited for.
             log.warning("a worker does not drop a dataset", uid=item.metadata.uid, details=error.details())
-        await self._metadata.remove(item.metadata.uid)
+        await self._metadata.remove(item.metadata.uid, force=dataset.is_forced(item))
         await self._drop_credentials(item, set())
         rest = [one for one in item.metadata.finalizers if one != names.DATASET_FINALIZER]
         await self._objects.set_finalizers(item, rest)
@@ -319,7 +418,7 @@ class Reconciler:
             return None
         if load is None or load.metadata.deletion_timestamp is not None:
             return None
-        source = self._objects.get(Dataset, load_dataset(load))
+        source = self._find_dataset(load_dataset(load))
         snapshot = source.status.snapshot if source is not None and source.status is not None else None
         turn = load_turns.next_turn(load, self._find_load, 0 if snapshot is None else snapshot.version, time.time())
         if turn.status is not None:
@@ -340,6 +439,19 @@ class Reconciler:
 
     async def _advance_load(self, load: DataLoad, source: Dataset | None) -> float | None:
         namespace, name = load_dataset(load)
+        if not self._may_have((namespace, name), load.metadata.namespace):
+            why = sharing.refusal((namespace, name), load.metadata.namespace)
+            return await self._wait_load(load, sharing.NOT_GRANTED, why)
+        if source is not None and sharing.shows_another(source):
+            try:
+                shown = sharing.shown(source)
+            except ValueError as error:
+                return await self._wait_load(load, "InvalidMount", f"Dataset {namespace}/{name}: spec.mounts: {error}")
+            namespace, name = shown.key
+            if not self._may_have(shown.key, load.metadata.namespace):
+                why = sharing.refusal(shown.key, load.metadata.namespace)
+                return await self._wait_load(load, sharing.NOT_GRANTED, why)
+            source, load = self._find_dataset(shown.key), dataload.below(load, shown.path)
         if source is None:
             return await self._wait_load(
                 load, "DatasetNotFound", f"Dataset {namespace}/{name} does not exist; create it"
@@ -352,8 +464,7 @@ class Reconciler:
             raise
         if load.spec.load_metadata and not dataload.is_listed_since_start(load, info):
             if not info.syncing:
-                eligible = dataset.eligible_nodes(source, self._objects.nodes) or []
-                await self._metadata.sync(dataset.sync_request(source, eligible, force=True))
+                await self._metadata.sync(dataset.sync_request(source, info.eligible_nodes, force=True))
             why = f": {info.error}" if info.error else ""
             return await self._wait_load(load, "DatasetNotListed", f"Dataset {namespace}/{name} is listed anew{why}")
         if not info.snapshot_version:
@@ -420,9 +531,35 @@ class Reconciler:
         await self._workers.keep_only({worker.control_endpoint for worker in self._known_workers if worker.alive})
         await self._publish_node_caches(await self._metadata.by_node())
         for key in self._objects.keys(CacheRuntime):
+            await self._look_at_pool(key)
+        for key in self._pools.keys() - set(self._objects.keys(CacheRuntime)):
+            self._forget_pool(key)
+
+    async def _look_at_pool(self, key: Key) -> None:
+        try:
             item = self._objects.get(CacheRuntime, key)
-            if item is not None:
-                await self._objects.write_status(item, runtime.status(item, self._known_workers))
+        except ValidationError as error:
+            log.error("cacheruntime is malformed", runtime="/".join(key), error=str(error)[:500])
+            return
+        if item is None:
+            return
+        status = runtime.status(item, self._known_workers, self._objects.nodes, time.time())
+        await self._objects.write_status(item, status)
+        CAPACITY_USED.labels(*key).set(status.capacity_used_percent / 100)
+        POOL_WORKERS.labels(*key).set(status.worker_number_ready)
+        nodes = status.nodes if runtime.is_limited(item) else None
+        if self._pools.get(key) != nodes:
+            log.info("a pool's workers change", runtime="/".join(key), nodes=nodes)
+            for of_it in self._objects.datasets_of(key):
+                self.datasets.add(of_it)
+        self._pools[key] = nodes
+
+    def _forget_pool(self, key: Key) -> None:
+        del self._pools[key]
+        for gauge in (CAPACITY_USED, POOL_WORKERS):
+            gauge.remove(*key)
+        for of_it in self._objects.datasets_of(key):
+            self.datasets.add(of_it)
 
     async def _publish_node_caches(self, residencies: Sequence[metadata_pb2.NodeResidency]) -> None:
         current = {one.worker.node: nodecache.status(one) for one in residencies}

@@ -18,6 +18,7 @@ import msgspec
 from api import names
 from api.data_v1alpha1 import REFERENCES_MAX, Reference
 from api.training_v1alpha1 import FAILED, SUCCEEDED
+from cacheruntime.controller.volume_names import volume_name
 from kube.identity import Condition, Object, ObjectMeta
 from kube.objects import Volume
 from kube.storage_objects import PersistentVolume
@@ -101,9 +102,9 @@ def use_of(pod: Pod) -> PodUse | None:
             claims.add((namespace, f"{name}-{volume.name}"))
         elif volume.csi is not None and volume.csi.driver == names.CSI_DRIVER:
             given = volume.csi.volume_attributes
-            datasets.add(
-                (given.get(names.CSI_ATTRIBUTE_NAMESPACE) or namespace, given.get(names.CSI_ATTRIBUTE_DATASET, ""))
-            )
+            # Another namespace's is refused when it is mounted, so it is no use of it either.
+            if given.get(names.CSI_ATTRIBUTE_NAMESPACE, "") in ("", namespace):
+                datasets.add((namespace, given.get(names.CSI_ATTRIBUTE_DATASET, "")))
     if not claims and not datasets:
         return None
     owners = (one.name for one in pod.metadata.owner_references if one.controller and one.kind == "TrainingJob")
@@ -112,16 +113,18 @@ def use_of(pod: Pod) -> PodUse | None:
 
 
 def _annotated(pod: Pod) -> set[Key]:
-    """What the annotation names; one that cannot be read names nothing, which the scheduler tells its owner."""
+    """What the annotation names of the pod's own namespace: whoever may make pods must not keep others' Datasets from
+    being deleted. One that cannot be read names nothing, which the scheduler tells its owner."""
     try:
         items: Any = json.loads(pod.metadata.annotations.get(names.DATASETS_ANNOTATION, "[]"))
     except (ValueError, RecursionError):
         return set()
     found = set()
     for item in items if isinstance(items, list) else ():
-        if isinstance(item, dict) and isinstance(item.get("name"), str):
-            namespace = item.get("namespace") or pod.metadata.namespace
-            found.add((str(namespace), item["name"]))
+        if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+            continue
+        if item.get("namespace") in (None, "", pod.metadata.namespace):
+            found.add((pod.metadata.namespace, item["name"]))
     return found
 
 
@@ -142,6 +145,17 @@ def dataset_of(volume: PersistentVolume) -> Key | None:
         return (csi.volume_attributes.get(names.CSI_ATTRIBUTE_NAMESPACE, ""), name)
     handle = _NAMED_HANDLE.fullmatch(csi.volume_handle)
     return None if handle is None else (handle[1], handle[2])
+
+
+def datasets_shown(volume: PersistentVolume) -> frozenset[Key]:
+    """Return the Datasets a PersistentVolume shows: its own, and the one that was made to show that, whose claim bears
+    its name (sharing.py)."""
+    dataset, claim = dataset_of(volume), volume.spec.claim_ref
+    if dataset is None:
+        return frozenset()
+    if claim is None or volume.metadata.name != volume_name(claim.namespace, claim.name):
+        return frozenset((dataset,))  # made by hand or for a claim of a StorageClass
+    return frozenset((dataset, (claim.namespace, claim.name)))
 
 
 class _ByItem:
@@ -185,7 +199,7 @@ class References:
         self._named = _ByItem()  # pod -> Datasets
         self._jobs = _ByItem()  # TrainingJob -> Datasets
         self._claim_of: dict[Key, Key] = {}  # PersistentVolume -> its claim
-        self._volumes_of: dict[Key, dict[Key, Key]] = defaultdict(dict)  # claim -> PersistentVolume -> Dataset
+        self._volumes_of: dict[Key, dict[Key, frozenset[Key]]] = defaultdict(dict)  # claim -> volume -> Datasets
         self._shown = _ByItem()  # claim -> Datasets
         self._job_of: dict[Key, Key] = {}  # pod -> TrainingJob
 
@@ -199,7 +213,8 @@ class References:
                 return set(self._jobs.put(key, datasets_of(item)))
             case PersistentVolume():
                 claim = item.spec.claim_ref
-                return self._put_volume(key, None if claim is None else (claim.namespace, claim.name), dataset_of(item))
+                claimed = None if claim is None else (claim.namespace, claim.name)
+                return self._put_volume(key, claimed, datasets_shown(item))
 
     def forget(self, kind: type[Item], key: Key) -> set[Key]:
         """Take in that an object is gone; as `see`."""
@@ -207,7 +222,7 @@ class References:
             return self._put_pod(key, None)
         if kind is Job:
             return set(self._jobs.put(key, frozenset()))
-        return self._put_volume(key, None, None)
+        return self._put_volume(key, None, frozenset())
 
     def keys(self, kind: type[Item]) -> list[Key]:
         """Return every object of a kind that says anything of use."""
@@ -225,16 +240,16 @@ class References:
             self._job_of[pod] = use.job
         return set(datasets).union(*(self._shown.of(claim) for claim in claims))
 
-    def _put_volume(self, volume: Key, claim: Key | None, dataset: Key | None) -> set[Key]:
+    def _put_volume(self, volume: Key, claim: Key | None, datasets: frozenset[Key]) -> set[Key]:
         before = self._claim_of.pop(volume, None)
         if before is not None:
             del self._volumes_of[before][volume]
-        if claim is not None and dataset is not None:
+        if claim is not None and datasets:
             self._claim_of[volume] = claim
-            self._volumes_of[claim][volume] = dataset
+            self._volumes_of[claim][volume] = datasets
         changed: set[Key] = set()
         for touched in {one for one in (before, claim) if one in self._volumes_of}:
-            other = self._shown.put(touched, frozenset(self._volumes_of[touched].values()))
+            other = self._shown.put(touched, frozenset().union(*self._volumes_of[touched].values()))
             if self._claims.by(touched):  # each Dataset gets a volume, most of them before they are used
                 changed |= other
             if not self._volumes_of[touched]:

@@ -50,9 +50,11 @@ class Metadata:
         answer = await self._namespace.ListDatasets(metadata_pb2.ListDatasetsRequest(), timeout=self._seconds)
         return answer.datasets
 
-    async def remove(self, uid: str) -> None:
-        """Forget a dataset; no error when it is not known."""
-        await self._namespace.RemoveDataset(metadata_pb2.DatasetRequest(uid=uid), timeout=self._seconds)
+    async def remove(self, uid: str, *, force: bool) -> None:
+        """Forget a dataset; no error when it is not known. UNAVAILABLE while files of it are not in the under store
+        yet, without `force`."""
+        request = metadata_pb2.DatasetRequest(uid=uid, force=force)
+        await self._namespace.RemoveDataset(request, timeout=self._seconds)
 
     async def workers(self) -> Sequence[metadata_pb2.Worker]:
         """Return every worker metadata has heard of, dead ones too."""

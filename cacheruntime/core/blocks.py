@@ -27,6 +27,7 @@ def version_name(version: Version) -> str:
     return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
+@lru_cache(maxsize=1024)
 def dataset_name(uid: str) -> str:
     """Return the folder name of a dataset, a hash as well."""
     return hashlib.blake2b(uid.encode(), digest_size=8).hexdigest()

@@ -33,10 +33,22 @@ def eligible(nodes: Iterable[str], allowed: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(node for node in set(nodes) if not wanted or node in wanted))
 
 
+def former_home(uid: str, path: str, block: int, before: tuple[str, ...], now: tuple[str, ...]) -> str | None:
+    """Return the node that was a block's first home when those of `before` could keep it, if it is another one now."""
+    if not before or before == now:
+        return None
+    first = rank(uid, path, block, before)[0]
+    return None if now and rank(uid, path, block, now)[0] == first else first
+
+
 def rank(uid: str, path: str, block: int, nodes: tuple[str, ...]) -> list[str]:
     """Return all nodes, best home first. Ties (never seen, but possible) go by name."""
-    if len(nodes) < 2:
-        return list(nodes)
+    return list(_rank(uid, path, block, nodes) if len(nodes) > 1 else nodes)
+
+
+@lru_cache(maxsize=1024)
+def _rank(uid: str, path: str, block: int, nodes: tuple[str, ...]) -> list[str]:
+    # Kept for a moment: on a block's way here it is asked for several times.
     mixed = _seeds(nodes) ^ np.uint64(_hash64(f"{uid}\0{path}\0{block}"))
     mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX_A
     mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX_B

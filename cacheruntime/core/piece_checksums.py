@@ -12,10 +12,10 @@ from typing import Final
 
 from cacheruntime.core.checksums import crc32c
 
-PIECE_BYTES: Final = 16 << 10
-"""Small enough to be read for 4 KiB out of it, large enough for a thousandth of a block's size in checksums."""
-BLOCKS_MAX: Final = 65_536
-"""256 GiB of 4 MiB blocks, in 64 MiB of checksums."""
+PIECE_BYTES: Final = 4 << 10
+"""A page: what is read at random is mostly whole ones, and then nothing more has to be read, and is checked once."""
+BLOCKS_MAX: Final = 16_384
+"""64 GiB of 4 MiB blocks, in 64 MiB of checksums."""
 
 
 class PieceChecksums:
@@ -42,6 +42,11 @@ class PieceChecksums:
             return False
         self._blocks.move_to_end(key)
         return True
+
+    def is_right(self, name: str, index: int, start: int, checksum: int) -> bool:
+        """Whether that is the checksum of the piece that starts there, of a known block."""
+        known = self._blocks.get((name, index))
+        return known is not None and known[start // PIECE_BYTES] == checksum
 
     def are_right(self, name: str, index: int, start: int, data: memoryview) -> bool:
         """Whether these bytes of a known block have their checksums; `start` and the end as `pieces_of` gave them."""

@@ -1,11 +1,16 @@
 """Measured speeds and a rate limit, with the clock passed in.
 
-Owns arithmetic only. `BusyRate` is the speed of a path while it is in use, all streams together: bytes over the
-time in which at least one transfer ran, newer ones counting more. Idle time does not lower it.
+Owns arithmetic only. `Limits` hold back what is read from under stores. `BusyRate` is the speed of a path while it
+is in use, all streams together: bytes over the time in which at least one transfer ran, newer ones counting more. Idle
+time does not lower it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp
+from typing import Final
+
+LIMITS_MAX: Final = 1000
+"""Datasets of which is remembered what they fetched in the last second."""
 
 
 @dataclass(slots=True)
@@ -64,3 +69,31 @@ class TokenBucket:
         start = max(self._debt_until, now_seconds - 1.0)
         self._debt_until = start + size_bytes / self.bytes_per_second
         return max(0.0, self._debt_until - now_seconds)
+
+
+@dataclass(slots=True)
+class Limits:
+    """What may be fetched a second for each of many datasets, and for all of them together; 0 = unlimited.
+
+    Rates are given each time, since they change with the number of workers. Who waits books with all only when its
+    dataset's limit lets it go: a queue behind one dataset's limit takes nothing from the others.
+    """
+
+    _all: TokenBucket = field(default_factory=lambda: TokenBucket(0))
+    _each: dict[str, TokenBucket] = field(default_factory=dict)
+
+    def of_dataset(self, uid: str, size_bytes: int, now_seconds: float, rate: int) -> float:
+        """Book a dataset's bytes and return how long to wait."""
+        if rate <= 0:
+            self._each.pop(uid, None)
+            return 0.0
+        if uid not in self._each and len(self._each) >= LIMITS_MAX:
+            del self._each[next(iter(self._each))]
+        bucket = self._each.setdefault(uid, TokenBucket(rate))
+        bucket.bytes_per_second = rate
+        return bucket.delay_seconds(size_bytes, now_seconds)
+
+    def of_all(self, size_bytes: int, now_seconds: float, rate: int) -> float:
+        """Book bytes of any dataset and return how long to wait."""
+        self._all.bytes_per_second = rate
+        return self._all.delay_seconds(size_bytes, now_seconds)

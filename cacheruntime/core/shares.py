@@ -22,12 +22,17 @@ class Terms:
     """0 = no limit."""
     pinned: tuple[str, ...] = ()
     """Paths that never make room, with all below them; "" = the whole dataset."""
+    origin_bytes_per_second: int = 0
+    """Fetched from its under stores at most; 0 = no limit."""
 
     def on_one_of(self, workers: int) -> "Terms":
         """Return the terms on one of so many workers, rounded up."""
         count = max(1, workers)
         return replace(
-            self, guaranteed_bytes=-(-self.guaranteed_bytes // count), maximum_bytes=-(-self.maximum_bytes // count)
+            self,
+            guaranteed_bytes=-(-self.guaranteed_bytes // count),
+            maximum_bytes=-(-self.maximum_bytes // count),
+            origin_bytes_per_second=-(-self.origin_bytes_per_second // count),
         )
 
     def pins(self, path: str) -> bool:

@@ -36,6 +36,7 @@ from cacheruntime.worker.idle_files import IdleFiles
 from cacheruntime.worker.late_work import LateWork
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.rooms import FULL_ERRNOS, Rooms, TierFolder
+from cacheruntime.worker.storing import Storing
 from cacheruntime.worker.tier_files import CachedFile
 
 log = structlog.get_logger()
@@ -252,6 +253,42 @@ class BlockStore:
         except TimeoutError:
             return False  # the medium may still take it; until then its room is charged
 
+    def begin_block(self, file: CachedFile, index: int, *, as_home: bool) -> Storing | None:
+        """Charge the room for a block whose bytes are still to come, and return what stores it as they do; None when
+        others would have to make room first, when nobody holds the file, and for a block that is here or on its way."""
+        key = (file, index)
+        if not file.references or file.is_unlinked or file.has(index) or key in self._storing:
+            return None
+        if not file.is_verified or tier_files.is_touched(file):
+            return None
+        if not self._admit(file, file.map.length(index), as_home=as_home, may_evict=False):
+            return None
+        storing = Storing(
+            file,
+            index,
+            as_home=as_home,
+            late_seconds=self._late.seconds,
+            threads=self._threads,
+            late=self._is_late,
+            ended=self._ended,
+        )
+        self._storing[key] = storing.done
+        file.references += 1
+        file.writes += 1
+        return storing
+
+    def _ended(self, storing: Storing) -> None:
+        file, index, now = storing.file, storing.index, self._clock()
+        del self._storing[file, index]
+        if storing.is_stored:
+            self._rooms.answered(file.tier, now - storing.medium_seconds)
+        elif storing.error is not None and storing.is_settled:
+            self._rooms.failed(file.tier, storing.error, now - storing.medium_seconds)
+        self._stored(file, index, storing.length, is_stored=storing.is_stored)
+
+    def _is_late(self, storing: Storing) -> None:
+        self._rooms.answered(storing.file.tier, self._clock() - self._late.seconds)
+
     async def _store_one(
         self,
         future: asyncio.Future[bool],
@@ -284,15 +321,19 @@ class BlockStore:
         except OSError as error:
             self._rooms.failed(file.tier, error, asked)
         finally:
-            file.writes -= 1
-            if not is_stored:
-                self._refund(file, len(data))
-            elif index in file.temporary:
-                file.temporary.discard(index)
-                self.tiers[file.tier].return_temporary(len(data))
-            self.index.note(file)
-            self.release(file)
+            self._stored(file, index, len(data), is_stored=is_stored)
         return is_stored
+
+    def _stored(self, file: CachedFile, index: int, size_bytes: int, *, is_stored: bool) -> None:
+        """Book the end of a write whose room was charged, and let the file go that was held for it."""
+        file.writes -= 1
+        if not is_stored:
+            self._refund(file, size_bytes)
+        elif index in file.temporary:
+            file.temporary.discard(index)
+            self.tiers[file.tier].return_temporary(size_bytes)
+        self.index.note(file)
+        self.release(file)
 
     async def hold_temporarily(self, file: CachedFile, index: int, data: memoryview) -> None:
         """Make a block readable until the held file's last release; NoRoom when that is too much."""
@@ -502,13 +543,13 @@ class BlockStore:
         self.index.add(file)
         return file
 
-    def _admit(self, file: CachedFile, size_bytes: int, *, as_home: bool) -> bool:
+    def _admit(self, file: CachedFile, size_bytes: int, *, as_home: bool, may_evict: bool = True) -> bool:
         uid = file.version.uid
         admission = self._rooms.admit(
             file.tier,
             uid,
             size_bytes,
-            lambda: self.index.candidates(uid, as_home=as_home, is_pinned=file.is_pinned),
+            lambda: self.index.candidates(uid, as_home=as_home, is_pinned=file.is_pinned) if may_evict else [],
             reserved_bytes=file.reserved_bytes,
             as_home=as_home,
             is_pinned=file.is_pinned,

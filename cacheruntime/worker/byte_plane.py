@@ -1,7 +1,8 @@
 """The TCP side of the byte plane: blocks for peers.
 
-Owns HELLO, AUTHORIZE and READ. A resident block goes out by sendfile with the checksum of its map, so the peer
-checks what the disk gave; small ones are read, checked here and sent at once.
+Owns HELLO, AUTHORIZE and READ, and hands HOLD, READ_HELD and DROP_HELD on (holding.py). A resident block goes out by
+sendfile with the checksum of its map, so the peer checks what the disk gave; small ones are read, checked here and sent
+at once.
 
 Invariant: nothing unchecked goes to a peer. A piece of a block has no checksum of its own in the map, so the whole
 block is read and checked for the first one, and the checksums of all its pieces are remembered for the next ones
@@ -12,24 +13,30 @@ import errno
 from collections import OrderedDict
 from concurrent.futures import Executor
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol
 
 from api.byteplane import (
+    AskHeld,
     Authorize,
+    DropHeld,
+    Empty,
     Flag,
     FrameError,
     Header,
+    HeldKnown,
     Hello,
     HelloReply,
+    Hold,
     Op,
     Read,
+    ReadHeld,
     ReadReply,
     decode_meta,
     encode,
 )
 from cacheruntime.core.blocks import Version, block_length, version_name
 from cacheruntime.core.checksums import crc32c
-from cacheruntime.core.piece_checksums import PieceChecksums, pieces_of
+from cacheruntime.core.piece_checksums import PIECE_BYTES, PieceChecksums, pieces_of
 from cacheruntime.errors import BadRequest, CacheError, NoRoom, NotResident
 from cacheruntime.worker import tier_files
 from cacheruntime.worker.block_store import BlockStore
@@ -139,6 +146,9 @@ class ReadAnswerer:
         if is_whole:
             checksum = crc32c(around)
             return (around, checksum) if checksum == file.map.checksum(index) else None
+        if len(around) == read.length_bytes <= PIECE_BYTES:
+            checksum = crc32c(around)
+            return (around, checksum) if self._pieces.is_right(name, index, start, checksum) else None
         if not self._pieces.are_right(name, index, start, around):
             return None
         data = around[inside - start : inside - start + read.length_bytes]
@@ -246,11 +256,34 @@ def _reply(header: Header, reply: ReadReply, data: memoryview) -> bytes:
     return encode(Op.READ, header.request_id, reply, data_bytes=len(data), flags=Flag.REPLY)
 
 
+class Holder(Protocol):
+    """Who holds files for others."""
+
+    async def keep(self, request: Hold) -> None:
+        """Hold a file; CacheError."""
+        ...
+
+    async def read(self, request: ReadHeld) -> tuple[memoryview, int]:
+        """Return a range of one that is held, and its checksum; CacheError."""
+        ...
+
+    def drop_held(self, request: DropHeld) -> None:
+        """One is not needed any more."""
+        ...
+
+    def knows(self, request: AskHeld) -> bool:
+        """Whether a version that began here may have been shown."""
+        ...
+
+
 class PeerSession:
     """One peer's connection."""
 
-    def __init__(self, link: FrameSocket, hello: HelloReply, answerer: ReadAnswerer, gate: Gate) -> None:
+    def __init__(
+        self, link: FrameSocket, hello: HelloReply, answerer: ReadAnswerer, gate: Gate, holder: Holder
+    ) -> None:
         self._link = link
+        self._holder = holder
         self._gate = gate
         self._hello = hello
         self._answerer = answerer
@@ -268,6 +301,28 @@ class PeerSession:
                 await answer_authorize(self._link, header, meta, self._gate)
             case Op.READ:
                 await self._answerer.answer(self._link, header, meta, self._gate, for_peer=True)
+            case Op.HOLD:
+                hold = decode_meta(meta, Hold)
+                self._gate.require(hold.uid)
+                await self._holder.keep(hold)
+                await self._link.send(encode(Op.HOLD, header.request_id, Empty(), flags=Flag.REPLY))
+            case Op.READ_HELD:
+                read = decode_meta(meta, ReadHeld)
+                self._gate.require(read.uid)
+                data, checksum = await self._holder.read(read)
+                reply = ReadReply(crc32c=checksum)
+                head = encode(Op.READ_HELD, header.request_id, reply, data_bytes=len(data), flags=Flag.REPLY)
+                await self._link.send(head, data)
+            case Op.DROP_HELD:
+                drop = decode_meta(meta, DropHeld)
+                self._gate.require(drop.uid)
+                self._holder.drop_held(drop)
+                await self._link.send(encode(Op.DROP_HELD, header.request_id, Empty(), flags=Flag.REPLY))
+            case Op.ASK_HELD:
+                ask = decode_meta(meta, AskHeld)
+                self._gate.require(ask.uid)
+                known = HeldKnown(is_known=self._holder.knows(ask))
+                await self._link.send(encode(Op.ASK_HELD, header.request_id, known, flags=Flag.REPLY))
             case _:
                 raise FrameError(f"{header.op.name} is for the node's unix socket")
 

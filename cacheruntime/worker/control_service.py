@@ -15,6 +15,7 @@ from api.trust.identity import Role
 from cacheruntime.core.load_plan import is_below
 from cacheruntime.errors import CacheError
 from cacheruntime.worker.block_store import BlockStore
+from cacheruntime.worker.leaver import Leaver
 from cacheruntime.worker.loads import Loads
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.trees import Trees
@@ -37,7 +38,17 @@ _STATUS: Final = {
 class ControlService(worker_pb2_grpc.WorkerControlServicer):
     """The service of one worker."""
 
-    def __init__(self, loads: Loads, store: BlockStore, trees: Trees, metrics: Metrics, gate: ControlGate) -> None:
+    def __init__(
+        self,
+        loads: Loads,
+        store: BlockStore,
+        trees: Trees,
+        *,
+        leaver: Leaver,
+        metrics: Metrics,
+        gate: ControlGate,
+    ) -> None:
+        self._leaver = leaver
         self._gate = gate
         self._loads = loads
         self._trees = trees
@@ -67,6 +78,16 @@ class ControlService(worker_pb2_grpc.WorkerControlServicer):
             self._loads.cancel_dataset(request.uid)
         files = [file for file in self._store.files_of(request.uid) if is_below(file.version.path, request.paths)]
         return worker_pb2.EvictResponse(freed_bytes=sum(map(self._store.drop, files)))
+
+    async def Leave(self, request: worker_pb2.LeaveRequest, context: Context) -> worker_pb2.LeaveProgress:
+        await self._check(context, "", Role.CACHE_CONTROLLER)
+        found = self._leaver.stay() if request.stay else self._leaver.start()
+        return worker_pb2.LeaveProgress(
+            leaving=found.is_leaving,
+            done=found.is_done,
+            moved_bytes=found.moved_bytes,
+            refused_bytes=found.refused_bytes,
+        )
 
     async def RemoveTree(
         self, request: worker_pb2.RemoveTreeRequest, context: Context

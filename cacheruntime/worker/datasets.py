@@ -33,9 +33,23 @@ class Location:
 
 
 @dataclass(slots=True)
+class _Place:
+    """A mount."""
+
+    mount: pb.Mount
+    root: str
+    """Its path, without slashes around it."""
+    is_read_only: bool
+    store: UnderStore | None = None
+    """Open; None until it is needed: of a mount that cannot be opened only its own paths are not to be had."""
+
+
+@dataclass(slots=True)
 class _Record:
     info: pb.DatasetInfo
     read_at_seconds: float
+    places: list[_Place] | None = None
+    """Of the mounts, the longest path first; made when a path is located first."""
 
 
 class Datasets:
@@ -120,18 +134,25 @@ class Datasets:
 
     def _locate(self, info: pb.DatasetInfo, path: str) -> Location:
         check_path(path)
-        best: pb.Mount | None = None
-        for mount in info.mounts:
-            root = mount.path.strip("/")
-            is_inside = not root or path == root or path.startswith(root + "/")
-            if is_inside and (best is None or len(root) > len(best.path.strip("/"))):
-                best = mount
-        if best is None:
-            raise Missing(f"{path!r} is below none of the {len(info.mounts)} mounts of {info.namespace}/{info.name}")
-        root = best.path.strip("/")
-        return Location(
-            self._store(best), path[len(root) :].lstrip("/"), best.read_only or is_read_only(best.mount_point)
-        )
+        for place in self._places(info):
+            root = place.root
+            if not root or path == root or path.startswith(root + "/"):
+                store = place.store = place.store or self._store(place.mount)
+                return Location(store, path[len(root) :].lstrip("/"), place.is_read_only)
+        raise Missing(f"{path!r} is below none of the {len(info.mounts)} mounts of {info.namespace}/{info.name}")
+
+    def _places(self, info: pb.DatasetInfo) -> list[_Place]:
+        record = self._records.get(info.uid)
+        if record is not None and record.info is info and record.places is not None:
+            return record.places
+        places = [
+            _Place(mount, mount.path.strip("/"), mount.read_only or is_read_only(mount.mount_point))
+            for mount in info.mounts
+        ]
+        places.sort(key=lambda place: -len(place.root))
+        if record is not None and record.info is info:
+            record.places = places
+        return places
 
     def _store(self, mount: pb.Mount) -> UnderStore:
         identity = pb.Mount(

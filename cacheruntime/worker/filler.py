@@ -7,7 +7,8 @@ Owns the route of a block and single flight. Does not keep bytes: callers store 
                    -> yes, not the first: the homes before me
                       (a straggler is raced: whoever is next has the block, or the under store; core/hedging.py)
     then           -> if I joined after the next in line: does it still have the block?
-                   -> the under store, pinned to the etag
+                   -> if who was its home is leaving: has it still?
+                   -> the under store, pinned to the etag; of a version that is not there yet, its holders
 
 Invariants: one fetch of a block from the under store at a time on a node, whoever waits for it; a peer's request
 goes to the under store and never on to another peer (no rings); bytes without their checksum are asked for again
@@ -15,27 +16,30 @@ and never handed on; a changed object is VersionChanged for everyone who waits.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import structlog
 
 from api.byteplane import Read
 from api.gen import metadata_pb2 as pb
+from api.held import is_held
 from cacheruntime.core.blocks import Version, block_length, version_name
 from cacheruntime.core.checksums import crc32c
 from cacheruntime.core.fills import Fills, Join
 from cacheruntime.core.hedging import LOOK_SECONDS, SILENT_SECONDS, Hedging, Silence
-from cacheruntime.core.homes import eligible, rank
-from cacheruntime.core.rates import BusyRate
+from cacheruntime.core.homes import eligible, former_home, rank
+from cacheruntime.core.rates import BusyRate, Limits
 from cacheruntime.errors import CacheError, NotResident, PeerFailed, from_store
 from cacheruntime.worker.buffers import Buffers
-from cacheruntime.worker.datasets import Datasets
+from cacheruntime.worker.datasets import Datasets, Location
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.peers import CorruptAnswer, PeerBytes, PeerRefused, Peers
+from cacheruntime.worker.storing import Storing
 from cacheruntime.worker.workers import Peer, Workers
+from understores.base import ThreadedStore
 from understores.errors import UnderStoreError
 
 log = structlog.get_logger()
@@ -87,12 +91,26 @@ class Fetched:
     data: memoryview
     checksum: int
     source: Source
+    is_settled: bool = False
+    """It was stored while it was read, or its medium failed."""
 
 
 Key: TypeAlias = tuple[str, str, int]
 R = TypeVar("R", str, Peer)
-KeepBytes: TypeAlias = Callable[[Fetched], Coroutine[Any, Any, Any]]
-"""Stores a block if it may stay; called with what was fetched."""
+FillHeld: TypeAlias = Callable[[Version, int, memoryview], Coroutine[Any, Any, None]]
+"""Fills a buffer with the bytes of a held version from an offset on, or raises CacheError."""
+
+
+class Keeper(Protocol):
+    """Stores a block if it may stay."""
+
+    async def keep(self, fetched: Fetched) -> None:
+        """Store what was fetched."""
+        ...
+
+    def begin(self) -> Storing | None:
+        """Return what stores the block while it is read; None: `keep` decides when it is here."""
+        ...
 
 
 class Filler:
@@ -129,14 +147,23 @@ class Filler:
         self.origin_rate = BusyRate()
         self._origin_rates: dict[str, BusyRate] = {}
         self._peer_rates: dict[Peer, BusyRate] = {}
+        self._eligible: tuple[Mapping[str, Peer], pb.DatasetInfo | None, tuple[str, ...]] = {}, None, ()
+        """Who may keep a dataset's blocks, as asked for last; of these live workers and this record."""
+        self._limits = Limits()
+        self.rates_allowed: Callable[[str], tuple[int, int]] = lambda _: (0, 0)
+        """Bytes a second that this worker may fetch for a dataset, and for all; 0 = no limit."""
         self.peer_rate = BusyRate()
+        self.fill_held: FillHeld | None = None
+        """Where versions come from that the under store does not have yet: their holders."""
 
     # Who keeps what
 
     def ranking(self, info: pb.DatasetInfo, version: Version, index: int) -> list[Peer]:
         """Return the live workers that may keep the block, best home first."""
         live = self._workers.live()
-        nodes = eligible(live, info.eligible_nodes)
+        if self._eligible[0] is not live or self._eligible[1] is not info:
+            self._eligible = live, info, eligible(live, info.eligible_nodes)
+        nodes = self._eligible[2]
         return [live[node] for node in rank(version.uid, version.path, index, nodes)]
 
     def keep(self, info: pb.DatasetInfo, version: Version, index: int) -> Keep:
@@ -165,7 +192,7 @@ class Filler:
 
     # Fetching
 
-    async def fetch(self, info: pb.DatasetInfo, version: Version, index: int, keep: KeepBytes) -> Fetched:
+    async def fetch(self, info: pb.DatasetInfo, version: Version, index: int, keep: Keeper) -> Fetched:
         """Return a block by the shortest way; for this node's own readers and loads.
 
         `keep` of whoever starts the fetch is awaited before anyone gets the block: between the fetch and its being
@@ -179,14 +206,14 @@ class Filler:
         )
 
     async def fetch_for_peer(
-        self, info: pb.DatasetInfo, version: Version, index: int, keep: KeepBytes, why: Why = Why.ASKED
+        self, info: pb.DatasetInfo, version: Version, index: int, keep: Keeper, why: Why = Why.ASKED
     ) -> Fetched:
         """Return a block that a peer takes us to be the home of: never asks a peer to fetch it."""
         return await self._fly(
-            ("origin", version_name(version), index), lambda: self._at_home(info, version, index, why), keep
+            ("origin", version_name(version), index), lambda: self._at_home(info, version, index, keep, why), keep
         )
 
-    async def _fly(self, key: Key, fetch: Callable[[], Coroutine[Any, Any, Fetched]], keep: KeepBytes) -> Fetched:
+    async def _fly(self, key: Key, fetch: Callable[[], Coroutine[Any, Any, Fetched]], keep: Keeper) -> Fetched:
         join = self._fills.join(key, self._clock())
         if join is Join.REFUSED:
             raise self._fills.refusal(key)
@@ -200,10 +227,11 @@ class Filler:
             return replace(fetched, source=Source.LOCAL)
         return fetched
 
-    async def _finish(self, key: Key, fetch: Callable[[], Coroutine[Any, Any, Fetched]], keep: KeepBytes) -> Fetched:
+    async def _finish(self, key: Key, fetch: Callable[[], Coroutine[Any, Any, Fetched]], keep: Keeper) -> Fetched:
         try:
             fetched = await fetch()
-            await keep(fetched)
+            if not fetched.is_settled:
+                await keep.keep(fetched)
         except BaseException as error:
             is_pause = isinstance(error, CacheError) and error.is_retryable
             reason = error if isinstance(error, Exception) else CacheError("the worker is stopping")
@@ -215,7 +243,7 @@ class Filler:
         finally:
             del self._flights[key]
 
-    async def _route(self, info: pb.DatasetInfo, version: Version, index: int, keep: KeepBytes) -> Fetched:
+    async def _route(self, info: pb.DatasetInfo, version: Version, index: int, keep: Keeper) -> Fetched:
         """Of a block that others are the home of before us."""
         ranking = self.ranking(info, version, index)
         homes = ranking[: max(1, info.replicas)]
@@ -263,7 +291,7 @@ class Filler:
         return Fetched(found.data, found.checksum, Source.ORIGIN if found.from_origin else Source.PEER)
 
     def _second_way(
-        self, peers: Sequence[Peer], info: pb.DatasetInfo, version: Version, index: int, keep: KeepBytes
+        self, peers: Sequence[Peer], info: pb.DatasetInfo, version: Version, index: int, keep: Keeper
     ) -> Callable[[], Coroutine[Any, Any, Fetched]]:
         """Race the last of `peers`: one before it may have the block; else, if it is stalled, the under store. A home
         that says it has not got the block yet is at the under store itself."""
@@ -300,17 +328,40 @@ class Filler:
             await asyncio.sleep(LOOK_SECONDS)
             waited_seconds = LOOK_SECONDS
 
-    async def _at_home(self, info: pb.DatasetInfo, version: Version, index: int, why: Why) -> Fetched:
+    async def _at_home(self, info: pb.DatasetInfo, version: Version, index: int, keep: Keeper, why: Why) -> Fetched:
         ranking = self.ranking(info, version, index)
         me = self._workers.me
         # Whoever was home before this incarnation started may have it still.
-        if len(ranking) > 1 and ranking[0] == me and ranking[1].epoch < me.epoch:
+        asked = [ranking[1]] if len(ranking) > 1 and ranking[0] == me and ranking[1].epoch < me.epoch else []
+        for peer in (self._former(info, version, index), self._home_that_leaves(info, version, index)):
+            if peer is not None and peer not in (me, *asked):
+                asked.append(peer)
+        for peer in asked:
             try:
-                found = await self._ask(ranking[1], version, index, resident_only=True)
+                found = await self._ask(peer, version, index, resident_only=True)
                 return Fetched(found.data, found.checksum, Source.PEER)
             except (PeerFailed, NotResident):
                 pass
-        return await self._origin(version, index, why)
+        return await self._origin(version, index, keep, why)
+
+    def _home_that_leaves(self, info: pb.DatasetInfo, version: Version, index: int) -> Peer | None:
+        """Return the worker that would be before us if it did not hand its blocks over."""
+        leaving = {peer.node: peer for peer in self._workers.leaving()}
+        if not leaving:
+            return None
+        nodes = eligible((*self._workers.live(), *leaving), info.eligible_nodes)
+        homes = rank(version.uid, version.path, index, nodes)[: max(1, info.replicas) + 1]
+        return next((leaving[node] for node in homes if node in leaving), None)
+
+    def _former(self, info: pb.DatasetInfo, version: Version, index: int) -> Peer | None:
+        """Whose home it was before other nodes were to keep the dataset: another pool, another affinity."""
+        if not info.former_nodes:
+            return None
+        live = self._workers.live()
+        before = eligible(live, () if "*" in info.former_nodes else info.former_nodes)
+        now = eligible(live, info.eligible_nodes)
+        found = former_home(version.uid, version.path, index, before, now)
+        return None if found is None else live[found]
 
     async def _ask(self, peer: Peer, version: Version, index: int, *, resident_only: bool) -> PeerBytes:
         length = block_length(index, version.size_bytes, self._block_size_bytes)
@@ -360,20 +411,28 @@ class Filler:
         self._hedging.answered(peer, self._clock() - asked)
         return found
 
-    async def _origin(self, version: Version, index: int, why: Why) -> Fetched:
+    async def _from_holders(self, version: Version, index: int) -> Fetched:
+        if self.fill_held is None:
+            raise CacheError(f"{version.path!r} is not in the under store yet")
+        data = self._buffers.take(block_length(index, version.size_bytes, self._block_size_bytes))
+        async with self._origin_slots:
+            await self.fill_held(version, index * self._block_size_bytes, data)
+        self._metrics.peer_bytes.inc(len(data))
+        return Fetched(data, crc32c(data), Source.PEER)
+
+    async def _origin(self, version: Version, index: int, keep: Keeper, why: Why) -> Fetched:
+        if is_held(version.etag):
+            return await self._from_holders(version, index)
         location = await self._datasets.locate(version.uid, version.path)
         length = block_length(index, version.size_bytes, self._block_size_bytes)
+        await self._wait_for_turn(version.uid, length)
         async with self._origin_slots:
-            data = self._buffers.take(length)
             rates = (self.origin_rate, _rate_of(self._origin_rates, version.uid))
             for rate in rates:
                 rate.start(self._clock())
             moved = 0
             try:
-                async with asyncio.timeout(self._origin_seconds):
-                    await location.store.get_range(
-                        location.key, index * self._block_size_bytes, data, etag=version.etag
-                    )
+                fetched = await self._from_store(location, version, index, keep.begin())
                 moved = length
             except UnderStoreError as error:
                 raise from_store(error) from error
@@ -386,7 +445,46 @@ class Filler:
                     rate.finish(self._clock(), moved)
         self._metrics.origin_bytes.inc(length)
         self._metrics.origin_blocks.labels(why.value).inc()
-        return Fetched(data, crc32c(data), Source.ORIGIN)
+        return fetched
+
+    async def _wait_for_turn(self, uid: str, size_bytes: int) -> None:
+        """Wait until the limits allow the bytes: before a slot is taken, which others may use meanwhile."""
+        of_dataset, of_all = self.rates_allowed(uid)
+        if delay := self._limits.of_dataset(uid, size_bytes, self._clock(), of_dataset):
+            self._metrics.limited_seconds.labels("dataset").inc(delay)
+            await asyncio.sleep(delay)
+        if delay := self._limits.of_all(size_bytes, self._clock(), of_all):
+            self._metrics.limited_seconds.labels("pool").inc(delay)
+            await asyncio.sleep(delay)
+
+    async def _from_store(self, location: Location, version: Version, index: int, storing: Storing | None) -> Fetched:
+        """Read a block, and store it meanwhile. A medium that takes too long is not waited for."""
+        store, key, offset_bytes = location.store, location.key, index * self._block_size_bytes
+        data = self._buffers.take(block_length(index, version.size_bytes, self._block_size_bytes))
+        if storing is None:
+            async with asyncio.timeout(self._origin_seconds):
+                await store.get_range(key, offset_bytes, data, etag=version.etag)
+            return Fetched(data, crc32c(data), Source.ORIGIN)
+        is_here = False
+        try:
+            async with asyncio.timeout(self._origin_seconds) as limit:
+                storing.watch(limit)
+                if getattr(store, "can_sink", False):
+                    await cast(ThreadedStore, store).sink_range(key, offset_bytes, data, storing, etag=version.etag)
+                else:
+                    await store.get_range(key, offset_bytes, data, etag=version.etag)
+                    is_here = True
+                    await storing.store(data)
+            return Fetched(data, storing.checksum, Source.ORIGIN, storing.is_settled)
+        except (TimeoutError, UnderStoreError):
+            if not storing.is_late:
+                raise
+        finally:
+            storing.finish()
+        if is_here:
+            return Fetched(data, crc32c(data), Source.ORIGIN, is_settled=True)
+        # The thread may still read into this buffer.
+        return replace(await self._from_store(location, version, index, None), is_settled=True)
 
 
 def _rate_of(rates: dict[R, BusyRate], key: R) -> BusyRate:

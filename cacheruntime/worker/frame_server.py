@@ -30,13 +30,17 @@ REQUESTS_MAX: Final = 128
 REPLIES_MAX: Final = 64
 """That are ready and not sent yet, a connection; they go out in one system call."""
 CONNECTIONS_MAX: Final = 4096
+Ready = tuple[bytes, memoryview]
+"""Header and meta of a reply, and its data."""
+NO_REPLY: Final[Ready] = (b"", memoryview(b""))
+"""The request was carried out, and who asked does not want to be told."""
 ABORT_SECONDS: Final = 5.0
 
 
 class Session(Protocol):
     """What one connection can ask."""
 
-    def answer_now(self, header: Header, meta: bytes) -> tuple[bytes, memoryview] | None:
+    def answer_now(self, header: Header, meta: bytes) -> Ready | None:
         """Return the reply to a request that needs no waiting and little data; None = `handle` it."""
         ...
 
@@ -136,6 +140,8 @@ class FrameServer:
                 if header.data_bytes or (header.flags and header.flags & Flag.REPLY):
                     raise FrameError(f"{header.op.name} request came as a reply or with data")
                 if (ready := self._answer_now(session, header, meta)) is not None:
+                    if ready is NO_REPLY:
+                        continue
                     # A task for each would cost more than the answers. Nothing is read on before they are out.
                     if link.send_soon(*ready) >= REPLIES_MAX:
                         await link.sent()
@@ -158,7 +164,7 @@ class FrameServer:
             await session.close()
             await link.close()
 
-    def _answer_now(self, session: Session, header: Header, meta: bytes) -> tuple[bytes, memoryview] | None:
+    def _answer_now(self, session: Session, header: Header, meta: bytes) -> Ready | None:
         try:
             return session.answer_now(header, meta)
         except Exception:

@@ -10,12 +10,18 @@ import asyncio
 import os
 import select
 import socket
+from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from api.byteplane import HEADER, Header, decode_header
+
+log = structlog.get_logger()
 
 _BUFFER_BYTES: Final = 64 << 10
 """Many small frames arrive in one system call; a block's bytes go straight to their place."""
@@ -23,8 +29,29 @@ _TOGETHER_BYTES_MAX: Final = 32 << 10
 """Frames with more data do not wait for others: their own system call costs little beside their bytes."""
 _PARTS_MAX: Final = 1024
 """Of one sendmsg (IOV_MAX)."""
+_FILES_TOGETHER: Final = 8
+"""One after another by one thread, before other frames of the connection have their turn."""
 _SEND_SECONDS: Final = 60.0
 """A reader that takes nothing for so long is gone."""
+
+
+@dataclass(slots=True, eq=False)
+class _FileFrame:
+    """A frame whose data is a piece of a file."""
+
+    head: memoryview
+    descriptor: int
+    offset: int
+    size_bytes: int
+    gone: asyncio.Future[None]
+
+    def done(self, lost: ConnectionResetError | None) -> None:
+        """Tell who waits; in the loop."""
+        if not self.gone.done():
+            if lost is None:
+                self.gone.set_result(None)
+            else:
+                self.gone.set_exception(lost)
 
 
 class FrameSocket:
@@ -42,6 +69,8 @@ class FrameSocket:
         self._sending = asyncio.Lock()
         self._together: list[tuple[list[memoryview], asyncio.Future[None] | None]] = []
         self._flushing: asyncio.Task[None] | None = None
+        self._files: deque[_FileFrame] = deque()
+        self._moving: asyncio.Task[None] | None = None
         self.is_closed = False
         self.received_bytes = 0
         """What came so far, of whole frames and parts."""
@@ -184,18 +213,50 @@ class FrameSocket:
 
     async def send_file(self, head: bytes, descriptor: int, offset: int, size_bytes: int, senders: Executor) -> None:
         """Send a frame whose data is a piece of a file, which the kernel moves by itself."""
-        async with self._sending, self._unbroken():
-            await self._send([memoryview(head)], more=True)
-            # In a thread: the file may have to come from a disk, and moving 4 MiB takes the loop milliseconds.
-            number = self._socket.fileno()
-            moving = self._loop.run_in_executor(senders, _send_file, number, descriptor, offset, size_bytes)
+        frame = _FileFrame(memoryview(head), descriptor, offset, size_bytes, self._loop.create_future())
+        self._files.append(frame)
+        if self._moving is None:
+            self._moving = self._loop.create_task(self._move(senders))
+        try:
+            await asyncio.shield(frame.gone)
+        except asyncio.CancelledError:
             try:
-                await asyncio.shield(moving)
-            except asyncio.CancelledError:
-                # The thread still uses both descriptors: they may be closed only after it.
+                self._files.remove(frame)
+            except ValueError:
+                # A thread uses both descriptors: they may be closed only after it.
                 self.hang_up()
-                await asyncio.wait({moving})
-                raise
+                await asyncio.wait({frame.gone})
+                frame.gone.exception()  # nobody else looks
+            raise
+
+    async def _move(self, senders: Executor) -> None:
+        # In a thread: the file may have to come from a disk, and moving 4 MiB takes the loop milliseconds.
+        try:
+            while self._files:
+                async with self._sending:
+                    await self._loop.run_in_executor(senders, self._move_some)
+        except RuntimeError as error:
+            log.warning("no_thread_sends", error=str(error))  # the process is ending
+        finally:
+            self._moving = None
+            for frame in self._files:
+                frame.done(ConnectionResetError("the connection was closed before a file was sent"))
+
+    def _move_some(self) -> None:
+        """Send files that wait, a few, then others have their turn. Between two of them the connection would be idle if
+        the loop were asked. Blocks."""
+        for _ in range(_FILES_TOGETHER):
+            try:
+                frame = self._files.popleft()
+            except IndexError:
+                return
+            lost: ConnectionResetError | None = None
+            try:
+                _send_head(self._socket, frame.head)
+                _send_file(self._socket.fileno(), frame.descriptor, frame.offset, frame.size_bytes)
+            except OSError as error:
+                lost = self._broken(error)
+            self._loop.call_soon_threadsafe(frame.done, lost)
 
     @asynccontextmanager
     async def _unbroken(self) -> AsyncIterator[None]:
@@ -203,8 +264,13 @@ class FrameSocket:
         try:
             yield
         except OSError as error:
-            self.hang_up()
-            raise ConnectionResetError(f"a frame could not be sent: {error}") from error
+            raise self._broken(error) from error
+
+    def _broken(self, error: OSError) -> ConnectionResetError:
+        self.hang_up()
+        lost = ConnectionResetError(f"a frame could not be sent: {error}")
+        lost.__cause__ = error
+        return lost
 
     async def _send(self, parts: list[memoryview], *, more: bool = False) -> None:
         flags = socket.MSG_MORE if more else 0
@@ -259,19 +325,30 @@ class FrameSocket:
             self._socket.close()
 
 
+def _send_head(sock: socket.socket, head: memoryview) -> None:
+    """Send what comes before a piece of a file. Blocks; OSError."""
+    while head:
+        try:
+            head = head[sock.send(head, socket.MSG_MORE | socket.MSG_NOSIGNAL) :]
+        except BlockingIOError:
+            _wait_writable(sock.fileno())
+
+
 def _send_file(sock: int, descriptor: int, offset: int, size_bytes: int) -> None:
     """Move a piece of a file to a non-blocking socket. Blocks; OSError."""
-    poll: select.poll | None = None
     while size_bytes:
         try:
             sent = os.sendfile(sock, descriptor, offset, size_bytes)
         except BlockingIOError:
-            if poll is None:
-                poll = select.poll()
-                poll.register(sock, select.POLLOUT)
-            if not poll.poll(_SEND_SECONDS * 1000):
-                raise ConnectionResetError(f"the other side took nothing for {_SEND_SECONDS} s") from None
+            _wait_writable(sock)
             continue
         if sent == 0:
             raise ConnectionResetError("the cached file ended early")
         offset, size_bytes = offset + sent, size_bytes - sent
+
+
+def _wait_writable(sock: int) -> None:
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    if not poll.poll(_SEND_SECONDS * 1000):
+        raise ConnectionResetError(f"the other side took nothing for {_SEND_SECONDS} s")

@@ -19,6 +19,7 @@ from cacheruntime.worker import tier_files
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.byte_plane import ReadAnswerer, answer_authorize, answer_hello
 from cacheruntime.worker.datasets import check_path
+from cacheruntime.worker.frame_server import NO_REPLY, Ready
 from cacheruntime.worker.frame_socket import FrameSocket
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.names import Names
@@ -32,6 +33,7 @@ from cacheruntime.worker.writes import Staging, Writes
 
 HANDLES_MAX: Final = 200_000
 """A connection; each open file costs a descriptor here, so the process limit usually comes first."""
+_WITH_DESCRIPTOR: Final = Flag.REPLY | Flag.FD
 _numbers = count(1)
 
 
@@ -117,13 +119,18 @@ class LocalSession:
             Op.DECLARE: self._declare,
         }
 
-    def answer_now(self, header: Header, meta: bytes) -> tuple[bytes, memoryview] | None:
+    def answer_now(self, header: Header, meta: bytes) -> Ready | None:
         """Return a reply that needs no waiting."""
+        if header.op is Op.CLOSE:
+            return self._close_now(header, meta)
         return self._answerer.answer_now(header, meta, self._gate, for_peer=False) if header.op is Op.READ else None
 
     async def handle(self, header: Header, meta: bytes) -> None:
         """Answer one request."""
-        await self._operations[header.op](header, meta)
+        operation = self._operations.get(header.op)
+        if operation is None:
+            raise bp.FrameError(f"{header.op.name} is for peers")
+        await operation(header, meta)
 
     async def close(self) -> None:
         """Let go of everything the connection had open; what it wrote waits for a successor for a while."""
@@ -138,7 +145,7 @@ class LocalSession:
         await self._link.send(encode(header.op, header.request_id, meta, flags=Flag.REPLY))
 
     async def _reply_with_descriptor(self, header: Header, meta: Struct, descriptor: int) -> None:
-        head = encode(header.op, header.request_id, meta, flags=Flag.REPLY | Flag.FD)
+        head = encode(header.op, header.request_id, meta, flags=_WITH_DESCRIPTOR)
         await self._link.send_with_descriptor(head, descriptor)
 
     async def _hello(self, header: Header, meta: bytes) -> None:
@@ -161,14 +168,20 @@ class LocalSession:
         number = next(_numbers)
         self._files[number] = file
         self._metrics.open_handles.inc()
+        brought = None
         try:
+            if wanted.first_bytes > 0 and not file.map.is_complete:
+                brought = await self._reader.ensure(file, 0, wanted.first_bytes)
             descriptor = tier_files.open_for_reader(file)
         except OSError as error:
             self._release(number)
             raise CacheError(f"the cached file cannot be opened: {error.strerror}", number=error.errno) from error
+        except BaseException:
+            self._release(number)
+            raise
         try:
             has_room = file.map.resident_bytes + file.reserved_bytes >= file.version.size_bytes
-            opened = bp.Opened(handle=number, is_resident=file.map.is_complete, is_kept=has_room)
+            opened = bp.Opened(handle=number, is_resident=file.map.is_complete, is_kept=has_room, brought=brought)
             await self._reply_with_descriptor(header, opened, descriptor)
         finally:
             os.close(descriptor)
@@ -195,6 +208,19 @@ class LocalSession:
         else:
             self._release(number)
         await self._reply(header, bp.Empty())
+
+    def _close_now(self, header: Header, meta: bytes) -> Ready | None:
+        """Close a file that was read; None for others."""
+        try:
+            wanted = decode_meta(meta, bp.Handle)
+        except bp.FrameError:
+            return None  # `handle` meets it too, and can say so
+        if wanted.handle not in self._files:
+            return None
+        self._release(wanted.handle)
+        if wanted.is_silent:
+            return NO_REPLY
+        return encode(header.op, header.request_id, bp.Empty(), flags=Flag.REPLY), memoryview(b"")
 
     def _release(self, number: int) -> None:
         file = self._files.pop(number, None)
@@ -245,7 +271,7 @@ class LocalSession:
         self._stagings[number] = staging
         self._metrics.open_handles.inc()
         try:
-            created = bp.Created(handle=number, is_sealing=staging.inside is not None)
+            created = bp.Created(handle=number, is_sealing=staging.seals)
             await self._reply_with_descriptor(header, created, staging.descriptor)
         finally:
             if self._is_closed:

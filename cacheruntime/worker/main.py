@@ -23,6 +23,7 @@ from api.gen.worker_pb2_grpc import add_WorkerControlServicer_to_server
 from api.trust.channels import add_port
 from api.trust.files import REFUSED_FILES, TrustError, TrustFiles
 from api.trust.identity import Identity, Role
+from cacheruntime.core.held import Settings as HoldSettings
 from cacheruntime.core.reports import ReportState
 from cacheruntime.core.scrub import ScrubSchedule
 from cacheruntime.core.tiers import Tier, moving_room
@@ -37,6 +38,8 @@ from cacheruntime.worker.filler import Filler
 from cacheruntime.worker.frame_server import FrameServer
 from cacheruntime.worker.frame_socket import FrameSocket
 from cacheruntime.worker.fsck import FolderInUse, lock_folder
+from cacheruntime.worker.holding import Holding
+from cacheruntime.worker.leaver import Leaver
 from cacheruntime.worker.loads import Loads
 from cacheruntime.worker.local_socket import LocalSession
 from cacheruntime.worker.metadata_client import MetadataClient
@@ -46,6 +49,7 @@ from cacheruntime.worker.names import Names
 from cacheruntime.worker.path_order import PathOrder
 from cacheruntime.worker.peers import Peers
 from cacheruntime.worker.preheater import Preheater
+from cacheruntime.worker.promoter import Promoter
 from cacheruntime.worker.pruner import Pruner
 from cacheruntime.worker.reader import Reader, in_parallel
 from cacheruntime.worker.renames import Renames
@@ -58,6 +62,7 @@ from cacheruntime.worker.terms import TermsKeeper
 from cacheruntime.worker.tier_files import CachedFile
 from cacheruntime.worker.trees import Trees
 from cacheruntime.worker.trust import ControlGate, Gate, OpenGate, ShutGate, TokenGate, TokenKeys
+from cacheruntime.worker.turns import Turns
 from cacheruntime.worker.workers import Peer, Workers
 from cacheruntime.worker.writes import Writes
 from kube.errors import ConfigError
@@ -95,7 +100,8 @@ async def _until_signal(settings: WorkerSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    serving = asyncio.create_task(_serve(settings))
+    leavers: list[Leaver] = []
+    serving = asyncio.create_task(_serve(settings, leavers))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -105,12 +111,15 @@ async def _until_signal(settings: WorkerSettings) -> None:
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from failures
         return
+    if settings.tunables.leave_seconds:
+        for leaver in leavers:
+            await leaver.hand_over(settings.tunables.leave_seconds)
     serving.cancel()
     await asyncio.wait({serving}, timeout=STOP_SECONDS)
     log.info("worker_stopped")
 
 
-async def _serve(settings: WorkerSettings) -> None:
+async def _serve(settings: WorkerSettings, leavers: list[Leaver]) -> None:
     tunables = settings.tunables
     metrics = Metrics()
     trust = _trust(settings)
@@ -180,8 +189,36 @@ async def _serve(settings: WorkerSettings) -> None:
     store.index.refetch_seconds_per_byte = filler.refetch_seconds_per_byte
     terms = TermsKeeper(store.index, datasets, workers, interval_seconds=tunables.dataset_seconds)
     store.index.terms = terms.of
+    filler.rates_allowed = lambda uid: terms.rates(uid, tunables.origin_bytes_per_second)
     reader = Reader(store, filler, datasets, metrics)
-    writes = Writes(store=store, reader=reader, filler=filler, datasets=datasets, metadata=metadata, metrics=metrics)
+    turns = Turns(me, datasets, metadata, wait_seconds=tunables.turn_seconds)
+    holding = Holding(
+        me=me,
+        store=store,
+        workers=workers,
+        peers=peers,
+        filler=filler,
+        datasets=datasets,
+        metadata=metadata,
+        metrics=metrics,
+        turns=turns,
+        settings=HoldSettings(tunables.held_settle_seconds, tunables.held_takeover_seconds),
+        percent=tunables.held_percent,
+        uploads=tunables.held_uploads,
+        hold_seconds=tunables.hold_seconds,
+    )
+    filler.fill_held = holding.fill
+    await holding.recover()
+    writes = Writes(
+        store=store,
+        reader=reader,
+        filler=filler,
+        datasets=datasets,
+        metadata=metadata,
+        metrics=metrics,
+        holding=holding,
+        turns=turns,
+    )
     renames = Renames(store, writes, datasets, metadata)
     names = Names(metadata)
     answerer = ReadAnswerer(store, reader, metrics, senders)
@@ -205,6 +242,9 @@ async def _serve(settings: WorkerSettings) -> None:
         learns=tunables.preheat_rows,
         clock=time.monotonic,
     )
+    promoter = Promoter(store, metrics, reader.bring, lambda file, moved: reader.came_ahead(file.version, moved))
+    if tunables.whole_weights:
+        reader.on_read = promoter.read
     pruner = Pruner(store, datasets, metadata, interval_seconds=tunables.prune_seconds)
 
     scrubber = Scrubber(
@@ -238,7 +278,7 @@ async def _serve(settings: WorkerSettings) -> None:
         return ShutGate(f"{peer} may not read here; the byte plane is for workers", metrics)
 
     def peer_session(link: FrameSocket, peer: Identity | None) -> PeerSession:
-        return PeerSession(link, greeting, answerer, gate_of(peer))
+        return PeerSession(link, greeting, answerer, gate_of(peer), holding)
 
     order = PathOrder()
 
@@ -259,7 +299,19 @@ async def _serve(settings: WorkerSettings) -> None:
         )
 
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    service = ControlService(loads, store, Trees(metadata, writes), metrics, ControlGate(keys, metrics))
+    leaver = Leaver(
+        store=store,
+        workers=workers,
+        peers=peers,
+        datasets=datasets,
+        metrics=metrics,
+        # A report, and a look of every peer at the list; twice, since each may come late.
+        known_seconds=2 * (tunables.report_seconds + tunables.workers_seconds),
+        emptied=holding.emptied,
+    )
+    service = ControlService(
+        loads, store, Trees(metadata, writes), leaver=leaver, metrics=metrics, gate=ControlGate(keys, metrics)
+    )
     add_WorkerControlServicer_to_server(service, server)
     control = Address(settings.control.host, _bind_control(server, settings.control, trust))
     reporter = Reporter(
@@ -274,6 +326,7 @@ async def _serve(settings: WorkerSettings) -> None:
         metrics=metrics,
         interval_seconds=tunables.report_seconds,
         tier_speeds=speeds,
+        is_leaving=lambda: workers.is_leaving,
     )
     local_listener = local_socket.listen(settings.socket)
     ready = asyncio.Event()
@@ -293,20 +346,27 @@ async def _serve(settings: WorkerSettings) -> None:
             tasks.create_task(terms.run())
             tasks.create_task(_recheck(store, found))
             tasks.create_task(mover.run())
+            tasks.create_task(holding.run())
             tasks.create_task(preheater.run())
             if tunables.scrub_bytes_per_second:
                 tasks.create_task(scrubber.run())
             # What is there now stays: looking through it again and again took half of the event loop's busy time.
             gc.collect()
             gc.freeze()
+            leavers.append(leaver)
             ready.set()
             log.info("worker_ready", node=me.node, listen=me.endpoint, control=str(control))
     finally:
         settings.socket.unlink(missing_ok=True)
+        leavers.clear()
+        await promoter.close()
+        await leaver.close()
         await loads.close()
         await server.stop(grace=1)
         await peers.close()
         await writes.close()
+        await holding.close()
+        await turns.close()
         await datasets.close()
         await metadata.close()
         store.close()

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import grpc
 
 from api.gen import metadata_pb2 as pb
-from api.gen.metadata_pb2_grpc import NamespaceStub, ResidencyStub, TrustStub
+from api.gen.metadata_pb2_grpc import HeldStub, NamespaceStub, ResidencyStub, TrustStub
 from api.trust.channels import open_channel
 from api.trust.files import TrustFiles
 from api.trust.identity import METADATA_SERVER
@@ -50,6 +50,7 @@ class MetadataClient:
         self._trust = TrustStub(self._channel)
         self._namespace = NamespaceStub(self._channel)
         self._residency = ResidencyStub(self._channel)
+        self._held = HeldStub(self._channel)
         self._call_seconds = call_seconds
         self._mutation_seconds = mutation_seconds
 
@@ -132,8 +133,28 @@ class MetadataClient:
         )
         return list(answer.workers)
 
-    async def put_file(self, uid: str, path: str, *, size_bytes: int, etag: str, mtime_ns: int, mode: int) -> int:
+    async def put_file(
+        self, uid: str, path: str, *, size_bytes: int, etag: str, mtime_ns: int, mode: int, turn: str = ""
+    ) -> int:
         """Show a durable file in the namespace; return the snapshot version."""
+        request = pb.PutFileRequest(
+            request_id=_request_id(),
+            uid=uid,
+            path=path,
+            size_bytes=size_bytes,
+            etag=etag,
+            mtime_ns=mtime_ns,
+            mode=mode,
+            turn=turn,
+        )
+        return await self._mutate(
+            "PutFile",
+            lambda: self._namespace.PutFile(request, timeout=self._call_seconds),
+            precondition=errno.EISDIR,
+        )
+
+    async def put_held(self, uid: str, path: str, *, size_bytes: int, etag: str, mtime_ns: int, mode: int) -> int:
+        """Show a file that both holders of its etag keep; return the snapshot version."""
         request = pb.PutFileRequest(
             request_id=_request_id(),
             uid=uid,
@@ -144,9 +165,7 @@ class MetadataClient:
             mode=mode,
         )
         return await self._mutate(
-            "PutFile",
-            lambda: self._namespace.PutFile(request, timeout=self._call_seconds),
-            precondition=errno.EISDIR,
+            "PutHeld", lambda: self._held.PutHeld(request, timeout=self._call_seconds), precondition=errno.EISDIR
         )
 
     async def make_directory(self, uid: str, path: str, *, mode: int, mtime_ns: int) -> int:
@@ -158,25 +177,71 @@ class MetadataClient:
             precondition=errno.ENOTDIR,
         )
 
-    async def remove(self, uid: str, path: str, *, directory: bool) -> int:
+    async def remove(self, uid: str, path: str, *, directory: bool, turn: str = "") -> int:
         """Take a path out; a directory that is not empty is ENOTEMPTY. Return the snapshot version."""
-        request = pb.RemoveRequest(request_id=_request_id(), uid=uid, path=path, directory=directory)
+        request = pb.RemoveRequest(request_id=_request_id(), uid=uid, path=path, directory=directory, turn=turn)
         return await self._mutate(
             "Remove",
             lambda: self._namespace.Remove(request, timeout=self._call_seconds),
             precondition=errno.ENOTEMPTY,
         )
 
-    async def rename(self, uid: str, source: str, target: str, *, target_etag: str) -> int:
-        """Rename a file; return the snapshot version."""
+    async def rename(
+        self, uid: str, source: str, target: str, *, target_etag: str, source_etag: str = "", turn: str = ""
+    ) -> int:
+        """Rename a file, of that version if one is given; return the snapshot version."""
         request = pb.RenameRequest(
-            request_id=_request_id(), uid=uid, source=source, target=target, target_etag=target_etag
+            request_id=_request_id(),
+            uid=uid,
+            source=source,
+            target=target,
+            target_etag=target_etag,
+            source_etag=source_etag,
+            turn=turn,
         )
         return await self._mutate(
             "Rename",
             lambda: self._namespace.Rename(request, timeout=self._call_seconds),
             precondition=errno.EISDIR,
         )
+
+    async def take_turn(self, uid: str, paths: list[str], node: str, epoch: int, turn: str) -> None:
+        """Take the turn of paths; a retryable CacheError while somebody else has it."""
+        request = pb.TakeTurnRequest(uid=uid, paths=paths, node=node, epoch=epoch, turn=turn)
+        await self._call("TakeTurn", self._held.TakeTurn(request, timeout=self._call_seconds))
+
+    async def end_turn(self, uid: str, turn: str) -> None:
+        """End a turn; Missing when the dataset is gone."""
+        request = pb.EndTurnRequest(uid=uid, turn=turn)
+        await self._call("EndTurn", self._held.EndTurn(request, timeout=self._call_seconds))
+
+    async def claim_held(self, uid: str, etag: str, node: str, epoch: int, turn: str) -> pb.HeldState:
+        """Ask for the turn to upload a held version; Missing when the dataset is gone."""
+        request = pb.ClaimHeldRequest(uid=uid, etag=etag, node=node, epoch=epoch, turn=turn)
+        return await self._call("ClaimHeld", self._held.ClaimHeld(request, timeout=self._call_seconds))
+
+    async def finish_held(self, uid: str, etag: str, *, turn: str, object_etag: str, size_bytes: int) -> pb.HeldState:
+        """Say that a held version is uploaded; return what that made of it. Asked again like a mutation."""
+        request = pb.FinishHeldRequest(uid=uid, etag=etag, turn=turn, object_etag=object_etag, size_bytes=size_bytes)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._mutation_seconds
+        while True:
+            try:
+                return await self._call("FinishHeld", self._held.FinishHeld(request, timeout=self._call_seconds))
+            except CacheError as error:
+                if not error.is_retryable or loop.time() >= deadline:
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def find_held(self, uid: str, etag: str) -> pb.HeldState:
+        """Return what became of a held version; Missing when the dataset is gone."""
+        request = pb.FindHeldRequest(uid=uid, etag=etag)
+        return await self._call("FindHeld", self._held.FindHeld(request, timeout=self._call_seconds))
+
+    async def forget_held(self, uid: str, etag: str, node: str) -> None:
+        """Say that this node has dropped a held version."""
+        request = pb.ForgetHeldRequest(uid=uid, etag=etag, node=node)
+        await self._call("ForgetHeld", self._held.ForgetHeld(request, timeout=self._call_seconds))
 
     async def _call(self, what: str, call: Awaitable[A]) -> A:
         try:

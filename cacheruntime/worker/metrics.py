@@ -20,6 +20,7 @@ class Metrics:
 
         self.origin_bytes = counter("origin_read_bytes", "bytes read from under stores")
         self.origin_blocks = counter("origin_blocks", "blocks read from under stores", "why")
+        self.limited_seconds = counter("limited_seconds", "waits for the limits on reading under stores", "limit")
         self.peer_bytes = counter("peer_read_bytes", "bytes read from peers")
         self.peer_served_bytes = counter("peer_served_bytes", "bytes sent to peers")
         self.reader_bytes = counter("reader_bytes", "bytes made readable for local readers", "source")
@@ -46,6 +47,16 @@ class Metrics:
         self.ahead_uploads = counter("ahead_uploads", "uploads begun before the file was closed", "outcome")
         self.preheated_bytes = counter("preheated_bytes", "bytes made readable before their reader came", "source")
         self.preheated_files = counter("preheated_files", "files begun before their reader came", "outcome")
+        self.held_files = gauge("held_files", "files this node holds for the under store")
+        self.held_bytes = gauge("held_bytes", "bytes of them")
+        self.held_oldest_seconds = gauge("held_oldest_seconds", "age of the oldest of them")
+        self.held_unknown = gauge("held_unknown_files", "of them, those metadata does not know: see the log")
+        self.held_uploads = counter("held_uploads", "uploads of held files", "outcome")
+        self.held_fallbacks = counter(
+            "held_fallbacks", "files that could not be held and waited for their upload", "why"
+        )
+        self.handed_over_bytes = counter("handed_over_bytes", "bytes that others took before this worker leaves")
+        self.promoted_files = counter("promoted_files", "files fetched whole because they were read like weights")
         self.commit_seconds = Histogram(
             "headrace_worker_commit_seconds", "time to make a written file durable", registry=self.registry
         )

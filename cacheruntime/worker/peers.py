@@ -17,16 +17,22 @@ import structlog
 
 from api.byteplane import (
     TOKEN_ERRNOS,
+    AskHeld,
     Authorize,
     Authorized,
+    DropHeld,
+    Empty,
     Failure,
     Flag,
     FrameError,
     Header,
+    HeldKnown,
     Hello,
     HelloReply,
+    Hold,
     Op,
     Read,
+    ReadHeld,
     ReadReply,
     Struct,
     decode_meta,
@@ -77,11 +83,23 @@ class PeerBytes:
     from_origin: bool
 
 
+_Reply = ReadReply | Authorized | Empty | HeldKnown
+_Kind = type[ReadReply] | type[Authorized] | type[Empty] | type[HeldKnown]
+_Request = Read | ReadHeld | Hold | DropHeld | AskHeld
+_OPS: Final[dict[type[_Request], tuple[Op, _Kind]]] = {
+    Read: (Op.READ, ReadReply),
+    ReadHeld: (Op.READ_HELD, ReadReply),
+    Hold: (Op.HOLD, Empty),
+    DropHeld: (Op.DROP_HELD, Empty),
+    AskHeld: (Op.ASK_HELD, HeldKnown),
+}
+
+
 @dataclass(slots=True)
 class _Waiting:
-    reply: asyncio.Future[ReadReply | Authorized]
+    reply: asyncio.Future[_Reply]
     buffer: memoryview
-    kind: type[ReadReply] | type[Authorized] = ReadReply
+    kind: _Kind = ReadReply
 
 
 @dataclass(slots=True)
@@ -132,12 +150,42 @@ class Peers:
     async def read(self, peer: Peer, request: Read) -> PeerBytes:
         """Return the range from that peer. PeerFailed (CorruptAnswer), or what the peer says of the object."""
         seconds = RESIDENT_ONLY_SECONDS if request.resident_only else self._read_seconds
+        buffer = self._buffers.take(request.length_bytes)
+        reply = await self._exchange(peer, request, buffer, seconds)
+        assert isinstance(reply, ReadReply)
+        if crc32c(buffer) != reply.crc32c:
+            raise CorruptAnswer(f"{peer.node} sent bytes that do not have their checksum")
+        return PeerBytes(buffer, reply.crc32c, reply.from_origin)
+
+    async def read_held(self, peer: Peer, request: ReadHeld, buffer: memoryview) -> int:
+        """Fill the buffer with a range of a version the peer holds; return its checksum. PeerFailed, NotResident."""
+        reply = await self._exchange(peer, request, buffer, self._read_seconds)
+        assert isinstance(reply, ReadReply)
+        if crc32c(buffer) != reply.crc32c:
+            raise CorruptAnswer(f"{peer.node} sent bytes that do not have their checksum")
+        return reply.crc32c
+
+    async def hold(self, peer: Peer, request: Hold, seconds: float) -> None:
+        """Return when the peer holds the file durably. PeerFailed."""
+        await self._exchange(peer, request, memoryview(bytearray()), seconds)
+
+    async def drop_held(self, peer: Peer, request: DropHeld) -> None:
+        """Tell the peer that it need not hold a version any more. PeerFailed."""
+        await self._exchange(peer, request, memoryview(bytearray()), RESIDENT_ONLY_SECONDS)
+
+    async def ask_held(self, peer: Peer, request: AskHeld) -> bool:
+        """Return whether the first holder of a version may have shown it. PeerFailed."""
+        reply = await self._exchange(peer, request, memoryview(bytearray()), RESIDENT_ONLY_SECONDS)
+        assert isinstance(reply, HeldKnown)
+        return reply.is_known
+
+    async def _exchange(self, peer: Peer, request: _Request, buffer: memoryview, seconds: float) -> _Reply:
         before = self.received_bytes(peer)
         try:
             link = await self._link(peer)
             before = self.received_bytes(peer)
             async with asyncio.timeout(seconds):
-                buffer, reply = await self._ask_with_token(link, peer, request)
+                return await self._ask_with_token(link, peer, request, buffer)
         except TimeoutError:
             if self.received_bytes(peer) != before:
                 # What else was asked of it comes: those who wait for that must not pay for this one.
@@ -147,9 +195,6 @@ class Peers:
         except OSError as error:
             self._drop(peer, str(error))
             raise PeerFailed(f"{peer.node} at {peer.endpoint}: {error}") from error
-        if crc32c(buffer) != reply.crc32c:
-            raise CorruptAnswer(f"{peer.node} sent bytes that do not have their checksum")
-        return PeerBytes(buffer, reply.crc32c, reply.from_origin)
 
     def received_bytes(self, peer: Peer) -> int:
         """What a peer has sent so far, parts of frames too; a peer that sends anything is busy, not stalled. Differs
@@ -166,14 +211,15 @@ class Peers:
         self.keep_only(frozenset())
         await asyncio.sleep(0)
 
-    async def _ask_with_token(self, link: _Link, peer: Peer, request: Read) -> tuple[memoryview, ReadReply]:
+    async def _ask_with_token(self, link: _Link, peer: Peer, request: _Request, buffer: memoryview) -> _Reply:
+        op, kind = _OPS[type(request)]
         if link.shown is None:
-            return await self._ask(link, request)
+            return await self._request(link, op, request, buffer, kind)
         for is_last in (False, True):
             try:
                 if not link.shown.is_good(request.uid, write=False):
                     await link.shown.ensure(request.uid, write=False)
-                return await self._ask(link, request)
+                return await self._request(link, op, request, buffer, kind)
             except grpc.aio.AioRpcError as error:
                 why = from_rpc(error, "IssueToken").message
                 raise PeerRefused(f"no token to show to {peer.node} is to be had: {why}") from error
@@ -187,16 +233,8 @@ class Peers:
     async def _show(self, link: _Link, token: str) -> None:
         await self._request(link, Op.AUTHORIZE, Authorize(token=token), memoryview(bytearray()), Authorized)
 
-    async def _ask(self, link: _Link, request: Read) -> tuple[memoryview, ReadReply]:
-        buffer = self._buffers.take(request.length_bytes)
-        reply = await self._request(link, Op.READ, request, buffer, ReadReply)
-        assert isinstance(reply, ReadReply)
-        return buffer, reply
-
-    async def _request(
-        self, link: _Link, op: Op, meta: Struct, buffer: memoryview, kind: type[ReadReply] | type[Authorized]
-    ) -> ReadReply | Authorized:
-        future: asyncio.Future[ReadReply | Authorized] = asyncio.get_running_loop().create_future()
+    async def _request(self, link: _Link, op: Op, meta: Struct, buffer: memoryview, kind: _Kind) -> _Reply:
+        future: asyncio.Future[_Reply] = asyncio.get_running_loop().create_future()
         request_id, link.next_id = link.next_id, link.next_id + 1
         link.waiting[request_id] = _Waiting(future, buffer, kind)
         try:
@@ -313,5 +351,5 @@ def _settle(link: _Link, request_id: int, outcome: Struct | CacheError) -> None:
     if isinstance(outcome, CacheError):
         waiting.reply.set_exception(outcome)
     else:
-        assert isinstance(outcome, ReadReply | Authorized)
+        assert isinstance(outcome, ReadReply | Authorized | Empty | HeldKnown)
         waiting.reply.set_result(outcome)

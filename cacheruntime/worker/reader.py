@@ -6,7 +6,7 @@ announced as readable only when every block of it is in the reader's own sparse 
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -17,8 +17,9 @@ from cacheruntime.core.hit_ratio import PassReads
 from cacheruntime.errors import CacheError, MediumFailed, NoRoom
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Datasets
-from cacheruntime.worker.filler import Fetched, Filler, Keep, KeepBytes, Source, Why
+from cacheruntime.worker.filler import Fetched, Filler, Keep, Source, Why
 from cacheruntime.worker.metrics import Metrics
+from cacheruntime.worker.storing import Storing
 from cacheruntime.worker.tier_files import CachedFile
 
 T = TypeVar("T")
@@ -52,11 +53,15 @@ class Reader:
         self.counters = Counters()
         self.on_open: Callable[[Version, bool], None] = lambda _version, _is_resident: None
         """Told of every file a reader opens, and whether all of it was here."""
+        self.on_read: Callable[[CachedFile, int, int], None] = lambda _file, _offset, _length: None
+        """Told of every range a local reader asks for, before it is fetched."""
         self._ahead: OrderedDict[str, dict[Source, int]] = OrderedDict()
 
     async def open(self, version: Version) -> CachedFile:
         """Return the version's sparse file, held, for a reader."""
         file = await self.hold(version)
+        # What an earlier reader left unread is no longer what somebody waits for.
+        self._ahead.pop(version_name(version), None)
         self.on_open(version, file.map.is_complete)
         if file.map.is_complete:
             self._tell(version, dict.fromkeys(Source, 0) | {Source.LOCAL: version.size_bytes})
@@ -76,6 +81,7 @@ class Reader:
         # The handle may be closed while we wait; what follows still needs the file.
         self._store.hold(file)
         try:
+            self.on_read(file, offset_bytes, length_bytes)
             moved = await self.bring(file, offset_bytes, length_bytes)
         finally:
             self._store.release(file)
@@ -155,12 +161,8 @@ class Reader:
             return await self._filler.fetch_for_peer(info, version, index, keeper, why)
         return await self._filler.fetch(info, version, index, keeper)
 
-    def _keeper(self, version: Version, index: int, keep: Keep) -> KeepBytes:
-        # By version and not by file: the fetch may outlive the reader who began it, and with it its file.
-        async def store(fetched: Fetched) -> None:
-            await self._try_to_keep(version, index, fetched, keep)
-
-        return store
+    def _keeper(self, version: Version, index: int, keep: Keep) -> "_Keeper":
+        return _Keeper(self, version, index, keep)
 
     async def _resident(self, version: Version, index: int) -> memoryview | None:
         try:
@@ -174,7 +176,13 @@ class Reader:
         finally:
             self._store.release(file)
 
-    async def _try_to_keep(self, version: Version, index: int, fetched: Fetched, keep: Keep) -> None:
+    def begin_to_keep(self, version: Version, index: int, keep: Keep) -> Storing | None:
+        """Return what stores a block that is about to be read, if somebody holds its file and there is room."""
+        file = self._store.find(version) if keep is not Keep.NO else None
+        return self._store.begin_block(file, index, as_home=keep is Keep.HOME) if file is not None else None
+
+    async def try_to_keep(self, version: Version, index: int, fetched: Fetched, keep: Keep) -> None:
+        """Store a block that was fetched, if it may stay and there is room."""
         if keep is Keep.NO:
             return
         length = block_length(index, version.size_bytes, self._store.block_size_bytes)
@@ -187,9 +195,11 @@ class Reader:
         finally:
             self._store.release(file)
 
-    def came_ahead(self, version: Version, moved: dict[Source, int]) -> None:
+    def came_ahead(self, version: Version, moved: Mapping[Source, int]) -> None:
         """A reader comes for bytes that were brought here for it: it is told of them as of what it waited for."""
-        self._ahead[version_name(version)] = {source: moved[source] for source in (Source.ORIGIN, Source.PEER)}
+        found = self._ahead.setdefault(version_name(version), dict.fromkeys((Source.ORIGIN, Source.PEER), 0))
+        for source in found:
+            found[source] += moved[source]
         if len(self._ahead) > AHEAD_MAX:
             self._ahead.popitem(last=False)
 
@@ -216,6 +226,22 @@ class Reader:
             if len(recent) > RECENT_MAX:
                 del recent[next(iter(recent))]
             self._metrics.reader_bytes.labels(source.value).inc(size_bytes)
+
+
+class _Keeper:
+    """Implements filler.Keeper. Of a version and not of a file: the fetch may outlive the reader who began it, and with
+    it its file."""
+
+    __slots__ = ("_index", "_keep", "_reader", "_version")
+
+    def __init__(self, reader: Reader, version: Version, index: int, keep: Keep) -> None:
+        self._reader, self._version, self._index, self._keep = reader, version, index, keep
+
+    async def keep(self, fetched: Fetched) -> None:
+        await self._reader.try_to_keep(self._version, self._index, fetched, self._keep)
+
+    def begin(self) -> Storing | None:
+        return self._reader.begin_to_keep(self._version, self._index, self._keep)
 
 
 async def in_parallel(items: Sequence[T], limit: int, one: Callable[[T], Coroutine[Any, Any, None]]) -> None:

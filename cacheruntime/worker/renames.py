@@ -1,22 +1,28 @@
 """Renames over stores that have none: copy, show, delete.
 
-Owns the order. A file is copied, the namespace switches, then the old object goes: a crash in between leaves an
-object too many, never one too few. A directory moves file by file, so others may see it half way; it ends either
-whole under the new name or, after an error, with every file under one of the two.
+Owns the order. A file is copied, the namespace switches, then the old object goes: a crash in between leaves an object
+too many, never one too few. A file that waits for its upload only changes its name; one whose upload is under way waits
+for that. A directory moves file by file, so others may see it half way; it ends either whole under the new name or,
+after an error, with every file under one of the two.
 """
 
 import asyncio
 import errno
+from typing import Final
 
 from api.byteplane import Mutated
 from api.gen import metadata_pb2 as pb
+from api.held import is_held
 from cacheruntime.core.blocks import Version
 from cacheruntime.errors import CacheError, Missing, VersionChanged, from_store
 from cacheruntime.worker.block_store import BlockStore
-from cacheruntime.worker.datasets import Datasets
+from cacheruntime.worker.datasets import Datasets, Location
 from cacheruntime.worker.metadata_client import MetadataClient
 from cacheruntime.worker.writes import Writes
 from understores.errors import UnderStoreError
+
+TRIES: Final = 8
+"""Each is another version of the file."""
 
 
 class Renames:
@@ -53,20 +59,63 @@ class Renames:
         destination = await self._datasets.locate_writable(uid, target)
         if origin.store is not destination.store:
             raise CacheError(f"{source!r} and {target!r} lie in different mounts", number=errno.EXDEV)
-        try:
-            if (await origin.store.head(origin.key)).etag != entry.etag:
-                raise VersionChanged(f"{source!r} is not the version the namespace knows")
-            info = await origin.store.copy(origin.key, destination.key)
-            snapshot_version = await self._metadata.rename(uid, source, target, target_etag=info.etag)
-            await origin.store.delete(origin.key)
-        except UnderStoreError as error:
-            raise from_store(error) from error
-        self._writes.renamed(uid, source, target, old_etag=entry.etag, new_etag=info.etag)
+        for _ in range(TRIES):
+            # While its turn is waited for a held file becomes an object, and another writer may bring a held one.
+            if is_held(entry.etag):
+                moved = await self._rename_held(uid, source, target, entry, origin)
+            else:
+                moved = await self._rename_object(uid, source, target, entry, (origin, destination))
+            if moved is not None:
+                return moved
+            entry = await self._metadata.lookup(uid, source)
+        raise VersionChanged(f"{source!r} is replaced again and again")
+
+    async def _rename_held(
+        self, uid: str, source: str, target: str, entry: pb.Entry, origin: Location
+    ) -> Mutated | None:
+        """Move a file that waits for its upload, which is a change of names only; None = it is another version now."""
+        async with self._writes.turn(uid, source) as turn:
+            found = await self._metadata.find_held(uid, entry.etag)
+            if found.state != pb.HeldState.WAITING or found.path != source:
+                return None
+            if found.leaves_object:
+                try:
+                    # Of an older version, which nobody sees: else a listing would show it once the name is free.
+                    await origin.store.delete(origin.key)
+                except UnderStoreError as error:
+                    raise from_store(error) from error
+            snapshot_version = await self._metadata.rename(
+                uid, source, target, target_etag=entry.etag, source_etag=entry.etag, turn=turn
+            )
+        self._moved(uid, source, target, entry, entry.etag)
+        return Mutated(snapshot_version=snapshot_version, etag=entry.etag)
+
+    async def _rename_object(
+        self, uid: str, source: str, target: str, entry: pb.Entry, places: tuple[Location, Location]
+    ) -> Mutated | None:
+        """Copy, show, delete; None = it is another version than it was before the turn."""
+        origin, destination = places
+        async with self._writes.turn(uid, source, target) as turn:
+            if turn and (await self._metadata.lookup(uid, source)).etag != entry.etag:
+                return None
+            try:
+                if (await origin.store.head(origin.key)).etag != entry.etag:
+                    raise VersionChanged(f"{source!r} is not the version the namespace knows")
+                info = await origin.store.copy(origin.key, destination.key)
+                snapshot_version = await self._metadata.rename(uid, source, target, target_etag=info.etag, turn=turn)
+                await origin.store.delete(origin.key)
+            except UnderStoreError as error:
+                raise from_store(error) from error
+        self._moved(uid, source, target, entry, info.etag)
+        return Mutated(snapshot_version=snapshot_version, etag=info.etag)
+
+    def _moved(self, uid: str, source: str, target: str, entry: pb.Entry, etag: str) -> None:
+        """Let what is written and cached here follow."""
+        self._writes.renamed(uid, source, target, old_etag=entry.etag, new_etag=etag)
         self._store.drop_path(uid, target)
         old = Version(uid, source, entry.etag, entry.size_bytes)
-        self._store.rekey(old, Version(uid, target, info.etag, entry.size_bytes))
+        self._store.rekey(old, Version(uid, target, etag, entry.size_bytes))
         self._store.drop_path(uid, source)
-        return Mutated(snapshot_version=snapshot_version, etag=info.etag)
 
     async def _rename_directory(self, uid: str, source: str, target: str, mode: int) -> int:
         await self._writes.make_directory(uid, target, mode=mode)

@@ -5,7 +5,7 @@ learns that a newer incarnation of its node registered stops: two must not serve
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -45,6 +45,7 @@ class Reporter:
         metrics: Metrics,
         interval_seconds: float,
         tier_speeds: Sequence[int],
+        is_leaving: Callable[[], bool] = lambda: False,
     ) -> None:
         self._me = me
         self._control_endpoint = control_endpoint
@@ -57,6 +58,7 @@ class Reporter:
         self._metrics = metrics
         self._interval_seconds = interval_seconds
         self._tier_speeds = tier_speeds
+        self._is_leaving = is_leaving
 
     async def register(self) -> None:
         """Register, waiting for metadata as long as it takes; Fenced when a newer incarnation lives."""
@@ -95,7 +97,7 @@ class Reporter:
                 await asyncio.sleep(self._interval_seconds)
 
     async def _report(self) -> bool:
-        batch = self._state.next_batch(self._store.index.names())
+        batch = self._state.next_batch(self._names())
         files, gone = self._describe(batch.names)
         report = pb.BlockReport(
             node=self._me.node,
@@ -107,6 +109,7 @@ class Reporter:
             network_read_bytes_per_second=int(self._filler.peer_rate.bytes_per_second),
             origin_read_bytes_per_second=int(self._filler.origin_rate.bytes_per_second),
             counters=_counters(self._reader.counters.by_source),
+            leaving=self._is_leaving(),
             reads=[
                 pb.DatasetReads(uid=uid, recent=_counters(reads.by_source))
                 for uid, reads in self._reader.counters.recent.items()
@@ -127,6 +130,10 @@ class Reporter:
         if need_full:
             self._state.need_full()
         return self._state.has_changes and (need_full or len(batch.names) == self._state.batch_files_max)
+
+    def _names(self) -> Iterator[str]:
+        """All of them, looked for only when they are wanted."""
+        yield from self._store.index.names()
 
     def _describe(self, names: Sequence[str]) -> tuple[list[pb.ResidentFile], list[str]]:
         files: list[pb.ResidentFile] = []

@@ -46,6 +46,12 @@ class Tunables(BaseSettings):
 
     block_size_bytes: int = Field(default=BLOCK_SIZE_BYTES, ge=4096, description="unit of residency; peers must agree")
     origin_streams: int = Field(default=32, ge=1, description="requests to under stores at once; each holds one block")
+    origin_bytes_per_second: int = Field(
+        default=0,
+        ge=0,
+        description="from under stores at most, by all workers together, each an equal part; 0 = no limit. A Dataset "
+        "may have its own, spec.cache.originRateLimit",
+    )
     peer_streams: int = Field(default=32, ge=1, description="blocks asked of peers at once")
     load_streams: int = Field(default=24, ge=1, description="blocks one load has in flight; leaves room for readers")
     preheat_streams: int = Field(default=8, ge=1, description="files brought here at once before their readers come")
@@ -57,6 +63,15 @@ class Tunables(BaseSettings):
     )
     preheat_rows: bool = Field(
         default=False, description="also where nothing is declared: along rows of numbered names that are being opened"
+    )
+    whole_weights: bool = Field(
+        default=True, description="fetch all of a file that is read like weights (core/weights.py), if it may be kept"
+    )
+    leave_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="after SIGTERM, to hand blocks over to workers that stay, hottest files first; 0 = for workers "
+        "that come back, and find their disks again. The pod's grace period must be longer",
     )
     io_threads: int = Field(default=16, ge=2, description="threads for file I/O; they mostly wait")
     send_threads: int = Field(default=16, ge=1, description="large blocks sent to peers at once")
@@ -89,6 +104,25 @@ class Tunables(BaseSettings):
     )
     spare_directory: str = Field(
         default="/dev/shm", description="memory for readers while no tier takes their bytes; empty = none"
+    )
+    held_percent: float = Field(
+        default=20.0,
+        ge=0,
+        le=100,
+        description="of the quotas, on top of them, for files that two workers hold until they are uploaded",
+    )
+    held_settle_seconds: float = Field(
+        default=2.0, ge=0, description="so old such a file is uploaded: temporary files have their names by then"
+    )
+    held_takeover_seconds: float = Field(
+        default=120.0, gt=0, description="so old one the other holder uploads too, whatever the writer's worker does"
+    )
+    held_uploads: int = Field(default=4, ge=1, description="uploads of such files at once")
+    hold_seconds: float = Field(
+        default=10.0, gt=0, description="deadline of another worker to hold a file, beside a second for each 20 MiB"
+    )
+    turn_seconds: float = Field(
+        default=600.0, gt=0, description="how long a change of a file waits for its upload that is under way"
     )
     move_bytes_per_second: int = Field(
         default=256 << 20, ge=0, description="at which files are moved between levels at most; 0 = no limit"

@@ -3,8 +3,8 @@
 Owns `<tier>/<dataset hash>/<hh>/<version hash>` and `<same>.map`. Does not decide what is kept (core) nor count
 bytes (block_store.py). Functions named *_block, `verify` and `scan` block and run in threads; the rest is a few
 system calls. No fsync: what is cached can be fetched again, and a block is resident only when its checksum is
-stored and matches, so what a crash tears is dropped, never served. Maps are made under a temporary name and
-renamed; in place, the checksum is written before the bit.
+stored and matches, so what a crash tears is dropped, never served. A map that replaces another is made under a
+temporary name and renamed; in place, the checksum is written before the bit.
 """
 
 import ctypes
@@ -99,7 +99,7 @@ class CachedFile:
 def data_path(directory: Path, version: Version) -> Path:
     """Where a tier keeps a version."""
     name = version_name(version)
-    return directory / dataset_name(version.uid) / name[:2] / name
+    return directory / f"{dataset_name(version.uid)}/{name[:2]}/{name}"
 
 
 def map_path(path: Path) -> Path:
@@ -170,6 +170,11 @@ def unlink_file(file: CachedFile) -> None:
 def write_block(file: CachedFile, index: int, data: memoryview, checksum: int, *, as_home: bool) -> None:
     """Store one block and make it resident; OSError leaves it not resident. Blocks."""
     write_at(file.descriptor, data, index * file.map.block_size_bytes)
+    keep_block(file, index, checksum, as_home=as_home)
+
+
+def keep_block(file: CachedFile, index: int, checksum: int, *, as_home: bool) -> None:
+    """Make a block resident whose bytes were written; OSError leaves it not resident. Blocks."""
     with file.lock:
         file.written_ns = os.fstat(file.descriptor).st_mtime_ns
         needs_header = as_home and not file.map.is_home
@@ -364,17 +369,19 @@ def save_map(file: CachedFile, index: int, *, whole: bool) -> None:
     if file.is_unlinked:
         return
     if whole or not file.has_map_file:
-        target = map_path(file.path)
-        temporary = target.with_name(target.name + TEMPORARY_SUFFIX)
+        # What replaces a map gets its name when it is whole; where there is none, a torn one is none still.
+        name = f"{file.path}{MAP_SUFFIX}"
+        target = name + TEMPORARY_SUFFIX if file.has_map_file else name
         if file.map_descriptor != _NO_DESCRIPTOR:
             os.close(file.map_descriptor)
             file.map_descriptor = _NO_DESCRIPTOR
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             write_at(descriptor, memoryview(file.map.encode()), 0)
         finally:
             os.close(descriptor)
-        temporary.rename(target)
+        if target != name:
+            os.rename(target, name)  # noqa: PTH104 - a Path each costs as much as the call
         file.has_map_file = True
         return
     if file.map_descriptor == _NO_DESCRIPTOR:

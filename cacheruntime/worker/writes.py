@@ -6,15 +6,20 @@ namespace shows is durable, and what fails half way leaves at worst an object no
     create -> staging --commit--> durable and visible --end, unchanged since--> cached file of that version
                                                       --end, changed since----> dropped
 
+With write policy WriteBack a commit's bytes are on the disks of two workers (holding.py) and their upload follows; what
+cannot be held is made durable first, like others. Whoever changes a path in the under store then has its turn
+(turns.py).
+
 Where the under store is a directory that can, the staging file is in it and becomes the object itself: written once,
 and sealed by its first commit. Elsewhere it is in a tier of the cache, and its bytes are sent.
 
 A client that dies leaves its staging files open for a while: the FUSE daemon that goes on for it adopts them, so that
 gigabytes need not be copied into new ones while its applications wait.
 
-Invariants: a staging file has one owner, or none while it may be adopted; a commit that returns is durable in the
-under store; bytes that changed while they were uploaded are uploaded again by the next commit; an upload under way is
-finished before its staging file is closed, also when the client is gone; a sealed file is nobody's to write any more.
+Invariants: a staging file has one owner, or none while it may be adopted; a commit that returns is durable in the under
+store, or on two workers' disks; bytes that changed while they were uploaded are uploaded again by the next commit; an
+upload under way is finished before its staging file is closed, also when the client is gone; a sealed file is nobody's
+to write any more.
 """
 
 import asyncio
@@ -22,7 +27,8 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -33,6 +39,7 @@ from msgspec import structs
 
 from api.byteplane import Committed
 from api.gen import metadata_pb2 as pb
+from api.held import is_held
 from cacheruntime.core.ahead import PIECE_BYTES
 from cacheruntime.core.blocks import Version, block_count, block_length, version_name
 from cacheruntime.errors import CacheError, from_store
@@ -42,9 +49,11 @@ from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.buffers import Buffers
 from cacheruntime.worker.datasets import Datasets, Location
 from cacheruntime.worker.filler import Filler, Keep
+from cacheruntime.worker.holding import Holding
 from cacheruntime.worker.metadata_client import MetadataClient
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.reader import PARALLEL_BLOCKS, Reader, in_parallel
+from cacheruntime.worker.turns import Turns
 from understores.base import ObjectInfo, StagingStore, StreamingStore
 from understores.errors import BytesLost, UnderStoreError
 
@@ -82,6 +91,8 @@ class Staging:
     file: Path | None = None
     """Its name in the tier; None: it has none, and is in the under store `inside`."""
     inside: StagingStore | None = None
+    seals: bool = False
+    """Nothing is written to it while it is committed, nor after that: it becomes the object, or is held."""
     sealed: Stamp | None = None
     """What the under store shows of it, or may show; None while nothing is."""
     is_lost: bool = False
@@ -116,8 +127,13 @@ class Writes:
         datasets: Datasets,
         metadata: MetadataClient,
         metrics: Metrics,
+        holding: Holding | None = None,
+        turns: Turns | None = None,
         wall_clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        """Without `holding` every commit is durable in the under store; without `turns` nobody else changes paths."""
+        self._holding = holding
+        self._turns = turns
         self._store = store
         self._reader = reader
         self._filler = filler
@@ -145,8 +161,10 @@ class Writes:
         self._beginning.add(beginning)
         try:
             location = await self._datasets.locate_writable(uid, path)
-            staging = await self._stage_inside(uid, path, location) if may_seal else None
+            writes_back = self._holding is not None and (await self._datasets.get(uid)).write_back
+            staging = await self._stage_inside(uid, path, location) if may_seal and not writes_back else None
             staging = staging or self._stage_in_tier(uid, path)
+            staging.seals |= may_seal and writes_back
         finally:
             self._beginning.discard(beginning)
         staging.owner, staging.path = owner, beginning.path
@@ -157,7 +175,7 @@ class Writes:
         except BaseException:
             await self.end(staging)
             raise
-        if staging.inside is None:
+        if not staging.seals:
             self._begin_ahead(staging, location)
         return staging
 
@@ -169,7 +187,7 @@ class Writes:
             descriptor = await inside.stage(location.key)
         except UnderStoreError as error:
             raise from_store(error) from error
-        return None if descriptor is None else Staging(uid, path, descriptor, inside=inside)
+        return None if descriptor is None else Staging(uid, path, descriptor, inside=inside, seals=True)
 
     def _stage_in_tier(self, uid: str, path: str) -> Staging:
         file = self._folder / secrets.token_hex(16)
@@ -266,8 +284,9 @@ class Writes:
             if staging.committed is not None and staging.stamp == stamp:
                 return staging.committed
             with self._metrics.commit_seconds.time():
-                committed = await self._upload(staging, stamp, mode, mtime_ns)
-            if staging.inside is not None and staging.sealed is None:
+                committed = await self._hold(staging, stamp, mode, mtime_ns)
+                committed = committed or await self._upload(staging, stamp, mode, mtime_ns)
+            if staging.seals and staging.sealed is None:
                 # It could not become the object, and its client goes on writing to it: on a file system of which
                 # nothing is known.
                 await asyncio.sleep(TICK_SECONDS)
@@ -277,14 +296,58 @@ class Writes:
 
     async def _settled_stamp(self, staging: Staging) -> Stamp:
         stamp = _stamp(staging.descriptor)
-        if staging.inside is not None:
+        if staging.seals:
             return stamp  # nobody writes to it while it is committed
         if not self._shows_every_write and abs(self._wall_clock_ns() - stamp.mtime_ns) < TICK_SECONDS * 1e9:
             await asyncio.sleep(TICK_SECONDS)
             stamp = _stamp(staging.descriptor)
         return stamp
 
+    async def _hold(self, staging: Staging, stamp: Stamp, mode: int, mtime_ns: int) -> Committed | None:
+        """Let two workers hold the bytes, and show them; None = they are to be in the under store first."""
+        holding, file = self._holding, staging.file
+        if holding is None or file is None or not staging.seals or staging.sealed not in (None, stamp):
+            return None
+        info = await self._datasets.get(staging.uid)
+        if not info.write_back:
+            return None
+        await self._datasets.locate_writable(staging.uid, staging.path)
+        was_sealed, staging.sealed = staging.sealed, stamp  # also if no answer says so
+        etag = await holding.hold(info, staging.path, file, staging.descriptor, stamp.size_bytes)
+        if etag is None:
+            staging.sealed = was_sealed
+            return None
+        try:
+            snapshot_version = await self._metadata.put_held(
+                staging.uid,
+                staging.path,
+                size_bytes=stamp.size_bytes,
+                etag=etag,
+                mtime_ns=mtime_ns or self._wall_clock_ns(),
+                mode=mode & 0o7777,
+            )
+        except CacheError as error:
+            holding.abandon(etag, error)
+            raise
+        holding.confirm(etag)
+        version = Version(staging.uid, staging.path, etag, stamp.size_bytes)
+        self._store.drop_path(staging.uid, staging.path, keep=version_name(version))
+        return Committed(etag=etag, size_bytes=stamp.size_bytes, snapshot_version=snapshot_version, is_sealed=True)
+
+    @asynccontextmanager
+    async def turn(self, uid: str, *paths: str) -> AsyncIterator[str]:
+        """Hold the turn to change paths in the under store; "" where none is needed."""
+        if self._turns is None:
+            yield ""
+            return
+        async with self._turns.turn(uid, *paths) as turn:
+            yield turn
+
     async def _upload(self, staging: Staging, stamp: Stamp, mode: int, mtime_ns: int) -> Committed:
+        async with self.turn(staging.uid, staging.path) as turn:
+            return await self._upload_in_turn(staging, stamp, mode, mtime_ns, turn)
+
+    async def _upload_in_turn(self, staging: Staging, stamp: Stamp, mode: int, mtime_ns: int, turn: str) -> Committed:
         location = await self._datasets.locate_writable(staging.uid, staging.path)
         try:
             info = await self._publish(staging, location, stamp) or await self._finish_ahead(staging, location, stamp)
@@ -298,6 +361,7 @@ class Writes:
             etag=info.etag,
             mtime_ns=mtime_ns or info.mtime_ns,
             mode=mode & 0o7777,
+            turn=turn,
         )
         version = Version(staging.uid, staging.path, info.etag, info.size_bytes)
         self._store.drop_path(staging.uid, staging.path, keep=version_name(version))
@@ -354,6 +418,8 @@ class Writes:
         committed = staging.committed
         if committed is None or committed.size_bytes == 0 or _stamp(staging.descriptor) != staging.stamp:
             return
+        if is_held(committed.etag):
+            return  # held until it is uploaded, and cached then
         info = await self._datasets.get(staging.uid)
         if not self._filler.may_be_home(info):
             return
@@ -409,6 +475,12 @@ class Writes:
 
     async def remove(self, uid: str, path: str, *, directory: bool) -> int:
         """Remove a file or an empty directory; return the snapshot version."""
+        if directory:
+            return await self._remove(uid, path, "", directory=True)
+        async with self.turn(uid, path) as turn:
+            return await self._remove(uid, path, turn, directory=False)
+
+    async def _remove(self, uid: str, path: str, turn: str, *, directory: bool) -> int:
         location = await self._datasets.locate_writable(uid, path)
         entry = await self._metadata.lookup(uid, path)
         if entry.is_directory != directory:
@@ -423,7 +495,7 @@ class Writes:
                 await location.store.delete(location.key)
         except UnderStoreError as error:
             raise from_store(error) from error
-        snapshot_version = await self._metadata.remove(uid, path, directory=directory)
+        snapshot_version = await self._metadata.remove(uid, path, directory=directory, turn=turn)
         self._store.drop_path(uid, path)
         return snapshot_version
 
@@ -451,8 +523,8 @@ class Writes:
 
 
 def _is_object(staging: Staging) -> bool:
-    """Whether the under store shows the file itself, or may be about to."""
-    return staging.inside is not None and (staging.sealed is not None or staging.lock.locked())
+    """Whether the file itself is an object or held, or may be about to."""
+    return staging.seals and (staging.sealed is not None or staging.lock.locked())
 
 
 def _stamp(descriptor: int) -> Stamp:

@@ -33,6 +33,8 @@ from api.trust.source import Shown
 
 RECEIVE_BYTES: Final = 64 << 10
 DESCRIPTORS_MAX: Final = 64
+UNHURRIED_SECONDS: Final = 0.002
+"""How long what nobody waits for may wait."""
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(DESCRIPTORS_MAX * array.array("i").itemsize)
 
 
@@ -69,6 +71,8 @@ class Connection:
         self._descriptors: deque[int] = deque()
         self._received = bytearray()
         self._unsent = bytearray()
+        self._unhurried = bytearray()
+        self._hurry: asyncio.TimerHandle | None = None
         self.is_open = True
         #: Tokens this connection has shown; None: the worker wants none.
         self.shown: Shown | None = None
@@ -92,17 +96,23 @@ class Connection:
             self._waiting.pop(request_id, None)
 
     def notify(self, op: Op, meta: Struct) -> None:
-        """Send a request whose reply does not matter."""
-        if self.is_open:
-            request_id = self._next_id
-            self._next_id += 1
-            self._send(encode(op, request_id, meta))
+        """Send a request whose reply does not matter, with the next one or a moment later: whoever closes one file
+        mostly opens another, and a message of its own would wake the worker for it."""
+        if not self.is_open:
+            return
+        request_id = self._next_id
+        self._next_id += 1
+        self._unhurried += encode(op, request_id, meta)
+        if self._hurry is None:
+            self._hurry = self._loop.call_later(UNHURRIED_SECONDS, self._send, b"")
 
     def close(self, reason: str = "closed here") -> None:
         """Hang up; every waiting request ends with ConnectionLost. May be called twice."""
         if not self.is_open:
             return
         self.is_open = False
+        if self._hurry is not None:
+            self._hurry.cancel()
         self._loop.remove_reader(self._socket.fileno())
         if self._unsent:
             self._loop.remove_writer(self._socket.fileno())
@@ -120,6 +130,10 @@ class Connection:
             future.set_exception(ConnectionLost(f"no answer to {op.name} within {timeout_seconds} s"))
 
     def _send(self, frame: bytes) -> None:
+        if self._hurry is not None:
+            self._hurry.cancel()
+            self._hurry = None
+            frame, self._unhurried = bytes(self._unhurried) + frame, bytearray()
         if self._unsent:
             self._unsent += frame
             return

@@ -4,7 +4,8 @@ Owns the descriptor and what is known of resident ranges. File bytes never cross
 range resident and the descriptor it passed is read here.
 
 Invariants:
-- Nothing is asked of the worker before the first `ensure`; one OPEN serves every reader of the version.
+- Nothing is asked of the worker before the first `ensure`; one OPEN serves every reader of the version, and brings a
+  small file with it.
 - What is known of residency belongs to one connection: with it the worker's promise to keep the blocks
   ends, so the version is opened again before anything more is read.
 - Two requests for one range become one.
@@ -16,12 +17,13 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 
 from api.byteplane import Ensure, Ensured, Handle, Op, Open, Opened, decode_meta
 from fuse.client.connection import Connection, ConnectionLost
 from fuse.core.contracts import Bytes
-from fuse.core.read_plan import Range, ResidentBlocks, whole_pieces
+from fuse.core.read_plan import WHOLE_FILE_BYTES, Range, ResidentBlocks, whole_pieces
 from fuse.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ class PinnedWorkerFile:
         self._handle = 0
         self._connection: Connection | None = None
         self._generation = NO_GENERATION
-        self._opening: asyncio.Task[None] | None = None
+        self._opening: asyncio.Future[None] | None = None
         self._under_way: dict[Range, asyncio.Task[None]] = {}
         self._is_closed = False
 
@@ -127,8 +129,10 @@ class PinnedWorkerFile:
     async def _ensure(self, wanted: Range) -> None:
         client = self._client
         deadline: float | None = None
+        # A small file comes with the answer to its opening.
+        first_bytes = wanted[1] if wanted == (0, self._open.size_bytes) and wanted[1] <= WHOLE_FILE_BYTES else 0
         while not self.is_resident(*wanted):
-            await self._opened()
+            await self._opened(first_bytes)
             if self.is_resident(*wanted) or self._connection is None:
                 continue
             meta = Ensure(handle=self._handle, offset_bytes=wanted[0], length_bytes=wanted[1])
@@ -146,28 +150,37 @@ class PinnedWorkerFile:
             if generation == self._generation:
                 self._blocks.add(*wanted, is_whole=ensured.is_resident)
 
-    async def _opened(self) -> None:
+    async def _opened(self, first_bytes: int = 0) -> None:
+        """Have the file open; who opens it may ask for its first bytes too. Only for tasks nobody cancels."""
         while self._descriptor is None or self._generation != self._client.generation:
             if self._is_closed:
                 raise Unavailable("the file was closed meanwhile")
-            if self._opening is None:
-                self._opening = self._client.run_soon(self._reopen())
-            opening = self._opening
+            if self._opening is not None:
+                await asyncio.shield(self._opening)
+                continue
+            opening = self._opening = asyncio.get_running_loop().create_future()
             try:
-                await asyncio.shield(opening)
+                await self._reopen(first_bytes)
+            except BaseException as error:
+                if not opening.cancelled():
+                    opening.set_exception(error)
+                    opening.exception()  # there may be nobody else who waits for it
+                raise
+            else:
+                opening.set_result(None)
             finally:
-                if self._opening is opening and opening.done():
-                    self._opening = None
+                self._opening = None
 
-    async def _reopen(self) -> None:
+    async def _reopen(self, first_bytes: int) -> None:
         client = self._client
-        opened, reply, connection, generation = await client.call_on(Op.OPEN, self._open, Opened)
+        wanted = msgspec.structs.replace(self._open, first_bytes=first_bytes) if first_bytes else self._open
+        opened, reply, connection, generation = await client.call_on(Op.OPEN, wanted, Opened)
         if reply.descriptor is None:
             raise Unavailable("the worker sent no descriptor with OPEN")
         self._drop_descriptor()
         if self._is_closed:
             os.close(reply.descriptor)
-            connection.notify(Op.CLOSE, Handle(handle=opened.handle))
+            connection.notify(Op.CLOSE, Handle(handle=opened.handle, is_silent=True))
             return
         self._descriptor, self._handle = reply.descriptor, opened.handle
         self._connection, self._generation = connection, generation
@@ -175,6 +188,9 @@ class PinnedWorkerFile:
         self._blocks.clear()
         if opened.is_resident:
             self._blocks.add(0, self._open.size_bytes, is_whole=True)
+        if (brought := opened.brought) is not None:
+            client.metrics.ensured(brought.local_bytes, brought.peer_bytes, brought.origin_bytes)
+            self._blocks.add(0, first_bytes)
 
     async def read(self, offset_bytes: int, length_bytes: int) -> Bytes:
         """Return the bytes of a resident range, good until the caller next waits."""
@@ -203,7 +219,7 @@ class PinnedWorkerFile:
             return
         self._is_closed = True
         if self._connection is not None and self._generation == self._client.generation:
-            self._connection.notify(Op.CLOSE, Handle(handle=self._handle))
+            self._connection.notify(Op.CLOSE, Handle(handle=self._handle, is_silent=True))
         self._drop_descriptor()
 
     def _drop_descriptor(self) -> None:

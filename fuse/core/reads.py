@@ -11,6 +11,7 @@ import os
 from collections import OrderedDict
 from typing import Final
 
+from api.held import is_held
 from fuse.core.contracts import Bytes, PinnedFile
 from fuse.core.handles import FileHandle
 from fuse.core.inodes import Kind, Node
@@ -23,6 +24,7 @@ from fuse.errors import BadHandle, IsADirectory, NoAttribute, NotFound, Stale, U
 ETAG_ATTRIBUTE: Final = b"user.headrace.etag"
 RESIDENT_ATTRIBUTE: Final = b"user.headrace.resident"
 SNAPSHOT_ATTRIBUTE: Final = b"user.headrace.snapshot"
+DURABLE_ATTRIBUTE: Final = b"user.headrace.durable"
 UNOPENED_MAX: Final = 4096
 """Files read without an open that stay pinned for the next read."""
 READ_TRIES: Final = 8
@@ -187,8 +189,13 @@ class Reads:
         seconds = self._whole_reads.wait_seconds(uid, size_bytes, started)
         if not seconds:
             return None
-        came = await pin.bring_whole(seconds)
-        now = self._state.monotonic()
+        now, came = started, 0
+        while seconds:
+            asked, came = now, await pin.bring_whole(seconds)
+            now = self._state.monotonic()
+            # What ends before its time without all bytes has failed, and would at once fail again.
+            is_over = came == size_bytes or now - asked < seconds / 2
+            seconds = 0.0 if is_over else self._whole_reads.more_seconds(size_bytes, came, now - started)
         if came:
             self._whole_reads.came(uid, came, now - started, now)
         return await pin.whole_file()
@@ -204,6 +211,17 @@ class Reads:
         finally:
             pin.close()
 
+    async def _is_waiting(self, node: Node) -> bool:
+        """Whether two workers hold the file and the under store does not have it yet."""
+        if not is_held(node.entry.etag) or node.dataset is None or node.is_detached:
+            return is_held(node.entry.etag)
+        try:
+            # Asked anew: what is known here of the file does not change while it is open.
+            entry = await self._state.namespace.lookup(node.dataset.uid, node.path)
+        except NotFound:
+            return True
+        return is_held(entry.etag)
+
     async def attribute(self, inode: int, name: bytes) -> bytes:
         """Return an extended attribute; NoAttribute."""
         node = self._state.inodes.get(inode)
@@ -211,6 +229,8 @@ class Reads:
             return b"1" if await self._is_resident(node) else b"0"
         if name == ETAG_ATTRIBUTE and node.kind is Kind.FILE and node.entry.etag:
             return node.entry.etag.encode()
+        if name == DURABLE_ATTRIBUTE and node.kind is Kind.FILE and node.entry.etag:
+            return b"TwoWorkers" if await self._is_waiting(node) else b"UnderStore"
         if name == SNAPSHOT_ATTRIBUTE and node.dataset is not None:
             dataset = self._state.catalogue.by_uid(node.dataset.uid) or node.dataset
             return str(dataset.snapshot_version).encode()
@@ -221,5 +241,5 @@ class Reads:
         node = self._state.inodes.get(inode)
         names = [SNAPSHOT_ATTRIBUTE] if node.dataset is not None else []
         if node.kind is Kind.FILE and node.entry.etag:
-            names = [ETAG_ATTRIBUTE, RESIDENT_ATTRIBUTE, *names]
+            names = [ETAG_ATTRIBUTE, RESIDENT_ATTRIBUTE, DURABLE_ATTRIBUTE, *names]
         return names

@@ -83,7 +83,11 @@ def up(
             "nothing else is isolated."
         )
     if options.parts and options.real:
-        console.print("Our parts run as pods (manifests/overlays/local): without certificates between them.")
+        console.print(
+            "Our parts run as pods (manifests/overlays/local-trust), with certificates and tokens between them."
+            if options.trust
+            else "Our parts run as pods (manifests/overlays/local), without certificates between them."
+        )
     console.print(f"  export KUBECONFIG={cluster.kubeconfig}", soft_wrap=True, highlight=False)
     console.print("  headrace status | headrace submit -f job.yaml --follow | headrace down")
 

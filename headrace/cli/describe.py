@@ -1,4 +1,4 @@
-"""`headrace describe job`, `describe dataset`: everything a person asks about one of them, on one screen.
+"""`headrace describe job`, `dataset`, `load`, `runtime`, `node`: all that a person asks about one, on one screen.
 
 Owns the layout. Does not fetch (jobs.py does)."""
 
@@ -59,6 +59,88 @@ def print_dataset(dataset: Body, events: Sequence[Body]) -> None:
     _print(out, "Mounts", ("NAME", "MOUNT POINT", "PATH"), mounts)
     _print(out, "Conditions", ("TYPE", "STATUS", "REASON", "MESSAGE"), _conditions(status))
     _print(out, "Events", ("AGE", "TYPE", "REASON", "NOTE"), [_event(event) for event in events[-MAX_EVENTS:]])
+
+
+def print_load(load: Body, events: Sequence[Body]) -> None:
+    """Print a load, how far it is, and what could not be loaded."""
+    out = console()
+    spec, status = load["spec"], load.get("status", {})
+    progress, meta = status.get("progress", {}), load["metadata"]
+    out.print(f"[bold]DataLoad {meta['namespace']}/{meta['name']}[/]  ({age(load)} old)")
+    out.print(f"Phase      {status.get('phase', 'New')}", markup=False)
+    of = spec["dataset"]
+    out.print(f"Dataset    {of.get('namespace') or meta['namespace']}/{of['name']}", markup=False)
+    loaded, total = progress.get("bytesLoaded", 0), progress.get("bytesTotal", 0)
+    files = f"{progress.get('filesLoaded', 0)} of {progress.get('filesTotal', 0)} files"
+    out.print(f"Loaded     {format_bytes(loaded)} of {format_bytes(total)}, {files}", markup=False)
+    eta = f", {progress['etaSeconds']} s left" if "etaSeconds" in progress else ""
+    out.print(f"Speed      {format_bytes(progress.get('bytesPerSecond', 0))}/s{eta}", markup=False)
+    first = spec.get("runAfter")
+    runs = f"{spec.get('policy', 'Once')} {spec.get('schedule', '')}".strip()
+    after = f", after {first.get('namespace') or meta['namespace']}/{first['name']}" if first else ""
+    due = f", next {status['nextScheduleTime']}" if "nextScheduleTime" in status else ""
+    out.print(f"Runs       {runs}{after}{due}", markup=False)
+    targets = [
+        (
+            one.get("path", "/"),
+            str(one.get("replicas", 1)),
+            str(one.get("priority", 0)),
+            ", ".join(one.get("nodes", [])),
+        )
+        for one in spec.get("target", [])
+    ]
+    _print(out, "Targets", ("PATH", "REPLICAS", "PRIORITY", "WHOLE ON"), targets)
+    _print(out, "Failed", ("PATH", "ERROR"), [(one["path"], one["error"]) for one in progress.get("failed", [])])
+    _print(out, "Conditions", ("TYPE", "STATUS", "REASON", "MESSAGE"), _conditions(status))
+    _print(out, "Events", ("AGE", "TYPE", "REASON", "NOTE"), [_event(event) for event in events[-MAX_EVENTS:]])
+
+
+def print_runtime(runtime: Body, events: Sequence[Body]) -> None:
+    """Print a pool: how many of its workers live, how full they are, and which nodes they are on."""
+    out = console()
+    status, meta = runtime.get("status", {}), runtime["metadata"]
+    states = status.get("cacheStates", {})
+    out.print(f"[bold]CacheRuntime {meta['namespace']}/{meta['name']}[/]  ({age(runtime)} old)")
+    ready, wanted = status.get("workerNumberReady", 0), status.get("desiredWorkerNumberScheduled", 0)
+    out.print(f"Workers    {ready} of {wanted} ready ({status.get('workerPhase', 'New')})", markup=False)
+    out.print(f"Cached     {states.get('cached', '-')} of {states.get('cacheCapacity', '-')}", markup=False)
+    _print(out, "Conditions", ("TYPE", "STATUS", "REASON", "MESSAGE"), _conditions(status))
+    _print(out, "Events", ("AGE", "TYPE", "REASON", "NOTE"), [_event(event) for event in events[-MAX_EVENTS:]])
+
+
+def print_node(node: Body) -> None:
+    """Print what one node has cached, by tier and by dataset."""
+    out = console()
+    status = node.get("status", {})
+    worker = status.get("worker") or {}
+    out.print(f"[bold]NodeCache {node['metadata']['name']}[/]  ({age(node)} old)")
+    out.print(f"Worker     {worker.get('endpoint', 'none is alive')}", markup=False)
+    network, origin = (status.get(key, {}).get("readBytesPerSecond", 0) for key in ("network", "origin"))
+    out.print(f"Reads      {_rate(network)} from peers, {_rate(origin)} from under stores", markup=False)
+    tiers = [
+        (
+            one["medium"],
+            format_bytes(one["used"]),
+            format_bytes(one["capacity"]),
+            _rate(one.get("readBytesPerSecond", 0)),
+        )
+        for one in status.get("tiers", [])
+    ]
+    _print(out, "Tiers", ("MEDIUM", "USED", "CAPACITY", "READS"), tiers)
+    media = ("MEM", "SSD", "HDD")
+    datasets = [
+        (
+            f"{one['namespace']}/{one['name']}",
+            str(one["snapshot"]),
+            *(format_bytes(one["residentBytes"].get(medium, 0)) for medium in media),
+        )
+        for one in status.get("datasets", [])
+    ]
+    _print(out, "Datasets", ("DATASET", "SNAPSHOT", *media), datasets)
+
+
+def _rate(bytes_per_second: int) -> str:
+    return f"{format_bytes(bytes_per_second)}/s" if bytes_per_second else "not measured"
 
 
 def _hits(states: Body) -> str:

@@ -24,7 +24,7 @@ from headrace.errors import HeadraceError, UsageError
 from kube.client import KubeClient, PatchKind
 from kube.errors import AlreadyExists, Invalid, NotFound
 from kube.objects import Pod
-from kube.resources import DATA_LOADS, DATASETS, EVENTS, PODS, TRAINING_JOBS, Resource
+from kube.resources import DATA_LOADS, EVENTS, PODS, TRAINING_JOBS, Resource
 from scheduler.shell.outlook import outlooks
 
 FIELD_MANAGER = "headrace-submit"
@@ -97,7 +97,7 @@ async def _send(client: KubeClient, one: UserObject) -> None:
 
 
 def get(
-    what: Annotated[str, typer.Argument(help="jobs, crons, queues, datasets, loads or nodes")],
+    what: Annotated[str, typer.Argument(help="jobs, crons, queues, datasets, loads, runtimes or nodes")],
     name: Annotated[str | None, typer.Argument(help="only this one")] = None,
     *,
     output: Annotated[str, typer.Option("--output", "-o", help="table, json or yaml")] = "table",
@@ -105,7 +105,7 @@ def get(
     namespace: Namespace = "default",
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """List jobs, crons, queues, datasets, loads, or what nodes have cached."""
+    """List jobs, crons, queues, datasets, loads, pools of cache workers, or what nodes have cached."""
     listing = tables.listing(what)
     place = namespace if listing.resource.namespaced and not all_namespaces else None
 
@@ -125,27 +125,30 @@ def get(
 
 
 def describe_command(
-    what: Annotated[str, typer.Argument(help="job or dataset")],
+    what: Annotated[str, typer.Argument(help="job, dataset, load, runtime or node")],
     name: Name,
     *,
     namespace: Namespace = "default",
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Show a job: state, pods, checkpoints, seconds by activity, events; or a dataset: what is cached, hit ratios."""
-    _expect(what, "job", "dataset")
+    """Show a job: state, pods, checkpoints, seconds by activity, events; a dataset: what is cached, hit ratios; how
+    far a load is; the workers of a runtime; or what a node has cached."""
+    _expect(what, "job", "dataset", "load", "runtime", "node")
+    resource = tables.listing(what).resource
 
-    async def job(client: KubeClient) -> tuple[Body, list[Body], list[Body]]:
-        body = await client.get(TRAINING_JOBS, name, namespace)
-        return body, await _pods(client, body), await _events(client, TRAINING_JOBS, body)
+    async def work(client: KubeClient) -> tuple[Body, list[Body], list[Body]]:
+        body = await client.get(resource, name, namespace if resource.namespaced else None)
+        pods = await _pods(client, body) if what == "job" else []
+        return body, pods, await _events(client, resource, body) if resource.namespaced else []
 
-    async def dataset(client: KubeClient) -> tuple[Body, list[Body]]:
-        body = await client.get(DATASETS, name, namespace)
-        return body, await _events(client, DATASETS, body)
-
+    body, pods, events = run(work, kubeconfig)
     if what == "job":
-        describe.print_job(*run(job, kubeconfig))
+        describe.print_job(body, pods, events)
+    elif what == "node":
+        describe.print_node(body)
     else:
-        describe.print_dataset(*run(dataset, kubeconfig))
+        shows = {"dataset": describe.print_dataset, "load": describe.print_load, "runtime": describe.print_runtime}
+        shows[what](body, events)
 
 
 async def _events(client: KubeClient, resource: Resource, body: Body) -> list[Body]:

@@ -18,7 +18,16 @@ from rich.table import Table
 from api.conditions import parse_timestamp
 from api.quantities import format_bytes
 from headrace.errors import UsageError
-from kube.resources import CRON_TRAINING_JOBS, DATA_LOADS, DATASETS, NODE_CACHES, QUEUES, TRAINING_JOBS, Resource
+from kube.resources import (
+    CACHE_RUNTIMES,
+    CRON_TRAINING_JOBS,
+    DATA_LOADS,
+    DATASETS,
+    NODE_CACHES,
+    QUEUES,
+    TRAINING_JOBS,
+    Resource,
+)
 
 #: wider than any line
 PIPE_CHARACTERS = 10_000
@@ -120,6 +129,11 @@ def _resident(node: Body) -> str:
     return ", ".join(found) or "-"
 
 
+def _workers(runtime: Body) -> str:
+    status = runtime.get("status", {})
+    return f"{status.get('workerNumberReady', 0)} of {status.get('desiredWorkerNumberScheduled', 0)}"
+
+
 def _pinned(dataset: Body) -> str:
     pinned = dataset["spec"].get("cache", {}).get("pinned") or []
     more = f" and {len(pinned) - PINNED_MAX} more" if len(pinned) > PINNED_MAX else ""
@@ -215,6 +229,16 @@ LISTINGS: dict[str, Listing] = {
             ("AGE", age),
         ),
     ),
+    "runtimes": Listing(
+        CACHE_RUNTIMES,
+        (
+            ("WORKERS", _workers),
+            ("PHASE", _at("status", "workerPhase")),
+            ("CACHED", _at("status", "cacheStates", "cached")),
+            ("CAPACITY", _at("status", "cacheStates", "cacheCapacity")),
+            ("AGE", age),
+        ),
+    ),
     "nodes": Listing(
         NODE_CACHES,
         (("WORKER", _at("status", "worker", "endpoint")), ("TIERS", _tiers), ("RESIDENT", _resident), ("AGE", age)),
@@ -236,6 +260,9 @@ _ALIASES = {
     "load": "loads",
     "dataload": "loads",
     "dataloads": "loads",
+    "runtime": "runtimes",
+    "cacheruntime": "runtimes",
+    "cacheruntimes": "runtimes",
     "node": "nodes",
     "nodecache": "nodes",
     "nodecaches": "nodes",

@@ -46,16 +46,18 @@ WITHOUT_CONTROLLERS = (
     # No controller lifts the not-ready taint or makes service accounts here.
     "--disable-admission-plugins=TaintNodesByCondition,ServiceAccount,DefaultTolerationSeconds",
 )
+STOP_SECONDS = 15.0
 KWOK_STAGES = Path(__file__).with_name("kwok_stages.yaml")
 
 
 class ControlPlane:
     """The Kubernetes processes of one cluster folder.
 
-    `durable=False` lets etcd skip fsync, and `dies_with_us` has the kernel kill the processes when the
-    thread that started them ends, so that a killed test run leaves none (tests only). `api_port` asks for that port and
-    fails when it is taken. `host` is another address than loopback for the API server to listen on, where real nodes
-    reach it (realnode/): then kubelets may join, and Services have endpoints. `extra_args` adds flags to a component.
+    `durable=False` lets etcd skip fsync and `stop` end everything at once: nothing of it is wanted afterwards.
+    `dies_with_us` has the kernel kill the processes when the thread that started them ends, so that a killed test run
+    leaves none (tests only). `api_port` asks for that port and fails when it is taken. `host` is another address than
+    loopback for the API server to listen on, where real nodes reach it (realnode/): then kubelets may join, and
+    Services have endpoints. `extra_args` adds flags to a component.
     Blocking; the caller holds the folder's lock when others may use the folder."""
 
     def __init__(
@@ -118,9 +120,10 @@ class ControlPlane:
 
     def stop(self) -> None:
         """Stop in reverse order. etcd's data stays. May be called again."""
+        grace_seconds = STOP_SECONDS if self._durable else 0.0
         for name in reversed(KNOWN_COMPONENTS):
             if name in self.state.components:
-                components.stop(self.folder, self.state, name)
+                components.stop(self.folder, self.state, name, grace_seconds=grace_seconds)
 
     def kubeconfig_for(self, part: str, *, user: str | None = None) -> Path:
         """A kubeconfig for one of our parts: user `headrace:PART`, group `headrace:PART`.

@@ -36,8 +36,8 @@ POLL_SECONDS = 0.3
 SETTLE_SECONDS = 3.0
 #: The agent ends its containers first: their own grace, then some.
 AGENT_GRACE_SECONDS = 40.0
-#: What is installed where nodes are real.
-INSTALLED = "overlays/local"
+#: What is installed where nodes are real, with and without trust between the parts.
+INSTALLED, INSTALLED_WITHOUT_TRUST = "overlays/local-trust", "overlays/local"
 
 Progress = Callable[[str], None]
 
@@ -85,7 +85,7 @@ class LocalCluster:
                 wiring.ensure_bridge(layout.network)
             self._remove_stale_mounts(state, layout)
             layout.create()
-            if layout.has_processes and options.trust:
+            if options.parts and options.trust:
                 layout.issue()
             state.options = options.to_dict()
             plane = ControlPlane(
@@ -146,12 +146,18 @@ class LocalCluster:
     def _start_real_nodes(self, state: ClusterState, layout: parts.Layout, plane: ControlPlane) -> None:
         real = real_nodes.RealNodes(layout.network, layout.real_nodes, self._progress)
         real.start_dns(state, plane)
+        is_trusted = layout.options.parts and layout.options.trust
+        if is_trusted:
+            layout.bring_identities()
         real.start(state, plane)
         self._wait_nodes([node.name for node in layout.real_nodes], state)
         check_all_run(state)
         if layout.options.parts:
             self._progress("our parts, as pods")
-            install.apply_kustomization(plane.kubeconfig, manifests.MANIFESTS / INSTALLED)
+            if is_trusted:
+                asyncio.run(manifests.apply_objects(plane.kubeconfig, layout.trust_secrets()))
+            overlay = INSTALLED if is_trusted else INSTALLED_WITHOUT_TRUST
+            install.apply_kustomization(plane.kubeconfig, manifests.MANIFESTS / overlay)
             install.wait_ready(plane.kubeconfig, self._progress)
 
     def _port(self, state: ClusterState, listener: str) -> int:

@@ -19,7 +19,7 @@ from headrace.errors import ClusterError
 from kube.client import KubeClient, PatchKind
 from kube.config import load_config
 from kube.errors import KubeError, NotFound, Unavailable
-from kube.resources import CRDS, Resource
+from kube.resources import CRDS, SECRETS, Resource
 
 FIELD_MANAGER = "headrace-up"
 MANIFESTS = PROJECT_ROOT / "manifests"
@@ -31,6 +31,7 @@ KINDS: Mapping[tuple[str, str], Resource] = {
     (resource.group, resource.kind): resource
     for resource in (
         CRDS,
+        SECRETS,
         Resource("", "v1", "namespaces", "Namespace", namespaced=False),
         Resource("", "v1", "serviceaccounts", "ServiceAccount", namespaced=True),
         Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False),
@@ -106,7 +107,11 @@ def apply(kubeconfig: Path, files: Iterable[Path]) -> int:
 
 async def apply_async(kubeconfig: Path, files: Iterable[Path]) -> int:
     """As `apply`, inside an event loop."""
-    objects = load(files)
+    return await apply_objects(kubeconfig, load(files))
+
+
+async def apply_objects(kubeconfig: Path, objects: list[dict[str, Any]]) -> int:
+    """As `apply`, of objects that are in no file."""
     objects.sort(key=lambda item: _FIRST.index(item["kind"]) if item["kind"] in _FIRST else len(_FIRST))
     async with KubeClient(load_config(kubeconfig), user_agent="headrace") as client:
         for item in objects:

@@ -12,12 +12,14 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from api.trust.identity import METADATA_SERVER, Identity, Role
 from headrace.cluster import mounts, probes
 from headrace.cluster.components import Component, Probe
 from headrace.cluster.options import ClusterOptions
 from headrace.cluster.ports import LOOPBACK
+from headrace.cluster.realnode import identities as real_identities
 from headrace.cluster.realnode.addresses import Network
 from headrace.cluster.realnode.programs import NodeFolder
 from headrace.errors import UsageError
@@ -123,7 +125,8 @@ class Layout:
     @property
     def identities(self) -> list[Identity]:
         """Everybody who needs a certificate; `ADMIN` is for commands of the user."""
-        nodes = [Identity(role, node.name) for node in self.nodes for role in (Role.WORKER, Role.NODE)]
+        names = [node.name for node in self.nodes] + [node.name for node in self.real_nodes]
+        nodes = [Identity(role, name) for name in names for role in (Role.WORKER, Role.NODE)]
         return [METADATA_SERVER, CACHE_CONTROLLER, JOB_CONTROLLER, ADMIN, *nodes]
 
     def issue(self) -> None:
@@ -131,6 +134,17 @@ class Layout:
         authority = TrustAuthority(self.root / "trust" / "authority")
         for identity in self.identities:
             authority.issue(identity, self.trust(identity))
+
+    def bring_identities(self) -> None:
+        """Have what `issue` made on the real nodes. May be called again, also while they run."""
+        for node in self.real_nodes:
+            worker, agent = (self.trust(Identity(role, node.name)) for role in (Role.WORKER, Role.NODE))
+            real_identities.bring(node, agent=agent, worker=worker)
+
+    def trust_secrets(self) -> list[dict[str, Any]]:
+        """What `issue` made for the pods that run once."""
+        folders = {str(one.role): self.trust(one) for one in (METADATA_SERVER, CACHE_CONTROLLER, JOB_CONTROLLER)}
+        return list(real_identities.secrets(folders, self.token_keys))
 
     def memory_tier(self, node: str) -> Path:
         """The worker's memory tier; gone after `down`, as memory is."""

@@ -137,14 +137,16 @@ class ClusterFolder:
             os.close(descriptor)
 
 
-def write_private(path: Path, content: str | bytes) -> None:
-    """Replace a file atomically, mode 0600, flushed to disk before the rename."""
+def write_private(path: Path, content: str | bytes, *, owner: int | None = None) -> None:
+    """Replace a file atomically, mode 0600, flushed to disk before the rename; `owner`: a user id, else ours."""
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            if owner is not None:
+                os.fchown(descriptor, owner, -1)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

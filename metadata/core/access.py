@@ -27,6 +27,13 @@ CALLERS: Final[dict[str, frozenset[Role]]] = {
     "NamespaceService.MakeDirectory": _WORKERS,
     "NamespaceService.Remove": _WORKERS,
     "NamespaceService.Rename": _WORKERS,
+    "HeldService.PutHeld": _WORKERS,
+    "HeldService.TakeTurn": _WORKERS,
+    "HeldService.EndTurn": _WORKERS,
+    "HeldService.ClaimHeld": _WORKERS,
+    "HeldService.FinishHeld": _WORKERS,
+    "HeldService.FindHeld": _WORKERS,
+    "HeldService.ForgetHeld": _WORKERS,
     "ResidencyService.Register": _WORKERS,
     "ResidencyService.Report": _WORKERS,
     "ResidencyService.ListWorkers": _CONTROLLERS | _WORKERS,
@@ -37,7 +44,15 @@ CALLERS: Final[dict[str, frozenset[Role]]] = {
     "TrustService.TokenKeys": _WORKERS,
 }
 """Roles by method; an administrator may call every one of them."""
-_ABOUT_ITSELF: Final = frozenset({"ResidencyService.Register", "ResidencyService.Report"})
+_ABOUT_ITSELF: Final = frozenset(
+    {
+        "ResidencyService.Register",
+        "ResidencyService.Report",
+        "HeldService.TakeTurn",
+        "HeldService.ClaimHeld",
+        "HeldService.ForgetHeld",
+    }
+)
 
 
 def check(method: str, caller: Identity, node: str) -> None:

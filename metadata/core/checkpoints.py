@@ -1,12 +1,14 @@
 """Checkpoints below a directory: which steps there are and which of them are complete.
 
 Owns turning entries into checkpoints; what complete means is the format's business. Pure. Invariant: a
-directory whose name tells no step is not a checkpoint, whatever is in it.
+directory whose name tells no step is not a checkpoint, whatever is in it; none is complete before all of it is in the
+under store.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from api.held import is_held
 from metadata.core import paths
 from metadata.core.entries import Entry
 from metadata.core.formats.base import CONTENT_BYTES_MAX, Candidate, Format, Scene, Verdict
@@ -41,8 +43,8 @@ def scene(children: Iterable[Entry], entries_below: Callable[[str], Sequence[Ent
 
 
 def contents_wanted(seen: Scene, kind: Format) -> list[Entry]:
-    """Return the files whose bytes `judged` has to be given."""
-    return [one for one in kind.reads(seen) if one.size_bytes <= CONTENT_BYTES_MAX]
+    """Return the files whose bytes `judged` has to be given, of those that are in the under store."""
+    return [one for one in kind.reads(seen) if one.size_bytes <= CONTENT_BYTES_MAX and not is_held(one.etag)]
 
 
 def judged(seen: Scene, kind: Format, contents: Mapping[str, bytes]) -> list[Checkpoint]:
@@ -64,6 +66,10 @@ def checkpoints(
 
 def _checkpoint(candidate: Candidate, verdict: Verdict) -> Checkpoint:
     files = [entry for entry in candidate.entries if not entry.is_directory]
+    held = sum(is_held(entry.etag) for entry in files)
+    if held:
+        # Two disks have them: enough to read them, and not what a job should count on after the loss of a rack.
+        verdict = Verdict(False, problem=f"{held} of its {len(files)} files are not in the under store yet")
     return Checkpoint(
         candidate.step,
         candidate.directory,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from metadata.core import paths
+from metadata.core.held import NOTHING_HELD, HeldTally
 from metadata.errors import InvalidRequest, Precondition, Unavailable
 
 MOUNTS_MAX = 64
@@ -33,6 +34,10 @@ class CacheTerms:
     guaranteed_bytes: int = 0
     maximum_bytes: int = 0
     pinned: tuple[str, ...] = ()
+    origin_bytes_per_second: int = 0
+
+
+EVERY_NODE = ("*",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,10 @@ class Specification:
     local_copies: bool = False
     replicas: int = 1
     terms: CacheTerms = CacheTerms()
+    write_back: bool = False
+    """A commit returns once two workers hold the file; the upload follows."""
+    former_nodes: tuple[str, ...] = ()
+    """`eligible_nodes` before they changed last, `EVERY_NODE` for all; what was cached there may be there still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,8 @@ class Dataset:
     listed_mounts: tuple[Mount, ...] = ()
     """The mounts the newest snapshot was listed from."""
     listing: LastListing = LastListing()
+    held: HeldTally = NOTHING_HELD
+    """Files that two workers hold and the under store does not have yet."""
 
     @property
     def uid(self) -> str:
@@ -123,7 +134,11 @@ def with_specification(dataset: Dataset | None, specification: Specification) ->
     """The record after a Sync said `specification`; keeps the snapshot and the last error."""
     if dataset is None:
         return Dataset(specification)
-    return replace(dataset, specification=specification)
+    before = dataset.specification
+    former = before.former_nodes
+    if before.eligible_nodes != specification.eligible_nodes:
+        former = before.eligible_nodes or EVERY_NODE
+    return replace(dataset, specification=replace(specification, former_nodes=former))
 
 
 def needs_listing(
@@ -152,6 +167,11 @@ def failed(dataset: Dataset, began_at_ns: int, ended_at_ns: int, reason: str, me
     before = dataset.listing
     listing = replace(before, began_at_ns=began_at_ns, ended_at_ns=ended_at_ns, failures=before.failures + 1)
     return replace(dataset, error=message, error_reason=reason, listing=listing)
+
+
+def uses_turns(dataset: Dataset) -> bool:
+    """Whether paths are changed in the under store in turns: held versions may wait for theirs."""
+    return dataset.specification.write_back or dataset.held.files > 0
 
 
 def require_snapshot(dataset: Dataset) -> Dataset:

@@ -3,12 +3,14 @@
 Owns the comparison, and what happens to names that were changed through us while the listing ran. Both inputs
 come sorted by (parent, name) and are read once. Invariants: the result is a tree; a name changed after the
 listing began is left as it is, since the listing may have looked too early or too late; a file with the same
-etag and size is unchanged, whatever its mode and mtime say.
+etag and size is unchanged, whatever its mode and mtime say; a file that the under store does not have yet stays,
+whatever older object the listing shows in its place.
 """
 
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field, replace
 
+from api.held import is_held
 from metadata.core import paths
 from metadata.core.entries import Changes, Entry, Kind
 
@@ -44,7 +46,8 @@ def plan_sync(
     for before, now in _merge(old, listed):
         path = (before or now).path  # type: ignore[union-attr]  # one of the two is there
         plan.listed += now is not None and not now.is_directory
-        if before is not None and before.version > base_version:
+        is_fixed = before is not None and (path in removed_since or is_held(before.etag))
+        if before is not None and (is_fixed or before.version > base_version):
             _protect(path, protected)
             if before.is_directory:
                 protected.add(path)

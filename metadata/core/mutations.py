@@ -73,9 +73,17 @@ def remove(view: View, path: str, *, directory: bool, mounts: Sequence[Mount] = 
 
 
 def rename(
-    view: View, source: str, target: str, *, target_etag: str, mtime_ns: int, mounts: Sequence[Mount] = ()
+    view: View,
+    source: str,
+    target: str,
+    *,
+    target_etag: str,
+    mtime_ns: int,
+    mounts: Sequence[Mount] = (),
+    source_etag: str = "",
 ) -> Changes:
-    """A file now has another name, over whatever file was there; or a directory, onto nothing, with all in it."""
+    """A file now has another name, over whatever file was there; or a directory, onto nothing, with all in it.
+    `source_etag`: the version it has to be; "" = any."""
     paths.checked("source", source)
     paths.checked("target", target)
     current = _existing(view, source)
@@ -83,6 +91,8 @@ def rename(
         return Changes()
     if paths.is_at_or_below(target, source):
         raise Precondition(f"{source!r} cannot be moved into itself.")
+    if source_etag and current.etag != source_etag:
+        raise Precondition(f"{source!r} is another version than {source_etag!r} by now.")
     taken = view.entry(target)
     if current.is_directory:
         _refuse_mount(source, mounts, "renamed")

@@ -56,6 +56,8 @@ class WorkerReadings:
     counters: ReadCounters = field(default_factory=ReadCounters)
     reads: dict[str, ReadCounters] = field(default_factory=dict)
     """Bytes lately handed to readers of each dataset, by uid."""
+    is_leaving: bool = False
+    """It hands its blocks over and is nobody's home any more."""
 
 
 @dataclass(frozen=True, slots=True)

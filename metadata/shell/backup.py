@@ -14,9 +14,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
+from api.held import is_held
 from metadata.core import backup
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Entry
+from metadata.core.held import NOTHING_HELD, HeldTally, new_file
 from metadata.errors import AlreadyExists, InvalidRequest
 from metadata.stores.base import Reader, Transaction
 from metadata.stores.registry import open_snapshot, open_store
@@ -102,14 +104,24 @@ def restore(url: str, file: Path, *, progress: Progress) -> Totals:
 
 
 def _fill(transaction: Transaction, records: Iterator[backup.Record], expected: int, progress: Progress) -> None:
-    dataset_id = done = 0
+    done = 0
+    dataset: Dataset
     for record in records:
         if isinstance(record, backup.DatasetRecord):
-            dataset_id = transaction.put_dataset(replace(record.dataset, id=0)).id
+            # What was held is counted as its entries come.
+            dataset = transaction.put_dataset(replace(record.dataset, id=0, held=NOTHING_HELD))
             continue
+        held = [entry for entry in record.entries if is_held(entry.etag)]
+        if held:
+            for entry in held:
+                row = new_file(entry.etag, entry.path, entry.size_bytes, leaves_object=True)
+                transaction.put_held(dataset.id, row)
+            size = sum(entry.size_bytes for entry in held)
+            tally = HeldTally(dataset.held.files + len(held), dataset.held.bytes + size)
+            dataset = transaction.put_dataset(replace(dataset, held=tally))
         by_version = sorted(record.entries, key=lambda entry: entry.version)
         for version, entries in groupby(by_version, key=lambda entry: entry.version):
-            transaction.insert(dataset_id, list(entries), version)
+            transaction.insert(dataset.id, list(entries), version)
         done += len(record.entries)
         progress("restoring", done, expected)
 

@@ -4,12 +4,13 @@ Owns putting a DatasetInfo together from record, listing and ledger, and committ
 request id, decision, version, all in one transaction, then the announcement to ledger and watchers.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from api.gen import metadata_pb2 as pb
-from metadata.core import datasets
+from metadata.core import datasets, held
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Changes, Entry
 from metadata.core.mutations import View
@@ -72,11 +73,10 @@ class Catalog:
             if self.listings.ended == ended:
                 return found
 
-    async def mutate(self, uid: str, request_id: str, written_path: str, decide: Decide) -> int:
+    async def mutate(self, uid: str, request_id: str, written_path: str, decide: Decide, *, turn: str = "") -> int:
         """Apply what `decide` says as one version, durable on return; a request id seen before is not applied.
-
-        Returns the snapshot version that shows it.
-        """
+        `turn` is the caller's, if it took one. Returns the snapshot version that shows it."""
+        standing = self.residency.standing()
 
         def work(transaction: Transaction) -> tuple[int, Changes]:
             dataset = require_dataset(transaction, uid)
@@ -87,6 +87,8 @@ class Catalog:
             version = dataset.version
             if changes:
                 version += 1
+                if turn or datasets.uses_turns(dataset):
+                    dataset = _follow_held(transaction, dataset, changes, turn, standing)
                 files, size = transaction.apply(dataset.id, changes, version)
                 transaction.put_dataset(
                     replace(dataset, version=version, files=dataset.files + files, bytes=dataset.bytes + size)
@@ -102,6 +104,25 @@ class Catalog:
             self.residency.announce(uid, version, changes)
             self.watchers.changed(uid)
         return version
+
+
+def _follow_held(
+    transaction: Transaction, dataset: Dataset, changes: Changes, turn: str, standing: held.Standing
+) -> Dataset:
+    """Let held versions follow changes that are about to be applied; returns the record with their tally."""
+
+    def entry_at(path: str) -> Entry | None:
+        return transaction.entry(dataset.id, path)
+
+    def turn_at(path: str) -> held.Turn | None:
+        return transaction.turn(dataset.id, path)
+
+    held.require_turns(changes, turn, entry_at, turn_at, standing)
+    found = held.effects(changes, entry_at, lambda etag: transaction.held(dataset.id, etag), turn_at, time.time_ns())
+    for row in found.rows:
+        transaction.put_held(dataset.id, row)
+    tally = held.HeldTally(dataset.held.files + found.files, dataset.held.bytes + found.bytes)
+    return replace(dataset, held=tally)
 
 
 @dataclass(frozen=True, slots=True)

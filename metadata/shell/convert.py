@@ -36,7 +36,9 @@ def specification(request: pb.SyncRequest) -> Specification:
             request.terms.guaranteed_bytes,
             request.terms.maximum_bytes,
             tuple(request.terms.pinned),
+            request.terms.origin_bytes_per_second,
         ),
+        write_back=request.write_back,
     )
 
 
@@ -67,6 +69,7 @@ def dataset_message(dataset: Dataset) -> pb.DatasetInfo:
         error_reason=dataset.error_reason,
         mounts=[mount_message(mount) for mount in specification.mounts],
         eligible_nodes=specification.eligible_nodes,
+        former_nodes=specification.former_nodes,
         writable=specification.writable,
         local_copies=specification.local_copies,
         replicas=specification.replicas,
@@ -75,6 +78,7 @@ def dataset_message(dataset: Dataset) -> pb.DatasetInfo:
             guaranteed_bytes=specification.terms.guaranteed_bytes,
             maximum_bytes=specification.terms.maximum_bytes,
             pinned=specification.terms.pinned,
+            origin_bytes_per_second=specification.terms.origin_bytes_per_second,
         ),
         listing=pb.LastListing(
             began_at_ns=dataset.listing.began_at_ns,
@@ -85,6 +89,9 @@ def dataset_message(dataset: Dataset) -> pb.DatasetInfo:
             changed=dataset.listing.changed,
             removed=dataset.listing.removed,
         ),
+        write_back=specification.write_back,
+        held_files=dataset.held.files,
+        held_bytes=dataset.held.bytes,
     )
 
 
@@ -135,6 +142,7 @@ def readings(report: pb.BlockReport) -> WorkerReadings:
         report.origin_read_bytes_per_second,
         _counters(counters),
         {one.uid: _counters(one.recent) for one in report.reads},
+        report.leaving,
     )
 
 
@@ -153,6 +161,7 @@ def worker_message(worker: Worker) -> pb.Worker:
         data_endpoint=registration.data_endpoint,
         control_endpoint=registration.control_endpoint,
         alive=worker.is_alive,
+        leaving=readings.is_leaving,
         tiers=[
             pb.Tier(
                 medium=tier.medium,

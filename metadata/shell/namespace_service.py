@@ -15,10 +15,11 @@ import structlog
 
 from api.gen import metadata_pb2 as pb
 from api.gen import metadata_pb2_grpc
+from api.held import is_held
 from metadata.core import datasets, mutations, paths
 from metadata.core.datasets import Dataset
 from metadata.core.entries import DIRECTORY_MODE, FILE_MODE, Changes, Entry, Kind
-from metadata.errors import MetadataError, NotFound, Precondition
+from metadata.errors import InvalidRequest, MetadataError, NotFound, Precondition, Unavailable
 from metadata.shell import convert, edge
 from metadata.shell.catalog import Catalog, find_dataset, require_dataset
 from metadata.shell.edge import Context
@@ -84,6 +85,11 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
                 dataset = await self._database.read(lambda reader: find_dataset(reader, request))
             except NotFound:
                 return pb.RemoveDatasetResponse()
+            if dataset.held.files and not request.force:
+                raise Unavailable(
+                    f"{dataset.held.files} files ({dataset.held.bytes} bytes) of dataset {dataset.label} are not in the"
+                    " under store yet; their workers are uploading them."
+                )
             await self._catalog.listings.cancel(dataset.uid)
             await self._database.write(lambda transaction: transaction.remove_dataset(dataset.uid))
             self._catalog.residency.forget_dataset(dataset.uid)
@@ -134,18 +140,9 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
 
     @edge.unary
     async def PutFile(self, request: pb.PutFileRequest, context: Context) -> pb.Mutation:
-        entry = Entry(
-            request.path,
-            Kind.FILE,
-            request.size_bytes,
-            request.etag,
-            request.mtime_ns or time.time_ns(),
-            request.mode or FILE_MODE,
-        )
-        version = await self._catalog.mutate(
-            request.uid, request.request_id, request.path, lambda view, _: mutations.put_file(view, entry)
-        )
-        return pb.Mutation(snapshot_version=version)
+        if is_held(request.etag):
+            raise InvalidRequest(f"etag {request.etag!r} is of a file two workers hold; PutHeld shows those.")
+        return await put_file(self._catalog, request, turn=request.turn)
 
     @edge.unary
     async def MakeDirectory(self, request: pb.MakeDirectoryRequest, context: Context) -> pb.Mutation:
@@ -167,6 +164,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
             lambda view, dataset: mutations.remove(
                 view, request.path, directory=request.directory, mounts=dataset.specification.mounts
             ),
+            turn=request.turn,
         )
         return pb.Mutation(snapshot_version=version)
 
@@ -181,11 +179,12 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
                 request.source,
                 request.target,
                 target_etag=request.target_etag,
+                source_etag=request.source_etag,
                 mtime_ns=now_ns,
                 mounts=dataset.specification.mounts,
             )
 
-        version = await self._catalog.mutate(request.uid, request.request_id, request.target, decide)
+        version = await self._catalog.mutate(request.uid, request.request_id, request.target, decide, turn=request.turn)
         return pb.Mutation(snapshot_version=version)
 
     @edge.stream
@@ -230,6 +229,22 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
                 more = await self._database.write(lambda transaction: transaction.purge(dataset_id, PURGE_ROWS))
         except MetadataError as error:
             log.warning("metadata.purge_stopped", dataset_id=dataset_id, message=error.message)
+
+
+async def put_file(catalog: Catalog, request: pb.PutFileRequest, *, turn: str) -> pb.Mutation:
+    """Show a file's new version."""
+    entry = Entry(
+        request.path,
+        Kind.FILE,
+        request.size_bytes,
+        request.etag,
+        request.mtime_ns or time.time_ns(),
+        request.mode or FILE_MODE,
+    )
+    version = await catalog.mutate(
+        request.uid, request.request_id, request.path, lambda view, _: mutations.put_file(view, entry), turn=turn
+    )
+    return pb.Mutation(snapshot_version=version)
 
 
 def files_in_order(reader: Reader, dataset: Dataset, tops: list[str]) -> Iterator[Entry]:

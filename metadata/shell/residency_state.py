@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Final
 
 from metadata.core.entries import Changes
+from metadata.core.held import Standing
 from metadata.core.residency import Ledger, Residence
 from metadata.core.workers import Registration, Use, WorkerReadings, Workers
 from metadata.shell import metrics
@@ -34,11 +35,17 @@ class ResidencyState:
         self._clock = clock
         self._announced: dict[str, int] = {}  # uid → newest version the ledger was told of
         self._node_locks: dict[str, asyncio.Lock] = {}
+        self._began_seconds = clock()
 
     async def restore(self) -> None:
         """Know the workers of before a restart; they count once they have reported in full."""
         for registration in await self._database.read(lambda reader: reader.registrations()):
             self.workers.restore(registration)
+
+    def standing(self) -> Standing:
+        """Which incarnations live now. After a start of ours they have two leases to say so."""
+        workers = {one.registration.node: (one.registration.epoch, one.is_alive) for one in self.workers.all()}
+        return Standing(workers, self._clock() - self._began_seconds > 2 * self.lease_seconds)
 
     async def register(self, registration: Registration) -> None:
         """A worker started; durable on return."""

@@ -21,6 +21,7 @@ from metadata.shell.catalog import Catalog
 from metadata.shell.checkpoint_service import CheckpointService
 from metadata.shell.database import Database
 from metadata.shell.group_sizes import GroupSizes
+from metadata.shell.held_service import HeldService
 from metadata.shell.namespace_service import NamespaceService
 from metadata.shell.residency_service import ResidencyService
 from metadata.shell.residency_state import ResidencyState
@@ -79,6 +80,7 @@ class MetadataServer:
         self._namespace = NamespaceService(catalog)
         small_files = SmallFiles(open_store, settings.credentials_dir)
         self._services = (ResidencyService(catalog), CheckpointService(catalog, small_files))
+        self._held = HeldService(catalog)
         self._tokens = TrustService(catalog, keys, settings.token_seconds)
         self.is_ready = False
         """Calls are taken; False again once the process is to end."""
@@ -135,6 +137,7 @@ class MetadataServer:
         residency, checkpoints = self._services
         metadata_pb2_grpc.add_ResidencyServicer_to_server(residency, server)
         metadata_pb2_grpc.add_CheckpointsServicer_to_server(checkpoints, server)
+        metadata_pb2_grpc.add_HeldServicer_to_server(self._held, server)
         metadata_pb2_grpc.add_TrustServicer_to_server(self._tokens, server)
         host, _ = parse_address(self._settings.listen)
         if self._trust is None:

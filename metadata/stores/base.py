@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Changes, Entry
+from metadata.core.held import HeldFile, Turn
 from metadata.core.listing_progress import ListingOrigin, ListingProgress, UnfinishedListing
 from metadata.core.workers import Registration
 from metadata.errors import MetadataError
@@ -74,6 +75,14 @@ class Reader(Protocol):
         """The last registration of every worker."""
         ...
 
+    def held(self, dataset_id: int, etag: str) -> HeldFile | None:
+        """The held version of that etag."""
+        ...
+
+    def turn(self, dataset_id: int, path: str) -> Turn | None:
+        """Who has the turn of a path."""
+        ...
+
 
 class Transaction(Reader, Protocol):
     """A state that can be changed; sees its own changes."""
@@ -131,6 +140,27 @@ class Transaction(Reader, Protocol):
 
     def put_registration(self, registration: Registration) -> None:
         """Keep a worker's registration in place of its last one."""
+        ...
+
+    def set_etag(self, dataset_id: int, path: str, etag: str, version: int) -> None:
+        """Make `version`, in which a file's etag is another one and nothing else differs: the entry stays the one of
+        the version that added it, and the old etag is history like that of a replaced file."""
+        ...
+
+    def put_held(self, dataset_id: int, held: HeldFile) -> None:
+        """Keep a held version in place of what was known of it."""
+        ...
+
+    def forget_held(self, dataset_id: int, before_ns: int) -> None:
+        """Delete what ended before that time and is left with no holder."""
+        ...
+
+    def put_turn(self, dataset_id: int, path: str, turn: Turn) -> None:
+        """Give a path's turn to somebody, whoever has it."""
+        ...
+
+    def end_turn(self, dataset_id: int, turn_id: str) -> None:
+        """Take a turn of all its paths away; no error when it is gone."""
         ...
 
 

@@ -66,4 +66,23 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     """
     ALTER TABLE datasets ADD COLUMN listing BLOB NOT NULL DEFAULT x'7B7D';  -- JSON of core.datasets.LastListing
     """,
+    """
+    ALTER TABLE datasets ADD COLUMN held BLOB NOT NULL DEFAULT x'7B7D';  -- JSON of core.held.HeldTally
+
+    CREATE TABLE held (
+        dataset_id INTEGER NOT NULL,
+        etag TEXT NOT NULL,
+        record BLOB NOT NULL,  -- JSON of core.held.HeldFile
+        forgettable_ns INTEGER NOT NULL,  -- when it ended; 0 = it waits, or a holder is left
+        PRIMARY KEY (dataset_id, etag)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE turns (
+        dataset_id INTEGER NOT NULL,
+        path TEXT NOT NULL,
+        turn_id TEXT NOT NULL,
+        record BLOB NOT NULL,  -- JSON of core.held.Turn
+        PRIMARY KEY (dataset_id, path)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )

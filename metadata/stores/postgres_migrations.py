@@ -57,4 +57,12 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     ),
     # JSON of core.datasets.LastListing
     ("ALTER TABLE datasets ADD COLUMN listing BYTEA NOT NULL DEFAULT '{}'",),
+    (
+        # JSON of core.held.HeldTally, HeldFile and Turn
+        "ALTER TABLE datasets ADD COLUMN held BYTEA NOT NULL DEFAULT '{}'",
+        "CREATE TABLE held (dataset_id BIGINT NOT NULL, etag TEXT NOT NULL, record BYTEA NOT NULL,"
+        " forgettable_ns BIGINT NOT NULL, PRIMARY KEY (dataset_id, etag))",
+        "CREATE TABLE turns (dataset_id BIGINT NOT NULL, path BYTEA NOT NULL, turn_id TEXT NOT NULL,"
+        " record BYTEA NOT NULL, PRIMARY KEY (dataset_id, path))",
+    ),
 )

@@ -8,6 +8,7 @@ from psycopg import Connection
 from metadata.core import paths
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Entry, Kind
+from metadata.core.held import HeldFile, Turn
 from metadata.core.listing_progress import UnfinishedListing
 from metadata.core.workers import Registration
 from metadata.stores import rows
@@ -108,6 +109,14 @@ class PostgresReader:
     def registrations(self) -> list[Registration]:
         found = [rows.registration(blob) for (blob,) in self._all("SELECT registration FROM workers")]
         return sorted(found, key=lambda one: one.node)
+
+    def held(self, dataset_id: int, etag: str) -> HeldFile | None:
+        row = self._one("SELECT record FROM held WHERE dataset_id = %s AND etag = %s", (dataset_id, etag))
+        return rows.held(row[0]) if row else None
+
+    def turn(self, dataset_id: int, path: str) -> Turn | None:
+        row = self._one("SELECT record FROM turns WHERE dataset_id = %s AND path = %s", (dataset_id, path.encode()))
+        return rows.turn(row[0]) if row else None
 
     def _one(self, query: str, parameters: Sequence[Any] = ()) -> Any:
         return self._connection.execute(query.encode(), parameters, binary=True).fetchone()

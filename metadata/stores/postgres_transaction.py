@@ -7,6 +7,7 @@ from typing import Any
 from metadata.core import paths
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Changes, Entry, Kind
+from metadata.core.held import HeldFile, Turn
 from metadata.core.listing_progress import ListingOrigin, ListingProgress
 from metadata.core.workers import Registration
 from metadata.stores import rows
@@ -14,6 +15,13 @@ from metadata.stores.postgres_reader import LISTED, PostgresReader
 
 REQUESTS_KEPT = 100_000
 """As in SQLite's store."""
+PURGED = (
+    ("entries", "parent, name"),
+    ("removed_entries", "removed_version, parent, name"),
+    ("held", "etag"),
+    ("turns", "path"),
+)
+"""Tables of a dataset's rows, and what tells them apart."""
 _ENTRY_TYPES = ("bytea", "bytea", "int8", "int8", "text", "int8", "int8", "int8")
 
 
@@ -35,6 +43,7 @@ class PostgresTransaction(PostgresReader):
             "error": dataset.error,
             "error_reason": dataset.error_reason,
             "listing": rows.encode(dataset.listing),
+            "held": rows.encode(dataset.held),
         }
         if dataset.id:
             assignments = ", ".join(f"{column} = %s" for column in values)
@@ -51,7 +60,7 @@ class PostgresTransaction(PostgresReader):
         return int(row[0]) if row else None
 
     def purge(self, dataset_id: int, limit: int) -> bool:
-        for table, key in (("entries", "parent, name"), ("removed_entries", "removed_version, parent, name")):
+        for table, key in PURGED:
             deleted = self._do(
                 f"DELETE FROM {table} WHERE dataset_id = %s AND ({key}) IN"
                 f" (SELECT {key} FROM {table} WHERE dataset_id = %s LIMIT %s)",
@@ -63,7 +72,7 @@ class PostgresTransaction(PostgresReader):
 
     def orphans(self) -> list[int]:
         found: set[int] = set()
-        for table in ("entries", "removed_entries"):
+        for table, _ in PURGED:
             # From one dataset to the next along the primary key: few steps however many entries there are.
             last = -1
             while (row := self._one(f"SELECT min(dataset_id) FROM {table} WHERE dataset_id > %s", (last,)))[
@@ -131,6 +140,41 @@ class PostgresTransaction(PostgresReader):
             " ON CONFLICT (node) DO UPDATE SET registration = excluded.registration",
             (registration.node, rows.encode(registration)),
         )
+
+    def set_etag(self, dataset_id: int, path: str, etag: str, version: int) -> None:
+        parent, name = paths.split(path)
+        key = (dataset_id, parent.encode(), name.encode())
+        where = "dataset_id = %s AND parent = %s AND name = %s"
+        self._do(
+            f"INSERT INTO removed_entries (dataset_id, removed_version, {rows.ENTRY_COLUMNS})"
+            f" SELECT dataset_id, %s, {rows.ENTRY_COLUMNS} FROM entries WHERE {where}",
+            (version, *key),
+        )
+        self._do(f"UPDATE entries SET etag = %s WHERE {where}", (etag, *key))
+
+    def put_held(self, dataset_id: int, held: HeldFile) -> None:
+        self._do(
+            "INSERT INTO held (dataset_id, etag, record, forgettable_ns) VALUES (%s, %s, %s, %s)"
+            " ON CONFLICT (dataset_id, etag) DO UPDATE"
+            " SET record = excluded.record, forgettable_ns = excluded.forgettable_ns",
+            (dataset_id, held.etag, rows.encode(held), 0 if held.left else held.ended_at_ns),
+        )
+
+    def forget_held(self, dataset_id: int, before_ns: int) -> None:
+        self._do(
+            "DELETE FROM held WHERE dataset_id = %s AND forgettable_ns > 0 AND forgettable_ns < %s",
+            (dataset_id, before_ns),
+        )
+
+    def put_turn(self, dataset_id: int, path: str, turn: Turn) -> None:
+        self._do(
+            "INSERT INTO turns (dataset_id, path, turn_id, record) VALUES (%s, %s, %s, %s)"
+            " ON CONFLICT (dataset_id, path) DO UPDATE SET turn_id = excluded.turn_id, record = excluded.record",
+            (dataset_id, path.encode(), turn.id, rows.encode(turn)),
+        )
+
+    def end_turn(self, dataset_id: int, turn_id: str) -> None:
+        self._do("DELETE FROM turns WHERE dataset_id = %s AND turn_id = %s", (dataset_id, turn_id))
 
     def _retire(self, dataset_id: int, leaving: Iterable[str], version: int) -> tuple[int, int]:
         """Move current rows to history; returns by how much files and bytes grew (they shrink)."""

@@ -10,11 +10,14 @@ import msgspec
 from metadata.core import paths
 from metadata.core.datasets import Dataset, LastListing, Mount, Specification
 from metadata.core.entries import Entry, Kind
+from metadata.core.held import HeldFile, HeldTally, Turn
 from metadata.core.listing_progress import ListingOrigin, ListingProgress, UnfinishedListing
 from metadata.core.workers import Registration
 
 ENTRY_COLUMNS = "parent, name, kind, size_bytes, etag, mtime_ns, mode, added_version"
-DATASET_COLUMNS = "id, specification, listed_mounts, version, files, bytes, synced_at_ns, error, error_reason, listing"
+DATASET_COLUMNS = (
+    "id, specification, listed_mounts, version, files, bytes, synced_at_ns, error, error_reason, listing, held"
+)
 EntryRow: TypeAlias = tuple[str, str, int, int, str, int, int, int]
 
 _KINDS = (Kind.FILE, Kind.IMPLIED, Kind.MADE)
@@ -24,6 +27,9 @@ _listing = msgspec.json.Decoder(LastListing)
 _origin = msgspec.json.Decoder(ListingOrigin)
 _progress = msgspec.json.Decoder(ListingProgress)
 _registration = msgspec.json.Decoder(Registration)
+_tally = msgspec.json.Decoder(HeldTally)
+_held = msgspec.json.Decoder(HeldFile)
+_turn = msgspec.json.Decoder(Turn)
 encode = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -42,7 +48,7 @@ def entry_row(entry: Entry, version: int) -> EntryRow:
 
 def dataset(row: Any) -> Dataset:
     """The dataset of a row in DATASET_COLUMNS order."""
-    number, specification, listed_mounts, version, files, size, synced_at_ns, error, reason, listing = row
+    number, specification, listed_mounts, version, files, size, synced_at_ns, error, reason, listing, held = row
     return Dataset(
         _specification.decode(specification),
         number,
@@ -54,12 +60,23 @@ def dataset(row: Any) -> Dataset:
         reason,
         _mounts.decode(listed_mounts),
         _listing.decode(listing),
+        _tally.decode(held),
     )
 
 
 def registration(blob: bytes) -> Registration:
     """The registration of a row's blob."""
     return _registration.decode(blob)
+
+
+def held(blob: bytes) -> HeldFile:
+    """The held version of a row's blob."""
+    return _held.decode(blob)
+
+
+def turn(blob: bytes) -> Turn:
+    """The turn of a row's blob."""
+    return _turn.decode(blob)
 
 
 def unfinished_listing(listing_id: int, origin: bytes, progress: bytes) -> UnfinishedListing | None:

@@ -7,6 +7,7 @@ import apsw
 from metadata.core import paths
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Entry, Kind
+from metadata.core.held import HeldFile, Turn
 from metadata.core.listing_progress import UnfinishedListing
 from metadata.core.workers import Registration
 from metadata.stores import rows
@@ -108,6 +109,18 @@ class SqliteReader:
     def registrations(self) -> list[Registration]:
         cursor = self._connection.execute("SELECT registration FROM workers ORDER BY node")
         return [rows.registration(blob) for (blob,) in cursor]
+
+    def held(self, dataset_id: int, etag: str) -> HeldFile | None:
+        row = self._connection.execute(
+            "SELECT record FROM held WHERE dataset_id = ? AND etag = ?", (dataset_id, etag)
+        ).fetchone()
+        return rows.held(row[0]) if row else None
+
+    def turn(self, dataset_id: int, path: str) -> Turn | None:
+        row = self._connection.execute(
+            "SELECT record FROM turns WHERE dataset_id = ? AND path = ?", (dataset_id, path)
+        ).fetchone()
+        return rows.turn(row[0]) if row else None
 
 
 def _span(path: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from itertools import chain
 from metadata.core import paths
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Changes, Entry, Kind
+from metadata.core.held import HeldFile, Turn
 from metadata.core.listing_progress import ListingOrigin, ListingProgress
 from metadata.core.workers import Registration
 from metadata.stores import rows
@@ -14,6 +15,14 @@ from metadata.stores.sqlite_reader import SqliteReader
 
 REQUESTS_KEPT = 100_000
 """A worker retries within minutes; at 1,000 mutations a second this is more than one and a half."""
+
+PURGED = (
+    ("entries", "parent, name"),
+    ("removed_entries", "removed_version, parent, name"),
+    ("held", "etag"),
+    ("turns", "path"),
+)
+"""Tables of a dataset's rows, and what tells them apart."""
 
 STAGE_ROWS = 250
 """Rows a statement: each one gives the interpreter's lock away and waits for whoever parses the next page."""
@@ -37,10 +46,11 @@ class SqliteTransaction(SqliteReader):
             dataset.error,
             dataset.error_reason,
             rows.encode(dataset.listing),
+            rows.encode(dataset.held),
         )
         columns = (
             "uid, namespace, name, specification, listed_mounts, version, files, bytes, synced_at_ns,"
-            " error, error_reason, listing"
+            " error, error_reason, listing, held"
         )
         marks = ", ".join("?" * len(values))
         if dataset.id:
@@ -54,7 +64,7 @@ class SqliteTransaction(SqliteReader):
         return int(row[0]) if row else None
 
     def purge(self, dataset_id: int, limit: int) -> bool:
-        for table, key in (("entries", "parent, name"), ("removed_entries", "removed_version, parent, name")):
+        for table, key in PURGED:
             self._connection.execute(
                 f"DELETE FROM {table} WHERE dataset_id = ? AND ({key}) IN"
                 f" (SELECT {key} FROM {table} WHERE dataset_id = ? LIMIT ?)",
@@ -67,7 +77,7 @@ class SqliteTransaction(SqliteReader):
     def orphans(self) -> list[int]:
         """Ids whose entries outlived their dataset: a purge that a restart interrupted."""
         found: list[int] = []
-        for table in ("entries", "removed_entries"):
+        for table, _ in PURGED:
             # Skips from one dataset to the next along the primary key: few steps however many entries there are.
             cursor = self._connection.execute(
                 f"WITH RECURSIVE ids (id) AS (SELECT min(dataset_id) FROM {table} UNION ALL"
@@ -160,6 +170,39 @@ class SqliteTransaction(SqliteReader):
             "INSERT INTO workers VALUES (?, ?) ON CONFLICT DO UPDATE SET registration = excluded.registration",
             (registration.node, rows.encode(registration)),
         )
+
+    def set_etag(self, dataset_id: int, path: str, etag: str, version: int) -> None:
+        key = (dataset_id, *paths.split(path))
+        where = "dataset_id = ? AND parent = ? AND name = ?"
+        self._connection.execute(
+            f"INSERT INTO removed_entries (dataset_id, removed_version, {rows.ENTRY_COLUMNS})"
+            f" SELECT dataset_id, ?, {rows.ENTRY_COLUMNS} FROM entries WHERE {where}",
+            (version, *key),
+        )
+        self._connection.execute(f"UPDATE entries SET etag = ? WHERE {where}", (etag, *key))
+
+    def put_held(self, dataset_id: int, held: HeldFile) -> None:
+        self._connection.execute(
+            "INSERT INTO held VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
+            " SET record = excluded.record, forgettable_ns = excluded.forgettable_ns",
+            (dataset_id, held.etag, rows.encode(held), 0 if held.left else held.ended_at_ns),
+        )
+
+    def forget_held(self, dataset_id: int, before_ns: int) -> None:
+        self._connection.execute(
+            "DELETE FROM held WHERE dataset_id = ? AND forgettable_ns > 0 AND forgettable_ns < ?",
+            (dataset_id, before_ns),
+        )
+
+    def put_turn(self, dataset_id: int, path: str, turn: Turn) -> None:
+        self._connection.execute(
+            "INSERT INTO turns VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
+            " SET turn_id = excluded.turn_id, record = excluded.record",
+            (dataset_id, path, turn.id, rows.encode(turn)),
+        )
+
+    def end_turn(self, dataset_id: int, turn_id: str) -> None:
+        self._connection.execute("DELETE FROM turns WHERE dataset_id = ? AND turn_id = ?", (dataset_id, turn_id))
 
     def _retire(self, dataset_id: int, leaving: Iterable[str], version: int) -> tuple[int, int]:
         """Move current rows to history; returns by how much files and bytes grew (they shrink)."""

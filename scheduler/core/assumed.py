@@ -39,7 +39,8 @@ class PodFacts:
     """What preemption wants to know of a pod on a node; times are on the core's clock, None: it did not happen.
 
     `is_preempted`: it is being deleted because a scheduler said so. `checkpointed_at`: when its job last had a
-    complete checkpoint (names.CHECKPOINTED_AT_ANNOTATION). `group`: its gang's name in its namespace.
+    complete checkpoint (names.CHECKPOINTED_AT_ANNOTATION). `group`: its gang's name in its namespace; `role`: its part
+    there.
     """
 
     started_at: float | None = None
@@ -47,6 +48,7 @@ class PodFacts:
     is_preempted: bool = False
     group: str | None = None
     generation: int = 0
+    role: str = ""
 
 
 NO_FACTS = PodFacts()

@@ -29,12 +29,13 @@ def wait_verdict(
     pod: PodRequest,
     row: int,
     *,
+    since: float,
     now: float,
     min_saving_seconds: float,
 ) -> Wait | None:
-    """Whether to wait rather than take `row`; None: take it."""
+    """Whether to wait rather than take `row`, `since` when the pod can be placed; None: take it."""
     max_wait = max((item.max_wait_seconds for item in pod.data), default=0.0)
-    if found.seconds is None or max_wait <= 0 or now >= pod.waiting_since + max_wait:
+    if found.seconds is None or max_wait <= 0 or now >= since + max_wait:
         return None
     could_hold = found.fixed_mask & (found.total == np.inf)
     for plugin in plugins.filters:
@@ -47,11 +48,11 @@ def wait_verdict(
     seconds = np.where(could_hold, found.seconds, np.inf)
     warmest = int(seconds.argmin())
     saving = float(found.seconds[row] - seconds[warmest])
-    until = pod.waiting_since + min(max_wait, saving)
+    until = since + min(max_wait, saving)
     if saving < min_saving_seconds or now >= until:
         return None
     message = (
-        f"waiting for node {view.names[warmest]}, where the data is, for at most {until - pod.waiting_since:.0f} s: "
+        f"waiting for node {view.names[warmest]}, where the data is, for at most {until - since:.0f} s: "
         f"it would save {saving:.1f} s against {view.names[row]}, but does not fit the pod now"
     )
     return Wait(until, message)

@@ -99,7 +99,8 @@ class Victim:
 @dataclass(frozen=True, slots=True)
 class Preempt:
     """Evict victims for a pod, or a PodGroup (`is_group`), named by uid, namespace and name; `unit` is its id in
-    the queue. Ends in one PreemptionEnded. `count` includes victims that are leaving already."""
+    the queue, `profile` its schedulerName. Ends in one PreemptionEnded. `count` includes victims that are leaving
+    already."""
 
     unit: str
     uid: str
@@ -108,8 +109,10 @@ class Preempt:
     is_group: bool
     victims: tuple[Victim, ...]
     count: int
+    profile: str = ""
 
 
 Decision = Bind | Explain | DeletePod | GroupStatus | Nominate | Preempt
 UNSCHEDULABLE = "Unschedulable"
 NOT_READY = "NotReadyForScheduling"
+SCHEDULER_ERROR = "SchedulerError"

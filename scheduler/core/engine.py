@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 
 from scheduler.core import explain, volume_binding
 from scheduler.core.assumed import AssignedPod, Hold, PodFacts
-from scheduler.core.decisions import NOT_READY, UNSCHEDULABLE, Bind, Decision, DeletePod, Explain
+from scheduler.core.decisions import NOT_READY, SCHEDULER_ERROR, UNSCHEDULABLE, Bind, Decision, DeletePod, Explain
 from scheduler.core.engine_state import EngineSettings, EngineState, PendingPod, Try
 from scheduler.core.events import Event
-from scheduler.core.gang_placement import Placed, place_gang, required_first
+from scheduler.core.gang_placement import Placed, has_roles, place_gang, required_first
 from scheduler.core.gang_preemption import place_nominated
 from scheduler.core.gang_status import group_status
 from scheduler.core.gangs import UNIT_PREFIX, Gang
@@ -37,6 +37,16 @@ MAX_TRIES = 512
 # What can turn around a refusal that no filter gave: claims, device classes and who offers their resources.
 REFUSED_FOR_NOW = (
     ClusterChange.VOLUMES | ClusterChange.DEVICES | ClusterChange.NODE_ADDED | ClusterChange.NODE_ALLOCATABLE
+)
+# What becomes of a warm node that a unit waits for: it has room, or it is no place to wait for any more.
+AWAITED = (
+    ClusterChange.POD_FREED
+    | ClusterChange.RESIDENCY
+    | ClusterChange.NODE_ADDED
+    | ClusterChange.NODE_ALLOCATABLE
+    | ClusterChange.NODE_LABELS
+    | ClusterChange.NODE_TAINTS
+    | ClusterChange.NODE_GONE
 )
 
 
@@ -64,10 +74,26 @@ class Engine:
 
         A standby (`is_leading` False) only keeps its state current.
         """
+        if not is_leading:
+            # Before the events: what they show is the other leader's work.
+            self._stop_leading()
         for event in events:
             self._intake.apply(event, now)
         self._intake.flush(now)
-        return self._settle(now) if is_leading else []
+        if is_leading:
+            return self._settle(now)
+        self.state.bind_errors.clear()
+        return []
+
+    def _stop_leading(self) -> None:
+        """What was begun is followed by the replica that leads now. Should this one lead again, gangs it was binding
+        are looked at anew."""
+        state = self.state
+        for unit in state.gang_binds.units():
+            gang = state.gangs.find(unit)
+            if gang is not None:
+                state.touched_gangs[unit] = gang
+        state.gang_binds.forget()
 
     def may_bind(self, uid: str) -> bool:
         """Whether a decided bind is still right: asked just before it is sent, as foreign binds race ours."""
@@ -108,13 +134,18 @@ class Engine:
                 break
             is_gang = waiting.unit.startswith(UNIT_PREFIX)
             profile = self._profile_of(waiting.unit)
+            pods = 1
             started = self._stopwatch()
             if is_gang:
-                made = self._try_gang(state.gangs.get(waiting.unit), now)
+                gang = state.gangs.get(waiting.unit)
+                pods = len(gang.pending)
+                made = self._try_gang(gang, now)
             else:
                 made = self._try_pod(state.pods[waiting.unit], waiting, now)
             bound = sum(isinstance(decision, Bind) for decision in made)
             binds += bound
+            if not bound:
+                state.tally.refused[profile] += pods
             state.tally.tries.append(Try(profile, is_gang, bound > 0, self._stopwatch() - started))
             decisions += made
         return decisions + self._tell_doomed(now)
@@ -146,6 +177,7 @@ class Engine:
             pending = self.state.pods.get(unit)
             if pending is not None and self.state.queue.pool_of(unit) is Pool.IN_FLIGHT and not pending.node:
                 self._refuse(pending.request, diagnosis, now)
+                self.state.tally.refused[pending.request.profile] += 1
                 decisions += self._tell(pending, diagnosis.message, now)
         return decisions
 
@@ -168,8 +200,7 @@ class Engine:
             return [*self._tell(pending, refused.diagnosis.message, now), *refused.decisions]
         wait = state.wait(found, pod, row, now)
         if wait is not None:
-            worth = ClusterChange.POD_FREED | ClusterChange.RESIDENCY | ClusterChange.NODE_ADDED
-            state.queue.refuse(waiting.unit, worth, now, wake_at=wait.until)
+            state.queue.refuse(waiting.unit, AWAITED, now, wake_at=wait.until)
             return self._tell(pending, f"0/{state.table.count} nodes are available: {wait.message}.", now)
         bind = self._bind(pending, pod, found, row, now, runner_up=found.runner_up(row), tries=waiting.tries)
         # The unit stays in flight until the watch shows the pod bound, or the bind failed.
@@ -177,39 +208,74 @@ class Engine:
 
     def _refuse(self, pod: PodRequest, diagnosis: Diagnosis, now: float) -> None:
         by = diagnosis.rejected_by
-        hint = self.state.hint(pod, by)
-        self.state.queue.refuse(pod.uid, self._worth_of(by), now, hint=hint, rejected_by=by)
+        # Where evicting would make room, what else stands in the way may change as well.
+        standing = by | diagnosis.also
+        hint = self.state.hint(pod, standing)
+        self.state.queue.refuse(pod.uid, self._worth_of(standing), now, hint=hint, rejected_by=by)
 
     def _try_gang(self, gang: Gang, now: float) -> list[Decision]:
         state = self.state
         members = [state.pods[uid] for uid in gang.pending]
         members.sort(key=lambda pending: (-pending.request.priority, pending.request.name))
+        # Members of higher priority may have gone ahead: what they might take is not these ones' to take.
+        gang.priority = members[0].request.priority
         wish = state.gang_wish(gang)
         members = required_first(members, wish.by_role, lambda pending: pending.request.role)
         pods = [state.resolved(pending.request) for pending in members]
-        unusable = next((pod for pod in pods if pod.refusal is not None), None)
-        if unusable is not None and unusable.refusal is not None:
-            message = explain.refused(state.table.count, unusable.refusal)
-            state.queue.refuse(gang.unit, REFUSED_FOR_NOW, now)
-            return self._tell_gang(members, f"{message} (member {unusable.name} of PodGroup {gang.key})", now)
+        hint = state.gang_hint(gang, pods)
+        told: list[Decision] = []
+        worth = ClusterChange.GROUP
+        if any(pod.refusal is not None for pod in pods):
+            usable = [index for index, pod in enumerate(pods) if pod.refusal is None]
+            if not gang.is_enough([pods[index].role for index in usable]):
+                return self._refuse_gang(gang, members, pods, now)
+            # Those that can be tried are enough: the others say themselves what they wait for.
+            told = self._tell_refused(gang, members, pods, now)
+            worth |= REFUSED_FOR_NOW
+            members, pods = [members[index] for index in usable], [pods[index] for index in usable]
+            if not pods:
+                state.queue.refuse(gang.unit, worth, now)
+                return told
         for pod in pods:
             state.table.vector(pod.shape.requests)
         needed = max(1, gang.needed)
         view = self._preempting.view_for(gang.priority, gang.pending)
         node_of = self._preempting.gang_node_of(pods)
         result = place_nominated(state.placer, view, pods, needed, node_of) if node_of else None
-        if result is None or not wish.holds([item.row for item in result.placed]):
+        rows = [item.row for item in result.placed] if result is not None else []
+        if result is None or not wish.holds(rows) or not has_roles(result.placed, wish):
             result = place_gang(state.placer, view, pods, needed, wish)
         if not result.placed:
             refused = self._preempting.gang_refused(gang, pods, result, view, now)
-            worth = self._worth_of(refused.diagnosis.rejected_by) | ClusterChange.GROUP
-            hint = state.gang_hint(gang, pods)
+            rejected_by = refused.diagnosis.rejected_by | state.refusing(pods, view)
+            worth |= self._worth_of(rejected_by)
             state.queue.refuse(gang.unit, worth, now, hint=hint, rejected_by=refused.diagnosis.rejected_by)
-            return [*self._tell_gang(members, refused.diagnosis.message, now), *refused.decisions]
+            return [*told, *self._tell_gang(members, refused.diagnosis.message, now), *refused.decisions]
         waiting = self._gang_wait(gang, result.placed, members, now)
         if waiting is not None:
-            return waiting
-        return self._bind_gang(gang, result.placed, now)
+            return [*told, *waiting]
+        return [*told, *self._bind_gang(gang, result.placed, now)]
+
+    def _refuse_gang(
+        self, gang: Gang, members: Sequence[PendingPod], pods: Sequence[PodRequest], now: float
+    ) -> list[Decision]:
+        """Members that cannot be tried keep the gang from being tried."""
+        state = self.state
+        unusable = next(pod for pod in pods if pod.refusal is not None)
+        message = explain.refused(state.table.count, unusable.refusal or "")
+        state.queue.refuse(gang.unit, REFUSED_FOR_NOW, now)
+        return self._tell_gang(members, f"{message} (member {unusable.name} of PodGroup {gang.key})", now)
+
+    def _tell_refused(
+        self, gang: Gang, members: Sequence[PendingPod], pods: Sequence[PodRequest], now: float
+    ) -> list[Decision]:
+        """Each member that cannot be tried is told why; its gang has enough others."""
+        told: list[Decision] = []
+        for pending, pod in zip(members, pods, strict=True):
+            if pod.refusal is not None:
+                why = explain.refused(self.state.table.count, pod.refusal)
+                told += self._tell(pending, f"{why} PodGroup {gang.key} has enough members without this one.", now)
+        return told
 
     def _gang_wait(
         self, gang: Gang, placed: Sequence[Placed], members: Sequence[PendingPod], now: float
@@ -219,8 +285,7 @@ class Engine:
         wait = self.state.wait(slowest.found, slowest.pod, slowest.row, now)
         if wait is None:
             return None
-        worth = ClusterChange.POD_FREED | ClusterChange.RESIDENCY | ClusterChange.NODE_ADDED | ClusterChange.GROUP
-        self.state.queue.refuse(gang.unit, worth, now, wake_at=wait.until)
+        self.state.queue.refuse(gang.unit, AWAITED | ClusterChange.GROUP, now, wake_at=wait.until)
         message = f"0/{self.state.table.count} nodes are available: {wait.message}."
         return self._tell_gang(members, message, now)
 
@@ -265,17 +330,19 @@ class Engine:
     ) -> Bind:
         state = self.state
         feasible, _, coldest = facts or (found.feasible(), runner_up, found.coldest())
-        verdict = explain.decision(
-            state.view(),
+        view = state.view()
+        record = explain.bind_record(
+            view,
             found.sources,
             row,
+            pod,
             feasible_nodes=feasible,
             runner_up=runner_up if runner_up != row else -1,
             coldest=coldest,
             gang=gang,
         )
-        node = verdict.node
-        plan = volume_binding.plan(state.view(), pod, row)
+        node = record.node
+        plan = volume_binding.plan(view, pod, row)
         state.assigned.assume(
             AssignedPod(
                 pod.uid,
@@ -287,7 +354,7 @@ class Engine:
                 pod.shape.host_ports,
                 pod.identity,
                 pod.terms,
-                facts=PodFacts(group=pod.group, generation=pod.generation),
+                facts=PodFacts(group=pod.group, generation=pod.generation, role=pod.role),
                 held=pod.held,
                 plan=plan,
             )
@@ -298,20 +365,19 @@ class Engine:
         if nominated != node:
             state.nominee_left(nominated)
         pending.node = node
-        source = verdict.bytes_by_source
         return Bind(
             uid=pod.uid,
             namespace=pod.namespace,
             name=pod.name,
             node=node,
-            annotation=verdict.model_dump_json(by_alias=True, exclude_unset=True),
-            note=explain.scheduled_note(pod.namespace, pod.name, verdict),
+            annotation=record.annotation,
+            note=record.note,
             gang=gang,
-            stage_in_seconds=verdict.stage_in_seconds,
-            local_bytes=sum(source.local.values()),
-            peer_bytes=source.peers,
-            origin_bytes=source.origin,
-            waited_seconds=max(0.0, now - pod.waiting_since),
+            stage_in_seconds=record.stage_in_seconds,
+            local_bytes=record.local_bytes,
+            peer_bytes=record.peer_bytes,
+            origin_bytes=record.origin_bytes,
+            waited_seconds=max(0.0, now - pending.placeable_since),
             tries=tries,
             volumes=plan,
             profile=pod.profile,
@@ -371,10 +437,28 @@ class Engine:
                 state.enqueue_gang(found, now)
         decisions += self._preempting.clear(state.unnominated)
         state.unnominated.clear()
+        decisions += self._tell_bind_errors(now)
         decisions += self._group_statuses()
         for pending, message in state.gated_to_tell(now):
             decisions += self._tell(pending, message, now, reason=NOT_READY, with_event=False)
         return decisions
+
+    def _tell_bind_errors(self, now: float) -> list[Decision]:
+        """Binds that ended in an error, one event a gang."""
+        told: list[Decision] = []
+        gangs: set[tuple[str, str]] = set()
+        for failed in self.state.bind_errors:
+            pending = self.state.pods.get(failed.uid)
+            if pending is None or pending.node:
+                continue
+            pod = pending.request
+            gang = (pod.namespace, pod.group or "")
+            message = f"binding to {failed.node} failed: {' '.join(failed.cause.split())}"
+            is_first = pod.group is None or gang not in gangs
+            gangs.add(gang)
+            told += self._tell(pending, message, now, reason=SCHEDULER_ERROR, with_event=is_first)
+        self.state.bind_errors.clear()
+        return told
 
     def _undo(self, uid: str) -> list[Decision]:
         known = self.state.assigned.get(uid)

@@ -14,10 +14,11 @@ import numpy as np
 from scheduler.core import explain
 from scheduler.core.assumed import Assigned
 from scheduler.core.budgets import Budgets
-from scheduler.core.cluster_view import ClusterView, view_of
+from scheduler.core.cluster_view import ALL, ClusterView, view_of
 from scheduler.core.data_request import merge
 from scheduler.core.data_wait import Wait, wait_verdict
 from scheduler.core.device_classes import DeviceClasses
+from scheduler.core.events import BindFailed
 from scheduler.core.gang_bind import GangBinds
 from scheduler.core.gang_placement import GangPlacement
 from scheduler.core.gang_topology import Wish
@@ -35,9 +36,12 @@ from scheduler.core.requeue import NOTHING, ClusterChange
 from scheduler.core.residency_table import ReadSpeeds, ResidencyTable
 from scheduler.core.room_hints import GangRoomHint, RoomHint, RoomHints
 from scheduler.core.topology_tree import ANYWHERE, TopologyTree
+from scheduler.core.victims import Minimum
 from scheduler.core.volume_table import VolumeTable
 from scheduler.core.workload_mix import WorkloadMix
 from scheduler.core.workloads import Workloads
+
+NEVER_TOLD = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +74,29 @@ class Try:
 
 @dataclass(slots=True)
 class Tally:
-    """What happened, for metrics. The shell takes `tries` out; what it does not take in time is dropped."""
+    """What happened, for metrics. The shell takes `refused` and `tries` out; of tries not taken in time the oldest are
+    dropped."""
 
     preemption_attempts: int = 0
+    refused: Counter[str] = field(default_factory=Counter)  # pods, by profile, since the shell looked last
     tries: deque[Try] = field(default_factory=lambda: deque(maxlen=4096))
 
 
 @dataclass(slots=True)
 class PendingPod:
-    """An unbound pod of ours. `told` is the message its condition carries; `node` where it is assumed."""
+    """An unbound pod of ours. `told` is the message its condition carries; `node` where it is assumed; `ungated_at`
+    when its last scheduling gate went, if it was seen to have one."""
 
     request: PodRequest
     told: str = ""
-    told_at: float = float("-inf")
+    told_at: float = NEVER_TOLD
     node: str = ""
+    ungated_at: float = float("-inf")
+
+    @property
+    def placeable_since(self) -> float:
+        """Since when nothing but the cluster keeps it from being placed."""
+        return max(self.request.waiting_since, self.ungated_at)
 
 
 class EngineState:
@@ -118,6 +131,8 @@ class EngineState:
         # What the changes since the last flush are about: usage after this position of the log, and these rows.
         self.flushed_at = 0
         self.changed_rows: set[int] = set()
+        # Gangs of which more may be evicted now, wherever their members are.
+        self.loosened: set[tuple[str, str]] = set()
         by_row = (DependsOn.NODES, DependsOn.USAGE, DependsOn.RESIDENCY)
         self._row_filters = frozenset(plugin.name for plugin in plugins.filters if plugin.depends_on in by_row)
         self.budgets = Budgets()
@@ -129,9 +144,12 @@ class EngineState:
         self.leaving: dict[str, str] = {}
         self.groups_version = 0  # rises when a PodGroup changes what may be evicted
         self.unnominated: list[PodRequest] = []  # whose nomination ended by an event
+        self.bind_errors: list[BindFailed] = []  # to be told
         self.tally = Tally()
         self._last_seen: tuple[PodRequest | None, PodRequest | None] = (None, None)
-        self._gated: dict[str, float] = {}  # gang unit -> when its members are told what they wait for
+        # Gang unit -> when its members are told what they wait for, and when those who were told nothing yet.
+        self._gated: dict[str, float] = {}
+        self._newcomers: dict[str, float] = {}
 
     def view(self) -> ClusterView:
         """The cluster as it is now."""
@@ -183,9 +201,9 @@ class EngineState:
         """Whether the pod should wait for a warm node rather than take `row`."""
         if not any(item.max_wait_seconds for item in pod.data):
             return None
-        return wait_verdict(
-            self.view(), self.plugins, found, pod, row, now=now, min_saving_seconds=self.settings.min_saving_seconds
-        )
+        since = self.pods[pod.uid].placeable_since
+        saving = self.settings.min_saving_seconds
+        return wait_verdict(self.view(), self.plugins, found, pod, row, since=since, now=now, min_saving_seconds=saving)
 
     def look_at_gang(self, result: GangPlacement, first: PodRequest, view: ClusterView) -> Diagnosis:
         """What stops the first member that did not fit, the others placed."""
@@ -247,6 +265,34 @@ class EngineState:
         may_evict = all(pod.may_preempt for pod in pods)
         return GangRoomHint(gang.unit, tuple(kinds.items()), gang.priority if may_evict else None)
 
+    def note_loosened(self) -> None:
+        """What may be evicted of a gang hangs on all its members: where they are counts as changed."""
+        for namespace, group in self.loosened:
+            rows = (self.table.row_of.get(pod.node) for pod in self.assigned.in_group(namespace, group))
+            found = [row for row in rows if row is not None]
+            if found:
+                self.changed_rows.update(found)
+                self.changes |= ClusterChange.POD_FREED
+        self.loosened.clear()
+
+    def refusing(self, pods: Sequence[PodRequest], view: ClusterView) -> frozenset[str]:
+        """Filters that keep any of a gang's members off any node, when members differ or may evict: a gang is explained
+        by the first thing in the way of one that did not fit, but another may be enough, or make way for it."""
+        kinds = {pod.signature: pod for pod in pods}
+        may_evict = pods[0].may_preempt and self.assigned.any_below(max(pod.priority for pod in pods))
+        if len(kinds) == 1 and not may_evict:
+            return frozenset()
+        alive = view.alive
+        found = set()
+        for pod in kinds.values():
+            for plugin in self.plugins.filters:
+                if plugin.name in found:
+                    continue
+                passed = plugin.filter(view, pod, ALL)
+                if plugin.prefilter(view, pod) is not None or (passed is not None and not passed[alive].all()):
+                    found.add(plugin.name)
+        return frozenset(found)
+
     def may_help(self, change: ClusterChange, hint: Hashable) -> bool:
         """Whether the changes since the last flush can help a unit that waits for room (core/room_hints.py)."""
         if change & ~(ClusterChange.POD_FREED | ClusterChange.NODE_ADDED | ClusterChange.NODE_ALLOCATABLE):
@@ -258,14 +304,17 @@ class EngineState:
 
     # ---- evictions --------------------------------------------------------------------------
 
-    def gang_minimum(self, namespace: str, group: str) -> int | None:
+    def gang_minimum(self, namespace: str, group: str) -> Minimum | None:
         """Members a gang must keep on nodes, beside those that succeeded; None without a PodGroup."""
         gang = self.gangs.find(f"{UNIT_PREFIX}{namespace}/{group}")
         if gang is None or gang.group is None:
             return None
         if gang.group.is_evicted_whole:
-            return len(gang.assigned)
-        return max(0, gang.min_member - len(gang.succeeded))
+            # All there are, whoever placed them.
+            return Minimum(len(self.assigned.in_group(namespace, group)))
+        done = Counter(gang.roles.get(uid, "") for uid in gang.succeeded)
+        by_role = {role: count - done[role] for role, count in gang.group.min_by_role}
+        return Minimum(max(0, gang.min_member - len(gang.succeeded)), by_role)
 
     def nominee_left(self, node: str) -> None:
         """What was kept for a nominee on a node is free; "" for none."""
@@ -314,28 +363,39 @@ class EngineState:
         self.touched_gangs[gang.unit] = gang
         if not gang.pending:
             self.queue.remove(gang.unit)
-            self._gated.pop(gang.unit, None)
+            self._ungated(gang.unit)
         elif self.gang_binds.is_undoing(gang.unit) or gang.waiting_for() is not None:
             self.queue.gate(gang.unit, priority=gang.priority, since=gang.since)
             self._gated.setdefault(gang.unit, now + self.settings.gated_grace_seconds)
+            self._newcomers.setdefault(gang.unit, now + self.settings.gated_grace_seconds)
         else:
-            self._gated.pop(gang.unit, None)
+            self._ungated(gang.unit)
             self.queue.add(gang.unit, priority=gang.priority, since=gang.since)
+
+    def _ungated(self, unit: str) -> None:
+        self._gated.pop(unit, None)
+        self._newcomers.pop(unit, None)
 
     def gated_due(self) -> float:
         """When the next gated gang's members are to be told; inf when none."""
-        return min(self._gated.values(), default=float("inf"))
+        return min(*self._gated.values(), *self._newcomers.values(), float("inf"), float("inf"))
 
     def gated_to_tell(self, now: float) -> Iterator[tuple[PendingPod, str]]:
         """Members of gangs that are gated for longer than the grace, and what they wait for."""
+        for unit in [unit for unit, due in self._newcomers.items() if due <= now]:
+            del self._newcomers[unit]
+            yield from self._waiting_members(unit, only_new=True)
         for unit, due in list(self._gated.items()):
-            if due > now:
-                continue
-            # Told again only after a while: membership may be growing one by one.
-            self._gated[unit] = now + self.settings.repeat_message_seconds
-            gang = self.gangs.find(unit)
-            message = gang.waiting_for() if gang is not None else None
-            if gang is None or message is None:
-                continue
-            for uid in gang.pending:
+            if due <= now:
+                # Told again only after a while: membership may be growing one by one.
+                self._gated[unit] = now + self.settings.repeat_message_seconds
+                yield from self._waiting_members(unit, only_new=False)
+
+    def _waiting_members(self, unit: str, *, only_new: bool) -> Iterator[tuple[PendingPod, str]]:
+        gang = self.gangs.find(unit)
+        message = gang.waiting_for() if gang is not None else None
+        if gang is None or message is None:
+            return
+        for uid in gang.pending:
+            if not only_new or self.pods[uid].told_at == NEVER_TOLD:
                 yield self.pods[uid], message

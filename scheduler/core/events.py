@@ -201,11 +201,13 @@ class BindConfirmed:
 
 @dataclass(frozen=True, slots=True)
 class BindFailed:
-    """A bind did not happen, or it is not known whether it did: then the watch will tell."""
+    """A bind did not happen, or it is not known whether it did: then the watch will tell. `is_error`: not because of
+    what others did meanwhile, so that it may fail again and the pod's owner must hear of it."""
 
     uid: str
     node: str
     cause: str
+    is_error: bool = False
 
 
 @dataclass(frozen=True, slots=True)

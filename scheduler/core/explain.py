@@ -9,10 +9,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
+import msgspec
 import numpy as np
 
-from api.decision import Decision
 from api.quantities import format_bytes
 from scheduler.core import preemption
 from scheduler.core.assumed import Assigned
@@ -135,60 +136,86 @@ def refused(nodes: int, reason: str) -> str:
     return f"{text} {NO_STATE}" if KUBES_OWN.fullmatch(reason) else text
 
 
-def _candidate(view: ClusterView, sources: Sources | None, row: int) -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class BindRecord:
+    """The chosen node and where the pod's data comes from; `annotation` is an `api.decision.Decision` as JSON."""
+
+    node: str
+    stage_in_seconds: float
+    local_bytes: int
+    peer_bytes: int
+    origin_bytes: int
+    annotation: str
+    note: str
+
+
+def _candidate(view: ClusterView, sources: Sources | None, row: int) -> dict[str, Any]:
     """The fields of one node as it looked when the pod was placed; what has nothing to say is not set."""
     if sources is None:
-        return {"node": view.names[row], "stage_in_seconds": 0.0}
+        return {"node": view.names[row], "stageInSeconds": 0.0}
+    fields: dict[str, Any] = {"node": view.names[row], "stageInSeconds": round(float(sources.seconds[row]), 4)}
     local = {
         medium: int(sources.local[row, column]) for column, medium in enumerate(MEDIA) if sources.local[row, column]
     }
-    by_source: dict[str, object] = {"local": local} if local else {}
+    by_source: dict[str, Any] = {"local": local} if local else {}
     for source, amount in (("peers", int(sources.peers[row])), ("origin", int(sources.origin[row]))):
         if amount:
             by_source[source] = amount
-    seconds = round(float(sources.seconds[row]), 4)
-    return {"node": view.names[row], "stage_in_seconds": seconds} | (
-        {"bytes_by_source": by_source} if by_source else {}
-    )
+    if by_source:
+        fields["bytesBySource"] = by_source
+    return fields
 
 
-def decision(
+def bind_record(
     view: ClusterView,
     sources: Sources | None,
     row: int,
+    pod: PodRequest,
     *,
     feasible_nodes: int,
     runner_up: int,
     coldest: int,
     gang: str | None,
-) -> Decision:
-    """The record that goes into the pod's annotation, where fields that are not set are left out."""
-    fields = _candidate(view, sources, row)
-    fields["feasible_nodes"], fields["total_nodes"] = feasible_nodes, view.table.count
+) -> BindRecord:
+    """What is said of a bind. `runner_up`, `coldest`: rows, or -1."""
+    # Plain values instead of the API's model, which costs ten times as much for every pod.
+    fields = chosen = _candidate(view, sources, row)
+    fields["feasibleNodes"], fields["totalNodes"] = feasible_nodes, view.table.count
     if runner_up >= 0:
-        fields["runner_up"] = _candidate(view, sources, runner_up)
+        fields["runnerUp"] = _candidate(view, sources, runner_up)
+    cold = None
     if coldest >= 0 and sources is not None:
-        fields["coldest"] = _candidate(view, sources, coldest)
+        fields["coldest"] = cold = _candidate(view, sources, coldest)
     if gang is not None:
         fields["gang"] = gang
-    return Decision.model_validate(fields)
+    by_source = chosen.get("bytesBySource", {})
+    return BindRecord(
+        node=chosen["node"],
+        stage_in_seconds=chosen["stageInSeconds"],
+        local_bytes=sum(by_source.get("local", {}).values()),
+        peer_bytes=by_source.get("peers", 0),
+        origin_bytes=by_source.get("origin", 0),
+        annotation=msgspec.json.encode(fields).decode(),
+        note=_scheduled_note(pod, chosen, cold),
+    )
 
 
-def scheduled_note(namespace: str, name: str, verdict: Decision) -> str:
+def _scheduled_note(pod: PodRequest, chosen: dict[str, Any], cold: dict[str, Any] | None) -> str:
     """The note of the `Scheduled` event: kube-scheduler's, and where the data comes from if there is any."""
-    note = f"Successfully assigned {namespace}/{name} to {verdict.node}"
-    source = verdict.bytes_by_source
-    parts = [f"{format_bytes(size)} local {medium}" for medium, size in source.local.items()]
-    if source.peers:
-        parts.append(f"{format_bytes(source.peers)} from peers")
-    if source.origin:
-        parts.append(f"{format_bytes(source.origin)} from the under store")
-    if not parts:
+    note = f"Successfully assigned {pod.namespace}/{pod.name} to {chosen['node']}"
+    source = chosen.get("bytesBySource")
+    if not source:
         return note
-    note += f"; data: {', '.join(parts)}, expected stage-in {_seconds(verdict.stage_in_seconds)}"
-    cold = verdict.coldest
-    if cold is not None and cold.node != verdict.node and cold.stage_in_seconds > verdict.stage_in_seconds:
-        note += f" (cold node {cold.node}: {_seconds(cold.stage_in_seconds)})"
+    parts = [f"{format_bytes(size)} local {medium}" for medium, size in source.get("local", {}).items()]
+    parts += [
+        f"{format_bytes(source[key])} from {words}"
+        for key, words in (("peers", "peers"), ("origin", "the under store"))
+        if key in source
+    ]
+    seconds = chosen["stageInSeconds"]
+    note += f"; data: {', '.join(parts)}, expected stage-in {_seconds(seconds)}"
+    if cold is not None and cold["node"] != chosen["node"] and cold["stageInSeconds"] > seconds:
+        note += f" (cold node {cold['node']}: {_seconds(cold['stageInSeconds'])})"
     return note
 
 

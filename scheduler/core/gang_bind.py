@@ -4,7 +4,7 @@ Owns which gangs are being bound, until when they may stay incomplete, and what 
 bind or delete. Invariants: a gang with 0 < bound < minMember has a saga or was whole before (a leader that
 takes over starts one for what it finds); when a saga's
 time is over and the gang is not whole, every pod the saga bound is decided to be deleted, by uid, again and
-again until the watch shows it leaving.
+again until the watch shows it leaving. A replica that does not lead has none.
 
     start ──► BINDING ──all landed, gang whole──► (done)
                  │ failures: members go back to the queue and are placed again
@@ -47,6 +47,10 @@ class GangBinds:
             saga = self._sagas[unit] = GangBind(unit, now + self._timeout_seconds + extra_seconds)
         saga.in_flight |= uids
         saga.bound |= already_bound
+
+    def forget(self) -> None:
+        """This replica leads no more. Its memory would be old when it leads again, and old memories delete pods."""
+        self._sagas.clear()
 
     def confirmed(self, unit: str, uid: str) -> None:
         """A member is bound. Not by this saga, if it sent no bind of it: then it is not the saga's to undo."""

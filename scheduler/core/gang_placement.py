@@ -6,8 +6,9 @@ members are one vector pass: capacities say how many fit where, and
 2. within T, GPU members fill as few nodes as possible, leaving the fewest GPUs over; others go round-robin
    over the cheapest rows.
 Shapes are placed biggest first. If minimising stage-in for one shape leaves no room for the next, all are
-placed once more for room alone: being placed comes before being placed well. Where more members wait than are
-needed and the biggest leave too little room, those needed are placed before the others. Members with terms about
+placed once more for room alone: being placed comes before being placed well. If that does not help, those with the
+fewest nodes to choose from go first. Where more members wait than are needed and the biggest leave too little room,
+those needed are placed before the others. Members with terms about
 each other are placed one by one instead (core/gang_one_by_one.py). A gang that wants topology is placed in views
 narrowed to domains, the best first (core/gang_topology.py).
 """
@@ -130,16 +131,15 @@ def _nowhere(
 
 
 def _place(placer: Placer, view: ClusterView, members: Sequence[PodRequest], needed: int, wish: Wish) -> GangPlacement:
-    groups = _by_signature(members)
-    if are_entangled(view, members):
-        made = place_one_by_one(placer, view, groups, needed, capacities)
-        placed = tuple(Placed(pod, row, found) for pod, row, found in made.placed)
-        enough = len(placed) >= needed and _has_roles(placed, wish)
-        return GangPlacement(placed if enough else (), len(placed), needed, made.blocked, made.view)
+    is_entangled = are_entangled(view, members)
+    is_mixed = len({pod.signature for pod in members}) > 1
     best: GangPlacement | None = None
-    for order in _orders(members, groups, needed, wish):
-        for by_seconds in (True, False) if len(groups) > 1 else (True,):
-            result = _try(placer, view.what_if(), order, needed, wish, by_seconds=by_seconds)
+    for order in _orders(placer, view, members, needed, wish):
+        for by_seconds in (True, False) if is_mixed and not is_entangled else (True,):
+            if is_entangled:
+                result = _one_by_one(placer, view, order, needed, wish)
+            else:
+                result = _try(placer, view.what_if(), order, needed, wish, by_seconds=by_seconds)
             if result.placed:
                 return result
             if best is None or result.fitting > best.fitting:
@@ -148,13 +148,33 @@ def _place(placer: Placer, view: ClusterView, members: Sequence[PodRequest], nee
     return best
 
 
+def _one_by_one(
+    placer: Placer, view: ClusterView, groups: Sequence[Sequence[PodRequest]], needed: int, wish: Wish
+) -> GangPlacement:
+    made = place_one_by_one(placer, view, groups, needed, capacities)
+    placed = tuple(Placed(pod, row, found) for pod, row, found in made.placed)
+    enough = len(placed) >= needed and has_roles(placed, wish)
+    return GangPlacement(placed if enough else (), len(placed), needed, made.blocked, made.view)
+
+
 def _orders(
-    members: Sequence[PodRequest], groups: list[list[PodRequest]], needed: int, wish: Wish
+    placer: Placer,
+    view: ClusterView,
+    members: Sequence[PodRequest],
+    needed: int,
+    wish: Wish,
 ) -> Iterator[list[list[PodRequest]]]:
-    """Ways to place members of several shapes: all of them biggest first; those needed first, as preferred; those
-    needed first, the smallest of them."""
+    """Ways to place members of several shapes: all of them biggest first; those with the fewest nodes to choose from
+    first; those needed first, as preferred; those needed first, the smallest of them."""
+    groups = _by_signature(members)
     yield groups
-    if len(groups) == 1 or (needed >= len(members) and not wish.by_role):
+    if len(groups) == 1:
+        return
+    choices = [np.count_nonzero(placer.compute(group[0], view).total != np.inf) for group in groups]
+    by_choice = sorted(range(len(groups)), key=lambda index: choices[index])
+    if by_choice != list(range(len(groups))):
+        yield [groups[index] for index in by_choice]
+    if needed >= len(members) and not wish.by_role:
         return
     smallest = [pod for group in reversed(groups) for pod in group]
     for preferred in (members, smallest):
@@ -162,7 +182,8 @@ def _orders(
         yield _by_signature(order[:needed]) + _by_signature(order[needed:])
 
 
-def _has_roles(placed: Sequence[Placed], wish: Wish) -> bool:
+def has_roles(placed: Sequence[Placed], wish: Wish) -> bool:
+    """Whether there are as many members of each role as the wish says."""
     have = Counter(item.pod.role for item in placed)
     return all(have[role] >= count for role, count in wish.by_role)
 
@@ -201,7 +222,7 @@ def _try(
         if len(rows) < len(group) and blocked is None:
             blocked = placer.compute(group[0], view)
             blocked_view = view
-    if len(placed) >= needed and _has_roles(placed, wish):
+    if len(placed) >= needed and has_roles(placed, wish):
         return GangPlacement(tuple(placed), len(placed), needed)
     return GangPlacement((), len(placed), needed, blocked, blocked_view)
 

@@ -7,6 +7,7 @@ victims that turned out not to be needed stay after all. Also the way back: when
 go where they were nominated to. Pure.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -53,7 +54,7 @@ class _Whole:
         self._units: list[Unit] = []
         self.placed: list[tuple[PodRequest, int]] = []
 
-    def place(self, pod: PodRequest) -> None:
+    def place(self, pod: PodRequest) -> bool:
         """Place a member, evicting if need be; it is left out when nothing helps."""
         kind = self._kinds.get(pod.signature)
         if kind is None:
@@ -62,10 +63,11 @@ class _Whole:
         if row < 0 and not kind.is_hopeless:
             row = self._evict_for(kind)
         if row < 0:
-            return
+            return False
         self._view.place(row, pod, volume_binding.plan(self._view, pod, row))
         self._touched([row])
         self.placed.append((pod, row))
+        return True
 
     def victims(self) -> tuple[AssignedPod, ...]:
         """Everybody who must leave, the most important first; those not needed after all are spared."""
@@ -139,15 +141,22 @@ class _Whole:
 
 
 def preempt_as_a_whole(
-    placer: Placer, view: ClusterView, stakes: Stakes, members: Sequence[PodRequest], needed: int
+    placer: Placer,
+    view: ClusterView,
+    stakes: Stakes,
+    members: Sequence[PodRequest],
+    needed: int,
+    *,
+    by_role: Sequence[tuple[str, int]] = (),
 ) -> GangPreemption | None:
-    """Rows for `needed` members and the victims that takes; None when evicting does not help enough of them.
+    """Rows for `needed` members, as many of each role as `by_role` says among them, and the victims that takes; None
+    when evicting does not help enough of them.
 
     Members are considered in the order given; when that fails, the largest first, since small ones may have taken what
     only they could do without. `stakes` is left as it is."""
     for order in _orders(view, members):
         own = replace(stakes, gone=set(stakes.gone), evicted=list(stakes.evicted))
-        found = _preempt_in_order(placer, view, own, order, needed)
+        found = _preempt_in_order(placer, view, own, order, needed, by_role=by_role)
         if found is not None:
             return found
     return None
@@ -166,14 +175,25 @@ def _orders(view: ClusterView, members: Sequence[PodRequest]) -> Iterator[Sequen
 
 
 def _preempt_in_order(
-    placer: Placer, view: ClusterView, stakes: Stakes, members: Sequence[PodRequest], needed: int
+    placer: Placer,
+    view: ClusterView,
+    stakes: Stakes,
+    members: Sequence[PodRequest],
+    needed: int,
+    *,
+    by_role: Sequence[tuple[str, int]],
 ) -> GangPreemption | None:
     whole = _Whole(placer, view, stakes)
+    missing = Counter(dict(by_role))
     for index, pod in enumerate(members):
-        if len(whole.placed) >= needed or len(whole.placed) + len(members) - index < needed:
+        left = needed - len(whole.placed)
+        if left <= 0 or len(members) - index < left:
             break
-        whole.place(pod)
-    if len(whole.placed) < needed:
+        is_wanted = missing[pod.role] > 0
+        # The last places are for roles that are still missing.
+        if (is_wanted or left > missing.total()) and whole.place(pod) and is_wanted:
+            missing[pod.role] -= 1
+    if len(whole.placed) < needed or missing.total():
         return None
     victims = whole.victims()
     return GangPreemption(tuple(whole.placed), victims) if victims else None

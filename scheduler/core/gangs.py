@@ -6,6 +6,7 @@ one that succeeded still counts, since its work is done. Nothing is held for a g
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from scheduler.core.gang_apis import MINIMUM_FIELD, GangApi, GangSpec, GroupObject, gang_spec, group_key, parse_key
@@ -30,6 +31,7 @@ class Gang:
     counts_told: tuple[int, int] = (-1, -1)
     message: str = ""  # why it was refused last
     message_told: str = ""
+    keeps: tuple[int, bool] = (0, False)  # its minimum, and whether it is only evicted whole, as last seen
     was_whole: bool = False  # members that come now replace lost ones: nothing is undone
     priority: int = 0  # the highest of its members'
     since: float = float("inf")  # since when its first member waits
@@ -53,6 +55,11 @@ class Gang:
     def min_member(self) -> int:
         """Members that must be placed together; at least 1."""
         return max(1, self.group.min_member) if self.group is not None else 1
+
+    @property
+    def is_evicted_whole(self) -> bool:
+        """Whether none of its members may be evicted without the others."""
+        return self.group is not None and self.group.is_evicted_whole
 
     @property
     def needed_by_role(self) -> tuple[tuple[str, int], ...]:
@@ -101,10 +108,15 @@ class Gang:
                 )
         return None
 
+    def is_enough(self, roles: Sequence[str]) -> bool:
+        """Whether so many pending members, of these roles, are what the next try needs."""
+        have = Counter(roles)
+        return len(roles) >= self.needed and all(have[role] >= count for role, count in self.needed_by_role)
+
     @property
     def is_unfinished(self) -> bool:
         """Some but too few members are on nodes, and it never was otherwise: binding it was interrupted."""
-        return self.group is not None and not self.was_whole and self.on_nodes > 0 and self.needed > 0
+        return self.group is not None and not self.was_whole and bool(self.assigned) and self.needed > 0
 
     def status(self, in_flight: int, *, is_binding: bool) -> tuple[str, int, int]:
         """Phase, members bound and members running, as the PodGroup's status should say."""
@@ -202,7 +214,10 @@ class Gangs:
         return gang
 
     def _gang(self, namespace: str, name: str) -> Gang:
-        return self._gangs.setdefault((namespace, name), Gang(namespace, name))
+        gang = self._gangs.get((namespace, name))
+        if gang is None:
+            gang = self._gangs[namespace, name] = Gang(namespace, name)
+        return gang
 
     def _member(self, uid: str, namespace: str, name: str, role: str) -> Gang:
         old = self._gang_of.get(uid)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from scheduler.core import events
-from scheduler.core.assumed import Hold
+from scheduler.core.assumed import AssignedPod, Hold
 from scheduler.core.engine_state import EngineState, PendingPod
 from scheduler.core.gangs import Gang
 from scheduler.core.pod_request import PodRequest
@@ -61,6 +61,8 @@ class Intake:
     def flush(self, now: float) -> None:
         """Move the pods that the changes since the last flush may help."""
         state = self._state
+        if state.loosened:
+            state.note_loosened()
         if state.changes:
             state.queue.changed(state.changes, now, state.may_help)
             state.changes = ClusterChange(0)
@@ -87,6 +89,9 @@ class Intake:
             self._state.topology.remove(row)
         self._state.assigned.node_gone(event.name)
         self._state.changes |= ClusterChange.NODE_GONE
+        # What nominees waited for there never comes: their victims go without leaving room behind.
+        for nominee in self._state.nominations.on(event.name):
+            self._state.activate(nominee)
 
     def _namespace_changed(self, event: events.NamespaceChanged) -> None:
         self._namespace(event.name, event.labels)
@@ -135,6 +140,8 @@ class Intake:
                 self._leave_gang(pod.uid)
             if known.request.group is None and pod.group is not None:
                 state.queue.remove(pod.uid)
+            if known.request.gates and not pod.gates:
+                known.ungated_at = self._now
             known.request = pod
             if is_same:
                 return
@@ -166,6 +173,7 @@ class Intake:
             self._nomination_ended(pod.uid, pod.node)
         if event.is_leaving:
             state.seen_leaving(pod.uid)
+            self._loosen(state.assigned.get(pod.uid))
         is_expected = state.assigned.node_of(pod.uid) == pod.node
         state.changes |= state.assigned.confirm(pod)
         if not is_expected:
@@ -191,13 +199,21 @@ class Intake:
             state.queue.remove(event.uid)
             state.stop_evicting(event.uid)
             self._nomination_ended(event.uid, "")
+        self._loosen(state.assigned.get(event.uid))
         if state.assigned.gone(event.uid):
             state.changes |= ClusterChange.POD_FREED
         if event.succeeded and event.group is not None:
             gang = state.gangs.set_succeeded(event.uid, event.namespace, event.group, event.role)
+            # Its work is done: nothing of it is left to be taken back.
+            state.gang_binds.leaving(gang.unit, event.uid)
             state.enqueue_gang(gang, self._now)
         else:
             self._leave_gang(event.uid)
+
+    def _loosen(self, member: AssignedPod | None) -> None:
+        """A member of a gang goes: it may have been what kept the others from being evicted."""
+        if member is not None and member.facts.group is not None:
+            self._state.loosened.add((member.namespace, member.facts.group))
 
     def _nomination_shown(self, old: str, pod: PodRequest) -> None:
         state = self._state
@@ -245,12 +261,17 @@ class Intake:
     def _group_changed(self, event: events.GroupChanged) -> None:
         self._state.groups_version += 1
         gang = self._state.gangs.set_group(event.group)
+        keeps = (gang.min_member, gang.is_evicted_whole)
+        if keeps != gang.keeps:
+            gang.keeps = keeps
+            self._state.loosened.add((gang.namespace, gang.name))
         self._state.enqueue_gang(gang, self._now)
 
     def _group_gone(self, event: events.GroupGone) -> None:
         self._state.groups_version += 1
         gang = self._state.gangs.drop_group(event.namespace, event.name, event.api)
         if gang is not None:
+            self._state.loosened.add((gang.namespace, gang.name))
             self._state.enqueue_gang(gang, self._now)
 
     def _budget_changed(self, event: events.BudgetChanged) -> None:
@@ -275,6 +296,8 @@ class Intake:
         known = state.pods.get(event.uid)
         if known is None:
             return
+        if event.is_error:
+            state.bind_errors.append(event)
         pod = known.request
         known.node = ""
         if pod.nominated_node:

@@ -55,12 +55,13 @@ class Plugins:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Why a pod fits nowhere: the text, the names of the filters that refused it somewhere, and the rows where
-    removing pods may turn the refusal around."""
+    """Why a pod fits nowhere: the text, the names of the filters that refused it somewhere, the rows where removing
+    pods may turn the refusal around, and the names of the filters that refuse it there without these pods, too."""
 
     message: str
     rejected_by: frozenset[str]
     may_resolve: BoolArray
+    also: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)

@@ -43,7 +43,8 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Preemptor:
-    """Who evicts: a pod, or a PodGroup. `unit` is its id in the queue, `own` the uids of its pods."""
+    """Who evicts: a pod, or a PodGroup. `unit` is its id in the queue, `own` the uids of its pods, `profile` their
+    schedulerName."""
 
     unit: str
     uid: str
@@ -51,6 +52,7 @@ class Preemptor:
     name: str
     priority: int
     own: frozenset[str]
+    profile: str
     is_group: bool = False
 
 
@@ -96,6 +98,7 @@ class Preempting:
         told: list[Decision] = []
         for pod in pods:
             before = self._state.nominations.remove(pod.uid)
+            self._state.nominee_left(before)
             if before or pod.nominated_node:
                 told.append(Nominate(pod.uid, pod.namespace, pod.name, ""))
         return told
@@ -132,7 +135,7 @@ class Preempting:
             return Refused(explain.with_preemption(seen, preemption.TERMINATING))
         result = self._search(view, found, seen.may_resolve, now)
         if result.chosen is None:
-            seen = explain.with_preemption(seen, result.message)
+            seen = replace(explain.with_preemption(seen, result.message), also=result.refusing)
             if len(found.diagnoses) >= MAX_DIAGNOSES:
                 found.diagnoses.clear()
             found.diagnoses[key] = seen
@@ -140,7 +143,8 @@ class Preempting:
         node = view.names[result.chosen.row]
         decisions = self.nominate([(pod, node)])
         victims = result.chosen.victims.pods
-        preemptor = Preemptor(pod.uid, pod.uid, pod.namespace, pod.name, pod.priority, frozenset((pod.uid,)))
+        own = frozenset((pod.uid,))
+        preemptor = Preemptor(pod.uid, pod.uid, pod.namespace, pod.name, pod.priority, own, pod.profile)
         decisions += self.evict(preemptor, victims, {node})
         return Refused(seen, tuple(decisions))
 
@@ -179,7 +183,9 @@ class Preempting:
         """Nominate pods to nodes, here at once and then at the API server."""
         told: list[Decision] = []
         for pod, node in placed:
-            self._state.nominations.set(pod, node)
+            before = self._state.nominations.set(pod, node)
+            if before != node:
+                self._state.nominee_left(before)
             if pod.nominated_node != node:
                 told.append(Nominate(pod.uid, pod.namespace, pod.name, node))
         return told
@@ -205,18 +211,20 @@ class Preempting:
             return Refused(state.of_gang(explain.with_preemption(seen, preemption.TERMINATING), gang, result))
         found: GangPreemption | None = None
         if state.assigned.any_below(gang.priority):
-            for where in state.gang_wish(gang).domain_views(view):
+            wish = state.gang_wish(gang)
+            for where in wish.domain_views(view):
                 stakes = self.stakes(now)
                 stakes.gone.update(gang.assigned)
-                found = preempt_as_a_whole(state.placer, where, stakes, pods, result.needed)
+                found = preempt_as_a_whole(state.placer, where, stakes, pods, result.needed, by_role=wish.by_role)
                 if found is not None:
                     break
         if found is None:
             return Refused(state.diagnose_gang(gang, result, pods[0], view), tuple(self.clear(pods)))
         placed = [(pod, view.names[row]) for pod, row in found.placed]
         group = gang.group
+        own, profile = frozenset(gang.pending), pods[0].profile
         preemptor = Preemptor(
-            gang.unit, group.uid, group.namespace, group.name, gang.priority, frozenset(gang.pending), is_group=True
+            gang.unit, group.uid, group.namespace, group.name, gang.priority, own, profile, is_group=True
         )
         nominated = {pod.uid for pod, _ in placed}
         decisions = self.clear(pod for pod in pods if pod.uid not in nominated)
@@ -254,6 +262,7 @@ class Preempting:
                 preemptor.is_group,
                 victims,
                 len(pods),
+                preemptor.profile,
             )
         )
         return decisions

@@ -47,10 +47,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Preemption:
-    """The chosen candidate, or the text that says why there is none."""
+    """The chosen candidate, or the text that says why there is none, and the names of the filters that refuse the
+    pod where nobody could be evicted any more."""
 
     chosen: Candidate | None
     message: str = ""
+    refusing: frozenset[str] = frozenset()
 
 
 def lost_work_seconds(pods: Sequence[AssignedPod], now: float) -> float:
@@ -108,6 +110,7 @@ class Search:
         self.is_only_room = all(plugin.is_about_room for plugin in speaking)
         self._kept = kept if kept is not None else {}
         self.rows_with_gangs: list[int] = []  # of those weighed
+        self.refusing: set[str] = set()  # filters that refuse the pod without lower pods, once `why_not` was asked
         self._looks_at_pods = any(plugin.depends_on is DependsOn.PODS for plugin in speaking)
         self._what_if: ClusterView | None = None
         self._asked_of: dict[object, tuple[int, ...]] = {}
@@ -135,11 +138,14 @@ class Search:
         return self._kept[row]
 
     def _weigh(self, row: int) -> Candidate | None:
-        units = units_on(self._stakes, self._view.names[row], self._pod.priority)
+        node, priority = self._view.names[row], self._pod.priority
+        # Also where a gang keeps its members from being evicted: that hangs on other nodes.
+        here = self._stakes.assigned.on_node(node)
+        if any(pod.facts.group is not None and pod.priority < priority for pod in here):
+            self.rows_with_gangs.append(row)
+        units = units_on(self._stakes, node, priority)
         if not units:
             return None
-        if any(pod.facts.group is not None for unit in units for pod in unit.here):
-            self.rows_with_gangs.append(row)
         room = self._room(row)
         victims = victims_on(room, self._stakes, units)
         if isinstance(room, ViewRoom):
@@ -217,14 +223,14 @@ class Search:
                 for unit in units_on(self._stakes, view.names[row], self._pod.priority):
                     for pod in unit.here:
                         view.release(row, pod)
-        return first_refusals(view, self._plugins.filters, self._pod, rows)
+        return first_refusals(view, self._plugins.filters, self._pod, rows, self.refusing)
 
     def _refusals_on(self, row: int) -> Counter[str]:
         view = self._view.what_if()
         for unit in units_on(self._stakes, view.names[row], self._pod.priority):
             for pod in unit.here:
                 view.release(row, pod)
-        return first_refusals(view, self._plugins.filters, self._pod, np.array([row], dtype=np.int64))
+        return first_refusals(view, self._plugins.filters, self._pod, np.array([row], dtype=np.int64), self.refusing)
 
 
 def find(
@@ -238,12 +244,14 @@ def best_of(search: Search, *, outside: int = 0) -> Preemption:
     """The best candidate of a search."""
     candidates = search.candidates()
     if not candidates:
-        return Preemption(None, search.why_not(outside))
+        return Preemption(None, search.why_not(outside), frozenset(search.refusing))
     return Preemption(min(candidates, key=lambda candidate: (candidate.cost, candidate.row)))
 
 
-def first_refusals(view: ClusterView, filters: Sequence[FilterPlugin], pod: PodRequest, rows: IntArray) -> Counter[str]:
-    """The reasons of the first filter that refuses each row, counted."""
+def first_refusals(
+    view: ClusterView, filters: Sequence[FilterPlugin], pod: PodRequest, rows: IntArray, refusing: set[str]
+) -> Counter[str]:
+    """The reasons of the first filter that refuses each row, counted; the filters' names are added to `refusing`."""
     left = np.zeros(view.size, dtype=np.bool_)
     left[rows] = True
     reasons: Counter[str] = Counter()
@@ -256,6 +264,7 @@ def first_refusals(view: ClusterView, filters: Sequence[FilterPlugin], pod: PodR
             count = int(np.count_nonzero(here))
             if count:
                 reasons[refusal.reason] += count
+                refusing.add(plugin.name)
                 refused |= here
         left &= ~refused
     return reasons

@@ -6,7 +6,8 @@ disruption budget, the most important (priority, then longest running) first. Ou
 its minMember only as a whole, wherever its members are. Does not choose among nodes (core/preemption.py).
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,8 +18,17 @@ from scheduler.core.lower_priority import LowerPriority
 from scheduler.core.plugin import FilterPlugin
 from scheduler.core.pod_request import PodRequest
 
-# Members a gang must keep, beside those that succeeded; None when it has no PodGroup.
-Minimum = Callable[[str, str], int | None]
+
+@dataclass(frozen=True, slots=True)
+class Minimum:
+    """Members a gang must keep, and of each role how many of these, beside those that succeeded."""
+
+    count: int
+    by_role: Mapping[str, int] = field(default_factory=dict)
+
+
+# By namespace and gang; None when it has no PodGroup.
+MinimumOf = Callable[[str, str], Minimum | None]
 
 
 @dataclass(slots=True)
@@ -29,7 +39,7 @@ class Stakes:
     assigned: Assigned
     lower: LowerPriority
     budgets: Budgets
-    minimum: Minimum
+    minimum: MinimumOf
     now: float
     leaving: frozenset[str] = frozenset()
     gone: set[str] = field(default_factory=set)
@@ -188,19 +198,36 @@ def _of_gang(stakes: Stakes, namespace: str, group: str, here: list[AssignedPod]
         for pod in stakes.assigned.in_group(namespace, group)
         if not stakes.is_leaving(pod) and pod.uid not in stakes.gone
     ]
-    spare = max(0, len(members) - minimum)
-    if len(here) <= spare:
-        return [Unit((pod,)) for pod in here]
     here.sort(key=lambda pod: importance(pod, stakes.now))
-    keep = len(here) - spare
+    spared = _spared(minimum, members, here)
+    kept = tuple(pod for pod in here if pod.uid not in spared)
+    if not kept:
+        return [Unit((pod,)) for pod in here]
     core: Unit | None = None
     units: list[Unit] = []
     # A member that may not be evicted keeps its gang: then only what the gang can spare may go.
     if all(pod.priority < priority for pod in members):
         on_node = {pod.uid for pod in here}
-        core = Unit(tuple(here[:keep]), tuple(pod for pod in members if pod.uid not in on_node))
+        core = Unit(kept, tuple(pod for pod in members if pod.uid not in on_node))
         units.append(core)
-    return units + [Unit((pod,), core=core) for pod in here[keep:]]
+    return units + [Unit((pod,), core=core) for pod in here if pod.uid in spared]
+
+
+def _spared(minimum: Minimum, members: Sequence[AssignedPod], here: Sequence[AssignedPod]) -> set[str]:
+    """Which of a node's members, most important first, their gang can do without, the least important first."""
+    spare = len(members) - minimum.count
+    left = Counter(pod.facts.role for pod in members) if minimum.by_role else Counter()
+    spared: set[str] = set()
+    for pod in reversed(here):
+        if len(spared) >= spare:
+            break
+        role = pod.facts.role
+        if role in minimum.by_role:
+            if left[role] <= minimum.by_role[role]:
+                continue
+            left[role] -= 1
+        spared.add(pod.uid)
+    return spared
 
 
 def victims_on(room: Room, stakes: Stakes, units: Sequence[Unit]) -> Victims | None:

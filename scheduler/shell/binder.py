@@ -105,9 +105,9 @@ class Binder:
         except KubeError as error:
             status = "Error"
             _log.warning("bind_failed", pod=f"{bind.namespace}/{bind.name}", node=bind.node, error=str(error))
-            return BindFailed(bind.uid, bind.node, str(error))
+            return BindFailed(bind.uid, bind.node, str(error), is_error=True)
         finally:
             metrics.BINDING_SECONDS.labels("Bind", status, bind.profile).observe(time.monotonic() - started)
         if result is BindResult.BOUND:
             return BindConfirmed(bind.uid, bind.node)
-        return BindFailed(bind.uid, bind.node, CAUSES[result])
+        return BindFailed(bind.uid, bind.node, CAUSES[result], is_error=result is BindResult.REFUSED)

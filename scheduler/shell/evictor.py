@@ -32,14 +32,12 @@ class Evictor:
         self,
         client: KubeClient,
         recorder: EventRecorder,
-        scheduler_name: str,
         in_flight: int,
         report: Callable[[Event], None],
     ) -> None:
         """`in_flight` bounds evictions at once; `report` takes PreemptionEnded and must not block."""
         self._client = client
         self._recorder = recorder
-        self._scheduler_name = scheduler_name
         self._in_flight = asyncio.Semaphore(in_flight)
         self._report = report
         self._queue: asyncio.Queue[Preempt] = asyncio.Queue()
@@ -98,7 +96,7 @@ class Evictor:
             "type": "DisruptionTarget",
             "status": "True",
             "reason": "PreemptionByScheduler",
-            "message": f"{self._scheduler_name}: preempting to accommodate a higher priority {_kind(work)}",
+            "message": f"{work.profile}: preempting to accommodate a higher priority {_kind(work)}",
             "lastTransitionTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         if victim.generation:
@@ -111,7 +109,7 @@ class Evictor:
     def _tell(self, work: Preempt, victim: Victim) -> None:
         about = ObjectRef(kind=PODS.kind, namespace=victim.namespace, name=victim.name, uid=victim.uid)
         note = f"Preempted by {_kind(work)} {work.uid} on node {victim.node}"
-        self._recorder.record(about, "Preempted", note, kind="Normal", action="Preempting")
+        self._recorder.record(about, "Preempted", note, kind="Normal", action="Preempting", component=work.profile)
 
 
 def _kind(work: Preempt) -> str:

@@ -24,6 +24,10 @@ class Figures:
 
     def tries(self) -> None:
         """Report the tries since the last call."""
+        refused = self._state.tally.refused
+        for profile, count in refused.items():
+            metrics.SCHEDULE_ATTEMPTS.labels("unschedulable", profile).inc(count)
+        refused.clear()
         tries = self._state.tally.tries
         while tries:
             one = tries.popleft()
@@ -44,7 +48,12 @@ class Figures:
         for (pool, event), count in state.queue.incoming.items():
             metrics.QUEUE_INCOMING.labels(pool.value, event).inc(count - self._incoming[(pool, event)])
             self._incoming[(pool, event)] = count
+        metrics.CACHE_SIZE.labels("assumed_pods").set(state.assigned.assumed)
+        rejected: Counter[str] = Counter()
         for plugin, count in state.queue.rejected.items():
+            # Two filters of ours may be one plugin of kube-scheduler's.
+            rejected[plugin.partition("/")[0]] += count
+        for plugin, count in rejected.items():
             metrics.UNSCHEDULABLE_PODS.labels(plugin, self._profile).set(count)
         metrics.PREEMPTION_ATTEMPTS.inc(state.tally.preemption_attempts - self._preemption_attempts)
         self._preemption_attempts = state.tally.preemption_attempts

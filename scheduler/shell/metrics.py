@@ -25,8 +25,8 @@ ALGORITHM_SECONDS = Histogram(
 )
 POD_SLI_SECONDS = Histogram(
     "scheduler_pod_scheduling_sli_duration_seconds",
-    "Seconds from a pod's creation to its bind being decided (stable).",
-    ["attempts"],  # 1..15, then 16+
+    "Seconds from a pod's creation, or the end of its last scheduling gate, to its bind being decided (stable).",
+    ["attempts"],  # 1..14, then 15+
     buckets=tuple(0.01 * 2**exponent for exponent in range(20)),
 )
 POD_TRIES = Histogram(

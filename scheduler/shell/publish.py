@@ -18,10 +18,10 @@ import structlog
 
 from kube.client import KubeClient, PatchKind
 from kube.errors import Conflict, KubeError, NotFound
-from kube.events import EventRecorder
+from kube.events import EventKind, EventRecorder
 from kube.identity import ObjectRef
 from kube.resources import PODS, Resource
-from scheduler.core.decisions import Bind, DeletePod, Explain, GroupStatus, Nominate
+from scheduler.core.decisions import SCHEDULER_ERROR, Bind, DeletePod, Explain, GroupStatus, Nominate
 from scheduler.core.events import DeleteFailed, Event
 from scheduler.shell import group_status, metrics
 
@@ -72,11 +72,11 @@ class Publisher:
         """Take something to write; returns at once."""
         if isinstance(work, DeletePod):
             self._urgent[f"delete:{work.uid}"] = work
-            self._event(work.namespace, work.name, work.uid, "GangUndone", work.note, kind="Warning")
+            self._event(work, "GangUndone", work.note, is_warning=True)
         elif isinstance(work, Explain):
             self._waiting[work.uid] = work
             if work.with_event:
-                self._event(work.namespace, work.name, work.uid, "FailedScheduling", work.message, kind="Warning")
+                self._event(work, "FailedScheduling", work.message, work.profile, is_warning=True)
         elif isinstance(work, Nominate):
             self._waiting[f"nominate:{work.uid}"] = work
         else:
@@ -89,7 +89,7 @@ class Publisher:
 
     def bound(self, bind: Bind) -> None:
         """Tell that a pod was bound."""
-        self._event(bind.namespace, bind.name, bind.uid, "Scheduled", bind.note, kind="Normal")
+        self._event(bind, "Scheduled", bind.note, bind.profile)
 
     def before_bind(self, uid: str) -> Awaitable[None] | None:
         """Drop the pod's waiting condition and nomination; returns their writes in flight, to be waited for."""
@@ -170,13 +170,31 @@ class Publisher:
             condition["observedGeneration"] = work.generation
         if work.is_first:
             condition["lastTransitionTime"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        await self._pod_status("condition", work, {"conditions": [condition]})
+        version = ""
+        if work.reason == SCHEDULER_ERROR:
+            # The bind may have been applied though its answer was an error: PodScheduled is True then.
+            version = await self._unbound_version(work)
+            if not version:
+                metrics.PUBLISH.labels("condition", "skipped").inc()
+                return
+        await self._pod_status("condition", work, {"conditions": [condition]}, version)
+
+    async def _unbound_version(self, work: Explain) -> str:
+        """The resourceVersion of a pod that has no node; "" when it has one, is gone, or cannot be read."""
+        try:
+            pod = await self._client.get(PODS, work.name, work.namespace)
+        except KubeError:
+            return ""
+        if pod["metadata"]["uid"] != work.uid or pod["spec"].get("nodeName"):
+            return ""
+        return str(pod["metadata"]["resourceVersion"])
 
     async def _nominate(self, work: Nominate) -> None:
         await self._pod_status("nomination", work, {"nominatedNodeName": work.node or None})
 
-    async def _pod_status(self, what: str, work: Explain | Nominate, status: dict[str, Any]) -> None:
-        body = {"metadata": {"uid": work.uid}, "status": status}
+    async def _pod_status(self, what: str, work: Explain | Nominate, status: dict[str, Any], version: str = "") -> None:
+        metadata = {"uid": work.uid} | ({"resourceVersion": version} if version else {})
+        body = {"metadata": metadata, "status": status}
         try:
             await self._client.patch(
                 PODS, work.name, body, work.namespace, kind=PatchKind.STRATEGIC, subresource="status"
@@ -216,10 +234,14 @@ class Publisher:
             metrics.GANGS_UNDONE.inc()
             _log.info("gang_member_deleted", pod=f"{work.namespace}/{work.name}", cause=work.note)
 
-    def _event(self, namespace: str, name: str, uid: str, reason: str, note: str, *, kind: str) -> None:
+    def _event(
+        self, about: Bind | Explain | DeletePod, reason: str, note: str, profile: str = "", *, is_warning: bool = False
+    ) -> None:
+        """Of the pod's own schedulerName, as kube-scheduler's profiles are; "" is the main one."""
         action = "Binding" if reason == "Scheduled" else "Scheduling"
-        ref = ObjectRef(api_version="v1", kind="Pod", namespace=namespace, name=name, uid=uid)
-        self._recorder.record(ref, reason, note, kind="Normal" if kind == "Normal" else "Warning", action=action)
+        ref = ObjectRef(api_version="v1", kind="Pod", namespace=about.namespace, name=about.name, uid=about.uid)
+        kind: EventKind = "Warning" if is_warning else "Normal"
+        self._recorder.record(ref, reason, note, kind=kind, action=action, component=profile)
 
 
 async def _all(writes: Sequence[asyncio.Future[None]]) -> None:

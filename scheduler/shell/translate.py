@@ -81,7 +81,8 @@ class PodTranslator:
         group = group_of(pod)
         is_preempted = meta.deletion_timestamp is not None and _was_preempted(pod)
         written = meta.annotations.get(names.CHECKPOINTED_AT_ANNOTATION) if meta.annotations else None
-        return PodFacts(self._seconds(status.start_time), self._seconds(written), is_preempted, group, meta.generation)
+        started_at, checkpointed_at = self._seconds(status.start_time), self._seconds(written)
+        return PodFacts(started_at, checkpointed_at, is_preempted, group, meta.generation, role_of(pod))
 
     def _seconds(self, text: str | None) -> float | None:
         if not text:

@@ -66,6 +66,7 @@ class VolumeBinder:
 
     async def _carry_out(self, bind: Bind, plan: VolumePlan) -> None:
         failed: str | None = "the scheduler stopped"
+        is_error = False
         try:
             async with asyncio.timeout(self._bind_seconds):
                 uids = await self._begin(plan)
@@ -73,9 +74,9 @@ class VolumeBinder:
                     await asyncio.sleep(LOOK_SECONDS)
             failed = None
         except TimeoutError:
-            failed = f"its volumes were not bound within {self._bind_seconds:.0f} s"
+            failed, is_error = f"its volumes were not bound within {self._bind_seconds:.0f} s", True
         except (_NotDoneError, KubeError) as error:
-            failed = str(error)
+            failed, is_error = str(error), True
         finally:
             if failed is None:
                 metrics.VOLUME_BINDS.labels("bound").inc()
@@ -83,7 +84,8 @@ class VolumeBinder:
             else:
                 metrics.VOLUME_BINDS.labels("failed").inc()
                 _log.warning("volumes_not_bound", pod=f"{bind.namespace}/{bind.name}", node=plan.node, cause=failed)
-                self._report(bind, BindFailed(bind.uid, bind.node, f"binding volumes: {failed}"))
+                event = BindFailed(bind.uid, bind.node, f"binding volumes: {failed}", is_error=is_error)
+                self._report(bind, event)
 
     async def _begin(self, plan: VolumePlan) -> dict[ClaimKey, str]:
         """Give volumes to claims and select the node of others; returns the uids of all claims of the plan."""

@@ -136,9 +136,10 @@ class LocalClient:
             ensured, _, _ = self.call(Op.ENSURE, ensure, bp.Ensured)
             return os.pread(descriptor, entry.size_bytes, 0), ensured
 
-    def write(self, uid: str, path: str, data: bytes, *, mode: int = 0o644) -> bp.Committed:
-        """CREATE, write, COMMIT, CLOSE."""
-        created, _, descriptor = self.call(Op.CREATE, bp.Create(uid=uid, path=path), bp.Created)
+    def write(self, uid: str, path: str, data: bytes, *, mode: int = 0o644, may_seal: bool = False) -> bp.Committed:
+        """CREATE, write, COMMIT, CLOSE; `may_seal` as the mount does."""
+        create = bp.Create(uid=uid, path=path, may_seal=may_seal)
+        created, _, descriptor = self.call(Op.CREATE, create, bp.Created)
         assert descriptor is not None
         os.write(descriptor, data)
         os.close(descriptor)

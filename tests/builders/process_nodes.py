@@ -7,7 +7,7 @@ import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from headrace.cluster.control_plane import ControlPlane
 from kube.client import KubeClient
 from kube.errors import NotFound
 from kube.resources import NODES
-from tests.builders.job_cluster import ROOT
+from tests.builders.job_cluster import PATIENCE_SECONDS, ROOT, Cluster, controller
 
 
 class ProcessNode:
@@ -71,3 +71,31 @@ async def is_ready(client: KubeClient, name: str) -> bool:
         return False
     found = node.get("status", {}).get("conditions", [])
     return any(one["type"] == "Ready" and one["status"] == "True" for one in found)
+
+
+@asynccontextmanager
+async def two_nodes(cluster: Cluster, kubeconfig: Path, folder: Path) -> AsyncIterator[list[ProcessNode]]:
+    """Two agents and, beside them, the job controller, whose log is `folder`'s `log`."""
+    async with AsyncExitStack() as stack:
+        nodes = [
+            await stack.enter_async_context(process_node(cluster.client, kubeconfig, folder, index))
+            for index in range(2)
+        ]
+        await stack.enter_async_context(controller(cluster, folder / "log", "--no-leader-elect"))
+        yield nodes
+
+
+async def logs_of_job(
+    cluster: Cluster, kubeconfig: Path, folder: Path, body: dict[str, Any], seconds: float = PATIENCE_SECONDS
+) -> dict[str, str]:
+    """Run a job on two nodes, its pods in turn on the one and the other, until it succeeds; each pod's log."""
+    name = body["metadata"]["name"]
+    count = sum(role["replicas"] for role in body["spec"]["replicaSpecs"].values())
+    async with two_nodes(cluster, kubeconfig, folder) as nodes:
+        await cluster.submit(body)
+        pods = await cluster.wait_for_pods(name, 0, count)
+        places = [nodes[number % 2] for number in range(count)]
+        for pod, node in zip(pods, places, strict=True):
+            await cluster.place_pod(pod, node.name)
+        await cluster.wait_for_state(name, "Succeeded", seconds=seconds)
+        return {pod["metadata"]["name"]: node.log_of(pod) for pod, node in zip(pods, places, strict=True)}

@@ -42,6 +42,8 @@ class SocketWorker:
         self.hold.set()
         self.held_op: bp.Op | None = None
         self.answers_whole = False
+        self.brings = True
+        """Small files come with the answer to OPEN; a worker of an earlier release does not know of that."""
         self.seals = False
         """Staging files become objects with their commit, as in a directory store."""
         self.sealed: list[tuple[int, bytes]] = []
@@ -135,7 +137,10 @@ class SocketWorker:
                 return reply, None
             case bp.Op.OPEN:
                 handle, descriptor = self._file(meta, self._bytes(meta.uid, meta.path))
-                return bp.Opened(handle=handle, is_resident=False), descriptor
+                brought = None
+                if meta.first_bytes and self.brings:
+                    brought = bp.Ensured(is_resident=self.answers_whole, origin_bytes=meta.first_bytes)
+                return bp.Opened(handle=handle, is_resident=False, brought=brought), descriptor
             case bp.Op.CREATE:
                 base = self._bytes(meta.uid, meta.path) if meta.base_etag else b""
                 handle, descriptor = self._file(meta, base)

@@ -5,17 +5,23 @@ containerd and real mount namespaces. The tests go on from each other, in their 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 import signal
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from api.trust.identity import METADATA_SERVER, Identity
+from headrace.cluster import manifests, parts
 from headrace.cluster.local_cluster import LocalCluster
+from headrace.cluster.options import ClusterOptions
+from headrace.trust.authority import TrustAuthority
 from tests.builders.real_cluster import (
     CSI_NAMESPACE,
     IMAGE,
@@ -31,6 +37,11 @@ from tests.e2e.conftest import Bucket
 
 pytestmark = [pytest.mark.real_node, pytest.mark.timeout(1200)]
 
+DEPLOYMENTS = {
+    METADATA_SERVER: "metadata",
+    parts.CACHE_CONTROLLER: "cacheruntime",
+    parts.JOB_CONTROLLER: "jobcontroller",
+}
 #: Prints the digest of every file below /data.
 DIGESTS = """
 import hashlib, json, pathlib
@@ -199,6 +210,87 @@ def test_a_load_completes_with_every_block_resident(real_cluster: RealCluster, c
         return sum(sum(one["residentBytes"].values()) for one in reported if one["name"] == "corpus")
 
     eventually("the nodes' caches report every byte", lambda: resident() >= total)
+
+
+#: Asks the metadata service in plain text, and prints how that ends.
+STRANGER = """
+import grpc
+from api.gen import metadata_pb2 as pb, metadata_pb2_grpc as stubs
+with grpc.insecure_channel("headrace-metadata.headrace-system:7100") as channel:
+    try:
+        stubs.NamespaceStub(channel).ListDatasets(pb.ListDatasetsRequest(), timeout=10)
+        print("answered")
+    except grpc.RpcError as error:
+        print(error.code().name)
+"""
+
+
+def test_who_shows_no_certificate_is_not_answered(real_cluster: RealCluster, corpus: Bucket) -> None:
+    real_cluster.apply(pod("stranger", STRANGER, by_claim()))
+    real_cluster.wait_phase("pod", "stranger", "Succeeded")
+    assert real_cluster.logs("stranger").strip() == "UNAVAILABLE"
+    delete(real_cluster, "stranger")
+
+
+def test_every_certificate_is_replaced_under_a_reader(real_cluster: RealCluster, corpus: Bucket) -> None:
+    """Another authority in three steps, as docs/SECURITY.md has them; who lives on and who starts anew reads."""
+    root = real_cluster.local.folder.root
+    layout = parts.Layout("e2e", root, ClusterOptions.merged(real_cluster.local.load().options, {}))
+    authority = TrustAuthority(root / "trust" / "authority")
+    real_cluster.apply(pod("rotating", READER, by_claim()))
+    real_cluster.wait_phase("pod", "rotating", "Running")
+    eventually("the reader reads", lambda: rounds(real_cluster, "rotating") > 0)
+
+    def brought(name: str) -> None:
+        layout.bring_identities()
+        asyncio.run(manifests.apply_objects(real_cluster.local.kubeconfig, layout.trust_secrets()))
+        program = f"print(open('/etc/headrace/trust/{name}').read().strip())"
+
+        def has_it(part: Identity, deployment: str) -> bool:
+            words = (
+                "exec",
+                "-n",
+                "headrace-system",
+                f"deployment/headrace-{deployment}",
+                "--",
+                "python",
+                "-c",
+                program,
+            )
+            return real_cluster.kubectl(*words).strip() == (layout.trust(part) / name).read_text("ascii").strip()
+
+        for part, deployment in DEPLOYMENTS.items():
+            eventually(f"{part} has its new {name}", partial(has_it, part, deployment))
+
+    old = (root / "trust" / "authority" / "issuer.crt").read_text(encoding="ascii")
+    authority.add_issuer()
+    for one in layout.identities:
+        authority.trust_only(layout.trust(one))
+    brought("ca.crt")
+    goes_on(real_cluster, "rotating")
+    for one in layout.identities:
+        assert authority.issue(one, layout.trust(one)), "its old certificate is not from the new authority"
+    brought("tls.crt")
+    goes_on(real_cluster, "rotating")
+    authority.forget_issuers()
+    for one in layout.identities:
+        authority.trust_only(layout.trust(one))
+        assert old not in (layout.trust(one) / "ca.crt").read_text(encoding="ascii")
+    brought("ca.crt")
+    goes_on(real_cluster, "rotating")
+
+    node = next(
+        one for one in real_cluster.nodes() if one.name == real_cluster.get("pod", "rotating")["spec"]["nodeName"]
+    )
+    (daemon,) = fuse_daemons(node)
+    worker = next(pid for pid, words in processes_of(node).items() if "cacheruntime" in words and "worker" in words)
+    os.kill(daemon, signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
+    goes_on(real_cluster, "rotating")
+    real_cluster.kubectl("exec", "rotating", "--", "sh", "-c", "> /tmp/stop")
+    real_cluster.wait_phase("pod", "rotating", "Succeeded")
+    assert "no error" in real_cluster.logs("rotating")
+    delete(real_cluster, "rotating")
 
 
 def test_a_training_job_reads_and_writes_checkpoints(real_cluster: RealCluster, corpus: Bucket) -> None:

@@ -10,7 +10,7 @@ from headrace.cluster.binaries import ORACLE, require
 from tests.oracle.cases import PODS_A_CLUSTER, differences, judged
 from tests.oracle.topics import TOPICS
 
-BATCH_CLUSTERS = 25
+BATCH_CLUSTERS = 100
 
 
 def main() -> int:

@@ -5,8 +5,10 @@ Owns the comparison. Invariant: case N of a seed is the same cluster on every ma
 
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,6 +19,9 @@ from tests.oracle.topics import TOPICS
 
 PODS_A_CLUSTER = 40
 ORACLE_SECONDS = 600
+#: kube-scheduler's informers look every 100 ms whether they are told of a cluster: most of the time is that waiting.
+ORACLES = 8
+CLUSTERS_AN_ORACLE = 10
 
 
 @dataclass(frozen=True)
@@ -63,15 +68,29 @@ class Judged:
     verdicts: list[Body]
 
 
-def judged(oracle: Path, seed: int, numbers: Sequence[int], topics: Sequence[str] = tuple(TOPICS)) -> list[Judged]:
-    """Make clusters and let kube-scheduler's plugins judge them."""
+def judged(oracle: Path, seed: int, numbers: Sequence[int], topics: Sequence[str] = tuple(TOPICS)) -> Iterator[Judged]:
+    """Make clusters and let kube-scheduler's plugins judge them; in the order of the numbers."""
     clusters = [a_cluster(seed, number, topics) for number in numbers]
-    lines = b"\n".join(json.dumps(line).encode() for line, _ in clusters)
+    answers_to_each = verdicts(oracle, [cluster for cluster, _ in clusters])
+    for number, (cluster, chosen), found in zip(numbers, clusters, answers_to_each, strict=True):
+        yield Judged(seed, number, chosen, cluster, found)
+
+
+def verdicts(oracle: Path, clusters: Sequence[Body]) -> Iterator[list[Body]]:
+    """What kube-scheduler's plugins say of the pods of each cluster, in the order of the clusters."""
+    starts = range(0, len(clusters), CLUSTERS_AN_ORACLE)
+    with ThreadPoolExecutor(ORACLES) as pool:
+        shares = [clusters[start : start + CLUSTERS_AN_ORACLE] for start in starts]
+        for found in pool.map(partial(_asked, oracle), shares):
+            yield from found
+
+
+def _asked(oracle: Path, clusters: Sequence[Body]) -> list[list[Body]]:
+    lines = b"\n".join(json.dumps(cluster).encode() for cluster in clusters)
     done = subprocess.run([str(oracle)], input=lines, stdout=subprocess.PIPE, check=True, timeout=ORACLE_SECONDS)
-    return [
-        Judged(seed, number, chosen, cluster, json.loads(line)["results"])
-        for number, (cluster, chosen), line in zip(numbers, clusters, done.stdout.splitlines(), strict=True)
-    ]
+    found = [json.loads(line)["results"] for line in done.stdout.splitlines()]
+    assert len(found) == len(clusters)
+    return found
 
 
 def differences(theirs: Judged) -> list[Difference]:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -53,17 +54,20 @@ class Site:
 @pytest.fixture(scope="module", params=["raw", "pyfuse3"])
 def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("semantics")
-    for name in ("books", "work", "other"):
+    for name in ("books", "work", "other", "back", "alone"):
         (root / name).mkdir()
     (root / "books" / "poems").mkdir()
     (root / "books" / "poems" / "one.txt").write_bytes(b"whose woods these are")
     (root / "books" / "large.bin").write_bytes(os.urandom(9 << 20))
     with DataPlane(root / "plane") as plane:
         for node in ("here", "there"):
-            plane.start_worker(node)
+            # A file that waits for its upload waits for little.
+            plane.start_worker(node, {"HEADRACE_WORKER_HELD_SETTLE_SECONDS": "0.3"})
         plane.sync("books", f"file://{root / 'books'}")
         plane.sync("work", f"file://{root / 'work'}", writable=True)
         plane.sync("other", f"file://{root / 'other'}", writable=True)
+        plane.sync("back", f"file://{root / 'back'}", writable=True, write_back=True)
+        plane.sync("alone", f"file://{root / 'alone'}", writable=True, write_back=True, eligible_nodes=["here"])
         for node in ("here", "there"):
             plane.start_mount(node, "--backend", request.param)
         yield Site(plane, root)
@@ -111,7 +115,7 @@ def _rename(source: Path, target: Path, flags: int) -> None:
 def test_tree(site: Site) -> None:
     """The root lists namespaces, a namespace lists its datasets, and a dataset holds its files and directories."""
     assert _names(site.plane.mounts["here"]) == ["bench"]
-    assert sorted(_names(site.here)) == ["books", "other", "work"]
+    assert sorted(_names(site.here)) == ["alone", "back", "books", "other", "work"]
     assert sorted(_names(site.books))[:2] == ["large.bin", "poems"]
     assert (site.books / "poems").is_dir()
 
@@ -259,12 +263,14 @@ def test_new_snapshot(site: Site) -> None:
 
 def test_extended_attributes(site: Site, work: Path) -> None:
     """`user.headrace.etag` is the version of a file, `user.headrace.resident` says whether all of it is on this
-    node (1 or 0), and `user.headrace.snapshot` is the dataset's snapshot version; any other extended attribute is
-    ENODATA, and setting one is ENOTSUP."""
+    node (1 or 0), `user.headrace.durable` where it is kept (UnderStore or TwoWorkers), and `user.headrace.snapshot` is
+    the dataset's snapshot version; any other extended attribute is ENODATA, and setting one is ENOTSUP."""
     path = site.books / "large.bin"
     assert os.getxattr(path, "user.headrace.etag")
     assert int(os.getxattr(path, "user.headrace.snapshot")) > 0
-    assert os.listxattr(path) == ["user.headrace.etag", "user.headrace.resident", "user.headrace.snapshot"]
+    names = ["user.headrace.etag", "user.headrace.resident", "user.headrace.durable", "user.headrace.snapshot"]
+    assert os.listxattr(path) == names
+    assert os.getxattr(path, "user.headrace.durable") == b"UnderStore"
     assert path.read_bytes()
     assert os.getxattr(path, "user.headrace.resident") == b"1"
     (site.books_origin / "unread.bin").write_bytes(b"x" * 100)
@@ -276,6 +282,82 @@ def test_extended_attributes(site: Site, work: Path) -> None:
     _fails(errno.ENODATA, lambda: os.getxattr(path, "user.other"))
     (work / "a").write_text("x")
     _fails(errno.ENOTSUP, lambda: os.setxattr(work / "a", "user.other", b"x"))
+
+
+def _durable(path: Path) -> str:
+    return os.getxattr(path, "user.headrace.durable").decode()
+
+
+@contextmanager
+def _no_uploads(site: Site, name: str) -> Iterator[Path]:
+    """A directory of the dataset that is written back, whose place in the under store takes nothing meanwhile."""
+    directory, origin = site.here / "back" / name, site.work_origin.parent / "back" / name
+    directory.mkdir()
+    origin.rmdir()
+    origin.write_bytes(b"in the way")
+    yield directory
+    origin.unlink()
+
+
+def _is_uploaded(site: Site, name: str, data: bytes) -> None:
+    """The under store has the file, and the mount says so."""
+    _eventually(lambda: _durable(site.here / "back" / name) == "UnderStore")
+    assert (site.work_origin.parent / "back" / name).read_bytes() == data
+
+
+def test_write_back(site: Site) -> None:
+    """close() and fsync() return when two workers have the file on their disks, and its upload to the under store
+    follows."""
+    data = os.urandom(5 << 20)
+    with _no_uploads(site, "closes") as directory:
+        (directory / "closed").write_bytes(data)
+        with (directory / "synced").open("wb") as file:
+            file.write(b"first")
+            file.flush()
+            os.fsync(file.fileno())
+            for node in ("here", "there"):
+                held = (site.plane.directory / f"{node}-tier" / "held").glob("*[0-9a-f]")
+                assert {path.stat().st_size for path in held} >= {len(data), 5}
+            file.write(b", second")
+    _is_uploaded(site, "closes/closed", data)
+    _is_uploaded(site, "closes/synced", b"first, second")
+
+
+def test_write_back_elsewhere(site: Site) -> None:
+    """Until it is uploaded `user.headrace.durable` is TwoWorkers, and other nodes read it from those workers."""
+    with _no_uploads(site, "elsewhere") as directory:
+        there = site.there / "back" / "elsewhere" / "read"
+        (directory / "read").write_bytes(b"from two workers")
+        _eventually(there.exists)
+        assert there.read_bytes() == b"from two workers"
+        assert _durable(directory / "read") == _durable(there) == "TwoWorkers"
+    _is_uploaded(site, "elsewhere/read", b"from two workers")
+    assert _durable(there) == "UnderStore"
+    assert (directory / "read").read_bytes() == b"from two workers"
+
+
+def test_write_back_changes(site: Site) -> None:
+    """A file that waits for its upload is written on, renamed and removed like any other, and only what is left of
+    that is uploaded."""
+    back, origin = site.here / "back", site.work_origin.parent / "back"
+    (back / "removed").write_bytes(b"for nobody")
+    (back / "log").write_bytes(b"one, ")
+    with (back / "log").open("ab") as file:
+        file.write(b"two")
+    (back / "model.tmp").write_bytes(b"weights")
+    (back / "model.tmp").rename(back / "model")
+    (back / "removed").unlink()
+    assert (back / "model").read_bytes() == b"weights"
+    _is_uploaded(site, "model", b"weights")
+    _is_uploaded(site, "log", b"one, two")
+    assert {"removed", "model.tmp"} & set(_names(origin)) == set()
+
+
+def test_write_back_alone(site: Site) -> None:
+    """Without a second worker that may hold it, close() returns when the file is in the under store."""
+    (site.here / "alone" / "a").write_bytes(b"durable")
+    assert (site.work_origin.parent / "alone" / "a").read_bytes() == b"durable"
+    assert _durable(site.here / "alone" / "a") == "UnderStore"
 
 
 def test_large_listing(site: Site) -> None:

@@ -22,7 +22,7 @@ PR_SET_PDEATHSIG, MNT_DETACH = 1, 2
 #: Holds the node's first process' id, once the namespaces are as they should be.
 INIT_FILE = "init.pid"
 #: Folders of the node's that cover the machine's: (below FOLDER, of the machine).
-COVERED = (("var-lib", "/var/lib"), ("var-log", "/var/log"))
+COVERED = (("var-lib", "/var/lib"), ("var-log", "/var/log"), ("etc-headrace", "/etc/headrace"))
 #: Below FOLDER: files that cover settings of the machine, by their path below /proc/sys.
 SYSCTLS = "sysctls"
 
@@ -51,6 +51,7 @@ def _arrange(folder: Path) -> None:
     layers = f"lowerdir=/etc,upperdir={folder}/etc,workdir={folder}/etc-work"
     _mount("overlay", "/etc", "overlay", data=layers)
     for own, machine in COVERED:
+        Path(machine).mkdir(exist_ok=True)
         _mount(str(folder / own), machine, flags=MS_BIND)
     _mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     Path("/run/lock").mkdir()

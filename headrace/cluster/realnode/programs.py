@@ -46,6 +46,11 @@ class NodeFolder:
         return self.folder / "etc"
 
     @property
+    def trust(self) -> Path:
+        """What the node has as /etc/headrace: its identities. May be changed while it runs."""
+        return self.folder / "etc-headrace"
+
+    @property
     def imported(self) -> Path:
         """Names the archive of images that containerd has."""
         return self.folder / "images-imported"

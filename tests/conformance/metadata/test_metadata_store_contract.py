@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
 
+from api.held import HeldName
 from metadata.core.datasets import Dataset, LastListing, Mount, Specification
 from metadata.core.entries import Changes, Entry, Kind
+from metadata.core.held import HeldFile, HeldState, HeldTally, Turn
 from metadata.core.listing import ListingCounts
 from metadata.core.listing_progress import ListingOrigin, ListingProgress, UnfinishedListing
 from metadata.core.workers import Registration, Tier
@@ -338,3 +341,69 @@ def test_sqlite_versions_that_lose_commits_are_refused() -> None:
     for version in ("3.40.1", "3.51.2"):
         with pytest.raises(SettingsError, match=r"3\.51\.3 or newer"):
             require_version(version)
+
+
+def _put_held(dataset_id: int, row: HeldFile, transaction: Transaction) -> None:
+    transaction.put_held(dataset_id, row)
+
+
+def _put_turn(dataset_id: int, path: str, turn: Turn, transaction: Transaction) -> None:
+    transaction.put_turn(dataset_id, path, turn)
+
+
+def test_held_versions_and_turns_are_kept_changed_and_forgotten(reopen: Reopen) -> None:
+    store = reopen()
+    one, other = new_dataset(store, "u1"), new_dataset(store, "u2")
+    etag = HeldName("a" * 32, ("n1", "n2")).etag
+    waiting = HeldFile(etag, "dir/ä", 5, left=("n1", "n2"))
+    do(store, lambda tx: tx.put_held(one.id, waiting))
+    turn = Turn("t1", "n1", 7, is_upload=True)
+    for path in ("dir/ä", "b"):
+        do(store, partial(_put_turn, one.id, path, turn))
+    store = reopen()
+    assert store.read(lambda reader: reader.held(one.id, etag)) == waiting
+    assert store.read(lambda reader: reader.held(other.id, etag)) is None
+    assert store.read(lambda reader: reader.turn(one.id, "dir/ä")) == turn
+    assert store.read(lambda reader: reader.turn(other.id, "dir/ä")) is None
+    newer = replace(turn, id="t2", is_upload=False)
+    do(store, lambda tx: tx.put_turn(one.id, "b", newer))
+    do(store, lambda tx: tx.end_turn(one.id, "t1"))
+    do(store, lambda tx: tx.end_turn(one.id, "t1"))
+    assert store.read(lambda reader: (reader.turn(one.id, "dir/ä"), reader.turn(one.id, "b"))) == (None, newer)
+    # Only what ended, and has no holder left, is forgotten.
+    gone = replace(waiting, state=HeldState.GONE, ended_at_ns=10)
+    for row, is_kept in ((waiting, True), (gone, True), (replace(gone, left=()), False)):
+        do(store, partial(_put_held, one.id, row))
+        do(store, lambda tx: tx.forget_held(one.id, 10))
+        assert store.read(lambda reader: reader.held(one.id, etag)) == row
+        do(store, lambda tx: tx.forget_held(one.id, 11))
+        assert store.read(lambda reader: reader.held(one.id, etag)) == (row if is_kept else None)
+    do(store, lambda tx: tx.put_held(one.id, waiting))
+    assert do(store, lambda tx: tx.put_dataset(replace(one, held=HeldTally(1, 5)))).held == HeldTally(1, 5)
+    assert reopen().read(lambda reader: reader.dataset("u1")).held == HeldTally(1, 5)  # type: ignore[union-attr]
+
+
+def test_an_etag_changes_and_the_entry_stays_the_one_it_was(store: Store) -> None:
+    dataset = new_dataset(store)
+    apply(store, dataset, Changes([directory("d"), file("d/a", etag="old"), file("b")]), 1)
+    apply(store, dataset, Changes([file("b", 2)]), 2)
+    do(store, lambda tx: tx.set_etag(dataset.id, "d/a", "new", 3))
+    assert store.read(lambda reader: reader.entry(dataset.id, "d/a")) == replace(file("d/a", etag="new"), version=1)
+    assert store.read(lambda reader: reader.replaced_since(dataset.id, 2)) == {"d/a"}
+    assert store.read(lambda reader: reader.replaced_since(dataset.id, 3)) == set()
+
+
+def test_the_rows_of_a_removed_dataset_go_with_it(reopen: Reopen) -> None:
+    store = reopen()
+    dataset = new_dataset(store)
+    etags = [HeldName(f"{number:032x}", ("n1", "n2")).etag for number in range(3)]
+    for number, etag in enumerate(etags):
+        do(store, partial(_put_held, dataset.id, HeldFile(etag, "a", 1)))
+        do(store, partial(_put_turn, dataset.id, f"p{number}", Turn("t", "n1", 1)))
+    assert do(store, lambda tx: tx.remove_dataset("u1")) == dataset.id
+    store = reopen()
+    assert do(store, lambda tx: tx.orphans()) == [dataset.id]
+    while do(store, lambda tx: tx.purge(dataset.id, 2)):
+        pass
+    assert do(store, lambda tx: tx.orphans()) == []
+    assert store.read(lambda reader: reader.held(dataset.id, etags[0])) is None

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -182,12 +182,19 @@ def _webhdfs(request: pytest.FixtureRequest, through: Through) -> Iterator[Mount
         yield Mounted(store, lambda key, body: hdfs.write(f"/some prefix/{key}", body), "webhdfs")
 
 
+Server = TypeVar("Server", RealHadoop, RealSeaweedFS)
+
+
+def _real(kind: type[Server], folder: Path) -> Iterator[Server]:
+    if missing := kind.missing():
+        pytest.skip(missing)
+    with kind(folder) as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def real_hadoop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHadoop]:
-    if missing := RealHadoop.missing():
-        pytest.skip(missing)
-    with RealHadoop(tmp_path_factory.mktemp("hadoop")) as hadoop:
-        yield hadoop
+    yield from _real(RealHadoop, tmp_path_factory.mktemp("hadoop"))
 
 
 @contextmanager
@@ -202,10 +209,7 @@ def _hadoop(request: pytest.FixtureRequest, through: Through) -> Iterator[Mounte
 
 @pytest.fixture(scope="session")
 def real_seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSeaweedFS]:
-    if missing := RealSeaweedFS.missing():
-        pytest.skip(missing)
-    with RealSeaweedFS(tmp_path_factory.mktemp("seaweedfs")) as seaweedfs:
-        yield seaweedfs
+    yield from _real(RealSeaweedFS, tmp_path_factory.mktemp("seaweedfs"))
 
 
 @contextmanager

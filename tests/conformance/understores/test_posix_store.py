@@ -23,7 +23,7 @@ from understores.errors import (
     StoreFailed,
     UnderStoreError,
 )
-from understores.posix import PosixStore
+from understores.posix import SINK_PIECE_BYTES, PosixStore
 from understores.posix_put import TEMPORARY_PREFIX
 from understores.registry import open_store
 
@@ -151,6 +151,56 @@ async def test_a_file_that_breaks_while_it_is_read_is_never_mixed_or_short(
     with pytest.raises(expected, match=words):
         await store.get_range("key", 0, memoryview(bytearray(100_000)), etag=info.etag)
     assert calls
+
+
+class Recording:
+    """A sink that writes down what it is told."""
+
+    def __init__(self, *, is_wanted: bool = True) -> None:
+        self.is_wanted = is_wanted
+        self.data = bytearray()
+        self.calls: list[str] = []
+
+    def begin(self) -> bool:
+        self.calls.append("begin")
+        return self.is_wanted
+
+    def take(self, at: int, data: memoryview) -> None:
+        assert at == len(self.data)
+        self.data += data
+
+    def end(self) -> None:
+        self.calls.append("end")
+
+    def leave(self) -> None:
+        self.calls.append("leave")
+
+
+async def test_a_sink_is_given_every_byte_in_order(store: Any, tmp_path: Path) -> None:
+    data = os.urandom(3 * SINK_PIECE_BYTES)
+    (tmp_path / "root" / "key").write_bytes(data)
+    info = await store.head("key")
+    buffer, sink = bytearray(2 * SINK_PIECE_BYTES + 7), Recording()
+    await store.sink_range("key", 11, memoryview(buffer), sink, etag=info.etag)
+    assert sink.data == buffer == data[11 : 11 + len(buffer)]
+    assert sink.calls == ["begin", "end", "leave"]
+
+
+async def test_a_sink_is_not_told_the_end_of_what_is_not_the_version(store: Any, tmp_path: Path) -> None:
+    (tmp_path / "root" / "key").write_bytes(b"o" * 100)
+    info, sink = await store.head("key"), Recording()
+    (tmp_path / "root" / "key").write_bytes(b"n" * 100)
+    with pytest.raises(Changed):
+        await store.sink_range("key", 0, memoryview(bytearray(100)), sink, etag=info.etag)
+    assert sink.calls == ["begin", "leave"] and not sink.data
+
+
+async def test_nothing_is_read_for_a_sink_that_wants_nothing(store: Any, tmp_path: Path) -> None:
+    (tmp_path / "root" / "key").write_bytes(b"o" * 100)
+    info, sink = await store.head("key"), Recording(is_wanted=False)
+    with pytest.raises(StoreFailed):
+        await store.sink_range("key", 0, memoryview(bytearray(100)), sink, etag=info.etag)
+    assert sink.calls == ["begin"] and not sink.data
 
 
 async def test_a_staged_file_is_nobodys_until_it_is_published(store: Any, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -292,6 +293,33 @@ def test_a_load_survives_the_death_of_a_worker_in_its_midst(cluster: CacheCluste
     assert sum(share.bytes_loaded for share in shares.values()) == total_bytes()
     assert not any(share.failed_count for share in shares.values())
     wait_for("reports", lambda: sum(cluster.resident().values()) == total_bytes() or None)
+
+
+def test_a_pool_that_shrinks_and_grows_moves_blocks_between_nodes_and_reads_the_origin_for_none(
+    cluster: CacheCluster,
+) -> None:
+    nodes = ("n1", "n2", "n3")
+    cluster.add_workers(*nodes)
+    cluster.sync(local_copies=False)
+    cluster.load("all")
+    read_once = cluster.metric("origin_read_bytes_total")
+    assert read_once == total_bytes()
+    for members in (("n1", "n2"), ("n1", "n2", "n3"), ("n3",)):
+        info = cluster.sync(local_copies=False, eligible_nodes=members)
+        assert tuple(info.eligible_nodes) == members
+        wait_for(f"all of it is on {members}", partial(_has_all_after_a_load, cluster, members))
+        assert cluster.metric("origin_read_bytes_total") == read_once, f"moved to {members}"
+        entries, reader = cluster.entries(), cluster.workers[members[0]].client()
+        for path, data in {**FILES, "big.bin": BIG}.items():
+            assert reader.read(UID, entries[path])[0] == data
+        reader.close()
+        assert cluster.metric("origin_read_bytes_total") == read_once, f"read on {members}"
+
+
+def _has_all_after_a_load(cluster: CacheCluster, members: tuple[str, ...]) -> bool:
+    """Whether nodes have it all between them; they hear in their own time that they are to keep it."""
+    cluster.load(f"{'-'.join(members)} {time.monotonic_ns()}")
+    return sum(cluster.resident(UID).get(node, 0) for node in members) >= total_bytes()
 
 
 def test_named_nodes_keep_a_whole_copy(cluster: CacheCluster) -> None:

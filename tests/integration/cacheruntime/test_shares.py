@@ -127,3 +127,16 @@ def test_the_measured_hit_ratio_is_the_cached_part_and_stands_beside_it(cluster:
 
 def info(cluster: CacheCluster) -> pb.DatasetInfo:
     return cluster.namespace.GetDataset(pb.DatasetRequest(uid="data"), timeout=10)
+
+
+def test_what_is_fetched_waits_for_the_limits_of_its_dataset_and_of_the_pool(cluster: CacheCluster) -> None:
+    cluster.environment["HEADRACE_WORKER_ORIGIN_BYTES_PER_SECOND"] = str(64 * FILES_MAX * FILE_BLOCKS * BLOCK)
+    worker = start(cluster)
+    size = FILES_MAX * FILE_BLOCKS * BLOCK
+    cluster.sync("free")
+    read_all(cluster, worker, "free")
+    assert not worker.metric("limited_seconds_total", limit="dataset")
+    cluster.sync("held", terms=pb.CacheTerms(origin_bytes_per_second=size // 2))
+    read_all(cluster, worker, "held")
+    assert worker.metric("limited_seconds_total", limit="dataset") > 0, "all but the burst of a second waits"
+    assert not worker.metric("limited_seconds_total", limit="pool")

@@ -13,6 +13,7 @@ from api.byteplane import Op
 from fuse.client import staging_file
 from fuse.client.worker_client import WorkerClient
 from fuse.client.write_back import WRITE_BYTES_MAX
+from fuse.core.read_plan import WHOLE_FILE_BYTES
 from fuse.errors import AccessDenied, Ended, NoSpace, NotFound, Stale, Unavailable
 from fuse.metrics import Metrics
 from tests.builders.socket_worker import SocketWorker
@@ -56,21 +57,56 @@ def _descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-async def test_bytes_are_read_through_the_passed_descriptor(client: WorkerClient, worker: SocketWorker) -> None:
+@pytest.mark.parametrize("brings", [True, False])
+async def test_bytes_are_read_through_the_passed_descriptor(
+    client: WorkerClient, worker: SocketWorker, brings: bool
+) -> None:
+    worker.brings = brings
     pin = client.pin("u", "a", "e", len(DATA))
     assert not worker.calls
     assert not pin.is_resident(0, len(DATA))
     await pin.ensure(0, len(DATA))
     assert bytes(await pin.read(100, 1000)) == DATA[100:1100]
-    assert worker.calls["OPEN"] == worker.calls["ENSURE"] == 1
+    assert (worker.calls["OPEN"], worker.calls["ENSURE"]) == (1, 0 if brings else 1)
+    assert client.metrics.ensured_bytes["origin"] == len(DATA)
     pin.close()
     await _until(lambda: worker.handles == 0)
+
+
+async def test_of_a_large_file_only_what_is_read_is_brought(client: WorkerClient, worker: SocketWorker) -> None:
+    size_bytes = 2 * WHOLE_FILE_BYTES
+    pin = client.pin("u", "a", "e", size_bytes)
+    await pin.ensure(0, WHOLE_FILE_BYTES)
+    assert (worker.calls["OPEN"], worker.calls["ENSURE"]) == (1, 1)
+    assert not pin.is_resident(0, size_bytes)
+    pin.close()
+
+
+async def test_a_close_goes_with_the_next_request(client: WorkerClient, worker: SocketWorker) -> None:
+    first, second = (client.pin("u", "a", "e", len(DATA)) for _ in range(2))
+    await first.ensure(0, len(DATA))
+    first.close()
+    assert worker.handles == 1
+    await second.ensure(0, len(DATA))
+    assert worker.calls["CLOSE"] == 1
+    second.close()
+    await _until(lambda: worker.handles == 0)
+
+
+async def test_who_waits_for_an_open_that_fails_learns_why(client: WorkerClient, worker: SocketWorker) -> None:
+    worker.refusals[Op.OPEN] = errno.ESTALE
+    pin = client.pin("u", "a", "e", len(DATA))
+    ends = await asyncio.gather(pin.ensure(0, len(DATA)), pin.whole_file(), return_exceptions=True)
+    assert [type(end) for end in ends] == [Stale, Stale]
+    worker.refusals.clear()
+    await pin.ensure(0, len(DATA))
+    pin.close()
 
 
 async def test_requests_for_one_range_become_one(client: WorkerClient, worker: SocketWorker) -> None:
     pin = client.pin("u", "a", "e", len(DATA))
     await asyncio.gather(*(pin.ensure(0, len(DATA)) for _ in range(20)), pin.ensure(10, 20))
-    assert worker.calls["OPEN"] == worker.calls["ENSURE"] == 1
+    assert (worker.calls["OPEN"], worker.calls["ENSURE"]) == (1, 0)
     pin.close()
 
 
@@ -89,17 +125,21 @@ async def test_a_reader_goes_on_with_the_next_worker(client: WorkerClient, worke
     pin.close()
 
 
-async def test_a_request_in_work_is_sent_again_to_the_next_worker(client: WorkerClient, worker: SocketWorker) -> None:
-    worker.held_op = Op.ENSURE
+@pytest.mark.parametrize("op", [Op.OPEN, Op.ENSURE])
+async def test_a_request_in_work_is_sent_again_to_the_next_worker(
+    client: WorkerClient, worker: SocketWorker, op: Op
+) -> None:
+    worker.brings = op is Op.OPEN
+    worker.held_op = op
     worker.hold.clear()
     pin = client.pin("u", "a", "e", len(DATA))
     reading = asyncio.ensure_future(pin.ensure(0, len(DATA)))
-    await _until(lambda: worker.calls["ENSURE"] == 1)
+    await _until(lambda: worker.calls[op.name] == 1)
     worker.kill()
     worker.hold.set()
     worker.start()
     await reading
-    assert client.metrics.retries["ENSURE"] == 1
+    assert client.metrics.retries[op.name] == 1
     pin.close()
 
 
@@ -110,11 +150,13 @@ async def test_without_a_worker_the_wait_ends(tmp_path: Path) -> None:
     await client.close()
 
 
-async def test_a_worker_that_does_not_answer_is_unavailable(tmp_path: Path, worker: SocketWorker) -> None:
+@pytest.mark.parametrize("op", [Op.OPEN, Op.ENSURE])
+async def test_a_worker_that_does_not_answer_is_unavailable(tmp_path: Path, worker: SocketWorker, op: Op) -> None:
     client = WorkerClient(
         str(tmp_path / "worker.sock"), node="n", metrics=Metrics(), patience_seconds=0.2, request_seconds=0.1
     )
-    worker.held_op = Op.ENSURE
+    worker.brings = op is Op.OPEN
+    worker.held_op = op
     worker.hold.clear()
     with pytest.raises(Unavailable):
         await client.pin("u", "a", "e", len(DATA)).ensure(0, 1)

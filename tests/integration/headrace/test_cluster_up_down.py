@@ -18,14 +18,15 @@ from headrace.cluster.overview import look
 from headrace.errors import ClusterError, UsageError
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def short_root(tmp_path_factory: pytest.TempPathFactory, control_plane_binaries: Mapping[str, Path]) -> Path:
     assert control_plane_binaries
     return tmp_path_factory.mktemp("c")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster(short_root: Path) -> Iterator[LocalCluster]:
+    """For several tests: `up` brings back what one of them left undone."""
     one = LocalCluster("one", short_root / "one")
     yield one
     one.down(purge=True)

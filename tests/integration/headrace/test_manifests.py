@@ -20,9 +20,10 @@ import yaml
 
 from headrace.cluster import binaries, manifests, ports
 from headrace.cluster.control_plane import ControlPlane
+from tests.builders.api_servers import api_server
 
 Body = dict[str, Any]
-OVERLAYS = ("local", "trust", "production")
+OVERLAYS = ("local", "local-trust", "trust", "production")
 RUN_SECONDS = 120.0
 PATIENCE_SECONDS = 180.0
 NODE_NAMESPACE = "headrace-node"
@@ -44,20 +45,8 @@ def plane(
     control_plane_binaries: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ControlPlane]:
     """An API server of this file's own: the namespaces here are the platform's."""
-    plane = ControlPlane(
-        tmp_path_factory.mktemp("manifests"),
-        control_plane_binaries,
-        name="manifests",
-        components=("etcd", "kube-apiserver"),
-        durable=False,
-        dies_with_us=True,
-    )
-    try:
-        plane.start()
-        manifests.apply(plane.kubeconfig, manifests.crd_files())
+    with api_server(tmp_path_factory.mktemp("manifests"), control_plane_binaries, "manifests") as plane:
         yield plane
-    finally:
-        plane.stop()
 
 
 Kubectl = Callable[..., "subprocess.CompletedProcess[str]"]

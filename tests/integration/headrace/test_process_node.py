@@ -14,7 +14,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +25,6 @@ import pytest
 from api import names
 from headrace.cli.logs import logs
 from headrace.cluster.binaries import require
-from headrace.cluster.control_plane import ControlPlane
-from headrace.cluster.pki import Authority
 from headrace.errors import UsageError
 from jobcontroller.core import start_gate
 
@@ -124,11 +122,7 @@ class Node:
 
 @pytest.fixture(scope="module")
 def kubectl(api_server: Any) -> Kubectl:
-    return make_kubectl(api_server.kubeconfig)
-
-
-def make_kubectl(kubeconfig: Path) -> Kubectl:
-    client = Kubectl(require(["kubectl"])["kubectl"], kubeconfig)
+    client = Kubectl(require(["kubectl"])["kubectl"], api_server.kubeconfig)
     # Without a controller-manager nobody makes the account every pod has.
     client.apply(
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": NAMESPACE}}
@@ -217,6 +211,10 @@ class PodMaker:
 
 @pytest.fixture
 def pods(node: Node) -> Iterator[PodMaker]:
+    yield from pods_of(node)
+
+
+def pods_of(node: Node) -> Iterator[PodMaker]:
     maker = PodMaker(node)
     yield maker
     if maker.made:
@@ -566,48 +564,28 @@ def test_a_killed_agent_finds_its_containers_again(kubectl: Kubectl, tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def logging_node(
-    control_plane_binaries: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Node]:
+def logging_node(api_server: Any, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node whose logs the API server may read: that needs certificates on both sides."""
-    folder = tmp_path_factory.mktemp("logs")
-    pki = folder / "kubelet-pki"
-    pki.mkdir()
-    authority = Authority(pki, "kubelet-ca")
-    client = authority.client("apiserver-kubelet-client", "kube-apiserver")
-    server = authority.server("node", ["127.0.0.1"])
-    flags = [
-        f"--kubelet-client-certificate={client.cert}",
-        f"--kubelet-client-key={client.key}",
-        f"--kubelet-certificate-authority={authority.pair.cert}",
-        "--kubelet-preferred-address-types=InternalIP",
-    ]
-    plane = ControlPlane(
-        folder / "plane",
-        control_plane_binaries,
-        name="logs",
-        components=("etcd", "kube-apiserver"),
-        durable=False,
-        extra_args={"kube-apiserver": flags},
-    )
-    plane.start()
+    name = f"n-logs-{secrets.token_hex(3)}"
+    files = api_server.control_plane.kubelet_files(name)
+    tls = ["--tls-cert", str(files.cert), "--tls-key", str(files.key), "--client-ca", str(files.client_ca)]
+    agent = Node(name, tmp_path_factory.mktemp("logs") / "node", kubectl, [*tls, "--network-index", "5"])
+    agent.start()
     try:
-        kubectl = make_kubectl(plane.kubeconfig)
-        tls = ["--tls-cert", str(server.cert), "--tls-key", str(server.key), "--client-ca", str(authority.pair.cert)]
-        node = Node("n-logs", folder / "node", kubectl, [*tls, "--network-index", "5"])
-        node.start()
-        try:
-            yield node
-        finally:
-            node.signal(signal.SIGTERM)
+        yield agent
     finally:
-        plane.stop()
+        agent.signal(signal.SIGTERM)
 
 
-def test_logs_come_through_the_api_server(logging_node: Node, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    kubectl = logging_node.kubectl
-    pods = PodMaker(logging_node)
-    name = pods(
+@pytest.fixture
+def logging_pods(logging_node: Node) -> Iterator[PodMaker]:
+    yield from pods_of(logging_node)
+
+
+def test_logs_come_through_the_api_server(
+    logging_pods: PodMaker, kubectl: Kubectl, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    name = logging_pods(
         sh(
             "for n in 1 2 3; do echo line $n; done; echo error >&2; test -e /v/f && exit 0; touch /v/f; exit 1",
             volumeMounts=[{"name": "v", "mountPath": "/v"}],
@@ -615,7 +593,7 @@ def test_logs_come_through_the_api_server(logging_node: Node, capfdbinary: pytes
         restartPolicy="OnFailure",
         volumes=[{"name": "v", "emptyDir": {}}],
     )
-    pods.wait_phase(name, "Succeeded")
+    logging_pods.wait_phase(name, "Succeeded")
     assert sorted(kubectl.run("logs", name).splitlines()) == ["error", "line 1", "line 2", "line 3"]
     assert len(kubectl.run("logs", name, "--tail=2").splitlines()) == 2
     assert sorted(kubectl.run("logs", name, "--previous").splitlines())[0] == "error"
@@ -627,17 +605,15 @@ def test_logs_come_through_the_api_server(logging_node: Node, capfdbinary: pytes
         logs("nobody", namespace=NAMESPACE, kubeconfig=kubectl.kubeconfig)
 
 
-def test_a_followed_log_ends_with_its_container(logging_node: Node, tmp_path: Path) -> None:
-    kubectl = logging_node.kubectl
-    pods = PodMaker(logging_node)
-    name = pods(
+def test_a_followed_log_ends_with_its_container(logging_pods: PodMaker, kubectl: Kubectl, tmp_path: Path) -> None:
+    name = logging_pods(
         sh(
             "echo begin; until test -e /out/go; do sleep 0.1; done; echo end",
             volumeMounts=[{"name": "out", "mountPath": "/out"}],
         ),
         volumes=[{"name": "out", "hostPath": {"path": str(tmp_path)}}],
     )
-    pods.wait_phase(name, "Running")
+    logging_pods.wait_phase(name, "Running")
     argv = [str(kubectl.binary), f"--kubeconfig={kubectl.kubeconfig}", "logs", "-f", name]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as follower:
         assert follower.stdout is not None

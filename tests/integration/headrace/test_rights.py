@@ -29,10 +29,12 @@ from kube.errors import NotFound
 from kube.resources import (
     CACHE_RUNTIMES,
     DATA_LOADS,
+    DATASET_GRANTS,
     DATASETS,
     EVENTS,
     NAMESPACES,
     NODE_CACHES,
+    PERSISTENT_VOLUMES,
     POD_GROUPS,
     QUEUES,
     SECRETS,
@@ -42,6 +44,7 @@ from kube.resources import (
     Resource,
 )
 from tests.builders import audit
+from tests.builders.api_servers import SYSTEM, api_server
 from tests.builders.cache_cluster import CacheCluster
 from tests.builders.cron_schedules import YEARLY, Schedules
 from tests.builders.job_cluster import Cluster, controller
@@ -50,7 +53,6 @@ from tests.builders.training_jobs import job_body, workers
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
 Body = dict[str, Any]
-SYSTEM = "headrace-system"
 PARTS = ("cacheruntime", "jobcontroller")
 PATIENCE_SECONDS = 180.0
 MIRRORS = "headrace-system/headrace-credentials,headrace-node/headrace-credentials"
@@ -84,18 +86,8 @@ def plane(
     control_plane_binaries: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ControlPlane]:
     folder = tmp_path_factory.mktemp("rights")
-    plane = ControlPlane(
-        folder,
-        control_plane_binaries,
-        name="rights",
-        components=("etcd", "kube-apiserver"),
-        durable=False,
-        dies_with_us=True,
-        extra_args={"kube-apiserver": audit.flags(folder, users=[user_of(part) for part in PARTS])},
-    )
-    try:
-        plane.start()
-        manifests.apply(plane.kubeconfig, manifests.crd_files())
+    flags = audit.flags(folder, users=[user_of(part) for part in PARTS])
+    with api_server(folder, control_plane_binaries, "rights", flags=flags) as plane:
         kubectl = str(binaries.require(["kubectl"])["kubectl"])
         overlay = str(manifests.MANIFESTS / "overlays" / "local")
         made = subprocess.run([kubectl, "kustomize", overlay], capture_output=True, text=True, timeout=60, check=True)
@@ -103,8 +95,6 @@ def plane(
         done = subprocess.run(apply, input=made.stdout, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
         yield plane
-    finally:
-        plane.stop()
 
 
 @pytest.fixture
@@ -221,11 +211,41 @@ async def _use_the_cache(client: KubeClient, namespace: str, cache: CacheCluster
         await until(f"the credentials are in {each}", lambda each=each: mirrored(each))  # type: ignore[misc]
     await until("the pool and its node have a status", has_pool_and_node)
     await _use_loads(client, namespace, cache)
+    await _show_elsewhere(client, namespace)
     for name in ("plain", "keyed", "absent"):
         await client.delete(DATASETS, name, namespace)
         await until(f"{name} is gone", lambda name=name: gone(client, DATASETS, name, namespace))  # type: ignore[misc]
     for each in (SYSTEM, "headrace-node"):
         assert not await mirrored(each), "nobody names the credential any more"
+
+
+async def _show_elsewhere(client: KubeClient, owner: str) -> None:
+    guest, grant = "rights-guest", {"apiVersion": DATASET_GRANTS.api_version, "kind": "DatasetGrant"}
+    await client.create(NAMESPACES, {"metadata": {"name": guest}})
+    spec = {"mounts": [{"name": "theirs", "mountPoint": f"dataset://{owner}/plain"}]}
+    body = {"apiVersion": DATASETS.api_version, "kind": "Dataset", "metadata": {"name": "view"}, "spec": spec}
+    await client.create(DATASETS, body, guest)
+
+    async def ready() -> str:
+        status = (await client.get(DATASETS, "view", guest)).get("status", {})
+        return str(next((one["reason"] for one in status.get("conditions", []) if one["type"] == "Ready"), ""))
+
+    async def is_refused() -> bool:
+        return await ready() == "NotGranted"
+
+    async def is_shown() -> bool:
+        return await ready() == "Listed" and not await gone(client, PERSISTENT_VOLUMES, f"{guest}-view", "")
+
+    await until("what nobody granted is refused", is_refused)
+    metadata = {"metadata": {"name": "to-guest"}}
+    await client.create(
+        DATASET_GRANTS, grant | metadata | {"spec": {"datasets": ["plain"], "namespaces": [guest]}}, owner
+    )
+    await until("what was granted is shown", is_shown)
+    await client.delete(DATASET_GRANTS, "to-guest", owner)
+    await until("what is granted no more is taken away", is_refused)
+    await client.delete(DATASETS, "view", guest)
+    await until("what showed it is gone", lambda: gone(client, DATASETS, "view", guest))
 
 
 async def _use_loads(client: KubeClient, namespace: str, cache: CacheCluster) -> None:

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from headrace.cluster import manifests
-from headrace.cluster.control_plane import ControlPlane
 from kube.client import KubeClient
 from kube.config import load_config
-from kube.errors import AlreadyExists
 from kube.resources import NAMESPACES, SERVICE_ACCOUNTS, TRAINING_JOBS
+from tests.builders import api_servers
 from tests.builders.job_cluster import Cluster
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def jobcontroller_kubeconfig(api_server: Any) -> Path:
-    plane: ControlPlane = api_server.control_plane
-
-    async def prepare() -> None:
-        async with KubeClient(load_config(api_server.kubeconfig), user_agent="tests") as client:
-            with suppress(AlreadyExists):
-                await client.create(NAMESPACES, {"metadata": {"name": "headrace-system"}})
-
-    asyncio.run(prepare())
-    manifests.apply(plane.kubeconfig, [manifests.rbac_file("jobcontroller")])
-    return plane.kubeconfig_for("jobcontroller")
+    return api_servers.grant(api_server.control_plane, "jobcontroller")
 
 
 @pytest.fixture

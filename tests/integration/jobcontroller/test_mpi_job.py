@@ -7,7 +7,6 @@ go over this machine's loopback)."""
 from __future__ import annotations
 
 import sys
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from kube.client import KubeClient
 from kube.config import load_config
 from kube.errors import Forbidden
 from kube.resources import CONFIG_MAPS, PODS, SECRETS
-from tests.builders.job_cluster import Cluster, controller
-from tests.builders.process_nodes import ProcessNode, process_node
+from tests.builders.job_cluster import Cluster
+from tests.builders.process_nodes import ProcessNode, two_nodes
 from tests.builders.training_jobs import job_body
 
 pytestmark = [pytest.mark.cluster, pytest.mark.mount]
@@ -82,12 +81,7 @@ async def place(cluster: Cluster, job: str, attempt: int, nodes: list[ProcessNod
 async def test_mpirun_reaches_the_workers_and_a_new_attempt_does_so_again(
     cluster: Cluster, api_server: Any, tmp_path: Path
 ) -> None:
-    async with AsyncExitStack() as stack:
-        nodes = [
-            await stack.enter_async_context(process_node(cluster.client, api_server.kubeconfig, tmp_path, index))
-            for index in range(2)
-        ]
-        await stack.enter_async_context(controller(cluster, tmp_path / "log", "--no-leader-elect"))
+    async with two_nodes(cluster, api_server.kubeconfig, tmp_path) as nodes:
         await cluster.submit(mpi_body("ring"))
 
         async def says(pod: dict[str, Any], attempt: int) -> bool:

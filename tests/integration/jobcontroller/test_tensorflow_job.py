@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.builders.job_cluster import ROOT, Cluster, controller
-from tests.builders.process_nodes import process_node
+from tests.builders.job_cluster import ROOT, Cluster
+from tests.builders.process_nodes import logs_of_job
 from tests.builders.training_jobs import job_body
 
 pytestmark = [pytest.mark.nightly, pytest.mark.cluster, pytest.mark.mount]
@@ -100,21 +99,10 @@ def _pod(command: list[str]) -> dict[str, Any]:
 async def _logs(
     cluster: Cluster, api_server: Any, folder: Path, command: list[str], roles: dict[str, int]
 ) -> dict[str, str]:
-    """Run a job of these roles to its end; what its pods said, by role and index."""
+    """Run a job of these roles to its end; what its pods said."""
     specs = {role: {"replicas": count, "template": _pod(command)} for role, count in roles.items()}
-    async with AsyncExitStack() as stack:
-        nodes = [
-            await stack.enter_async_context(process_node(cluster.client, api_server.kubeconfig, folder, index))
-            for index in range(2)
-        ]
-        await stack.enter_async_context(controller(cluster, folder / "log", "--no-leader-elect"))
-        await cluster.submit(job_body("flow", framework="TensorFlow", replicaSpecs=specs))
-        pods = await cluster.wait_for_pods("flow", 0, sum(roles.values()))
-        places = [nodes[number % 2] for number in range(len(pods))]
-        for pod, node in zip(pods, places, strict=True):
-            await cluster.place_pod(pod, node.name)
-        await cluster.wait_for_state("flow", "Succeeded", seconds=TRAIN_SECONDS)
-        return {pod["metadata"]["name"]: node.log_of(pod) for pod, node in zip(pods, places, strict=True)}
+    body = job_body("flow", framework="TensorFlow", replicaSpecs=specs)
+    return await logs_of_job(cluster, api_server.kubeconfig, folder, body, TRAIN_SECONDS)
 
 
 async def test_a_chief_trains_through_workers_into_a_parameter_server(

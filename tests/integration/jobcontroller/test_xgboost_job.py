@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import re
 import sys
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.builders.job_cluster import Cluster, controller
-from tests.builders.process_nodes import process_node
+from tests.builders.job_cluster import Cluster
+from tests.builders.process_nodes import logs_of_job
 from tests.builders.training_jobs import job_body
 
 pytest.importorskip("xgboost", reason="tools/nightly.txt is not installed; `make nightly` does")
@@ -53,19 +52,8 @@ def _pod() -> dict[str, Any]:
 
 async def test_all_ranks_train_one_model_over_all_rows(cluster: Cluster, api_server: Any, tmp_path: Path) -> None:
     roles = {role: {"replicas": count, "template": _pod()} for role, count in (("Master", 1), ("Worker", 2))}
-    async with AsyncExitStack() as stack:
-        nodes = [
-            await stack.enter_async_context(process_node(cluster.client, api_server.kubeconfig, tmp_path, index))
-            for index in range(2)
-        ]
-        await stack.enter_async_context(controller(cluster, tmp_path / "log", "--no-leader-elect"))
-        await cluster.submit(job_body("boost", framework="XGBoost", replicaSpecs=roles))
-        pods = await cluster.wait_for_pods("boost", 0, 3)
-        places = [nodes[number % 2] for number in range(3)]
-        for pod, node in zip(pods, places, strict=True):
-            await cluster.place_pod(pod, node.name)
-        await cluster.wait_for_state("boost", "Succeeded")
-        logs = [node.log_of(pod) for pod, node in zip(pods, places, strict=True)]
-        said = [re.search(r"of 3 rows 600 model (\w{64})", log) for log in logs]
-        assert all(said), logs
-        assert len({one.group(1) for one in said if one is not None}) == 1
+    body = job_body("boost", framework="XGBoost", replicaSpecs=roles)
+    logs = await logs_of_job(cluster, api_server.kubeconfig, tmp_path, body)
+    said = [re.search(r"of 3 rows 600 model (\w{64})", log) for log in logs.values()]
+    assert all(said), logs
+    assert len({one.group(1) for one in said if one is not None}) == 1

@@ -11,7 +11,7 @@ import pytest
 from kube.client import KubeClient
 from kube.config import load_config
 from kube.errors import Invalid
-from kube.resources import DATASETS
+from kube.resources import CACHE_RUNTIMES, DATASET_GRANTS, DATASETS
 from tests.conftest import ApiServer
 
 pytestmark = pytest.mark.cluster
@@ -72,3 +72,36 @@ async def test_a_maximum_cannot_be_lowered_below_what_is_guaranteed_but_be_taken
         await client.patch(DATASETS, name, {"spec": {"cache": {"maximum": "1Gi"}}}, "default")
     await client.patch(DATASETS, name, {"spec": {"cache": {"maximum": None}}}, "default")
     await client.delete(DATASETS, name, "default")
+
+
+async def test_a_pool_is_scaled_through_its_scale_subresource(client: KubeClient) -> None:
+    name = f"rules-{uuid4().hex[:8]}"
+    body = {"apiVersion": CACHE_RUNTIMES.api_version, "kind": "CacheRuntime", "metadata": {"name": name}}
+    await client.create(CACHE_RUNTIMES, body | {"spec": {"replicas": 3}}, "default")
+    status = {"currentWorkerNumberScheduled": 2, "selector": "app.kubernetes.io/name=headrace-worker"}
+    await client.patch(CACHE_RUNTIMES, name, {"status": status}, "default", subresource="status")
+    scale = await client.patch(CACHE_RUNTIMES, name, {"spec": {"replicas": 5}}, "default", subresource="scale")
+    assert (scale["kind"], scale["spec"]["replicas"]) == ("Scale", 5)
+    assert scale["status"] == {"replicas": 2, "selector": status["selector"]}
+    assert (await client.get(CACHE_RUNTIMES, name, "default"))["spec"]["replicas"] == 5
+    await client.delete(CACHE_RUNTIMES, name, "default")
+
+
+async def test_another_dataset_is_the_only_mount_of_what_shows_it(client: KubeClient) -> None:
+    body = dataset()
+    body["spec"]["mounts"] = [{"mountPoint": "dataset://owner/corpus/train", "name": "theirs"}]
+    await client.create(DATASETS, body, "default")
+    await client.delete(DATASETS, body["metadata"]["name"], "default")
+    body["spec"]["mounts"].append({"mountPoint": "s3://bucket", "name": "data"})
+    with pytest.raises(Invalid, match="must be the only one"):
+        await client.create(DATASETS, body, "default")
+
+
+@pytest.mark.parametrize("spec", [{}, {"datasets": ["d"]}, {"datasets": [], "namespaces": ["ns"]}])
+async def test_a_grant_names_datasets_and_namespaces(client: KubeClient, spec: dict[str, Any]) -> None:
+    name = f"rules-{uuid4().hex[:8]}"
+    body = {"apiVersion": DATASET_GRANTS.api_version, "kind": "DatasetGrant", "metadata": {"name": name}}
+    with pytest.raises(Invalid):
+        await client.create(DATASET_GRANTS, body | {"spec": spec}, "default")
+    await client.create(DATASET_GRANTS, body | {"spec": {"datasets": ["d"], "namespaces": ["ns"]}}, "default")
+    await client.delete(DATASET_GRANTS, name, "default")

@@ -1,6 +1,7 @@
 """The scheduler as a process, with its own rights only, on a real API server."""
 
 import asyncio
+import contextlib
 import json
 import signal
 from collections import Counter
@@ -13,9 +14,9 @@ from aiohttp import web
 
 from api import names
 from api.decision import Decision
-from headrace.cluster.control_plane import ControlPlane
 from kube.client import KubeClient
 from kube.config import load_config
+from kube.errors import AlreadyExists
 from kube.resources import (
     DATASETS,
     EVENTS,
@@ -26,6 +27,7 @@ from kube.resources import (
     POD_GROUPS,
     PRIORITY_CLASSES,
 )
+from tests.builders.api_servers import api_server
 from tests.integration.scheduler.conftest import (
     ADMISSION,
     NAMESPACE,
@@ -107,8 +109,9 @@ async def _shapes(cluster: Cluster) -> dict[str, dict[str, Any]]:
     await cluster.bind("holder-port", "gpu")
     await cluster.pod("holder-anti", affinity=anti, labels={"app": "db"}, scheduler="nobody")
     await cluster.bind("holder-anti", "plain")
-    never = {"metadata": {"name": "never"}, "value": 5, "preemptionPolicy": "Never"}
-    await cluster.create(PRIORITY_CLASSES, never)
+    never = {"metadata": {"name": "shapes-never"}, "value": 5, "preemptionPolicy": "Never"}
+    with contextlib.suppress(AlreadyExists):
+        await cluster.create(PRIORITY_CLASSES, never)
     claim = {
         "accessModes": ["ReadWriteOnce"],
         "storageClassName": "",
@@ -166,7 +169,7 @@ async def _shapes(cluster: Cluster) -> dict[str, dict[str, Any]]:
         "no-claim": volumes("absent"),
         "unbound-claim": volumes("unbound"),
         "local-claim": {**volumes("local"), "nodeSelector": {"kubernetes.io/hostname": "gpu"}},
-        "never": {"requests": {"cpu": "100"}, "priorityClassName": "never"},
+        "never": {"requests": {"cpu": "100"}, "priorityClassName": "shapes-never"},
         "strange": {"requests": {"example.com/unheard-of": "1"}, **tolerate},
     }
 
@@ -268,6 +271,31 @@ async def test_a_wrong_annotation_is_told_on_the_pod(cluster: Cluster) -> None:
         message = await cluster.message("p")
         notes = await _events(cluster, "p", "FailedScheduling")
     assert f"annotation {names.DATASETS_ANNOTATION} is not valid JSON" in message
+    assert notes == [message]
+
+
+async def test_a_bind_that_is_refused_is_told_on_the_pod(cluster: Cluster) -> None:
+    """A policy on pods/binding, say: the pod's owner sees no other sign of it."""
+    await cluster.node("n")
+    async with proxied(cluster) as proxy:
+
+        async def deny(request: web.Request) -> web.Response | None:
+            if request.path.endswith("/binding"):
+                status = {"kind": "Status", "code": 403, "reason": "Forbidden", "message": "denied by policy"}
+                return web.json_response(status, status=403)
+            return None
+
+        proxy.before = deny
+        async with cluster.scheduler(kubeconfig=proxy.kubeconfig):
+            await cluster.pod("p")
+            message = await cluster.message("p")
+            notes = await _events(cluster, "p", "FailedScheduling")
+            conditions = (await cluster.pods())["p"]["status"]["conditions"]
+            (condition,) = (item for item in conditions if item["type"] == "PodScheduled")
+            proxy.before = None
+            await cluster.bound("p")
+    assert condition["reason"] == "SchedulerError"
+    assert message == "binding to n failed: denied by policy (Forbidden)"
     assert notes == [message]
 
 
@@ -392,24 +420,13 @@ def _is_leaving(pods: Mapping[str, Any], name: str) -> bool:
 async def test_it_works_without_any_of_the_custom_resources(
     control_plane_binaries: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    plane = ControlPlane(
-        tmp_path / "bare",
-        control_plane_binaries,
-        name="bare",
-        components=("etcd", "kube-apiserver"),
-        durable=False,
-        extra_args={"kube-apiserver": [ADMISSION]},
-    )
-    try:
-        await asyncio.to_thread(plane.start)
+    with api_server(tmp_path / "bare", control_plane_binaries, "bare", flags=[ADMISSION], crds=False) as plane:
         async with KubeClient(load_config(plane.kubeconfig), user_agent="test") as client:
             bare = Cluster(client, plane.kubeconfig, plane.kubeconfig, {}, tmp_path)
             await bare.node("n")
             await bare.pod("p")
             async with bare.scheduler():
                 assert await bare.bound("p") == {"p": "n"}
-    finally:
-        await asyncio.to_thread(plane.stop)
 
 
 async def test_metrics_and_health_are_served(cluster: Cluster) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from headrace.cluster import binaries, manifests
+from headrace.cluster import binaries
 from headrace.cluster.control_plane import ControlPlane
 from kube.client import KubeClient
 from kube.config import load_config
-from kube.errors import AlreadyExists, NotFound
-from kube.resources import CRDS, NAMESPACES, POD_GROUPS, PODS, UPSTREAM_POD_GROUPS, VOLCANO_POD_GROUPS, Resource
+from kube.errors import NotFound
+from kube.resources import CRDS, POD_GROUPS, PODS, UPSTREAM_POD_GROUPS, VOLCANO_POD_GROUPS, Resource
+from tests.builders.api_servers import api_server, grant
 from tests.integration.scheduler.conftest import ADMISSION, NAMESPACE, PATIENCE_SECONDS, Cluster, node_of, proxied
 
 GPU = "nvidia.com/gpu"
@@ -43,26 +44,18 @@ VOLCANO_CRD = {
 }
 
 
-def _plane(folder: Path, found: Mapping[str, Path], gates: str, version: str) -> ControlPlane:
-    arguments = [ADMISSION, f"--feature-gates={gates}", f"--runtime-config=scheduling.k8s.io/{version}=true"]
-    return ControlPlane(
-        folder,
-        found,
-        name="gang-tests",
-        components=("etcd", "kube-apiserver"),
-        durable=False,
-        extra_args={"kube-apiserver": arguments},
-    )
+@contextlib.contextmanager
+def _plane(folder: Path, found: Mapping[str, Path], gates: str, version: str) -> Iterator[ControlPlane]:
+    flags = [ADMISSION, f"--feature-gates={gates}", f"--runtime-config=scheduling.k8s.io/{version}=true"]
+    with api_server(folder, found, "gang-tests", flags=flags) as plane:
+        asyncio.run(_add_volcano(plane.kubeconfig))
+        grant(plane, "scheduler")
+        yield plane
 
 
-async def _prepare(kubeconfig: Path) -> None:
+async def _add_volcano(kubeconfig: Path) -> None:
     async with KubeClient(load_config(kubeconfig), user_agent="test") as client:
-        for resource, body in (
-            (NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "headrace-system"}}),
-            (CRDS, VOLCANO_CRD),
-        ):
-            with contextlib.suppress(AlreadyExists):
-                await client.create(resource, body)
+        await client.create(CRDS, VOLCANO_CRD)
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 try:
@@ -76,8 +69,8 @@ async def _prepare(kubeconfig: Path) -> None:
 def gang_plane(
     control_plane_binaries: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ControlPlane]:
-    plane = _plane(tmp_path_factory.mktemp("gang-plane"), control_plane_binaries, GATES, "v1alpha2")
-    yield from _started(plane)
+    with _plane(tmp_path_factory.mktemp("gang-plane"), control_plane_binaries, GATES, "v1alpha2") as plane:
+        yield plane
 
 
 @pytest.fixture(scope="module")
@@ -90,18 +83,8 @@ def next_plane(
         pytest.skip("build it once with `python tools/bootstrap.py --next-apiserver`")
     both = {**control_plane_binaries, "kube-apiserver": found[name]}
     gates = "GenericWorkload=true,TopologyAwareWorkloadScheduling=true"
-    yield from _started(_plane(tmp_path_factory.mktemp("next-plane"), both, gates, "v1beta1"))
-
-
-def _started(plane: ControlPlane) -> Iterator[ControlPlane]:
-    try:
-        plane.start()
-        manifests.apply(plane.kubeconfig, manifests.crd_files())
-        asyncio.run(_prepare(plane.kubeconfig))
-        manifests.apply(plane.kubeconfig, [manifests.rbac_file("scheduler")])
+    with _plane(tmp_path_factory.mktemp("next-plane"), both, gates, "v1beta1") as plane:
         yield plane
-    finally:
-        plane.stop()
 
 
 @contextlib.asynccontextmanager

@@ -1,7 +1,6 @@
 """Preferences between pods and soft spread: our costs against the scores of kube-scheduler's own plugins."""
 
 import json
-import subprocess
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,6 +18,7 @@ from scheduler.core.pod_request import ShapeCache, pod_request
 from scheduler.plugins.pod_affinity import PodAffinityScore
 from scheduler.plugins.topology_spread import SpreadScore
 from tests.builders.pods_together import APPS, NAMESPACES, REQUIRED, Case, Json, random_case, random_pod
+from tests.oracle.cases import verdicts
 from tests.property.scheduler.test_scheduler_pods_together import world_of
 
 CLUSTERS, PODS_A_CLUSTER = 100, 12
@@ -86,10 +86,9 @@ def test_costs_are_what_kube_schedulers_plugins_take_off() -> None:
         rng = Random(seed)
         case, (services, sets) = random_case(rng), _selecting(rng)
         made.append((case, services, sets, [_softened(rng, index) for index in range(PODS_A_CLUSTER)]))
-    lines = b"\n".join(json.dumps(_line(case, [*one, *two], pods)).encode() for case, one, two, pods in made)
-    done = subprocess.run([str(oracle)], input=lines, stdout=subprocess.PIPE, check=True, timeout=120)
+    answers = verdicts(oracle, [_line(case, [*one, *two], pods) for case, one, two, pods in made])
     told_apart = dict.fromkeys(PLUGINS, 0)
-    for (case, services, sets, pods), answer in zip(made, done.stdout.splitlines(), strict=True):
+    for (case, services, sets, pods), answer in zip(made, answers, strict=True):
         world, _ = world_of(case)
         world.feed(
             *(
@@ -104,7 +103,7 @@ def test_costs_are_what_kube_schedulers_plugins_take_off() -> None:
             ),
         )
         shapes = ShapeCache()
-        for pod, theirs in zip(pods, json.loads(answer)["results"], strict=True):
+        for pod, theirs in zip(pods, answer, strict=True):
             ours = _costs(world.engine.state, pod, shapes)
             for name, cost in ours.items():
                 scores = (theirs.get("scores") or {}).get(name) or {}

@@ -1,5 +1,6 @@
 """Random histories against the core: room, gangs, the life of a pod, reasons."""
 
+import json
 from collections import Counter
 
 from hypothesis import given, settings
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from api import names
+from api.decision import Decision
 from scheduler.core.assumed import Assigned, AssignedPod, Hold
 from scheduler.core.decisions import Bind, DeletePod, Explain
 from scheduler.core.engine import Engine
@@ -100,6 +102,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def _perform(self) -> None:
         for decision in self.world.made:
             if isinstance(decision, Bind):
+                _is_a_record_of_the_api(decision.annotation)
                 assert decision.uid not in self.truth, "bound twice"
                 assert decision.uid not in self.sent, "two binds in flight"
                 self.sent[decision.uid] = decision
@@ -273,3 +276,9 @@ def test_a_gang_is_bound_wholly_or_not_at_all_and_its_slowest_member_is_as_fast_
             if held >= len(binds):
                 break
         assert slowest <= best + max(0.01, 0.05 * best) + 1e-9
+
+
+def _is_a_record_of_the_api(annotation: str) -> None:
+    """The core writes it without the API's model: no field of another name, nothing that is not said."""
+    read = Decision.model_validate_json(annotation)
+    assert json.loads(read.model_dump_json(by_alias=True, exclude_unset=True)) == json.loads(annotation)

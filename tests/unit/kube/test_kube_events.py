@@ -66,6 +66,14 @@ async def drain(recorder: EventRecorder) -> None:
         await task
 
 
+async def test_an_event_may_be_another_components(client: FakeClient, clock: Clock) -> None:
+    recorder = recorder_for(client, clock)
+    recorder.record(POD, "Scheduled", "on node n", component="headrace-packing")
+    recorder.record(POD, "Scheduled", "on node n")
+    await drain(recorder)
+    assert [event["reportingController"] for event in client.created] == ["headrace-packing", "headrace.dev/test"]
+
+
 async def test_an_event_has_what_the_api_wants(client: FakeClient, clock: Clock) -> None:
     recorder = recorder_for(client, clock)
     recorder.record(POD, "Scheduled", "on node n", action="Binding")

@@ -195,10 +195,16 @@ def test_a_status_has_the_measured_hit_ratio_beside_the_expected_one() -> None:
 
 
 def test_terms_of_the_cache_reach_metadata_in_bytes_and_without_slashes() -> None:
-    cache = {"priority": 3, "guaranteed": "1Gi", "maximum": "2Gi", "pinned": ["/val/", "/", "val"]}
+    cache = {
+        "priority": 3,
+        "guaranteed": "1Gi",
+        "maximum": "2Gi",
+        "pinned": ["/val/", "/", "val"],
+        "originRateLimit": "1Mi",
+    }
     terms = dataset.sync_request(a_dataset(cache=cache), []).terms
     assert (terms.priority, terms.guaranteed_bytes, terms.maximum_bytes) == (3, 1 << 30, 2 << 30)
-    assert list(terms.pinned) == ["", "val"]
+    assert list(terms.pinned) == ["", "val"] and terms.origin_bytes_per_second == 1 << 20
 
 
 @pytest.mark.parametrize("text", ["[]", "train", "[1]", '{"a": 1}'])

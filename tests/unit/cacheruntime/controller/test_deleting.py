@@ -78,7 +78,7 @@ class FakeServices:
         if self.evict_fails:
             raise Refused(grpc.StatusCode.DEADLINE_EXCEEDED)
 
-    async def remove(self, uid: str) -> None:
+    async def remove(self, uid: str, *, force: bool) -> None:
         if self.remove_fails:
             raise Refused
         self.removed.append(uid)

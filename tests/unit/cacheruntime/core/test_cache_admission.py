@@ -8,7 +8,7 @@ from cacheruntime.core.admission import admit, place
 from cacheruntime.core.eviction import Candidate, victims
 from cacheruntime.core.fills import Fills, Join
 from cacheruntime.core.load_plan import is_below
-from cacheruntime.core.rates import BusyRate, TokenBucket
+from cacheruntime.core.rates import BusyRate, Limits, TokenBucket
 from cacheruntime.core.tiers import Tier
 
 
@@ -174,3 +174,14 @@ def test_what_comes_back_fast_goes_before_what_was_used_long_ago() -> None:
     files.append(file("copy", 10.0, 1e3, is_home=False))  # its home has it, whatever the under store costs
     chosen = victims(files, needed_bytes=40, tier=0, uid="other", as_home=True)
     assert [victim.name for victim in chosen] == ["copy", "fast-too", "fast", "slow"]
+
+
+def test_limits_hold_for_each_dataset_and_for_all_and_one_ones_queue_holds_up_no_other() -> None:
+    limits = Limits()
+    waits = [limits.of_dataset("slow", 100, 10.0, 100) for _ in range(4)]
+    assert waits == [0.0, 1.0, 2.0, 3.0], "a burst of a second, then its rate"
+    assert limits.of_dataset("free", 10**9, 10.0, 0) == 0.0
+    assert limits.of_all(300, 10.0, 300) == 0.0, "what waits for its own limit took nothing of the others' room"
+    assert limits.of_all(300, 10.0, 300) == 1.0
+    assert limits.of_all(300, 10.0, 600) == 1.5, "a worker left: our part of the pool is larger"
+    assert limits.of_dataset("slow", 100, 10.0, 0) == 0.0, "the limit was taken away"

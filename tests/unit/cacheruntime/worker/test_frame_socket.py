@@ -115,3 +115,52 @@ async def test_a_file_and_small_frames_do_not_mix(
     assert found.pop(1000) == content
     assert found == {number: body(number, SMALL) for number in range(40)}
     assert decode_header(head[: HEADER.size]).data_bytes == LARGE
+
+
+async def test_many_files_and_small_frames_arrive_whole_and_a_cancelled_one_is_left_out(
+    ends: tuple[FrameSocket, FrameSocket, socket.socket], tmp_path: Path
+) -> None:
+    sender, receiver, _ = ends
+    contents = [os.urandom(300_000 + number) for number in range(24)]
+    (tmp_path / "file").write_bytes(b"".join(contents))
+    descriptor = os.open(tmp_path / "file", os.O_RDONLY)
+    with ThreadPoolExecutor(2) as threads:
+        sending = []
+        for number, content in enumerate(contents):
+            head = encode(Op.READ, 1000 + number, Empty(), data_bytes=len(content))
+            start = sum(len(before) for before in contents[:number])
+            sending.append(asyncio.create_task(sender.send_file(head, descriptor, start, len(content), threads)))
+            sending.append(asyncio.create_task(send(sender, number, SMALL)))
+        await asyncio.sleep(0)
+        assert sending[-2].cancel()
+        found = await receive(receiver, 47)
+        await asyncio.gather(*sending, return_exceptions=True)
+    os.close(descriptor)
+    assert not sender.is_closed
+    assert {number: found[1000 + number] for number in range(23)} == dict(enumerate(contents[:23]))
+    assert all(found[number] == body(number, SMALL) for number in range(24))
+
+
+async def test_a_file_that_ends_early_ends_the_connection_for_every_sender(
+    ends: tuple[FrameSocket, FrameSocket, socket.socket], tmp_path: Path
+) -> None:
+    sender, _, _ = ends
+    (tmp_path / "file").write_bytes(b"short")
+    descriptor = os.open(tmp_path / "file", os.O_RDONLY)
+    with ThreadPoolExecutor(1) as threads:
+        head = encode(Op.READ, 1, Empty(), data_bytes=6)
+        sending = [sender.send_file(head, descriptor, 0, 6, threads) for _ in range(20)]
+        outcomes = await asyncio.gather(*sending, return_exceptions=True)
+    os.close(descriptor)
+    assert [type(outcome) for outcome in outcomes] == [ConnectionResetError] * 20
+    assert "ended early" in str(outcomes[0])
+
+
+async def test_without_a_thread_the_sender_of_a_file_is_told_so(
+    ends: tuple[FrameSocket, FrameSocket, socket.socket],
+) -> None:
+    sender, _, _ = ends
+    threads = ThreadPoolExecutor(1)
+    threads.shutdown()
+    with pytest.raises(ConnectionResetError, match="before a file was sent"):
+        await sender.send_file(encode(Op.READ, 1, Empty(), data_bytes=6), 0, 0, 6, threads)

@@ -89,6 +89,9 @@ class TwoWorkers:
     def live(self) -> dict[str, Peer]:
         return {"a": self.me} if self.suspected else {"a": self.me, "b": self.b}
 
+    def leaving(self) -> tuple[Peer, ...]:
+        return ()
+
     def suspect(self, peer: Peer, why: str) -> None:
         self.suspected.append(why)
 
@@ -117,8 +120,17 @@ async def setting() -> AsyncIterator[Setting]:
     await asyncio.wait({serving})
 
 
-async def nothing(_: Fetched) -> None:
-    """Keep nothing."""
+class KeepsNothing:
+    """A keeper of nothing."""
+
+    async def keep(self, fetched: Fetched) -> None:
+        """No."""
+
+    def begin(self) -> None:
+        """No."""
+
+
+nothing = KeepsNothing()
 
 
 def version(path: str) -> Version:

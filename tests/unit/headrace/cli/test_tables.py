@@ -36,7 +36,7 @@ def test_json_is_a_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_not_known_is_said_with_what_is() -> None:
-    with pytest.raises(UsageError, match="choose jobs, crons, queues, datasets, loads, nodes"):
+    with pytest.raises(UsageError, match="choose jobs, crons, queues, datasets, loads, runtimes, nodes"):
         tables.listing("pods")
     with pytest.raises(UsageError, match="choose table, json or yaml"):
         tables.print_objects(tables.listing("jobs"), [], "xml", with_namespace=False)
@@ -58,3 +58,13 @@ def test_a_node_shows_its_tiers_and_what_is_resident() -> None:
     cells = {title: cell(node) for title, cell in tables.LISTINGS["nodes"].columns}
     assert cells["TIERS"] == "SSD 1.0 GiB of 2.0 GiB"
     assert cells["RESIDENT"] == "ns/d 2.0 MiB"
+
+
+def test_a_pool_shows_its_workers_and_how_full_they_are() -> None:
+    states = {"cached": "1.0 GiB", "cacheCapacity": "4.0 GiB"}
+    status = {"workerNumberReady": 2, "desiredWorkerNumberScheduled": 3, "workerPhase": "PartialReady"}
+    body = {"metadata": {"name": "default"}, "status": {**status, "cacheStates": states}}
+    for word in ("runtimes", "runtime", "cacheruntime"):
+        cells = {title: cell(body) for title, cell in tables.listing(word).columns}
+        assert (cells["WORKERS"], cells["PHASE"]) == ("2 of 3", "PartialReady")
+        assert (cells["CACHED"], cells["CAPACITY"]) == ("1.0 GiB", "4.0 GiB")

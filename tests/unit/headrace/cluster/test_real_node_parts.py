@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
+import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -16,8 +18,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api.trust.files import TrustFiles
+from headrace.cluster import manifests, parts
 from headrace.cluster.options import ClusterOptions, parse_nodes
-from headrace.cluster.realnode import cgroups, configs, image_content, install, nodes
+from headrace.cluster.realnode import cgroups, configs, identities, image_content, install, nodes
 from headrace.cluster.realnode.addresses import MAX_REAL_NODES, Network
 from headrace.cluster.realnode.image_archive import Entry, Image, write_archive, write_layer
 from headrace.errors import ClusterError, UsageError
@@ -188,3 +192,32 @@ def _workload(kind: str, *, generation: int = 2, strategy: str = "RollingUpdate"
 )
 def test_a_workload_is_ready_when_all_its_pods_are_new_and_ready(item: dict[str, Any], is_ready: bool) -> None:
     assert install.not_ready([item]) == ([] if is_ready else [f"{item['kind'].lower()}/x"])
+
+
+def test_a_node_has_its_own_two_identities_and_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identities, "WORKER_USER", os.geteuid())  # who is not root cannot give files away
+    layout = parts.Layout("c", tmp_path, ClusterOptions(nodes=2, real=True))
+    layout.issue()
+    layout.bring_identities()
+    for node in layout.real_nodes:
+        assert {str(path.relative_to(node.trust)) for path in node.trust.rglob("*") if path.is_file()} == {
+            f"{folder}/{name}" for folder in ("trust", "trust-worker") for name in identities.FILES
+        }
+        names = {TrustFiles(node.trust / folder).identity.uri for folder in ("trust", "trust-worker")}
+        assert names == {f"headrace://node/{node.name}", f"headrace://worker/{node.name}"}
+        assert all(path.stat().st_mode & 0o077 == 0 for path in node.trust.rglob("*") if path.is_file())
+
+
+def test_the_secrets_are_those_the_manifests_mount(tmp_path: Path) -> None:
+    layout = parts.Layout("c", tmp_path, ClusterOptions(nodes=1, real=True))
+    layout.issue()
+    made = {secret["metadata"]["name"]: secret["data"] for secret in layout.trust_secrets()}
+    component = manifests.MANIFESTS / "components" / "trust"
+    asked = {
+        found for file in component.glob("*.yaml") for found in re.findall(r"secretName: ([a-z-]+)", file.read_text())
+    }
+    assert made.keys() == asked
+    for name in made.keys() - {"headrace-token-keys"}:
+        assert made[name].keys() == {"ca.crt", "tls.crt", "tls.key"}
+    assert made["headrace-token-keys"]
+    assert not any("issuer" in key for data in made.values() for key in data)

@@ -10,12 +10,19 @@ from metadata.core.access import CALLERS, check, check_token
 from metadata.core.datasets import Dataset, Mount, Specification
 from metadata.errors import Forbidden
 from metadata.shell.checkpoint_service import CheckpointService
+from metadata.shell.held_service import HeldService
 from metadata.shell.namespace_service import NamespaceService
 from metadata.shell.residency_service import ResidencyService
 from metadata.shell.trust_service import TrustService
 
-SERVICES = (NamespaceService, ResidencyService, CheckpointService, TrustService)
-SERVICERS = (rpc.NamespaceServicer, rpc.ResidencyServicer, rpc.CheckpointsServicer, rpc.TrustServicer)
+SERVICES = (NamespaceService, HeldService, ResidencyService, CheckpointService, TrustService)
+SERVICERS = (
+    rpc.NamespaceServicer,
+    rpc.HeldServicer,
+    rpc.ResidencyServicer,
+    rpc.CheckpointsServicer,
+    rpc.TrustServicer,
+)
 WHO = {role: Identity(role, "n1") for role in Role}
 
 

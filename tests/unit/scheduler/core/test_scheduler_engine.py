@@ -23,7 +23,7 @@ from scheduler.core.events import (
 from scheduler.core.queue import Pool
 from scheduler.core.requests import pod_requests
 from scheduler.settings import Settings
-from tests.builders.scheduler_objects import MIB, PodBuilder, World, a_cache, a_dataset, a_node, a_pod
+from tests.builders.scheduler_objects import MIB, PodBuilder, World, a_cache, a_dataset, a_group, a_node, a_pod
 
 NOT_HELPFUL = (
     "no new claims to deallocate, preemption: 0/{0} nodes are available: {0} Preemption is not helpful for scheduling."
@@ -297,6 +297,36 @@ def test_a_score_with_weight_zero_is_left_out() -> None:
     world.caches(a_cache("warm", mem={"d": 100 * MIB}))
     world.pods(a_pod("p").asks(cpu="3").reads('[{"name":"d"}]'))
     assert world.binds() == {"p": "cold"}
+
+
+def test_a_bind_that_ends_in_an_error_is_told_and_one_that_others_outran_is_not() -> None:
+    world = World()
+    world.nodes(a_node("n"))
+    world.pods(a_pod("p"))
+    world.binds()
+    (told,) = world.feed(BindFailed("uid-p", "n", "denied by\n the policy", is_error=True))
+    assert isinstance(told, Explain)
+    assert (told.reason, told.message) == ("SchedulerError", "binding to n failed: denied by the policy")
+    assert told.with_event
+    world.tick(20.0)
+    assert world.binds() == {"p": "n"}
+    # The same again is no news; what it was outrun by shows by itself.
+    assert world.feed(BindFailed("uid-p", "n", "denied by the policy", is_error=True)) == []
+    world.tick(20.0)
+    world.binds()
+    assert world.feed(BindFailed("uid-p", "n", "its node went")) == []
+
+
+def test_a_gang_whose_binds_fail_has_one_event() -> None:
+    world = World()
+    world.nodes(a_node("n"))
+    world.groups(a_group("g", 3))
+    world.pods(*(a_pod(f"g-{index}").in_gang("g") for index in range(3)))
+    binds = world.binds()
+    made = world.feed(*(BindFailed(f"uid-{name}", "n", "denied", is_error=True) for name in binds))
+    told = [decision for decision in made if isinstance(decision, Explain)]
+    assert {decision.name for decision in told} == set(binds)
+    assert sum(decision.with_event for decision in told) == 1
 
 
 def test_a_failed_bind_gives_room_back_and_is_tried_again() -> None:

@@ -22,9 +22,10 @@ from kube.gang_objects import (
 from kube.identity import ObjectMeta
 from kube.objects import Condition, SchedulingGroup
 from kube.resources import UPSTREAM_POD_GROUPS
-from scheduler.core.decisions import Bind, DeletePod, Explain, GroupStatus
-from scheduler.core.events import BindConfirmed, GroupChanged, GroupGone, PodGone
+from scheduler.core.decisions import Bind, DeletePod, Explain, GroupStatus, Preempt
+from scheduler.core.events import BindConfirmed, GroupChanged, GroupGone, PodGone, PreemptionEnded
 from scheduler.core.gang_apis import GangApi, gang_spec, group_of
+from scheduler.core.victims import Minimum
 from scheduler.shell.group_status import RESOURCES, patch
 from tests.builders.scheduler_objects import PodBuilder, World, a_group, a_node, a_pod
 
@@ -105,6 +106,63 @@ def test_tasks_of_a_volcano_job_have_minimums_of_their_own() -> None:
     binds = world.binds()
     assert len(binds) == 3
     assert "ps-0" in binds
+
+
+def test_a_gang_evicts_nobody_when_a_task_it_needs_could_not_be_placed() -> None:
+    world = World()
+    world.nodes(a_node("n", cpu="4"))
+    world.feed(GroupChanged(_volcano("v", 2, min_task_member={"ps": 1, "worker": 1})))
+    world.pods(*(a_pod(f"low-{index}").asks(cpu="2").on("n") for index in range(2)))
+    tasks = (("p", "ps", "8"), ("w0", "worker", "2"), ("w1", "worker", "2"))
+    high = [a_pod(name).asks(cpu=cpu).priority(100) for name, _, cpu in tasks]
+    world.pods(
+        *(
+            pod.annotated(names.VOLCANO_GROUP_ANNOTATION, "v").annotated(names.VOLCANO_TASK_ANNOTATION, task)
+            for pod, (_, task, _) in zip(high, tasks, strict=True)
+        )
+    )
+    # Two workers would be as many as it needs, but none of them is a ps.
+    assert not [decision for decision in world.decide() if isinstance(decision, Preempt)]
+
+
+def test_a_gang_evicts_for_each_task_it_needs() -> None:
+    world = World()
+    world.nodes(a_node("n", cpu="4"))
+    world.feed(GroupChanged(_volcano("v", 2, min_task_member={"ps": 1, "worker": 1})))
+    world.pods(*(a_pod(f"low-{index}").asks(cpu="2").on("n") for index in range(2)))
+    tasks = (("a0", "worker"), ("a1", "worker"), ("z", "ps"))
+    for name, task in tasks:
+        pod = a_pod(name).asks(cpu="2").priority(100).annotated(names.VOLCANO_GROUP_ANNOTATION, "v")
+        world.pods(pod.annotated(names.VOLCANO_TASK_ANNOTATION, task))
+    (preempt,) = (decision for decision in world.decide() if isinstance(decision, Preempt))
+    assert len(preempt.victims) == 2
+    world.feed(PreemptionEnded(preempt.unit, failed=False), *(PodGone(victim.uid) for victim in preempt.victims))
+    world.tick(20.0)
+    assert set(world.binds()) == {"a0", "z"}
+
+
+def test_a_gang_keeps_the_tasks_it_needs() -> None:
+    world = World()
+    world.nodes(a_node("n", cpu="4"))
+    world.feed(GroupChanged(_volcano("v", 2, min_task_member={"ps": 1, "worker": 1})))
+    for name, task, start in (("w0", "worker", 1), ("w1", "worker", 2), ("p", "ps", 3)):
+        pod = a_pod(name).asks(cpu="1").annotated(names.VOLCANO_GROUP_ANNOTATION, "v").started(start)
+        world.pods(pod.annotated(names.VOLCANO_TASK_ANNOTATION, task).on("n"))
+    world.pods(a_pod("high").asks(cpu="2").priority(100))
+    (preempt,) = (decision for decision in world.decide() if isinstance(decision, Preempt))
+    # The youngest is its only ps; of its workers it can spare one.
+    assert [victim.name for victim in preempt.victims] == ["w1"]
+
+
+def test_nominated_members_without_a_task_the_gang_needs_are_not_bound() -> None:
+    world = World()
+    world.nodes(a_node("n", cpu="4"))
+    world.feed(GroupChanged(_volcano("v", 2, min_task_member={"ps": 1, "worker": 1})))
+    for name, task, cpu in (("p", "ps", "8"), ("w0", "worker", "2"), ("w1", "worker", "2")):
+        pod = a_pod(name).asks(cpu=cpu).annotated(names.VOLCANO_GROUP_ANNOTATION, "v")
+        pod = pod.annotated(names.VOLCANO_TASK_ANNOTATION, task)
+        world.pods(pod.nominated_to("n") if task == "worker" else pod)
+    assert world.binds() == {}
 
 
 def test_task_minimums_above_min_member_are_not_checked_as_in_volcano() -> None:
@@ -226,4 +284,4 @@ def test_an_upstream_topology_is_a_value_of_one_label() -> None:
     world.feed(GroupChanged(UpstreamPodGroup(group.metadata, spec)))
     world.pods(*(_in_upstream(f"g-{index}", "g") for index in range(4)))
     assert set(world.binds().values()) == {"na", "nb"}
-    assert world.engine.state.gang_minimum("default", "upstream:g") == 4
+    assert world.engine.state.gang_minimum("default", "upstream:g") == Minimum(4)

@@ -1,7 +1,12 @@
 """Gangs as victims and as preemptors: whole or not at all."""
 
+import pytest
+
+from kube.gang_objects import GangPolicy, SchedulingPolicy, UpstreamPodGroup, UpstreamPodGroupSpec
+from kube.identity import ObjectMeta
+from kube.objects import SchedulingGroup
 from scheduler.core.decisions import Explain, Nominate, Preempt
-from scheduler.core.events import PodGone, PreemptionEnded
+from scheduler.core.events import GroupChanged, PodGone, PreemptionEnded
 from tests.builders.scheduler_objects import PodBuilder, World, a_budget, a_group, a_node, a_pod
 
 HIGH = 100
@@ -73,6 +78,20 @@ def test_a_gang_of_another_scheduler_is_a_gang() -> None:
     world = _world("a", "b")
     world.groups(a_group("g", 2))
     world.pods(*(_member("g", index, node, cpu="2").scheduled_by("other") for index, node in enumerate("ab")))
+    world.pods(a_pod("high").asks(cpu="2").priority(HIGH))
+    assert _victims(world) == {"g-0", "g-1"}
+
+
+@pytest.mark.parametrize("scheduler", ["headrace-scheduler", "default-scheduler"])
+def test_a_gang_that_is_only_evicted_whole_is_whoever_placed_it(scheduler: str) -> None:
+    world = _world("a", "b")
+    meta = ObjectMeta(name="g", namespace="default", uid="uid-g")
+    policy = SchedulingPolicy(gang=GangPolicy(1))
+    world.feed(GroupChanged(UpstreamPodGroup(meta, UpstreamPodGroupSpec(policy, disruption_mode={"all": {}}))))
+    group = SchedulingGroup(pod_group_name="g")
+    for index, node in enumerate("ab"):
+        pod = a_pod(f"g-{index}").asks(cpu="2").with_spec(scheduling_group=group).scheduled_by(scheduler)
+        world.pods(pod.started(10).on(node))
     world.pods(a_pod("high").asks(cpu="2").priority(HIGH))
     assert _victims(world) == {"g-0", "g-1"}
 

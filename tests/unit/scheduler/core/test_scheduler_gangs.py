@@ -1,5 +1,7 @@
 """Gangs: all or nothing in one view, slowest member first, undone when the rest cannot be bound."""
 
+import pytest
+
 from scheduler.core.decisions import NOT_READY, Bind, DeletePod, Explain, GroupStatus
 from scheduler.core.events import BindConfirmed, BindFailed, GroupGone, PodGone
 from scheduler.core.queue import Pool
@@ -35,6 +37,20 @@ def test_a_gang_waits_for_its_members_and_says_so_after_a_while() -> None:
     assert all(decision.reason == NOT_READY for decision in told if isinstance(decision, Explain))
     world.pods(*_members(1, start=3))
     assert len(world.binds()) == 4
+
+
+def test_a_member_that_comes_later_is_told_as_soon_as_the_first_was() -> None:
+    world = _world(8)
+    world.pods(*_members(2))
+    world.tick(5.0)
+    world.made.clear()
+    world.tick(20.0)
+    world.pods(*_members(1, start=2))
+    assert world.engine.next_due() == 30.0
+    told = [decision for decision in world.tick(5.0) if isinstance(decision, Explain)]
+    # The others heard of the gang lately; they are not told of everybody who joins.
+    assert {decision.name for decision in told} == {"g-2"}
+    assert "3 of minMember 4 exist" in told[0].message
 
 
 def test_a_gang_without_its_podgroup_waits() -> None:
@@ -146,6 +162,21 @@ def test_being_placed_comes_before_being_placed_well() -> None:
     )
     binds = world.binds()
     assert binds in ({}, {"reader": "n1", "hungry": "n0"})
+
+
+@pytest.mark.parametrize("shuns", [False, True])
+def test_a_member_with_one_node_to_choose_is_not_kept_from_it_by_one_that_could_go_anywhere(shuns: bool) -> None:
+    world = World()
+    world.nodes(a_node("head", gpus=8, labels={"pool": "head"}), a_node("other", gpus=8))
+    world.groups(a_group("g", 2))
+    worker = a_pod("worker").gpus(8).in_gang("g").labelled(role="worker")
+    if shuns:
+        term = {"labelSelector": {"matchLabels": {"role": "worker"}}, "topologyKey": "kubernetes.io/hostname"}
+        affinity = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+        worker = worker.with_spec(affinity=affinity)
+    # Bigger ones go first, and the head is as good to them as the other.
+    world.pods(worker, a_pod("chief").gpus(1).in_gang("g").with_spec(node_selector={"pool": "head"}))
+    assert world.binds() == {"worker": "other", "chief": "head"}
 
 
 def test_members_beyond_min_member_follow_when_they_fit() -> None:
@@ -308,3 +339,90 @@ def test_volcanos_annotation_and_upstreams_field_name_a_gang_too() -> None:
     assert group_of(a_pod("p").annotated("scheduling.k8s.io/group-name", "v").build()) == "volcano:v"
     upstream = a_pod("p").with_spec(scheduling_group=SchedulingGroup(pod_group_name="u")).in_gang("x")
     assert group_of(upstream.build()) == "upstream:u"
+
+
+def test_a_leader_that_lost_its_lease_amid_a_gang_deletes_nothing_when_it_leads_again() -> None:
+    world = _world(8)
+    members = _members(4)
+    world.pods(*members)
+    binds = world.binds()
+    _confirm(world, binds, "g-0", "g-1")
+    # Here it loses its Lease; two binds were never sent, and the next leader binds those members.
+    standby = world.engine.handle
+    standby(
+        [BindFailed(f"uid-g-{index}", binds[f"g-{index}"], "not leading") for index in (2, 3)],
+        world.now,
+        is_leading=False,
+    )
+    for index in (2, 3):
+        event = world.translator.event(members[index].on("n0").build())
+        assert event is not None
+        standby([event], world.now, is_leading=False)
+    world.now += 300.0
+    standby([PodGone("uid-g-3")], world.now, is_leading=False)
+    # It leads again when a member of the gang, whole for minutes, is lost and not yet replaced.
+    for _ in range(8):
+        world.tick(10.0)
+    assert not any(isinstance(decision, DeletePod) for decision in world.made)
+
+
+def test_a_gang_that_another_leader_made_whole_at_once_is_not_undone() -> None:
+    world = _world(8)
+    members = _members(4)
+    world.pods(*members)
+    binds = world.binds()
+    _confirm(world, binds, "g-0", "g-1", "g-2")
+    # The first that is heard after the Lease is lost: the last member is bound.
+    last = world.translator.event(members[3].on("n0").build())
+    assert last is not None
+    world.engine.handle([last], world.now, is_leading=False)
+    world.engine.handle([PodGone("uid-g-0")], world.now, is_leading=False)
+    world.now += 300.0
+    for _ in range(8):
+        world.tick(10.0)
+    assert not any(isinstance(decision, DeletePod) for decision in world.made)
+
+
+def test_a_gang_left_unfinished_by_another_leader_is_undone_by_one_that_leads_again() -> None:
+    world = _world(4)
+    world.pods(*_members(4))
+    binds = world.binds()
+    _confirm(world, binds, "g-0")
+    failed = [BindFailed(f"uid-g-{index}", "n0", "not leading") for index in (1, 2, 3)]
+    world.engine.handle(failed, world.now, is_leading=False)
+    world.engine.handle([PodGone("uid-g-3")], world.now + 100.0, is_leading=False)
+    world.now += 200.0
+    world.tick(0.0)
+    assert not any(isinstance(decision, DeletePod) for decision in world.made), "its time starts anew"
+    made = world.tick(31.0)
+    assert {decision.uid for decision in made if isinstance(decision, DeletePod)} == {"uid-g-0"}
+
+
+def test_a_member_that_succeeds_amid_its_gangs_binds_is_not_waited_for() -> None:
+    world = _world(4)
+    world.pods(*_members(4))
+    binds = world.binds()
+    _confirm(world, binds, "g-0", "g-1")
+    world.feed(BindFailed("uid-g-2", "n0", "boom"), BindFailed("uid-g-3", "n0", "boom"))
+    world.nodes(a_node("n0", cpu="64", gpus=2))
+    world.pods(_members(1)[0].on("n0").finished())
+    made = world.tick(31.0)
+    assert {decision.uid for decision in made if isinstance(decision, DeletePod)} == {"uid-g-1"}
+    world.feed(PodGone("uid-g-1"))
+    assert world.engine.state.gang_binds.units() == []
+    # What is left of the gang, with who comes in place of the one taken back, is tried again.
+    world.nodes(a_node("n0", cpu="64", gpus=4))
+    world.pods(*_members(1, start=4))
+    world.tick(20.0)
+    assert set(world.binds()) == {"g-2", "g-3", "g-4"}
+
+
+def test_a_gang_found_unfinished_is_still_known_after_its_leader_lost_the_lease_for_a_while() -> None:
+    world = _world(2)
+    world.pods(*(pod.on("n0") for pod in _members(2)), *_members(2, start=2))
+    assert world.engine.state.gang_binds.units() != []
+    world.engine.handle([], world.now, is_leading=False)
+    world.tick(20.0)
+    assert not any(isinstance(decision, DeletePod) for decision in world.tick(20.0)), "its time starts anew"
+    made = world.tick(11.0)
+    assert {decision.uid for decision in made if isinstance(decision, DeletePod)} == {"uid-g-0", "uid-g-1"}

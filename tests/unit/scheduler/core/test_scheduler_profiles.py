@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from scheduler.core.decisions import Bind
+from scheduler.core.decisions import Bind, Preempt
 from scheduler.settings import Profile, Settings, Weights
 from tests.builders.scheduler_objects import World, a_group, a_node, a_pod
 
@@ -45,6 +45,18 @@ def test_decisions_say_whose_they_are_and_other_names_are_left_alone() -> None:
     )
     made = {decision.name: decision.profile for decision in world.decide() if isinstance(decision, Bind)}
     assert made == {"p": "packing", "g-0": "packing", "g-1": "packing"}
+
+
+def test_who_evicts_says_by_which_name() -> None:
+    world = World(SETTINGS)
+    world.nodes(a_node("a", cpu="2"), a_node("b", cpu="2"))
+    world.groups(a_group("g", 1))
+    world.pods(*(a_pod(f"low-{node}").asks(cpu="2").on(node) for node in "ab"))
+    world.pods(
+        a_pod("high").asks(cpu="2").priority(2).scheduled_by("packing"),
+        a_pod("g-0").asks(cpu="2").priority(1).in_gang("g").scheduled_by("packing"),
+    )
+    assert [decision.profile for decision in world.decide() if isinstance(decision, Preempt)] == ["packing"] * 2
 
 
 def test_a_name_is_given_once() -> None:

@@ -38,19 +38,20 @@ class FakeRecorder:
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
 
-    def record(self, ref: Any, reason: str, note: str, *, kind: str, action: str) -> None:
+    def record(self, ref: Any, reason: str, note: str, *, kind: str, action: str, component: str) -> None:
+        assert component == "our-scheduler"
         self.events.append((ref.name, reason, note, kind, action))
 
 
 def _preempt(*names: str, is_group: bool = False) -> Preempt:
     victims = tuple(Victim(f"uid-{name}", "ns", name, "node-1", generation=3) for name in names)
-    return Preempt("unit", "uid-p", "ns", "p", is_group, victims, len(victims))
+    return Preempt("unit", "uid-p", "ns", "p", is_group, victims, len(victims), "our-scheduler")
 
 
 async def _evicted(client: FakeClient, *work: Preempt) -> tuple[list[Event], list[tuple[Any, ...]]]:
     reported: list[Event] = []
     recorder = FakeRecorder()
-    evictor = Evictor(cast(KubeClient, client), cast(EventRecorder, recorder), "our-scheduler", 4, reported.append)
+    evictor = Evictor(cast(KubeClient, client), cast(EventRecorder, recorder), 4, reported.append)
     for item in work:
         evictor.submit(item)
     running = asyncio.create_task(evictor.run())

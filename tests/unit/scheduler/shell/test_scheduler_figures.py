@@ -38,3 +38,35 @@ def test_tries_queues_rejections_and_preemptions() -> None:
     name = "scheduler_queue_incoming_pods_total"
     assert _value(name, queue="active", event="UnschedulablePodAdd") - incoming == 2
     assert _value("scheduler_pending_pods", queue="unschedulable") == 2
+
+
+def test_every_refusal_counts_also_one_that_is_no_news_and_nobody_who_was_not_tried() -> None:
+    profile = "figures-refusals"
+    world = World(Settings(scheduler_name=profile))
+    figures = Figures(world.engine.state, profile)
+    world.nodes(a_node("a", cpu="2"))
+    world.groups(a_group("g", 3))
+    world.pods(a_pod("big").asks(cpu="4").scheduled_by(profile))
+    # A gang whose members are not all there is told so, and was never tried.
+    world.pods(*(a_pod(f"g-{index}").in_gang("g").scheduled_by(profile) for index in range(2)))
+    for _ in range(3):
+        world.decide()
+        figures.tries()
+        world.tick(400.0)
+    assert _value("scheduler_schedule_attempts_total", result="unschedulable", profile=profile) == 3
+    world.pods(a_pod("g-2").in_gang("g").scheduled_by(profile))
+    world.decide()
+    figures.tries()
+    assert _value("scheduler_schedule_attempts_total", result="unschedulable", profile=profile) == 3 + 1 + 3
+
+
+def test_assumed_pods_and_refusing_plugins_by_kube_schedulers_names() -> None:
+    profile = "figures-names"
+    world = World(Settings(scheduler_name=profile))
+    world.nodes(a_node("a", cpu="2"))
+    world.pods(a_pod("p").scheduled_by(profile))
+    world.decide()
+    world.engine.state.queue.rejected.update({"VolumeBinding": 1, "VolumeBinding/unbound": 2})
+    Figures(world.engine.state, profile).measure()
+    assert _value("scheduler_cache_size", type="assumed_pods") == 1
+    assert _value("scheduler_unschedulable_pods", plugin="VolumeBinding", profile=profile) == 3

@@ -20,6 +20,8 @@ class FakeClient:
         self.finished: list[Any] = []
         self.gate = asyncio.Event()
         self.fails_deletes = False
+        self.pods: dict[str, Any] = {}
+        self.versions: list[str] = []
 
     async def patch(self, resource: Any, name: str, body: Mapping[str, Any], *_: Any, **__: Any) -> None:
         status = body["status"]
@@ -28,8 +30,12 @@ class FakeClient:
         else:
             what = status.get("phase") or status["conditions"][0]["message"]
         self.started.append(what)
+        self.versions.append(body.get("metadata", {}).get("resourceVersion", ""))
         await self.gate.wait()
         self.finished.append(what)
+
+    async def get(self, resource: Any, name: str, namespace: str) -> Any:
+        return self.pods[name]
 
     async def delete(self, resource: Any, name: str, *_: Any, uid: str) -> None:
         self.started.append(f"delete {uid}")
@@ -177,3 +183,14 @@ async def test_a_groups_status_does_not_wait_for_ever() -> None:
         setup.now += PATIENCE_SECONDS
         await asyncio.wait_for(setup.publisher.join(), 5)
         assert setup.client.started == ["Scheduled"]
+
+
+async def test_an_error_is_not_written_over_a_bind_that_was_applied_after_all() -> None:
+    async with Setup() as setup:
+        for uid, node in (("bound", "n"), ("unbound", None), ("anew", None)):
+            metadata = {"uid": "another" if uid == "anew" else uid, "resourceVersion": "7"}
+            setup.client.pods[uid] = {"metadata": metadata, "spec": {"nodeName": node} if node else {}}
+            setup.publisher.submit(Explain(uid, "ns", uid, "SchedulerError", f"{uid} failed"))
+        await setup.turn()
+        assert setup.client.started == ["unbound failed"]
+        assert setup.client.versions == ["7"]
