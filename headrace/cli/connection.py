@@ -24,7 +24,8 @@ Kubeconfig = Annotated[
     Path | None, typer.Option("--kubeconfig", help="default: $KUBECONFIG, ~/.kube/config, in-cluster")
 ]
 
-_PREFIX = re.compile(r"^.*? is invalid: ")
+#: what stands before the words of a schema, or of an admission policy
+_PREFIX = re.compile(r"^.*?(?: is invalid: | denied request: )")
 #: the server joins what is wrong with several fields by ", " before each next field's path
 _NEXT_FIELD = re.compile(r", (?=(?:spec|metadata|status|data|type)[.\[:])")
 _UNKNOWN = re.compile(r'unknown field "([^"]+)"')

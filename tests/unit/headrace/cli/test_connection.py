@@ -32,6 +32,11 @@ from kube.errors import Invalid
                 "spec.jaxx: there is no such field; check its spelling",
             ],
         ),
+        (
+            "trainingjobs.training.headrace.dev \"x\" is forbidden: ValidatingAdmissionPolicy 'a' with binding 'a' "
+            "denied request: spec.replicaSpecs: dependsOn closes a circle",
+            ["spec.replicaSpecs: dependsOn closes a circle"],
+        ),
         ("something else", ["something else"]),
     ],
 )
