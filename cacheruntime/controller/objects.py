@@ -5,7 +5,7 @@ differs from the object's last seen one, with the uid as precondition where the 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -151,7 +151,10 @@ class Objects:
         if old is not None and old.to_wire() == wire:
             return
         key = (item.metadata.namespace, item.metadata.name)
-        body = {"metadata": {"uid": item.metadata.uid}, "status": _with_removals(old, wire)}
+        body = {
+            "metadata": {"uid": item.metadata.uid},
+            "status": _with_removals({} if old is None else old.to_wire(), wire),
+        }
         try:
             written = await self._client.patch(RESOURCES[type(item)], key[1], body, key[0], subresource="status")
         except NotFound:
@@ -244,8 +247,11 @@ def _is_of(volume: dict[str, Any], uid: str) -> bool:
     return handle == uid or any(owner["uid"] == uid for owner in owners)
 
 
-def _with_removals(old: Model | None, wire: dict[str, Any]) -> dict[str, Any]:
-    """A merge patch keeps what it does not name: fields that went away are named as null."""
-    if old is None:
-        return wire
-    return {**{key: None for key in old.to_wire() if key not in wire}, **wire}
+def _with_removals(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """A merge patch keeps what it does not name: what went away, at any depth, is named as null."""
+    gone: dict[str, Any] = {key: None for key in old if key not in new}
+    kept = {
+        key: _with_removals(old[key], value) if isinstance(value, dict) and isinstance(old.get(key), dict) else value
+        for key, value in new.items()
+    }
+    return gone | kept
