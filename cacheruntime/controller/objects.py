@@ -55,6 +55,7 @@ class Objects:
         self._loads_of: dict[Key, set[Key]] = {}
         self.nodes: dict[str, dict[str, str]] = {}
         """Labels by node name."""
+        self.node_uids: dict[str, str] = {}
         self.with_affinity: set[Key] = set()
         """Datasets whose blocks may be kept on some nodes only."""
         self.that_show: set[Key] = set()
@@ -167,7 +168,11 @@ class Objects:
             body = await self._client.get(NODE_CACHES, node)
         except NotFound:
             api_version = f"{names.DATA_GROUP}/{names.API_VERSION}"
-            fresh = {"apiVersion": api_version, "kind": "NodeCache", "metadata": {"name": node}}
+            meta: dict[str, Any] = {"name": node}
+            uid = self.node_uids.get(node)
+            if uid is not None:  # with its node it goes too; a worker of no node of the cluster has none
+                meta["ownerReferences"] = [{"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid}]
+            fresh = {"apiVersion": api_version, "kind": "NodeCache", "metadata": meta}
             body = await self._client.create(NODE_CACHES, fresh)
         body["status"] = status.to_wire()
         await self._client.replace(NODE_CACHES, node, body, subresource="status")
