@@ -40,7 +40,9 @@ async def written(kind: Any, body: dict[str, Any], status: Any) -> tuple[Any, in
     objects = Objects(cast(Any, client))
     objects.see(kind, body, is_deleted=False)
     for _ in range(2):
-        await objects.write_status(objects.get(kind, ("ns", "d")), status)
+        item = objects.get(kind, ("ns", "d"))
+        assert item is not None
+        await objects.write_status(item, status)
     return kind.model_validate(client.body).status, client.patches
 
 
