@@ -58,8 +58,10 @@ class Objects:
         self.node_uids: dict[str, str] = {}
         self.with_affinity: set[Key] = set()
         """Datasets whose blocks may be kept on some nodes only."""
-        self.that_show: set[Key] = set()
-        """Datasets that show another one."""
+        self._that_show: dict[Key, set[Key]] = {}
+        """By Dataset: those that show it."""
+        self._shown_by: dict[Key, frozenset[Key]] = {}
+        """By Dataset that shows others: what it shows."""
         self._has_volumes: dict[str, float] = {}
 
     def see(self, kind: type[KubeObject], body: dict[str, Any], *, is_deleted: bool) -> Key | None:
@@ -78,14 +80,32 @@ class Objects:
         if kind is Dataset:
             has_affinity = not is_deleted and bool(body["spec"].get("nodeAffinity"))
             (self.with_affinity.add if has_affinity else self.with_affinity.discard)(key)
-            shows = not is_deleted and sharing.SCHEME in str(body["spec"].get("mounts"))  # whatever that is
-            (self.that_show.add if shows else self.that_show.discard)(key)
+            self._see_shown(key, frozenset() if is_deleted else sharing.named_by(body["spec"].get("mounts")))
         return key
 
     def _keep(self, kind: type[KubeObject], key: Key, body: dict[str, Any]) -> None:
         """Keep what is read of it: who wrote which field is most of an object, and nobody's concern here."""
         body["metadata"].pop("managedFields", None)
         self._raw[kind][key] = body
+
+    def _see_shown(self, key: Key, shown: frozenset[Key]) -> None:
+        before = self._shown_by.pop(key, frozenset())
+        if shown:
+            self._shown_by[key] = shown
+        for of in before - shown:
+            self._that_show[of].discard(key)
+            if not self._that_show[of]:
+                del self._that_show[of]
+        for of in shown - before:
+            self._that_show.setdefault(of, set()).add(key)
+
+    def that_show(self, dataset: Key) -> list[Key]:
+        """Return the keys of the Datasets that show one."""
+        return list(self._that_show.get(dataset, ()))
+
+    def that_show_of(self, namespace: str) -> list[Key]:
+        """Return the keys of the Datasets that show one of a namespace."""
+        return [key for of, keys in self._that_show.items() if of[0] == namespace for key in keys]
 
     def _see_load(self, key: Key, body: dict[str, Any], *, is_deleted: bool) -> None:
         """Which Dataset a load is of can never change."""
