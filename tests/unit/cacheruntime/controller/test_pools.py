@@ -117,7 +117,7 @@ async def test_a_change_of_the_pool_wakes_its_datasets_and_nobody_elses() -> Non
     bench.objects.see(Dataset, other, is_deleted=False)
     assert bench.objects.datasets_of(POOL) == [KEY]
     woken: list[tuple[str, str]] = []
-    bench.reconciler.datasets.add = lambda key, *_: woken.append(key)  # type: ignore[method-assign,assignment]
+    bench.reconciler.datasets.add = lambda key, *_: woken.append(key)  # type: ignore[method-assign]
     bench.put("CacheRuntime", "default", {"replicas": 2})
     await bench.reconciler._poll_workers()
     await bench.reconciler._poll_workers()
