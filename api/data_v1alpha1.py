@@ -172,6 +172,12 @@ class DatasetSpec(Model):
             "self.mounts.size() == 1 || !self.mounts.exists(one, one.mountPoint.startsWith('dataset://'))",
             "a mount that is another Dataset (dataset://) must be the only one; make a Dataset for each of them",
         ),
+        # Its volume names what it shows, and volumes cannot be changed.
+        cel(
+            "!(self.mounts + oldSelf.mounts).exists(one, one.mountPoint.startsWith('dataset://')) || "
+            "self.mounts.map(one, one.mountPoint) == oldSelf.mounts.map(one, one.mountPoint)",
+            "which Dataset is shown (dataset://) cannot be changed; delete the object and make a new one",
+        ),
     )
 
     mounts: list[Mount] = Field(min_length=1, max_length=64)
@@ -180,6 +186,9 @@ class DatasetSpec(Model):
     access_modes: list[AccessMode] = Field(default=["ReadOnlyMany"], max_length=3)
     node_affinity: NodeAffinity | None = None
     tolerations: list[AnyObject] = Field(default_factory=list, max_length=32)
+    placement: Literal["", "Exclusive", "Shared"] = Field(
+        default="", description="Fluid's, and without an effect: a pool serves many datasets, as with Shared there"
+    )
     runtime: Name = Field(default="default", description="the CacheRuntime that holds it")
     metadata_sync: MetadataSync = Field(default_factory=MetadataSync)
     cache: CachePolicy = Field(default_factory=CachePolicy)

@@ -46,8 +46,10 @@ def register(registry: kopf.OperatorRegistry, objects: Objects, reconciler: Reco
         before = objects.nodes.get(name)
         if type == "DELETED":
             objects.nodes.pop(name, None)
+            objects.node_uids.pop(name, None)
         else:
             objects.nodes[name] = labels
+            objects.node_uids[name] = body["metadata"]["uid"]
         if objects.nodes.get(name) != before:
             for key in objects.with_affinity:
                 reconciler.datasets.add(key)

@@ -5,7 +5,7 @@ differs from the object's last seen one, with the uid as precondition where the 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -55,10 +55,13 @@ class Objects:
         self._loads_of: dict[Key, set[Key]] = {}
         self.nodes: dict[str, dict[str, str]] = {}
         """Labels by node name."""
+        self.node_uids: dict[str, str] = {}
         self.with_affinity: set[Key] = set()
         """Datasets whose blocks may be kept on some nodes only."""
-        self.that_show: set[Key] = set()
-        """Datasets that show another one."""
+        self._that_show: dict[Key, set[Key]] = {}
+        """By Dataset: those that show it."""
+        self._shown_by: dict[Key, frozenset[Key]] = {}
+        """By Dataset that shows others: what it shows."""
         self._has_volumes: dict[str, float] = {}
 
     def see(self, kind: type[KubeObject], body: dict[str, Any], *, is_deleted: bool) -> Key | None:
@@ -77,14 +80,32 @@ class Objects:
         if kind is Dataset:
             has_affinity = not is_deleted and bool(body["spec"].get("nodeAffinity"))
             (self.with_affinity.add if has_affinity else self.with_affinity.discard)(key)
-            shows = not is_deleted and sharing.SCHEME in str(body["spec"].get("mounts"))  # whatever that is
-            (self.that_show.add if shows else self.that_show.discard)(key)
+            self._see_shown(key, frozenset() if is_deleted else sharing.named_by(body["spec"].get("mounts")))
         return key
 
     def _keep(self, kind: type[KubeObject], key: Key, body: dict[str, Any]) -> None:
         """Keep what is read of it: who wrote which field is most of an object, and nobody's concern here."""
         body["metadata"].pop("managedFields", None)
         self._raw[kind][key] = body
+
+    def _see_shown(self, key: Key, shown: frozenset[Key]) -> None:
+        before = self._shown_by.pop(key, frozenset())
+        if shown:
+            self._shown_by[key] = shown
+        for of in before - shown:
+            self._that_show[of].discard(key)
+            if not self._that_show[of]:
+                del self._that_show[of]
+        for of in shown - before:
+            self._that_show.setdefault(of, set()).add(key)
+
+    def that_show(self, dataset: Key) -> list[Key]:
+        """Return the keys of the Datasets that show one."""
+        return list(self._that_show.get(dataset, ()))
+
+    def that_show_of(self, namespace: str) -> list[Key]:
+        """Return the keys of the Datasets that show one of a namespace."""
+        return [key for of, keys in self._that_show.items() if of[0] == namespace for key in keys]
 
     def _see_load(self, key: Key, body: dict[str, Any], *, is_deleted: bool) -> None:
         """Which Dataset a load is of can never change."""
@@ -151,7 +172,10 @@ class Objects:
         if old is not None and old.to_wire() == wire:
             return
         key = (item.metadata.namespace, item.metadata.name)
-        body = {"metadata": {"uid": item.metadata.uid}, "status": _with_removals(old, wire)}
+        body = {
+            "metadata": {"uid": item.metadata.uid},
+            "status": _with_removals({} if old is None else old.to_wire(), wire),
+        }
         try:
             written = await self._client.patch(RESOURCES[type(item)], key[1], body, key[0], subresource="status")
         except NotFound:
@@ -164,7 +188,11 @@ class Objects:
             body = await self._client.get(NODE_CACHES, node)
         except NotFound:
             api_version = f"{names.DATA_GROUP}/{names.API_VERSION}"
-            fresh = {"apiVersion": api_version, "kind": "NodeCache", "metadata": {"name": node}}
+            meta: dict[str, Any] = {"name": node}
+            uid = self.node_uids.get(node)
+            if uid is not None:  # with its node it goes too; a worker of no node of the cluster has none
+                meta["ownerReferences"] = [{"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid}]
+            fresh = {"apiVersion": api_version, "kind": "NodeCache", "metadata": meta}
             body = await self._client.create(NODE_CACHES, fresh)
         body["status"] = status.to_wire()
         await self._client.replace(NODE_CACHES, node, body, subresource="status")
@@ -244,8 +272,11 @@ def _is_of(volume: dict[str, Any], uid: str) -> bool:
     return handle == uid or any(owner["uid"] == uid for owner in owners)
 
 
-def _with_removals(old: Model | None, wire: dict[str, Any]) -> dict[str, Any]:
-    """A merge patch keeps what it does not name: fields that went away are named as null."""
-    if old is None:
-        return wire
-    return {**{key: None for key in old.to_wire() if key not in wire}, **wire}
+def _with_removals(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """A merge patch keeps what it does not name: what went away, at any depth, is named as null."""
+    gone: dict[str, Any] = {key: None for key in old if key not in new}
+    kept = {
+        key: _with_removals(old[key], value) if isinstance(value, dict) and isinstance(old.get(key), dict) else value
+        for key, value in new.items()
+    }
+    return gone | kept

@@ -146,16 +146,12 @@ class Reconciler:
 
     def tell_who_shows(self, of: Key) -> None:
         """A Dataset changed, came or went: look at those that show it."""
-        for key in self._objects.that_show:
-            item = self._find_dataset(key)
-            if item is not None and any(
-                mount.mount_point.startswith(f"{sharing.SCHEME}{of[0]}/{of[1]}") for mount in item.spec.mounts
-            ):
-                self.datasets.add(key)
+        for key in self._objects.that_show(of):
+            self.datasets.add(key)
 
     def grants_changed(self, namespace: str) -> None:
         """Look at all that shows or loads something of a namespace from another one."""
-        for key in self._objects.that_show:
+        for key in self._objects.that_show_of(namespace):
             self.datasets.add(key)
         for load in self._objects.loads_from_elsewhere(namespace):
             self.loads.add(load)

@@ -9,6 +9,7 @@ shown shows nothing else itself, so that a grant reaches no further than it says
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from api.conditions import Condition, set_condition
 from api.data_v1alpha1 import READY, Dataset, DatasetGrant, DatasetStatus
@@ -30,6 +31,15 @@ class Shown:
 def shows_another(dataset: Dataset) -> bool:
     """Whether it has a mount that is another Dataset."""
     return any(mount.mount_point.startswith(SCHEME) for mount in dataset.spec.mounts)
+
+
+def named_by(mounts: Any) -> frozenset[Key]:
+    """Return the Datasets that mounts name, as the API server sent them: of any shape."""
+    points = (
+        [mount.get("mountPoint") for mount in mounts if isinstance(mount, dict)] if isinstance(mounts, list) else []
+    )
+    found = (_SOURCE.fullmatch(point) for point in points if isinstance(point, str))
+    return frozenset((one[1], one[2]) for one in found if one is not None)
 
 
 def shown(dataset: Dataset) -> Shown:

@@ -40,19 +40,21 @@ def register(app: typer.Typer) -> None:
 def top(
     *,
     once: Annotated[bool, typer.Option("--once", help="print once and end")] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="table, or json (implies --once)")] = "table",
+    output: Annotated[str, typer.Option("--output", "-o", help="table, json or yaml (these imply --once)")] = "table",
     namespace: OneNamespace = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Caches, loads, jobs and who waits for what, as it changes. Ctrl-C ends it."""
-    if output not in {"table", "json"}:
-        raise typer.BadParameter(f"{output!r} is not known; choose table or json", param_hint="--output")
+    if output not in {"table", "json", "yaml"}:
+        raise typer.BadParameter(f"{output!r} is not known; choose table, json or yaml", param_hint="--output")
 
     async def work(client: KubeClient) -> None:
         feed = Feed(client, namespace)
         async with feed.running():
             if output == "json":
                 typer.echo(msgspec.json.format(msgspec.json.encode(feed.picture())).decode())
+            elif output == "yaml":
+                typer.echo(msgspec.yaml.encode(feed.picture()).decode(), nl=False)
             elif once or not console().is_terminal:
                 console().print(screen(feed.picture(), feed.missing))
             else:

@@ -23,8 +23,9 @@ def convert_dataset(name: str, source: Fields, runtimes: Collection[str]) -> Bod
         spec["runtime"] = name
     else:
         source.note("no runtime of this name is in the file: it uses the CacheRuntime named default")
-    if source.take("placement") == "Exclusive":
-        source.note("placement Exclusive was left out: a pool of workers serves many datasets")
+    source.copy(spec, "placement")
+    if spec.get("placement") == "Exclusive":
+        source.note("placement Exclusive has no effect: a pool of workers serves many datasets")
     source.take("runtimes")
     source.finish()
     return spec

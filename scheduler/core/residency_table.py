@@ -91,6 +91,17 @@ class Coming:
     displacing: FloatArray
 
 
+def _shown_by(dataset: Dataset) -> tuple[Key, str] | None:
+    """The Dataset that one shows (`dataset://NAMESPACE/NAME/PATH`), and the path inside it."""
+    mounts = dataset.spec.get("mounts")
+    point = mounts[0].get("mountPoint") if isinstance(mounts, list) and mounts and isinstance(mounts[0], dict) else None
+    if not isinstance(point, str) or not point.startswith("dataset://"):
+        return None
+    namespace, _, rest = point.removeprefix("dataset://").partition("/")
+    name, _, path = rest.partition("/")
+    return (namespace, name), path.strip("/")
+
+
 class ResidencyTable:
     """NodeCaches and Datasets as last seen. One writer."""
 
@@ -99,6 +110,7 @@ class ResidencyTable:
         self._defaults = defaults
         self._caches: dict[str, NodeCache] = {}
         self._datasets: dict[Key, DatasetSize] = {}
+        self._shown: dict[Key, tuple[Key, str]] = {}  # Dataset that shows another one -> that, and the path inside
         self._holders: dict[Key, set[str]] = {}  # dataset -> nodes that list it
         self.version = 0
         # All three are good for one (version, version of the table).
@@ -137,14 +149,21 @@ class ResidencyTable:
             if snapshot
             else DatasetSize(meta.uid, "", 0)
         )
-        if self._datasets.get((meta.namespace, meta.name)) == new:
+        key = (meta.namespace, meta.name)
+        # Without a snapshot it is not granted, or not there.
+        shown = _shown_by(dataset) if snapshot else None
+        if self._datasets.get(key) == new and self._shown.get(key) == shown:
             return False
-        self._datasets[(meta.namespace, meta.name)] = new
+        self._datasets[key] = new
+        self._shown.pop(key, None)
+        if shown is not None:
+            self._shown[key] = shown
         self.version += 1
         return True
 
     def remove_dataset(self, key: Key) -> bool:
         """A Dataset was deleted."""
+        self._shown.pop(key, None)
         if self._datasets.pop(key, None) is None:
             return False
         self.version += 1
@@ -190,7 +209,9 @@ class ResidencyTable:
         for item in data:
             size = self._wanted(item)
             if size is not None and size.size_bytes > 0:
-                total = _add(total, _priced(self._resident(item.key, size), size.size_bytes, speeds, size.files))
+                total = _add(
+                    total, _priced(self._resident(self._held_as(item), size), size.size_bytes, speeds, size.files)
+                )
         if checkpoint:
             local = np.zeros((rows, len(MEDIA)))
             for node, size_bytes in checkpoint:
@@ -206,13 +227,18 @@ class ResidencyTable:
         size = self._wanted(item)
         if size is None or not size.snapshot:
             return np.zeros(self._table.size, dtype=np.bool_)
-        held = self._resident(item.key, size, current_only=True).sum(axis=1)
+        held = self._resident(self._held_as(item), size, current_only=True).sum(axis=1)
         return np.asarray(held >= size.size_bytes) & self._serving_rows()
 
     def _wanted(self, item: DataRequest) -> DatasetSize | None:
         """The part of a dataset that is asked for; None when there is no such Dataset."""
-        size = self._datasets.get(item.key)
-        return None if size is None else size.part(item.paths)
+        size = self._datasets.get(self._held_as(item))
+        _, inside = self._shown.get(item.key, (None, ""))
+        return None if size is None else size.part((inside,) if inside else item.paths)
+
+    def _held_as(self, item: DataRequest) -> Key:
+        """Whose blocks nodes have of it: of the Dataset that it shows, or its own."""
+        return self._shown.get(item.key, (item.key, ""))[0]
 
     def _serving_rows(self) -> NDArray[np.bool_]:
         mask = np.zeros(self._table.size, dtype=np.bool_)

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 import typer
+import yaml
 from typer.testing import CliRunner
 
 from api import names
@@ -55,6 +56,8 @@ def test_top_shows_what_the_api_server_has(api_server: Any) -> None:
     shown = CliRunner().invoke(app, [*words, "-o", "json"])
     assert shown.exit_code == 0, shown.output
     assert [row["key"] for row in json.loads(shown.output)["datasets"]] == [f"{namespace}/pictures"]
+    shown = CliRunner().invoke(app, [*words, "-o", "yaml"])
+    assert [row["key"] for row in yaml.safe_load(shown.output)["datasets"]] == [f"{namespace}/pictures"]
     assert "0 of 0 caches serve" in CliRunner().invoke(app, [*words, "--once"]).output
 
 

@@ -129,7 +129,7 @@ async def until(what: str, probe: Callable[[], Awaitable[Any]]) -> Any:
     return found
 
 
-async def gone(client: KubeClient, resource: Resource, name: str, namespace: str) -> bool:
+async def gone(client: KubeClient, resource: Resource, name: str, namespace: str | None) -> bool:
     try:
         await client.get(resource, name, namespace)
     except NotFound:
@@ -212,11 +212,25 @@ async def _use_the_cache(client: KubeClient, namespace: str, cache: CacheCluster
     await until("the pool and its node have a status", has_pool_and_node)
     await _use_loads(client, namespace, cache)
     await _show_elsewhere(client, namespace)
+    await _scale(client, namespace)
     for name in ("plain", "keyed", "absent"):
         await client.delete(DATASETS, name, namespace)
         await until(f"{name} is gone", lambda name=name: gone(client, DATASETS, name, namespace))  # type: ignore[misc]
     for each in (SYSTEM, "headrace-node"):
         assert not await mirrored(each), "nobody names the credential any more"
+
+
+async def _scale(client: KubeClient, namespace: str) -> None:
+    async def is_bound_on(nodes: list[str]) -> bool:
+        pool = (await client.get(CACHE_RUNTIMES, "default", namespace))["status"]
+        dataset = (await client.get(DATASETS, "plain", namespace))["status"]
+        assert pool["selector"], "without it nothing scales it"
+        return (pool["nodes"], dataset["phase"]) == (nodes, "Bound" if nodes else "Failed")
+
+    for replicas, nodes in ((0, []), (2, ["n1"])):
+        patch = {"spec": {"replicas": replicas}}
+        await client.patch(CACHE_RUNTIMES, "default", patch, namespace, subresource="scale")
+        await until(f"the pool has {nodes}", lambda nodes=nodes: is_bound_on(nodes))  # type: ignore[misc]
 
 
 async def _show_elsewhere(client: KubeClient, owner: str) -> None:
@@ -234,7 +248,7 @@ async def _show_elsewhere(client: KubeClient, owner: str) -> None:
         return await ready() == "NotGranted"
 
     async def is_shown() -> bool:
-        return await ready() == "Listed" and not await gone(client, PERSISTENT_VOLUMES, f"{guest}-view", "")
+        return await ready() == "Listed" and not await gone(client, PERSISTENT_VOLUMES, f"{guest}-view", None)
 
     await until("what nobody granted is refused", is_refused)
     metadata = {"metadata": {"name": "to-guest"}}

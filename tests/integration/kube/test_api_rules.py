@@ -91,10 +91,24 @@ async def test_another_dataset_is_the_only_mount_of_what_shows_it(client: KubeCl
     body = dataset()
     body["spec"]["mounts"] = [{"mountPoint": "dataset://owner/corpus/train", "name": "theirs"}]
     await client.create(DATASETS, body, "default")
-    await client.delete(DATASETS, body["metadata"]["name"], "default")
+    name = body["metadata"]["name"]
+    for other in ("dataset://owner/other", "s3://bucket"):
+        changed = {"spec": {"mounts": [{"mountPoint": other, "name": "theirs"}]}}
+        with pytest.raises(Invalid, match="cannot be changed"):
+            await client.patch(DATASETS, name, changed, "default")
+    await client.delete(DATASETS, name, "default")
     body["spec"]["mounts"].append({"mountPoint": "s3://bucket", "name": "data"})
     with pytest.raises(Invalid, match="must be the only one"):
         await client.create(DATASETS, body, "default")
+
+
+@pytest.mark.parametrize("placement", ["Exclusive", "Shared", ""])
+async def test_fluids_placement_is_taken_as_it_stands(client: KubeClient, placement: str) -> None:
+    body = dataset()
+    body["spec"]["placement"] = placement
+    made = await client.create(DATASETS, body, "default")
+    assert made["spec"]["placement"] == placement
+    await client.delete(DATASETS, body["metadata"]["name"], "default")
 
 
 @pytest.mark.parametrize("spec", [{}, {"datasets": ["d"]}, {"datasets": [], "namespaces": ["ns"]}])

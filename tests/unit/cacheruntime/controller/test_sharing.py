@@ -150,6 +150,16 @@ async def test_what_shows_another_one_is_shown_by_nobody() -> None:
     assert (await bench.step())["conditions"][0]["reason"] == "InvalidMount"
 
 
+def test_who_shows_a_dataset_is_known_and_forgotten() -> None:
+    bench = Bench()
+    assert bench.objects.that_show(OWNER) == bench.objects.that_show_of("owner") == [GUEST]
+    assert bench.objects.that_show(GUEST) == bench.objects.that_show_of("guest") == []
+    bench.put(DATASETS, ("guest", "other"), {"mounts": "none"})
+    body = {**bench.client.bodies["Dataset", *GUEST]}
+    bench.objects.see(Dataset, body, is_deleted=True)
+    assert bench.objects.that_show(OWNER) == bench.objects.that_show_of("owner") == []
+
+
 async def test_within_a_namespace_no_grant_is_needed() -> None:
     bench = Bench("dataset://guest/own")
     bench.put(DATASETS, ("guest", "own"), {"mounts": [{"mountPoint": "s3://b", "name": "d"}]}, THEIRS)

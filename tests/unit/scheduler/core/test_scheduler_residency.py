@@ -1,7 +1,9 @@
 """Bytes to seconds: scheduler/core/residency_table.py."""
 
 import pytest
+from msgspec import structs
 
+from kube.objects import DatasetStatus
 from scheduler.core.data_request import DataRequest
 from scheduler.core.node_table import NodeTable
 from scheduler.core.residency_table import ORIGIN_FILE_SECONDS, PEER_FILE_SECONDS, ResidencyTable
@@ -139,3 +141,19 @@ def test_a_node_that_tells_nothing_by_directory_holds_nothing_of_it() -> None:
     residency.put_dataset(a_dataset("d", 1000 * MIB, groups={"train": 800 * MIB}))
     residency.put_cache(a_cache("old", ssd={"d": 500 * MIB}))
     assert residency.sources([_part("train")]).local.sum() == 0
+
+
+def test_of_a_dataset_that_shows_another_one_the_others_bytes_count_while_it_is_granted() -> None:
+    _, residency = _table("warm", "cold")
+    residency.put_dataset(a_dataset("d", 100 * MIB, groups={"train": 60 * MIB, "val": 40 * MIB}))
+    residency.put_cache(a_cache("warm", mem={"d": 60 * MIB}, groups={"train": 60 * MIB}))
+    for path, seconds in (("", [0.06 + 4.0, 0.3 + 4.0]), ("/train", [0.06, 0.3])):
+        mounts = [{"name": "theirs", "mountPoint": f"dataset://default/d{path}"}]
+        view = structs.replace(a_dataset("view", 100 * MIB, namespace="guest"), spec={"mounts": mounts})
+        assert residency.put_dataset(view)
+        asked = DataRequest("guest", "view")
+        assert residency.sources((asked,)).seconds.tolist() == pytest.approx(seconds)
+        assert residency.is_resident(asked).tolist() == [path != "", False]
+    assert residency.put_dataset(structs.replace(view, status=DatasetStatus(phase="Failed")))
+    assert residency.is_resident(asked).tolist() == [False, False]
+    assert residency.sources((asked,)).seconds.tolist() == [0.0, 0.0]
