@@ -1,9 +1,11 @@
-"""Which files to bring here before a reader opens them: the order it declared, or the row of shards it is reading.
+"""Which files to bring here before a reader opens them: the order it declared, or what opens so far have taught.
 
 Owns the window ahead of readers. Does no I/O and reads no clock.
 
     declared:  a b c d e f g h …        opened c  ->  d e f g (as many files and bytes as may be ahead)
     learned:   part-0007, part-0009, part-0011 opened  ->  part-0013, part-0015 …, more with every one that came true
+                                          of several such rows and repeats, that in the hottest directory first
+    repeated: x q f k … last time, x q f again  ->  k, and more with every one that came true
 
 Invariants: no file is given out twice while it is ahead; what is ahead never exceeds `bytes_max` by more than one file
 for each that is being fetched; a file nobody opened within `UNUSED_SECONDS` is let go.
@@ -12,7 +14,7 @@ for each that is being fetched; a file nobody opened within `UNUSED_SECONDS` is 
 import re
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -32,6 +34,13 @@ ROW_STEPS_MAX: Final = 16
 """Files ahead in a learned row, once it came true often."""
 CERTAIN_AFTER: Final = 2
 """Equal steps before a row is believed."""
+DIRECTORIES_MAX: Final = 1024
+"""Whose heat is remembered, the last used ones."""
+HEAT_MAX: Final = 4096.0
+"""All heat is halved when it adds up to this, so that yesterday's fades; no clock is needed."""
+SEQUENCES_MAX: Final = 64
+SEQUENCE_FILES_MAX: Final = 20_000
+"""Of one directory; what was opened first is forgotten first."""
 _NUMBERS: Final = re.compile(r"\d+")
 _NUMBERS_MAX: Final = 4
 _DIGITS_MAX: Final = 18
@@ -125,6 +134,7 @@ class _Row:
         return self.name(self.given)
 
 
+Give: TypeAlias = Callable[[], str | None]
 _RowKey: TypeAlias = tuple[str, str, str, int]
 
 
@@ -153,12 +163,17 @@ class Rows:
                 self._believed.pop(oldest, None)
 
     def next(self) -> Key | None:
-        """Give out a path that is likely to be next."""
-        for (uid, *_), row in self._believed.items():
-            path = row.next()
+        """Give out a path that is likely to be next, of whichever row."""
+        for (uid, _), give in self.believed():
+            path = give()
             if path is not None:
                 return uid, path
         return None
+
+    def believed(self) -> Iterator[tuple[Key, Give]]:
+        """Yield the directory of each row that has come true, and what gives out its next path."""
+        for (uid, before, *_), row in self._believed.items():
+            yield (uid, before.rpartition("/")[0]), row.next
 
     def missing(self, uid: str, path: str) -> None:
         """There is no such file: its rows end before it, until files behind it are opened."""
@@ -180,6 +195,95 @@ class Rows:
             yield key, int(text)
 
 
+class Heat:
+    """How often files of each directory are opened, older times counting less."""
+
+    def __init__(self) -> None:
+        self._heat: OrderedDict[Key, float] = OrderedDict()
+        self._sum = 0.0
+
+    def opened(self, uid: str, path: str) -> None:
+        """A file was opened."""
+        key = directory_of(uid, path)
+        self._heat[key] = self._heat.pop(key, 0.0) + 1
+        self._sum += 1
+        if len(self._heat) > DIRECTORIES_MAX:
+            self._sum -= self._heat.popitem(last=False)[1]
+        if self._sum > HEAT_MAX:
+            for one in self._heat:
+                self._heat[one] /= 2
+            self._sum /= 2
+
+    def of(self, directory: Key) -> float:
+        """The heat of a directory (uid, path)."""
+        return self._heat.get(directory, 0.0)
+
+
+def directory_of(uid: str, path: str) -> Key:
+    """Return the directory a file lies in."""
+    return uid, path.rpartition("/")[0]
+
+
+class _Sequence:
+    """What was opened after what in one directory."""
+
+    __slots__ = ("_after", "_given", "_last", "came_true")
+
+    def __init__(self) -> None:
+        self._after: OrderedDict[str, str] = OrderedDict()
+        self._given: set[str] = set()
+        self._last: str | None = None
+        self.came_true = 0
+
+    def opened(self, path: str) -> None:
+        last, self._last = self._last, path
+        self._given.discard(path)
+        if last is None or last == path:
+            return
+        if self._after.pop(last, None) == path:
+            self.came_true += 1
+        else:
+            self.came_true = 0
+            self._given.clear()
+        self._after[last] = path
+        if len(self._after) > SEQUENCE_FILES_MAX:
+            self._after.popitem(last=False)
+
+    def next(self) -> str | None:
+        path = self._last
+        for _ in range(min(2 ** (self.came_true - 1), ROW_STEPS_MAX)):
+            path = self._after.get(path) if path is not None else None
+            if path is None or path == self._last:
+                return None
+            if path not in self._given:
+                self._given.add(path)
+                return path
+        return None
+
+
+class Sequences:
+    """Orders in which the files of directories were opened last time, of the last used directories. A shuffled epoch
+    repeats nothing, so nothing is given out for it."""
+
+    def __init__(self) -> None:
+        self._sequences: OrderedDict[Key, _Sequence] = OrderedDict()
+
+    def opened(self, uid: str, path: str) -> None:
+        """Learn from a file that was opened."""
+        key = directory_of(uid, path)
+        sequence = self._sequences.pop(key, None) or _Sequence()
+        self._sequences[key] = sequence
+        if len(self._sequences) > SEQUENCES_MAX:
+            self._sequences.popitem(last=False)
+        sequence.opened(path)
+
+    def believed(self) -> Iterator[tuple[Key, Give]]:
+        """Yield each directory whose last order is being repeated, and what gives out its next path."""
+        for key, sequence in self._sequences.items():
+            if sequence.came_true >= CERTAIN_AFTER:
+                yield key, sequence.next
+
+
 @dataclass(slots=True)
 class _Ahead:
     since_seconds: float
@@ -192,11 +296,13 @@ class Preheat:
 
     bytes_max: int
     learns: bool = True
-    """Whether rows of names are learned; else only declared orders are followed."""
+    """Whether opens teach rows of names, repeated orders and heat; else only declared orders are followed."""
     ahead_bytes: int = 0
     _orders: dict[object, Order] = field(default_factory=dict)
     _turn: int = 0
     _rows: Rows = field(default_factory=Rows)
+    _sequences: Sequences = field(default_factory=Sequences)
+    _heat: Heat = field(default_factory=Heat)
     _ahead: dict[Key, _Ahead] = field(default_factory=dict)
 
     @property
@@ -235,8 +341,11 @@ class Preheat:
     def opened(self, uid: str, path: str, *, is_resident: bool) -> bool:
         """A reader opened a file; whether it was ahead, and so need no longer be held for it."""
         was_ahead = self._let_go((uid, path))
-        if self.learns and (was_ahead or not is_resident):
-            self._rows.opened(uid, path)
+        if self.learns:
+            self._heat.opened(uid, path)
+            self._sequences.opened(uid, path)
+            if was_ahead or not is_resident:
+                self._rows.opened(uid, path)
         for order in self._orders.values():
             if order.uid == uid:
                 order.opened(path)
@@ -261,7 +370,12 @@ class Preheat:
             path = order.next()
             if path is not None:
                 return order.uid, path
-        return self._rows.next()
+        learned = [*self._rows.believed(), *self._sequences.believed()]
+        for (uid, _), give in sorted(learned, key=lambda one: -self._heat.of(one[0])):
+            path = give()
+            if path is not None:
+                return uid, path
+        return None
 
     def sized(self, key: Key, size_bytes: int) -> int:
         """The file's size is known: return how many of its first bytes to bring here; 0 when it was opened by now."""

@@ -62,7 +62,9 @@ class Tunables(BaseSettings):
         "readers that found the cache full",
     )
     preheat_rows: bool = Field(
-        default=False, description="also where nothing is declared: along rows of numbered names that are being opened"
+        default=False,
+        description="also where nothing is declared: along rows of numbered names that are being opened, and in the "
+        "order of last time, hottest directories first",
     )
     whole_weights: bool = Field(
         default=True, description="fetch all of a file that is read like weights (core/weights.py), if it may be kept"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cacheruntime.core import preheat
-from cacheruntime.core.preheat import FILES_AHEAD, LOOK_AHEAD, UNUSED_SECONDS, Order, Preheat, Rows
+from cacheruntime.core.preheat import FILES_AHEAD, LOOK_AHEAD, UNUSED_SECONDS, Heat, Order, Preheat, Rows, Sequences
 
 UID = "u"
 
@@ -108,6 +108,55 @@ def test_a_shuffled_epoch_teaches_next_to_nothing(seed: int) -> None:
         while rows.next() is not None:
             given_out += 1
     assert given_out < 20
+
+
+def test_shuffled_epochs_repeat_nothing() -> None:
+    sequences, given_out = Sequences(), 0
+    for seed in range(3):
+        names = [f"d/{number}" for number in range(2000)]
+        random.Random(seed).shuffle(names)
+        for name in names:
+            sequences.opened(UID, name)
+            given_out += len([give() for _, give in sequences.believed()])
+    assert given_out < 5
+
+
+def test_of_two_rows_that_in_the_hotter_directory_goes_first_and_heat_fades(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Preheat(1 << 40)
+    for number in range(4):
+        plan.opened(UID, f"cold/{number:03}.tar", is_resident=False)
+        for reader in range(3):
+            plan.opened(UID, f"hot/r{reader}-{number:03}.tar", is_resident=False)
+    given = taken(plan)
+    hot = [path for path in given if path.startswith("hot/")]
+    assert hot and "cold/004.tar" in given
+    assert given[: len(hot)] == hot
+    monkeypatch.setattr(preheat, "HEAT_MAX", 10.0)
+    heat = Heat()
+    for _ in range(9):
+        heat.opened(UID, "old/a")
+    for _ in range(40):
+        heat.opened(UID, "new/a")
+    assert heat.of((UID, "new")) > 5 and heat.of((UID, "old")) < 1
+
+
+@given(st.lists(st.text("abc/", min_size=1), min_size=6, max_size=40, unique=True))
+def test_an_order_that_is_repeated_is_learned_whatever_the_names(names: list[str]) -> None:
+    plan = Preheat(1 << 40)
+    paths = [f"dir/{name.replace('/', '-')}{number}x" for number, name in enumerate(names)]
+    random.Random(7).shuffle(paths)
+    sequences = Sequences()
+    for path in paths:
+        sequences.opened(UID, path)
+        assert not list(sequences.believed()), "nothing was repeated yet"
+    for path in paths[:3]:
+        sequences.opened(UID, path)
+    ((directory, give),) = sequences.believed()
+    assert directory == (UID, "dir")
+    assert [give(), give(), give()] == [*paths[3:5], None], "as many as came true so far"
+    for path in (*paths, *paths[:3]):
+        plan.opened(UID, path, is_resident=True)
+    assert set(paths[3:5]) <= set(taken(plan)), "what is resident teaches the order too"
 
 
 def test_refusals_say_what_would_be_right(monkeypatch: pytest.MonkeyPatch) -> None:
