@@ -46,9 +46,12 @@ KUBES_OWN = re.compile(
 )
 
 
-def look(view: ClusterView, plugins: Plugins, found: Pass, *, outside: int = 0) -> Diagnosis:
+def look(
+    view: ClusterView, plugins: Plugins, found: Pass, *, outside: int = 0, plain: ClusterView | None = None
+) -> Diagnosis:
     """Explain a pass without a row left, up to where PostFilter plugins speak. `outside`: nodes the view was narrowed
-    not to have."""
+    not to have. `plain`: the cluster without the nominees of `view`; a node must do on both, and is explained by the
+    first on which it does not."""
     nodes = int(np.count_nonzero(view.alive)) + outside
     nowhere = np.zeros(view.size, dtype=np.bool_)
     if nodes == 0:
@@ -66,11 +69,14 @@ def look(view: ClusterView, plugins: Plugins, found: Pass, *, outside: int = 0) 
         if excluded:
             reasons[EXCLUDED] += excluded
             rejected_by.add("NodeAffinity")
-    for stage in stages(view, plugins, found):
-        rejected_by.add(stage.plugin)
-        may_resolve |= stage.may_resolve
-        for refusal in stage.refusals:
-            reasons[refusal.reason] += int(np.count_nonzero(refusal.mask))
+    left = view.alive.copy()
+    for where in (view,) if plain is None else (view, plain):
+        for stage in stages(where, plugins, found, left.copy()):
+            rejected_by.add(stage.plugin)
+            may_resolve |= stage.may_resolve
+            for refusal in stage.refusals:
+                reasons[refusal.reason] += int(np.count_nonzero(refusal.mask))
+                left &= ~refusal.mask
     text = f"0/{nodes} nodes are available: {histogram(reasons)}."
     return Diagnosis(text, frozenset(rejected_by), may_resolve)
 
@@ -84,10 +90,11 @@ class Stage:
     may_resolve: BoolArray
 
 
-def stages(view: ClusterView, plugins: Plugins, found: Pass) -> Iterator[Stage]:
-    """The filters that refuse something, in order; a row comes to a filter only if all before it let it pass."""
+def stages(view: ClusterView, plugins: Plugins, found: Pass, rows: BoolArray | None = None) -> Iterator[Stage]:
+    """The filters that refuse something, in order; a row comes to a filter only if all before it let it pass. `rows`:
+    those that come to the first; all that are alive without it."""
     pod = found.pod
-    left = view.alive.copy()
+    left = view.alive.copy() if rows is None else rows
     if found.only is not None:
         left &= found.only
     for plugin in plugins.filters:

@@ -125,7 +125,8 @@ class Preempting:
         if kept is not None and not nominated:
             state.tally.preemption_attempts += 1
             return Refused(kept, tuple(self.clear((pod,))), is_final=True)
-        seen = explain.look(view, state.plugins, found)
+        plain = state.view()
+        seen = explain.look(view, state.plugins, found, plain=plain if view is not plain else None)
         if seen.message == explain.NO_NODES or found.refusal is not None:
             return Refused(seen, tuple(self.clear((pod,))))
         state.tally.preemption_attempts += 1

@@ -1,6 +1,7 @@
 """Evicting pods of lower priority: who, where, in what order, and when not."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -242,6 +243,22 @@ def test_room_for_a_nominee_is_kept_from_lower_and_equal_pods() -> None:
     assert world.binds() == {"higher": "a"}
 
 
+def test_a_node_that_would_do_only_with_its_nominee_says_why() -> None:
+    world = World()
+    world.nodes(a_node("a"), a_node("b", cpu="500m"))
+    term = {"labelSelector": {"matchLabels": {"app": "v"}}, "topologyKey": "kubernetes.io/hostname"}
+    affinity = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    wanted = a_pod("wanted").priority(HIGH).labelled(app="v")
+    world.pods(wanted.nominated_to("a").gated("example.com/later"), a_pod("p").with_spec(affinity=affinity))
+    message = world.message()
+    assert message.startswith(
+        "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match pod affinity rules. no new claims"
+    )
+    world.tick(20.0)
+    world.pods(wanted.on("a"))
+    assert world.binds() == {"p": "a"}
+
+
 def test_the_nominated_node_is_tried_first_and_others_when_it_does_not_fit() -> None:
     world = World()
     world.nodes(a_node("roomy", cpu="64"), a_node("small", cpu="1"))
@@ -287,9 +304,9 @@ def test_ten_thousand_equal_hopeless_pods_cost_one_diagnosis(monkeypatch: pytest
     looks: list[int] = []
     look = explain.look
 
-    def counted(view: ClusterView, plugins: Plugins, found: Pass) -> Diagnosis:
+    def counted(view: ClusterView, plugins: Plugins, found: Pass, **options: Any) -> Diagnosis:
         looks.append(1)
-        return look(view, plugins, found)
+        return look(view, plugins, found, **options)
 
     monkeypatch.setattr(explain, "look", counted)
     world = World()
