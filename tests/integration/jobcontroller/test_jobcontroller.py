@@ -20,7 +20,9 @@ from api import names
 from api.gen import metadata_pb2, metadata_pb2_grpc
 from kube.errors import Invalid, NotFound
 from kube.resources import (
+    CACHE_RUNTIMES,
     DATA_LOADS,
+    DATASET_GRANTS,
     DATASETS,
     POD_GROUPS,
     QUEUES,
@@ -370,6 +372,7 @@ async def test_a_name_that_is_taken_is_said_and_not_touched(cluster: Cluster, tm
 
 async def test_the_example_manifests_are_accepted(cluster: Cluster) -> None:
     kinds = {"TrainingJob": TRAINING_JOBS, "Dataset": DATASETS, "DataLoad": DATA_LOADS}
+    kinds |= {"CacheRuntime": CACHE_RUNTIMES, "DatasetGrant": DATASET_GRANTS}
     seen = []
     for file in sorted((ROOT / "manifests" / "examples").glob("*.yaml")):
         for document in yaml.safe_load_all(file.read_text()):
@@ -377,7 +380,7 @@ async def test_the_example_manifests_are_accepted(cluster: Cluster) -> None:
             if is_ours and document["kind"] in kinds:
                 await cluster.client.create(kinds[document["kind"]], document, cluster.namespace)
                 seen.append(document["kind"])
-    assert {"TrainingJob", "Dataset", "DataLoad"} <= set(seen)
+    assert kinds.keys() == set(seen)
 
 
 @pytest.mark.parametrize(
