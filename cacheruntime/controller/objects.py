@@ -46,6 +46,8 @@ class Objects:
         self._loads_of: dict[Key, set[Key]] = {}
         self.nodes: dict[str, dict[str, str]] = {}
         """Labels by node name."""
+        self.drained: set[str] = set()
+        """Nodes whose caches are to be handed over."""
         self.with_affinity: set[Key] = set()
         """Datasets whose blocks may be kept on some nodes only."""
         self._has_volumes: dict[str, float] = {}
