@@ -24,7 +24,7 @@ from headrace.cli import tables
 from headrace.cli.connection import Kubeconfig, Namespace, run, sentences
 from headrace.errors import HeadraceError, UsageError
 from kube.client import KubeClient
-from kube.errors import Conflict, Invalid
+from kube.errors import Conflict, Invalid, NotFound
 from kube.resources import DATASETS, NODE_CACHES, NODES
 
 Body = dict[str, Any]
@@ -195,7 +195,7 @@ def drain_command(
         await client.patch(NODES, node, {"metadata": {"annotations": annotations}})
         deadline = time.monotonic() + timeout
         while True:
-            body = await client.get(NODE_CACHES, node)
+            body = await _node_cache(client, node)
             leaving = (body.get("status") or {}).get("leaving")
             if not timeout or (leaving is None if undo else leaving is not None and leaving.get("done")):
                 return body
@@ -204,6 +204,13 @@ def drain_command(
             await asyncio.sleep(LOOK_SECONDS)
 
     tables.print_objects(tables.DRAINED, [run(work, kubeconfig)], output, with_namespace=False)
+
+
+async def _node_cache(client: KubeClient, node: str) -> Body:
+    try:
+        return await client.get(NODE_CACHES, node)
+    except NotFound:  # its worker has only just begun, and the cache controller has not told of it yet
+        return {"metadata": {"name": node}}
 
 
 def _is_listed_since(body: Body, since: str) -> bool:
