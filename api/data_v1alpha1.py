@@ -600,6 +600,14 @@ class DatasetOnNode(Model):
 DATASETS_ON_NODE_MAX: Final = 1024
 
 
+class LeavingStatus(Model):
+    """How far the worker is with handing its blocks over."""
+
+    done: bool = Field(default=False, description="nothing is left to hand over, or nobody has room for more")
+    moved_bytes: int = 0
+    refused_bytes: int = Field(default=0, description="that were not taken; they are fetched again once they are read")
+
+
 class NodeCacheStatus(Model):
     """What the node's cache worker holds."""
 
@@ -612,6 +620,7 @@ class NodeCacheStatus(Model):
         max_length=DATASETS_ON_NODE_MAX,
         description="if there are more, those with the most bytes",
     )
+    leaving: LeavingStatus | None = Field(default=None, description="set while the node's cache is being drained")
 
 
 class NodeCache(KubeObject):

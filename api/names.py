@@ -118,6 +118,9 @@ PROCESS_NODE_LABEL: Final = "headrace.dev/node-kind"
 DATASET_EVICT_ANNOTATION: Final = "data.headrace.dev/evict"
 """On a Dataset: a JSON list of paths that are to leave the cache now, "/" = all of it. Written by users (`headrace
 cache evict`), taken away by the cache controller once it is done."""
+NODE_DRAIN_ANNOTATION: Final = "data.headrace.dev/drain-cache"
+"""On a Node: "true" = its cache worker hands its blocks over and is home of nothing until this is gone again. Written
+by users (`headrace cache drain`), read by the cache controller."""
 DATASET_SYNC_ANNOTATION: Final = "data.headrace.dev/sync-requested-at"
 """On a Dataset: a time (RFC 3339); a listing that began before it is not new enough. Written by the job controller for
 policy OnJobStart, and by whoever wants a listing now, with any policy; read by the cache controller and the job

@@ -43,6 +43,9 @@ def register(registry: kopf.OperatorRegistry, objects: Objects, reconciler: Reco
     @kopf.on.event("", "v1", "nodes", registry=registry)
     async def on_node(type: str | None, body: kopf.Body, **_: Any) -> None:
         name, labels = body["metadata"]["name"], dict(body["metadata"].get("labels") or {})
+        annotations = body["metadata"].get("annotations") or {}
+        is_drained = type != "DELETED" and annotations.get(names.NODE_DRAIN_ANNOTATION) == "true"
+        (objects.drained.add if is_drained else objects.drained.discard)(name)
         before = objects.nodes.get(name)
         if type == "DELETED":
             objects.nodes.pop(name, None)

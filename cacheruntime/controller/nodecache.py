@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from api.data_v1alpha1 import (
     DATASETS_ON_NODE_MAX,
     DatasetOnNode,
+    LeavingStatus,
     NodeCacheStatus,
     RateStatus,
     ResidentBytes,
     TierStatus,
     WorkerStatus,
 )
-from api.gen import metadata_pb2
+from api.gen import metadata_pb2, worker_pb2
 
 WRITE_INTERVAL_SECONDS = 2.0
 SMALL_CHANGE_INTERVAL_SECONDS = 10.0
@@ -25,8 +26,8 @@ CHANGE_RATIO = 0.01
 RATE_CHANGE_RATIO = 0.25
 
 
-def status(residency: metadata_pb2.NodeResidency) -> NodeCacheStatus:
-    """Return the status of a node whose worker lives."""
+def status(residency: metadata_pb2.NodeResidency, progress: worker_pb2.LeaveProgress | None = None) -> NodeCacheStatus:
+    """Return the status of a node whose worker lives; `progress` of handing its blocks over, if it is told to."""
     worker = residency.worker
     return NodeCacheStatus(
         worker=WorkerStatus(endpoint=worker.data_endpoint, epoch=worker.epoch),
@@ -52,7 +53,12 @@ def status(residency: metadata_pb2.NodeResidency) -> NodeCacheStatus:
             )
             for one in sorted(_largest(residency.datasets), key=lambda one: (one.namespace, one.name))
         ],
+        leaving=None if progress is None else _leaving(progress),
     )
+
+
+def _leaving(progress: worker_pb2.LeaveProgress) -> LeavingStatus:
+    return LeavingStatus(done=progress.done, moved_bytes=progress.moved_bytes, refused_bytes=progress.refused_bytes)
 
 
 def _largest(datasets: Sequence[metadata_pb2.DatasetOnNode]) -> Sequence[metadata_pb2.DatasetOnNode]:
@@ -88,7 +94,7 @@ def _bytes_by_dataset(status: NodeCacheStatus) -> dict[tuple[str, int], int]:
 
 
 def _is_urgent(written: NodeCacheStatus, current: NodeCacheStatus) -> bool:
-    if written.worker != current.worker:
+    if written.worker != current.worker or written.leaving != current.leaving:
         return True
     old, new = _bytes_by_dataset(written), _bytes_by_dataset(current)
     return old.keys() != new.keys() or any(new[key] < old[key] for key in old)

@@ -56,6 +56,8 @@ class Objects:
         self.nodes: dict[str, dict[str, str]] = {}
         """Labels by node name."""
         self.node_uids: dict[str, str] = {}
+        self.drained: set[str] = set()
+        """Nodes whose caches are to be handed over."""
         self.with_affinity: set[Key] = set()
         """Datasets whose blocks may be kept on some nodes only."""
         self._that_show: dict[Key, set[Key]] = {}

@@ -8,7 +8,7 @@ what is known now (level-triggered); a step that fails is retried by the queue, 
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 
 import grpc
@@ -29,7 +29,7 @@ from api.data_v1alpha1 import (
     NodeCacheStatus,
     Reference,
 )
-from api.gen import metadata_pb2
+from api.gen import metadata_pb2, worker_pb2
 from api.quantities import format_bytes
 from cacheruntime.controller import (
     dataload,
@@ -525,7 +525,8 @@ class Reconciler:
     async def _poll_workers(self) -> None:
         self._known_workers = await self._metadata.workers()
         await self._workers.keep_only({worker.control_endpoint for worker in self._known_workers if worker.alive})
-        await self._publish_node_caches(await self._metadata.by_node())
+        leaving = await self._drain_workers()
+        await self._publish_node_caches(await self._metadata.by_node(), leaving)
         for key in self._objects.keys(CacheRuntime):
             await self._look_at_pool(key)
         for key in self._pools.keys() - set(self._objects.keys(CacheRuntime)):
@@ -557,8 +558,29 @@ class Reconciler:
         for of_it in self._objects.datasets_of(key):
             self.datasets.add(of_it)
 
-    async def _publish_node_caches(self, residencies: Sequence[metadata_pb2.NodeResidency]) -> None:
-        current = {one.worker.node: nodecache.status(one) for one in residencies}
+    async def _drain_workers(self) -> dict[str, worker_pb2.LeaveProgress]:
+        """Tell workers of drained nodes to hand their blocks over, those of others to stay; return how far they are."""
+        found: dict[str, worker_pb2.LeaveProgress] = {}
+        for worker in self._known_workers:
+            is_drained = worker.node in self._objects.drained
+            # Of a node that was not seen yet nobody knows what its owner wants.
+            if not worker.alive or worker.node not in self._objects.nodes or not (is_drained or worker.leaving):
+                continue
+            try:
+                progress = await self._workers.leave(worker, stay=not is_drained)
+            except grpc.aio.AioRpcError as error:
+                log.warning("a worker does not hand over", node=worker.node, details=error.details())
+                continue
+            if progress.leaving:
+                found[worker.node] = progress
+        return found
+
+    async def _publish_node_caches(
+        self,
+        residencies: Sequence[metadata_pb2.NodeResidency],
+        leaving: Mapping[str, worker_pb2.LeaveProgress],
+    ) -> None:
+        current = {one.worker.node: nodecache.status(one, leaving.get(one.worker.node)) for one in residencies}
         if not self._written:
             # After our own start: nodes whose worker died meanwhile must not keep their old figures.
             self._written = {node: (NodeCacheStatus(), 0.0) for node in await self._objects.node_cache_names()}

@@ -109,6 +109,10 @@ class Workers:
             )
         )
 
+    async def leave(self, worker: metadata_pb2.Worker, *, stay: bool) -> worker_pb2.LeaveProgress:
+        """Have a worker hand its blocks over, or stay; return how far it is."""
+        return await self._stub(worker).Leave(worker_pb2.LeaveRequest(stay=stay), timeout=self._seconds)
+
     async def evict(self, workers: Sequence[metadata_pb2.Worker], uid: str, paths: Sequence[str] = ()) -> None:
         """Drop a dataset's blocks (below `paths`, if given) on every worker."""
         if not workers:

@@ -1,9 +1,11 @@
 """One worker's share of a load, and its progress.
 
-Owns which blocks of a manifest are this node's to bring, and the counts. Does not fetch. Invariants: with
-`replicas` r, the shares of all live eligible nodes hold every block exactly min(r, nodes) times; with named
-nodes, each of them holds every block. An empty object counts as one file with nothing to fetch, at the home of
-its block 0. A file is loaded when all its blocks of this share are resident and verified.
+Owns which blocks of a manifest are this node's to bring, in which order, and the counts. Does not fetch.
+Invariants: with `replicas` r, the shares of all live eligible nodes hold every block exactly min(r, nodes) times; with
+named nodes, each of them holds every block. An empty object counts as one file with nothing to fetch, at the home of
+its block 0. A file is loaded when all its blocks of this share are resident and verified. Copies go by a tree: who is
+far from a block's home in its tree takes it from a copy, and brings it later, so that nobody has to send a block to
+more than FAN_OUT others, however many keep it.
 """
 
 from collections.abc import Iterable
@@ -11,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cacheruntime.core.blocks import Version, block_count, block_length
-from cacheruntime.core.homes import homes_of
+from cacheruntime.core.homes import homes_of, rank
 
 FAILED_FILES_MAX: Final = 100
+FAN_OUT: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,47 @@ class Scope:
     nodes: tuple[str, ...]
     replicas: int = 1
     whole_on: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where this node is in a block's tree: 0 = at its root, the block's home."""
+
+    depth: int = 0
+    parent: str | None = None
+    """Who is to be asked before the home; None = the home itself, or the under store."""
+
+
+def place_of(version: Version, block: int, scope: Scope) -> Place:
+    """Return this node's place among those that keep a block in a load."""
+    if not scope.whole_on and scope.replicas <= 1:
+        return Place()
+    ranking = rank(version.uid, version.path, block, scope.nodes)
+    if scope.whole_on:
+        members = [*ranking[:1], *(node for node in ranking[1:] if node in scope.whole_on)]
+    else:
+        members = ranking[: scope.replicas]
+    if scope.node not in members[1:]:
+        return Place()
+    depth, at = 0, members.index(scope.node)
+    parent = (at - 1) // FAN_OUT
+    while at:
+        depth, at = depth + 1, (at - 1) // FAN_OUT
+    return Place(depth, members[parent] if parent else None)
+
+
+def stages(shares: Iterable[Share], block_size_bytes: int, scope: Scope) -> list[list[Share]]:
+    """Return the shares cut by the depth of their blocks: what this node is home to first, and of copies those first
+    that others take from it."""
+    found: dict[int, list[Share]] = {}
+    for share in shares:
+        by_depth: dict[int, list[int]] = {} if share.blocks else {0: []}
+        for block in share.blocks:
+            by_depth.setdefault(place_of(share.version, block, scope).depth, []).append(block)
+        for depth, blocks in by_depth.items():
+            size_bytes = sum(block_length(i, share.version.size_bytes, block_size_bytes) for i in blocks)
+            found.setdefault(depth, []).append(Share(share.version, tuple(blocks), size_bytes))
+    return [found[depth] for depth in sorted(found)]
 
 
 def share_of(version: Version, block_size_bytes: int, scope: Scope) -> Share | None:

@@ -80,7 +80,11 @@ class ControlService(worker_pb2_grpc.WorkerControlServicer):
         return worker_pb2.EvictResponse(freed_bytes=sum(map(self._store.drop, files)))
 
     async def Leave(self, request: worker_pb2.LeaveRequest, context: Context) -> worker_pb2.LeaveProgress:
-        await self._check(context, "", Role.CACHE_CONTROLLER)
+        try:
+            self._gate.require_role(context, Role.CACHE_CONTROLLER)
+        except CacheError as error:
+            log.warning("call_refused", error=error.message)
+            await _abort(context, error)
         found = self._leaver.stay() if request.stay else self._leaver.start()
         return worker_pb2.LeaveProgress(
             leaving=found.is_leaving,

@@ -192,8 +192,11 @@ class Filler:
 
     # Fetching
 
-    async def fetch(self, info: pb.DatasetInfo, version: Version, index: int, keep: Keeper) -> Fetched:
-        """Return a block by the shortest way; for this node's own readers and loads.
+    async def fetch(
+        self, info: pb.DatasetInfo, version: Version, index: int, keep: Keeper, *, before: str | None = None
+    ) -> Fetched:
+        """Return a block by the shortest way; for this node's own readers and loads. A node `before` us that may have a
+        copy is asked before the block's home.
 
         `keep` of whoever starts the fetch is awaited before anyone gets the block: between the fetch and its being
         resident there is no moment in which another one would start.
@@ -202,7 +205,7 @@ class Filler:
         if ranking and ranking[0] == self._workers.me:
             return await self.fetch_for_peer(info, version, index, keep, Why.HOME)
         return await self._fly(
-            ("route", version_name(version), index), lambda: self._route(info, version, index, keep), keep
+            ("route", version_name(version), index), lambda: self._route(info, version, index, keep, before), keep
         )
 
     async def fetch_for_peer(
@@ -243,8 +246,16 @@ class Filler:
         finally:
             del self._flights[key]
 
-    async def _route(self, info: pb.DatasetInfo, version: Version, index: int, keep: Keeper) -> Fetched:
+    async def _route(
+        self, info: pb.DatasetInfo, version: Version, index: int, keep: Keeper, before: str | None
+    ) -> Fetched:
         """Of a block that others are the home of before us."""
+        if before is not None and (copy := self._workers.live().get(before)) is not None:
+            try:
+                found = await self._ask(copy, version, index, resident_only=True)
+                return Fetched(found.data, found.checksum, Source.PEER)
+            except (PeerFailed, NotResident):
+                pass
         ranking = self.ranking(info, version, index)
         homes = ranking[: max(1, info.replicas)]
         me = self._workers.me

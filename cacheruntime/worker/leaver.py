@@ -77,6 +77,7 @@ class Leaver:
         self._emptied = emptied
         self._task: asyncio.Task[None] | None = None
         self._refused = 0
+        self._is_stopping = False
         self.progress = Progress()
 
     def start(self) -> Progress:
@@ -88,7 +89,9 @@ class Leaver:
         return self.progress
 
     def stay(self) -> Progress:
-        """Not leaving after all; what was handed over stays where it is now, too."""
+        """Not leaving after all, unless the process is to end; what was handed over stays where it is now, too."""
+        if self._is_stopping:
+            return self.progress
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -98,7 +101,8 @@ class Leaver:
         return self.progress
 
     async def hand_over(self, seconds: float) -> None:
-        """Hand over what can be in that time."""
+        """Hand over what can be in that time, before the process ends."""
+        self._is_stopping = True
         self.start()
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=seconds)

@@ -11,6 +11,7 @@ the live ones is not done; one file's failure does not stop the others.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,7 +22,7 @@ from api.gen import metadata_pb2 as pb
 from api.gen import worker_pb2
 from cacheruntime.core.blocks import Version
 from cacheruntime.core.homes import eligible
-from cacheruntime.core.load_plan import Progress, Scope, Share, share_of
+from cacheruntime.core.load_plan import Progress, Scope, Share, place_of, share_of, stages
 from cacheruntime.core.rates import TokenBucket
 from cacheruntime.errors import CacheError, Missing
 from cacheruntime.worker.block_store import BlockStore
@@ -52,6 +53,9 @@ class Load:
     scope: Scope | None = None
     task: asyncio.Task[None] | None = None
     is_cancelled: bool = False
+    unfinished: Counter[str] = field(default_factory=Counter)
+    """Parts of each file that are not here yet."""
+    failed: set[str] = field(default_factory=set)
     runs: dict[str, None] = field(default_factory=dict)
     """Runs that have asked, oldest first: what this load found is theirs."""
 
@@ -175,10 +179,16 @@ class Loads:
         try:
             shares = await self._plan(load, scope)
             load.progress.plan(shares)
-            again = await self._bring(load, shares, is_last=False)
+            parts = stages(shares, self._store.block_size_bytes, scope)
+            load.unfinished = Counter(part.version.path for stage in parts for part in stage)
+            load.failed.clear()
+            bucket = TokenBucket(load.request.rate_limit_bytes_per_second)
+            again: list[Share] = []
+            for stage in parts:
+                again += await self._bring(load, stage, bucket, scope, is_last=False)
             if again:
                 await asyncio.sleep(RETRY_SECONDS)
-                await self._bring(load, again, is_last=True)
+                await self._bring(load, again, bucket, scope, is_last=True)
         except CacheError as error:
             load.progress.fail("", error.message)
             if error.is_retryable:
@@ -213,63 +223,58 @@ class Loads:
         version = Version(load.request.uid, entry.path, entry.etag, entry.size_bytes)
         return share_of(version, self._store.block_size_bytes, scope)
 
-    async def _bring(self, load: Load, shares: list[Share], *, is_last: bool) -> list[Share]:
+    async def _bring(
+        self, load: Load, shares: list[Share], bucket: TokenBucket, scope: Scope, *, is_last: bool
+    ) -> list[Share]:
         """Fetch the shares; return those that failed and may succeed later (none when it is the last time)."""
-        bucket = TokenBucket(load.request.rate_limit_bytes_per_second)
         slots = asyncio.Semaphore(self._streams)
         again: list[Share] = []
 
         async def one(share: Share) -> None:
             try:
-                await self._bring_file(load, share, bucket, slots, is_last=is_last)
+                await self._bring_file(load, share, _Way(bucket, slots, scope), is_last=is_last)
             except CacheError as error:
                 if error.is_retryable and not is_last:
                     again.append(share)
-                else:
+                elif share.version.path not in load.failed:
+                    load.failed.add(share.version.path)
                     load.progress.fail(share.version.path, error.message)
 
         # Many small files at once, and the blocks of a large one: `slots` bounds both together.
         await in_parallel(shares, self._streams, one)
         return again
 
-    async def _bring_file(
-        self, load: Load, share: Share, bucket: TokenBucket, slots: asyncio.Semaphore, *, is_last: bool
-    ) -> None:
+    async def _bring_file(self, load: Load, share: Share, way: "_Way", *, is_last: bool) -> None:
         if not share.blocks:
             load.progress.files_loaded += 1
             return
         # A copy that was asked for by name is worth as much as a home: it is not the first to go.
         file = await self._store.acquire(share.version, wanted_bytes=share.size_bytes, as_home=True)
         try:
-            await self._bring_blocks(load, share, file, bucket, slots, is_last=is_last)
+            await self._bring_blocks(load, share, file, way, is_last=is_last)
         finally:
             self._store.release(file)
+        path = share.version.path
+        load.unfinished[path] -= 1
+        if not load.unfinished[path]:
+            load.progress.files_loaded += 1
 
-    async def _bring_blocks(
-        self,
-        load: Load,
-        share: Share,
-        file: CachedFile,
-        bucket: TokenBucket,
-        slots: asyncio.Semaphore,
-        *,
-        is_last: bool,
-    ) -> None:
+    async def _bring_blocks(self, load: Load, share: Share, file: CachedFile, way: "_Way", *, is_last: bool) -> None:
         progress = load.progress
         loaded = dict.fromkeys(Source, 0)
 
         async def one(index: int) -> None:
             length = file.map.length(index)
-            async with slots:
-                if not file.map.has(index) and (delay := bucket.delay_seconds(length, self._clock())):
+            async with way.slots:
+                if not file.map.has(index) and (delay := way.bucket.delay_seconds(length, self._clock())):
                     await asyncio.sleep(delay)
-                source = await self._reader.load_block(file, index, as_home=True)
+                before = place_of(share.version, index, way.scope).parent
+                source = await self._reader.load_block(file, index, as_home=True, before=before)
             loaded[source] += length
             progress.bytes_loaded += length
 
         try:
             await in_parallel(share.blocks, self._streams, one)
-            progress.files_loaded += 1
         except CacheError as error:
             if error.is_retryable and not is_last:
                 progress.bytes_loaded -= sum(loaded.values())  # counted again when the file is tried again
@@ -292,3 +297,12 @@ class Loads:
             origin_bytes=progress.origin_bytes,
             peer_bytes=progress.peer_bytes,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How blocks of a load come: its rate, the streams all its files share, and who takes part."""
+
+    bucket: TokenBucket
+    slots: asyncio.Semaphore
+    scope: Scope

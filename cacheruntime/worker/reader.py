@@ -130,14 +130,16 @@ class Reader:
         is_home = keep is Keep.HOME
         return await self._store.store_block(file, index, fetched.data, fetched.checksum, as_home=is_home)
 
-    async def load_block(self, file: CachedFile, index: int, *, as_home: bool) -> Source:
-        """Make one block of a held file resident for good; NoRoom when it cannot stay."""
+    async def load_block(self, file: CachedFile, index: int, *, as_home: bool, before: str | None = None) -> Source:
+        """Make one block of a held file resident for good; NoRoom when it cannot stay. The node `before` us in the
+        block's tree is asked for it first."""
         if file.map.has(index):
             return Source.LOCAL
         info = await self._datasets.get(file.version.uid)
 
         keep = Keep.HOME if as_home else Keep.COPY
-        fetched = await self._filler.fetch(info, file.version, index, self._keeper(file.version, index, keep))
+        keeper = self._keeper(file.version, index, keep)
+        fetched = await self._filler.fetch(info, file.version, index, keeper, before=before)
         if not await self._keep(file, index, fetched, keep):
             medium = self._store.tiers[file.tier].medium
             raise NoRoom(f"the cache is full: no room for a block of {len(fetched.data)} bytes in tier {medium}")

@@ -201,16 +201,21 @@ class ControlGate:
         self._keys = keys
         self._metrics = metrics
 
-    async def require(self, context: Any, uid: str, role: Role, *, write: bool = False) -> None:
-        """NotAuthorised unless the caller has that role and a token for the dataset; free without certificates."""
+    def require_role(self, context: Any, role: Role) -> Identity | None:
+        """NotAuthorised unless the caller has that role; None without certificates."""
         try:
             caller = caller_of(context)
         except NotAnIdentity as error:
             raise self._refused("identity", str(error)) from None
+        if caller is not None and caller.role not in (role, Role.ADMIN):
+            raise self._refused("role", f"{caller} may not call this; it is for the {role}")
+        return caller
+
+    async def require(self, context: Any, uid: str, role: Role, *, write: bool = False) -> None:
+        """NotAuthorised unless the caller has that role and a token for the dataset; free without certificates."""
+        caller = self.require_role(context, role)
         if caller is None:
             return
-        if caller.role not in (role, Role.ADMIN):
-            raise self._refused("role", f"{caller} may not call this; it is for the {role}")
         given = [value for name, value in context.invocation_metadata() or () if name == "authorization"]
         if len(given) != 1 or not isinstance(given[0], str) or not given[0].startswith(BEARER):
             raise self._refused("missing", f"the call needs one authorization: {BEARER}TOKEN for dataset {uid[:64]!r}")

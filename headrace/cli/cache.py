@@ -24,8 +24,8 @@ from headrace.cli import tables
 from headrace.cli.connection import Kubeconfig, Namespace, run, sentences
 from headrace.errors import HeadraceError, UsageError
 from kube.client import KubeClient
-from kube.errors import Conflict, Invalid
-from kube.resources import DATASETS
+from kube.errors import Conflict, Invalid, NotFound
+from kube.resources import DATASETS, NODE_CACHES, NODES
 
 Body = dict[str, Any]
 console = Console(stderr=True)
@@ -177,6 +177,40 @@ def sync_command(
         return body
 
     tables.print_objects(tables.LISTED, [run(work, kubeconfig)], output, with_namespace=False)
+
+
+@cache.command("drain", epilog="Examples:  headrace cache drain node-7   |   headrace cache drain node-7 --undo")
+def drain_command(
+    node: Annotated[str, typer.Argument(help="name of the Node")],
+    *,
+    undo: Annotated[bool, typer.Option("--undo", help="it stays after all")] = False,
+    timeout: Annotated[float, typer.Option(help="seconds to wait until it is done; 0 = do not wait")] = 3600.0,
+    output: Output = "table",
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Have a node's cache hand its blocks over to the others, hottest first, before the node goes; reads go on."""
+
+    async def work(client: KubeClient) -> Body:
+        annotations = {names.NODE_DRAIN_ANNOTATION: None if undo else "true"}
+        await client.patch(NODES, node, {"metadata": {"annotations": annotations}})
+        deadline = time.monotonic() + timeout
+        while True:
+            body = await _node_cache(client, node)
+            leaving = (body.get("status") or {}).get("leaving")
+            if not timeout or (leaving is None if undo else leaving is not None and leaving.get("done")):
+                return body
+            if time.monotonic() > deadline:
+                raise HeadraceError(f"the cache of {node} is not handed over within {timeout} s; it goes on: {leaving}")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    tables.print_objects(tables.DRAINED, [run(work, kubeconfig)], output, with_namespace=False)
+
+
+async def _node_cache(client: KubeClient, node: str) -> Body:
+    try:
+        return await client.get(NODE_CACHES, node)
+    except NotFound:  # its worker has only just begun, and the cache controller has not told of it yet
+        return {"metadata": {"name": node}}
 
 
 def _is_listed_since(body: Body, since: str) -> bool:

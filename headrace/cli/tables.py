@@ -165,6 +165,16 @@ LISTED = Listing(
 )
 """What `headrace cache sync` prints of a dataset."""
 
+DRAINED = Listing(
+    NODE_CACHES,
+    (
+        ("DONE", _at("status", "leaving", "done")),
+        ("MOVED", _at("status", "leaving", "movedBytes")),
+        ("REFUSED", _at("status", "leaving", "refusedBytes")),
+    ),
+)
+"""What `headrace cache drain` prints of a node: bytes."""
+
 LISTINGS: dict[str, Listing] = {
     "jobs": Listing(
         TRAINING_JOBS,

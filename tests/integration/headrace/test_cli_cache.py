@@ -20,7 +20,7 @@ from api.gen import metadata_pb2 as pb
 from headrace.cli import cache
 from kube.client import KubeClient
 from kube.config import load_config
-from kube.resources import DATASETS, NAMESPACES
+from kube.resources import DATASETS, NAMESPACES, NODES
 from tests.builders.cache_cluster import ROOT, CacheCluster, wait_for
 
 pytestmark = pytest.mark.cluster
@@ -48,7 +48,8 @@ class Cli:
         self.uid: str = created["metadata"]["uid"]
 
     def __call__(self, *words: str, succeeds: bool = True) -> str:
-        arguments = ["cache", *words, "-n", self.namespace, "--kubeconfig", str(self.kubeconfig)]
+        where = [] if words[0] == "drain" else ["-n", self.namespace]
+        arguments = ["cache", *words, *where, "--kubeconfig", str(self.kubeconfig)]
         result = CliRunner(env={"COLUMNS": "200"}).invoke(self._app, arguments)
         text = result.output + (str(result.exception) if result.exception else "")
         assert (result.exit_code == 0) is succeeds, text
@@ -159,3 +160,28 @@ def test_sync_waits_for_what_changed_and_says_what_it_was(cli: Cli, cluster: Cac
     cluster.origin.rename(cluster.origin.with_name("elsewhere"))
     assert "data could not be listed" in cli("sync", "data", succeeds=False)
     assert "keep/new.bin" in cluster.entries(cli.uid), "the last good list stays"
+
+
+def test_a_drained_node_has_handed_over_when_the_command_ends(cli: Cli, cluster: CacheCluster) -> None:
+    node = f"n-{uuid4().hex[:8]}"
+    cli.with_client(lambda client: client.create(NODES, {"metadata": {"name": node}}))
+    try:
+        worker, other = (cluster.add_worker(name, is_ready=False) for name in (node, "other"))
+        for one in (worker, other):
+            wait_for("the worker", lambda one=one: '"worker_ready"' in one.log, 120)  # type: ignore[misc]
+        wait_for("the listing", lambda: is_listed(cluster, cli.uid), 60)
+        client = worker.client()
+        for entry in cluster.entries(cli.uid).values():
+            if not entry.is_directory:
+                client.read(cli.uid, entry)
+        client.close()
+        whole = sum(map(len, FILES.values()))
+        wait_for("all of it", lambda: resident(cluster, cli.uid, "") >= whole)
+        table = cli("drain", node)
+        assert table.split()[:6] == ["NAME", "DONE", "MOVED", "REFUSED", node, "True"]
+        wait_for("all of it elsewhere", lambda: cluster.resident(cli.uid).get("other") == whole)
+        assert cluster.live()[node].leaving
+        cli("drain", node, "--undo")
+        wait_for("its return", lambda: not cluster.live()[node].leaving)
+    finally:
+        cli.with_client(lambda client: client.delete(NODES, node))

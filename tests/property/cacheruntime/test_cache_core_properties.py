@@ -11,7 +11,7 @@ from cacheruntime.core.block_map import BlockMap, MapError, decode
 from cacheruntime.core.blocks import Version, block_count, block_length, blocks_of_range, extents_of, overlap_bytes
 from cacheruntime.core.eviction import Candidate, victims
 from cacheruntime.core.homes import homes_of, rank
-from cacheruntime.core.load_plan import Scope, share_of
+from cacheruntime.core.load_plan import FAN_OUT, Scope, place_of, share_of, stages
 from cacheruntime.core.reports import ReportState
 
 BLOCK = 64
@@ -136,6 +136,39 @@ def test_named_nodes_hold_everything_and_others_nothing(members: tuple[str, ...]
     for node in members:
         share = share_of(Version("u", "p", "e", 5 * BLOCK), BLOCK, Scope(node, members, whole_on=chosen))
         assert (share.blocks if share else ()) == (tuple(range(5)) if node in chosen else ())
+
+
+@given(nodes, st.integers(1, 12), st.booleans(), st.integers(0, 20))
+def test_copies_go_by_a_tree_from_the_home(
+    members: tuple[str, ...], replicas: int, everywhere: bool, block: int
+) -> None:
+    whole_on = frozenset(members) if everywhere else frozenset()
+    version = Version("u", "p", "e", 21 * BLOCK)
+    keep = members if everywhere else rank("u", "p", block, members)[:replicas]
+    places = {node: place_of(version, block, Scope(node, members, replicas, whole_on)) for node in keep}
+    (root,) = (node for node in keep if places[node].depth == 0)
+    assert root == rank("u", "p", block, members)[0]
+    takers = Counter(place.parent or root for node, place in places.items() if node != root)
+    assert all(count <= FAN_OUT for count in takers.values())
+    for node, place in places.items():
+        if node != root:
+            assert place.depth == places[place.parent or root].depth + 1, "whoever it takes it from brings it before"
+
+
+@given(nodes, st.integers(1, 4), sizes)
+def test_stages_are_the_share_in_the_order_of_the_tree(members: tuple[str, ...], replicas: int, size: int) -> None:
+    version = Version("u", "p", "e", size)
+    for node in members:
+        scope = Scope(node, members, replicas)
+        share = share_of(version, BLOCK, scope)
+        parts = stages([share] if share else [], BLOCK, scope)
+        assert sorted(i for stage in parts for part in stage for i in part.blocks) == list(
+            share.blocks if share else ()
+        )
+        assert sum(part.size_bytes for stage in parts for part in stage) == (share.size_bytes if share else 0)
+        assert sum(map(len, parts)) >= (share is not None), "an empty file is one with nothing to fetch"
+        depths = [place_of(version, i, scope).depth for stage in parts for part in stage for i in part.blocks]
+        assert depths == sorted(depths)
 
 
 candidates = st.builds(

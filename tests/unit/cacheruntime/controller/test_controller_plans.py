@@ -226,3 +226,15 @@ def test_a_listing_of_the_second_in_which_a_load_began_may_be_older_than_the_loa
     load.status = DataLoadStatus(started_at="1970-01-01T00:01:00Z")
     info = metadata_pb2.DatasetInfo(synced_at_ns=int(listed_at * 1e9))
     assert dataload.is_listed_since_start(load, info) is is_since
+
+
+def test_a_worker_that_leaves_takes_no_part_in_loads_and_its_progress_is_written_at_once() -> None:
+    info = metadata_pb2.DatasetInfo(uid="u")
+    workers = [metadata_pb2.Worker(node="a", alive=True), metadata_pb2.Worker(node="b", alive=True, leaving=True)]
+    assert [worker.node for worker in dataload.participants(info, workers)] == ["a"]
+    residency = metadata_pb2.NodeResidency(worker=workers[1])
+    before = nodecache.status(residency)
+    after = nodecache.status(residency, worker_pb2.LeaveProgress(leaving=True, done=True, moved_bytes=7))
+    assert after.leaving is not None and (after.leaving.done, after.leaving.moved_bytes) == (True, 7)
+    assert nodecache.write_delay_seconds(before, after, 0.0, 0.1) == 0.0
+    assert nodecache.write_delay_seconds(after, before, 0.0, 0.1) == 0.0

@@ -11,6 +11,7 @@ from api.gen import metadata_pb2 as pb
 from api.gen import worker_pb2
 from cacheruntime.core.block_map import BlockMap
 from cacheruntime.core.blocks import Version
+from cacheruntime.core.load_plan import Scope, place_of
 from cacheruntime.errors import CacheError
 from cacheruntime.worker import loads as loads_module
 from cacheruntime.worker.filler import Source
@@ -29,14 +30,14 @@ class BrokenReader:
         self._is_retryable = is_retryable
         self.failures = 0
 
-    async def load_block(self, file: Any, index: int, *, as_home: bool) -> Source:
+    async def load_block(self, file: Any, index: int, *, as_home: bool, before: str | None = None) -> Source:
         if index == self._broken_block:
             self.failures += 1
             raise CacheError("the store is broken", is_retryable=self._is_retryable)
         return Source.ORIGIN
 
 
-def loads_with(reader: "BrokenReader | CountingReader") -> Loads:
+def loads_with(reader: "BrokenReader | CountingReader | OrderedReader", members: tuple[str, ...] = ("n",)) -> Loads:
     async def acquire(version: Version, *, wanted_bytes: int, as_home: bool) -> Any:
         return SimpleNamespace(map=BlockMap(version, BLOCK))
 
@@ -54,7 +55,9 @@ def loads_with(reader: "BrokenReader | CountingReader") -> Loads:
         "reader": reader,
         "datasets": SimpleNamespace(get=get),
         "metadata": SimpleNamespace(manifest=manifest),
-        "workers": SimpleNamespace(me=SimpleNamespace(node="n"), refresh=refresh, listed=lambda: {"n": None}),
+        "workers": SimpleNamespace(
+            me=SimpleNamespace(node="n"), refresh=refresh, listed=lambda: dict.fromkeys(members)
+        ),
     }
     return Loads(**parts, metrics=Metrics(), streams=1, clock=lambda: 0.0)
 
@@ -80,7 +83,7 @@ class CountingReader:
     def __init__(self) -> None:
         self.brought = 0
 
-    async def load_block(self, file: Any, index: int, *, as_home: bool) -> Source:
+    async def load_block(self, file: Any, index: int, *, as_home: bool, before: str | None = None) -> Source:
         self.brought += 1
         return Source.ORIGIN
 
@@ -105,3 +108,32 @@ async def test_a_run_that_comes_after_the_end_looks_anew_and_one_that_has_asked_
     for number in range(2 * loads_module.RUNS_MAX):
         await until_done(f"run-{number}")
     assert len(loads._loads["l"].runs) == loads_module.RUNS_MAX
+
+
+class OrderedReader:
+    """Remembers what was brought, and whom it came from."""
+
+    def __init__(self) -> None:
+        self.brought: list[tuple[int, str | None]] = []
+
+    async def load_block(self, file: Any, index: int, *, as_home: bool, before: str | None = None) -> Source:
+        self.brought.append((index, before))
+        return Source.PEER
+
+
+async def test_homes_come_first_and_copies_by_their_tree_and_a_file_in_parts_is_one_file() -> None:
+    reader = OrderedReader()
+    members = ("n", *(f"m{number}" for number in range(9)))
+    loads = loads_with(reader, members)
+    async with asyncio.timeout(20):
+        progress = await loads.start(worker_pb2.StartLoadRequest(load_id="l", uid="u", nodes=members))
+        while not progress.done:
+            await asyncio.sleep(0)
+            progress = await loads.get("l")
+    version = Version("u", "p", "e", BLOCKS * BLOCK)
+    scope = Scope("n", tuple(sorted(members)), 1, frozenset(members))
+    places = {index: place_of(version, index, scope) for index in range(BLOCKS)}
+    wanted = sorted(range(BLOCKS), key=lambda index: places[index].depth)
+    assert reader.brought == [(index, places[index].parent) for index in wanted]
+    assert {place.depth for place in places.values()} != {0}
+    assert (progress.files_total, progress.files_loaded, progress.bytes_loaded) == (1, 1, BLOCKS * BLOCK)
