@@ -1,7 +1,7 @@
 """What the event engine expects of readers whose every epoch is counted: for comparing it with the real cache.
 
-Owns the small world (one node a reader, one dataset, one origin) and what it comes to an epoch. Pure.
-`benchmarks/io_model.py` runs the same on real workers.
+Owns the small world (one node a reader, nodes that only cache, one dataset, one origin) and what it comes to an epoch.
+Pure. `benchmarks/io_model.py` runs the same on real workers.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,9 @@ UNLIMITED = 1e12
 @dataclass(frozen=True, slots=True)
 class Readers:
     """So many nodes with a reader each, all beginning together. `fraction`: room of each node's cache, of the dataset;
-    `reader_bytes_per_second`: what a reader takes when nothing is waited for; `origin_bytes_per_second`: for all."""
+    `reader_bytes_per_second`: what a reader takes when nothing is waited for; `origin_bytes_per_second`: for all;
+    `idle_nodes`: more of the same caches, without a reader; `first_part`: how much of the dataset the first epoch
+    reads; `file_bytes`, `block_bytes`: of the dataset; `files_open`: by a reader at a time."""
 
     nodes: int
     fraction: float
@@ -28,6 +30,11 @@ class Readers:
     epochs: int
     reader_bytes_per_second: float
     origin_bytes_per_second: float
+    idle_nodes: int = 0
+    first_part: float = 1.0
+    file_bytes: int = 1 << 20
+    block_bytes: int = 256 << 10
+    files_open: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +54,16 @@ class Epoch:
 
 def expected(readers: Readers) -> list[Epoch]:
     """Every epoch, by the event engine."""
-    totals = [_total(readers, epochs) for epochs in range(1, readers.epochs + 1)]
-    return totals[:1] + [_difference(later, sooner) for sooner, later in pairwise(totals)]
+    first = _total(readers, [_Pass(0.0, readers.first_part)])
+    if readers.first_part < 1.0:
+        # Whole epochs begin anew when the part is read: other jobs, on the same nodes.
+        start = 2 * first.seconds
+        waited = Epoch(first.local_bytes, first.peer_bytes, first.origin_bytes, start)
+        passes = [[_Pass(0.0, readers.first_part), _Pass(start, epochs)] for epochs in range(1, readers.epochs)]
+        totals = [waited, *(_total(readers, each) for each in passes)]
+    else:
+        totals = [first, *(_total(readers, [_Pass(0.0, epochs)]) for epochs in range(2, readers.epochs + 1))]
+    return [first, *(_difference(later, sooner) for sooner, later in pairwise(totals))]
 
 
 def mean(epochs: list[Epoch]) -> Epoch:
@@ -79,17 +94,43 @@ def apart(one: float, other: float) -> float:
     return abs(one - other) / largest if largest else 0.0
 
 
-def _total(readers: Readers, epochs: int) -> Epoch:
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """Readers that begin at `start_seconds` and read so many epochs."""
+
+    start_seconds: float
+    epochs: float
+
+
+def _total(readers: Readers, passes: list[_Pass]) -> Epoch:
     room = readers.fraction * readers.dataset_bytes
-    nodes = tuple(NodeSpec(f"n{index}", 1, 1000, 1 << 30, 0, ssd_bytes=room) for index in range(readers.nodes))
-    seconds = epochs * readers.dataset_bytes / readers.reader_bytes_per_second
+    nodes = tuple(
+        NodeSpec(f"n{index}", int(index < readers.nodes), 1000, 1 << 30, 0, ssd_bytes=room)
+        for index in range(readers.nodes + readers.idle_nodes)
+    )
+    seconds = readers.dataset_bytes / readers.reader_bytes_per_second
     jobs = tuple(
-        JobSpec(f"reader-{index}", 0.0, 1, 1, 100, 1 << 20, seconds, dataset=0, epochs=epochs)
+        JobSpec(
+            f"reader-{each.start_seconds:.0f}-{index}",
+            each.start_seconds,
+            1,
+            1,
+            100,
+            1 << 20,
+            each.epochs * seconds,
+            dataset=0,
+            epochs=each.epochs,
+        )
+        for each in passes
         for index in range(readers.nodes)
     )
     # All on one machine: only the origin is slow.
     speeds = Speeds(UNLIMITED, UNLIMITED, readers.origin_bytes_per_second, UNLIMITED, UNLIMITED)
-    world = World("io-model", nodes, (DatasetSpec("data", readers.dataset_bytes),), jobs, speeds)
+    data = DatasetSpec(
+        "data", readers.dataset_bytes, file_bytes=readers.file_bytes, block_bytes=float(readers.block_bytes)
+    )
+    in_flight = float(readers.files_open * readers.file_bytes)
+    world = World("io-model", nodes, (data,), jobs, speeds, in_flight_bytes=in_flight)
     found = Simulation(world, POLICIES["headrace"]).run()
     figures = {name: value or 0.0 for name, value in found.figures.items()}
     return Epoch(

@@ -1,29 +1,44 @@
-"""What every node's cache holds: bytes by dataset and tier, admitted until full, then bypassed.
+"""What every node's cache holds: blocks at their homes, and copies of what its own readers read.
 
-Owns residency and its arithmetic, for the model of a worker that keeps what its own node reads. Within a dataset
-nothing is evicted; between datasets the one not read here for longest goes, never one with a reader. Blocks are not
-told apart: which are resident is taken as random, and what is resident anywhere (`distinct`) grows by what came from
-the origin. Invariants: used <= capacity in every tier; Σ held >= distinct; 0 <= distinct <= size.
+Owns residency and its arithmetic, as a worker has it (cacheruntime/): a block that a reader's node lacks is asked of
+its home, which fetches it from the origin if it lacks it too, and keeps it; the reader's node keeps a copy. So others
+find a block at its home or nowhere, and a copy serves its own node alone. Both are admitted until the cache is full,
+then bypassed. Of what is there, goes first: copies of a dataset that is not read here, the one not read for longest;
+for bytes at their home then copies of their own dataset (`_displace`); then home bytes of datasets nobody reads.
+Nothing of a dataset with a reader goes for another one.
+
+Blocks are not told apart: which are resident is random, but copies are mostly of blocks whose homes have them
+(`paired`). Invariants: used <= capacity in every tier; 0 <= paired, loose <= copies; what is at homes <= the dataset.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from cacheruntime.core.admission import EVICT_PERCENT
+from simulations.engine.homes import Homes
 from simulations.engine.model import DatasetSpec, NodeSpec
+from simulations.engine.network import FloatArray
 
 TIERS = 2  # MEM, SSD
 Held = list[float]
+TOLD_PART = 0.01
+"""Of a dataset: a node that has less of it at home, and no copies, does not tell of it. What is so little on each of a
+hundred nodes or more tells none of them apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Of the bytes a reader has not read in this epoch: where they are. They add up to 1."""
+    """Of the bytes a reader has not read in this epoch: where they are. They add up to 1 without `own`, which is the
+    part of `origin` whose home is the reader's own node."""
 
     mem: float
     ssd: float
-    near: float  # peers in the same rack
-    far: float  # peers across racks
+    near: float  # at homes in the same rack
+    far: float  # at homes across racks
     origin: float
+    own: float = 0.0
 
     @property
     def remote(self) -> float:
@@ -31,80 +46,163 @@ class Shares:
         return self.near + self.far + self.origin
 
 
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a reader read in this epoch, in bytes; `passed`: of that what came from afar and is not kept; `found`: of
+    what passed, what homes have."""
+
+    size: float = 0.0
+    passed: float = 0.0
+    found: float = 0.0
+
+
+NOTHING_YET = Read()
+
+
+@dataclass(slots=True)
+class Copies:
+    """Of a dataset on a node, beside what has its home there. `paired`: those whose homes have them too; `loose`: those
+    files of which this node is no block's home: only these give way to home bytes of their dataset; `gave_way`: so many
+    did, all in all."""
+
+    by_tier: Held = field(default_factory=lambda: [0.0] * TIERS)
+    paired: float = 0.0
+    loose: float = 0.0
+    gave_way: float = 0.0
+
+    @property
+    def size(self) -> float:
+        """All of them."""
+        return sum(self.by_tier)
+
+    def shrink(self, share: float) -> None:
+        """Only this share is left of what they were paired with."""
+        self.paired *= share
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What is on the disk of a node that is away, by dataset."""
+
+    homes: dict[int, float] = field(default_factory=dict)
+    copies: dict[int, float] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class _Node:
-    capacity: Held
-    used: Held = field(default_factory=lambda: [0.0] * TIERS)
-    held: dict[int, Held] = field(default_factory=dict)
+    copies: dict[int, Copies] = field(default_factory=dict)
     read_at: dict[int, float] = field(default_factory=dict)
 
 
 class Cache:
     """All nodes' caches. `dirty`: nodes whose content changed since somebody last took the set."""
 
-    def __init__(self, nodes: tuple[NodeSpec, ...], datasets: tuple[DatasetSpec, ...]) -> None:
+    def __init__(
+        self,
+        nodes: tuple[NodeSpec, ...],
+        datasets: tuple[DatasetSpec, ...],
+        workers: Sequence[tuple[int, ...]] = (),
+    ) -> None:
+        """`workers`: the only homes of each dataset, by dataset, and nobody keeps copies (Fluid); empty: every node
+        with a cache, or those the dataset names, are its homes, and keep copies of what they read."""
         self._rack = [node.rack for node in nodes]
-        self._nodes = [_Node([node.mem_bytes, node.ssd_bytes]) for node in nodes]
+        self._nodes = [_Node() for _ in nodes]
+        self._specs = datasets
         self._size = [dataset.size_bytes for dataset in datasets]
-        self._distinct = [0.0] * len(datasets)
-        self._total = [0.0] * len(datasets)
-        self._by_rack: list[dict[int, float]] = [{} for _ in datasets]
+        self._capacity: FloatArray = np.array([[node.mem_bytes for node in nodes], [node.ssd_bytes for node in nodes]])
+        self._used: FloatArray = np.zeros_like(self._capacity)
+        self._on_ssd = self._capacity[1] > 0
+        self._keeps_copies = not workers
+        count = int((self._capacity.sum(axis=0) > 0).sum())
+        self._telling = np.full(len(nodes), bool(workers) or count * TOLD_PART <= 1.0)
+        self.homes = Homes(self._size, self._rack, self._home_shares(workers))
         self.holders: list[dict[int, float]] = [{} for _ in datasets]
+        """Copies by dataset and node."""
         self._reading: list[dict[int, int]] = [{} for _ in datasets]  # node → jobs
+        self._read_at = [0.0] * len(datasets)
         self.dirty: set[int] = set()
-        for number, dataset in enumerate(datasets):
-            for node, size in dataset.resident.items():
-                self.admit(node, number, size, size, 0.0)
+        for number in range(len(datasets)):
+            self._place_residents(number)
+
+    def _home_shares(self, workers: Sequence[tuple[int, ...]]) -> list[FloatArray]:
+        everywhere = (self._capacity.sum(axis=0) > 0).astype(np.float64)
+        if workers:
+            return [_worker_shares(spec, where, everywhere) for spec, where in zip(self._specs, workers, strict=True)]
+        return [_only(everywhere, spec.homes) if spec.homes else everywhere for spec in self._specs]
+
+    def _place_residents(self, dataset: int) -> None:
+        """What is on a node at the start is first of all what has its home there."""
+        resident = self._specs[dataset].resident
+        if not resident:
+            return
+        kept = np.zeros(len(self._nodes))
+        for node, size in resident.items():
+            kept[node] = min(size, self.homes.share(dataset, node), self._home_room(node))
+        self._keep_homes(dataset, kept)
+        for node, size in resident.items():
+            elsewhere = self._size[dataset] - self.homes.share(dataset, node)
+            others = self.homes.total[dataset] - self.homes.here(dataset, node)
+            self._admit(node, dataset, size - kept[node], others / elsewhere if elsewhere > 0 else 0.0, 0.0)
+
+    # ---- views ------------------------------------------------------------------------------
 
     def held(self, node: int) -> dict[int, Held]:
-        """Bytes by dataset and tier on a node."""
-        return self._nodes[node].held
+        """Bytes by dataset and tier that a node tells of."""
+        found = {dataset: list(copies.by_tier) for dataset, copies in self._nodes[node].copies.items()}
+        column, tier = self.homes.held[:, node], self._home_tier(node)
+        if self._telling[node]:
+            for dataset in np.flatnonzero(column).tolist():
+                found.setdefault(dataset, [0.0] * TIERS)[tier] += float(column[dataset])
+        else:
+            for dataset, sizes in found.items():
+                sizes[tier] += float(column[dataset])
+        return found
+
+    def copied(self, node: int) -> Collection[int]:
+        """Datasets of which a node has copies."""
+        return self._nodes[node].copies.keys()
+
+    def copies(self, node: int, dataset: int) -> Copies:
+        """A node's copies of a dataset; not to be changed."""
+        return self._nodes[node].copies.get(dataset) or Copies()
 
     def local(self, node: int, dataset: int) -> float:
         """Bytes of a dataset on a node."""
-        return self.holders[dataset].get(node, 0.0)
+        return self.homes.here(dataset, node) + self.holders[dataset].get(node, 0.0)
 
-    def distinct(self, dataset: int) -> float:
-        """Bytes of a dataset that are resident anywhere."""
-        return self._distinct[dataset]
+    def absent(self, dataset: int) -> float:
+        """Bytes of a dataset that its homes do not have: they come from the origin."""
+        return self.homes.absent(dataset)
 
     def is_absent(self, dataset: int) -> bool:
-        """Whether a part of a dataset is resident nowhere."""
-        return self._size[dataset] - self._distinct[dataset] > 1.0
+        """Whether there are any."""
+        return self.homes.absent(dataset) > 1.0
 
     def capacity(self, node: int) -> Held:
         """Bytes by tier."""
-        return self._nodes[node].capacity
+        return [float(self._capacity[tier, node]) for tier in range(TIERS)]
 
     def used(self, node: int) -> Held:
         """Bytes taken by tier."""
-        return self._nodes[node].used
+        return [float(self._used[tier, node]) for tier in range(TIERS)]
 
     def readers(self, node: int, dataset: int) -> int:
         """Jobs that read a dataset on a node."""
         return self._reading[dataset].get(node, 0)
 
+    def readers_everywhere(self, dataset: int) -> int:
+        """Jobs that read a dataset, each counted once for every node it is on."""
+        return sum(self._reading[dataset].values())
+
     def is_read_beside(self, dataset: int, nodes: Collection[int]) -> bool:
         """Whether others read a dataset than one job on these nodes."""
-        return sum(self._reading[dataset].values()) > len(nodes)
-
-    def bringers(self, dataset: int, workers: Sequence[int]) -> int:
-        """Jobs whose reading brings missing bytes of a dataset to where the others find them: those on nodes that
-        still keep some; with fixed `workers` all of them, while a worker still keeps some."""
-        reading = self._reading[dataset]
-        if workers:
-            return sum(reading.values()) if any(self.can_admit(node, dataset) for node in workers) else 0
-        return sum(jobs for node, jobs in reading.items() if self.can_admit(node, dataset))
-
-    def is_crowded(self, dataset: int) -> bool:
-        """Whether more nodes read a dataset than twice as many as have some of it."""
-        return len(self._reading[dataset]) > 2 * len(self.holders[dataset])
+        return self.readers_everywhere(dataset) > len(nodes)
 
     def start_reading(self, node: int, dataset: int, now: float) -> None:
         """A reader came: its dataset stays until it left."""
         reading = self._reading[dataset]
         reading[node] = reading.get(node, 0) + 1
-        self._nodes[node].read_at[dataset] = now
+        self._nodes[node].read_at[dataset] = self._read_at[dataset] = now
 
     def stop_reading(self, node: int, dataset: int, now: float) -> None:
         """A reader left."""
@@ -112,99 +210,300 @@ class Cache:
         reading[node] -= 1
         if not reading[node]:
             del reading[node]
-        self._nodes[node].read_at[dataset] = now
+        self._nodes[node].read_at[dataset] = self._read_at[dataset] = now
 
-    def shares(self, node: int, dataset: int, read: float = 0.0, passed: float = 0.0) -> Shares:
-        """Where the unread bytes of an epoch are, for a reader that read `read` bytes of it, of which `passed` came
-        from afar and were not kept. What it read and is kept is not missing any more, so all else that is missing is
-        unread."""
-        size = self._size[dataset]
-        held = self._nodes[node].held.get(dataset)
-        local = min(self.local(node, dataset), size)
-        unread = size - read
-        absent = size - local
-        missing = min(1.0, max(0.0, absent - passed) / unread) if unread > 0.5 else 0.0
+    def shares(self, node: int, dataset: int, read: Read = NOTHING_YET) -> Shares:
+        """Where the unread bytes of an epoch are, for a reader that read as much of it. What it read and is kept is
+        not missing any more, so all that is missing and did not pass is unread."""
+        size, homes = self._size[dataset], self.homes
+        copies = self._nodes[node].copies.get(dataset)
+        at_home = homes.here(dataset, node)
+        local = min(size, at_home + (copies.size if copies is not None else 0.0))
+        unread, absent = size - read.size, size - local
+        missing = min(1.0, max(0.0, absent - read.passed) / unread) if unread > 0.5 else 0.0
         here = 1.0 - missing
-        elsewhere = max(0.0, self._distinct[dataset] - local)
-        on_peers = missing * (elsewhere / absent) if absent > 0 else 0.0
-        in_rack = self._by_rack[dataset].get(self._rack[node], 0.0) - self.local(node, dataset)
-        near = min(on_peers, missing * max(0.0, in_rack) / absent) if absent > 0 else 0.0
-        in_memory = here * held[0] / (held[0] + held[1]) if held is not None and held[0] + held[1] > 0 else 0.0
-        return Shares(in_memory, here - in_memory, near, on_peers - near, missing - on_peers)
+        memory = copies.by_tier[0] if copies is not None else 0.0
+        if not self._on_ssd[node]:
+            memory += at_home
+        in_memory = here * min(1.0, memory / local) if local > 0 else 0.0
+        if missing <= 0.0 or absent <= 0.0:
+            return Shares(in_memory, here - in_memory, 0.0, 0.0, 0.0)
+        # Of those of our own share nobody else has any; of all others, those at their homes that we have no copy of.
+        own = min(absent, max(0.0, homes.share(dataset, node) - at_home))
+        others = homes.total[dataset] - at_home
+        found = min(absent - own, max(0.0, others - (copies.paired if copies is not None else 0.0)))
+        ahead = max(absent - read.passed, found - read.found, 1e-9)
+        on_peers = missing * min(1.0, max(0.0, found - read.found) / ahead)
+        near = on_peers * self.near_part(node, dataset)
+        own = (missing - on_peers) * min(1.0, own / max(absent - found, own, 1e-9))
+        return Shares(in_memory, here - in_memory, near, on_peers - near, missing - on_peers, own)
+
+    def near_part(self, node: int, dataset: int) -> float:
+        """Of what a node finds at other homes: the part in its rack; 0.0 while they have nothing."""
+        at_home = self.homes.here(dataset, node)
+        others = self.homes.total[dataset] - at_home
+        if others <= 0.5:
+            return 0.0
+        return min(1.0, max(0.0, self.homes.in_rack(dataset, self._rack[node]) - at_home) / others)
+
+    # ---- what may come ----------------------------------------------------------------------
 
     def can_admit(self, node: int, dataset: int) -> bool:
-        """Whether some more of a dataset would be kept."""
-        at = self._nodes[node]
-        if self._size[dataset] - self.local(node, dataset) <= 1.0:
+        """Whether some more copies of a dataset would be kept."""
+        if not self._keeps_copies or self._copies_missing(node, dataset) <= 1.0:
             return False
-        free = sum(at.capacity) - sum(at.used)
-        return free > 1.0 or any(other != dataset and node not in self._reading[other] for other in at.held)
+        return self._free(node) > 1.0 or any(self._idle_copies(node, dataset)) or any(self._idle_homes(node, dataset))
 
-    def admit(self, node: int, dataset: int, size_bytes: float, from_origin: float, now: float) -> float:
-        """Keep up to `size_bytes` more, of which `from_origin` are nowhere else; returns what was kept."""
+    def can_bring(self, dataset: int) -> bool:
+        """Whether homes would keep some of what they lack."""
+        return self.bringable(dataset) > 1.0
+
+    def bringable(self, dataset: int) -> float:
+        """How much homes would keep of what they lack, about."""
+        absent = self.homes.absent(dataset)
+        if absent <= 1.0:
+            return 0.0
+        lacking, room = self.homes.missing(dataset), self._home_rooms()
+        fits = float(np.minimum(lacking, room).sum())
+        if fits >= absent - 1.0:
+            return fits
+        for node in self.holders[dataset]:
+            loose = self._nodes[node].copies[dataset].loose
+            fits += max(0.0, min(float(lacking[node] - room[node]), loose))
+        if any(
+            other != dataset and not self._reading[other] and (self.holders[other] or self.homes.total[other] > 1.0)
+            for other in range(len(self._size))
+        ):
+            return absent
+        return fits
+
+    # ---- what comes -------------------------------------------------------------------------
+
+    def bring(self, dataset: int, size_bytes: float, now: float, *, beside: float = 0.0) -> float:
+        """The origin sent `size_bytes` that homes did not have: each keeps its share of them; returns what was kept.
+        `beside`: what a reader wants copied meanwhile, as all others do."""
+        lacking = self.homes.missing(dataset)
+        whole = float(lacking.sum())
+        if whole <= 0.5 or size_bytes <= 0.0:
+            return 0.0
+        coming = lacking * min(1.0, size_bytes / whole)
+        room = self._home_rooms()
+        kept: FloatArray = np.minimum(coming, room)
+        readers = len(self._reading[dataset])
+        for node in np.flatnonzero(coming > room).tolist():
+            wanted, reads = float(coming[node]), node in self._reading[dataset]
+            rivals = beside / readers if reads and readers else 0.0
+            kept[node] = min(wanted, self._make_home_room(node, dataset, wanted, rivals))
+        return self._keep_homes(dataset, kept)
+
+    def _keep_homes(self, dataset: int, kept: FloatArray) -> float:
+        absent, more = self.homes.absent(dataset), float(kept.sum())
+        if more <= 0.0:
+            return 0.0
+        self.homes.keep(dataset, kept)
+        self._used[1] += np.where(self._on_ssd, kept, 0.0)
+        self._used[0] += np.where(self._on_ssd, 0.0, kept)
+        for node in list(self.holders[dataset]):
+            # Of copies whose homes lacked them, as many as of all that homes lacked.
+            copies = self._nodes[node].copies[dataset]
+            copies.paired += (copies.size - copies.paired) * min(1.0, more / max(absent, more))
+            # A node has a block once: copies of what is now its own share were fetched before others went.
+            twice = self.local(node, dataset) - self._size[dataset]
+            if kept[node] > 0.0 and twice > 0.0:
+                self._cut_copies(node, dataset, twice)
+        self.dirty.update(np.flatnonzero((kept > 0.0) & self._telling).tolist())
+        self.dirty.update(node for node in self.holders[dataset] if kept[node] > 0.0)
+        return more
+
+    def admit(self, node: int, dataset: int, size_bytes: float, paired: float, now: float) -> float:
+        """Keep up to `size_bytes` more copies, of which the part `paired` is at its homes too; return what was kept."""
+        return self._admit(node, dataset, size_bytes, paired, now) if self._keeps_copies else 0.0
+
+    def _admit(self, node: int, dataset: int, size_bytes: float, paired: float, now: float) -> float:
         at = self._nodes[node]
-        wanted = min(size_bytes, self._size[dataset] - self.local(node, dataset))
+        wanted = min(size_bytes, self._copies_missing(node, dataset))
         if wanted <= 0:
             return 0.0
         self._make_room(node, dataset, wanted)
         kept = 0.0
-        held = at.held.setdefault(dataset, [0.0] * TIERS)
+        copies = at.copies.get(dataset) or Copies()
         for tier in range(TIERS):
-            part = min(wanted - kept, at.capacity[tier] - at.used[tier])
+            part = min(wanted - kept, float(self._capacity[tier, node] - self._used[tier, node]))
             if part > 0:
-                held[tier] += part
-                at.used[tier] += part
+                copies.by_tier[tier] += part
+                self._used[tier, node] += part
                 kept += part
-        if not any(held):
-            del at.held[dataset]
         if kept > 0:
+            at.copies[dataset] = copies
+            copies.paired += kept * min(1.0, paired)
+            copies.loose += kept * self._loose_part(node, dataset)
             at.read_at[dataset] = now
-            self._count(node, dataset, kept)
-            new = from_origin * kept / size_bytes
-            self._distinct[dataset] = min(self._size[dataset], self._total[dataset], self._distinct[dataset] + new)
+            self.holders[dataset][node] = copies.size
+            self.dirty.add(node)
         return kept
 
-    def take_away(self, node: int) -> dict[int, float]:
-        """A node's worker is gone and serves nothing; returns what is on its disk, by dataset."""
-        at = self._nodes[node]
-        disk = {dataset: held[1] for dataset, held in sorted(at.held.items()) if held[1] > 0}
-        for dataset, held in list(at.held.items()):
-            self._count(node, dataset, -sum(held))
-        at.held.clear()
-        at.used = [0.0] * TIERS
+    def _copies_missing(self, node: int, dataset: int) -> float:
+        """Bytes of others' shares that a node has no copies of and may have."""
+        spec = self._specs[dataset]
+        if spec.homes and node not in spec.homes:
+            return 0.0
+        own = max(self.homes.share(dataset, node), self.homes.here(dataset, node))
+        return max(0.0, spec.size_bytes - own - self.holders[dataset].get(node, 0.0))
+
+    def _loose_part(self, node: int, dataset: int) -> float:
+        """Of copies: those in files of which none of the other blocks has its home here either."""
+        spec = self._specs[dataset]
+        blocks = max(1.0, spec.file_bytes / spec.block_bytes)
+        return float((1.0 - self.homes.part(dataset, node)) ** (blocks - 1.0))
+
+    # ---- nodes that go and come -------------------------------------------------------------
+
+    def take_away(self, node: int) -> Disk:
+        """A node's worker is gone and serves nothing; returns what is on its disk."""
+        at, tier = self._nodes[node], self._home_tier(node)
+        disk = Disk(copies={number: one.by_tier[1] for number, one in sorted(at.copies.items()) if one.by_tier[1] > 0})
+        for dataset in list(at.copies):
+            self._drop_copies(node, dataset)
+        for dataset in np.flatnonzero(self.homes.held[:, node]).tolist():
+            gone = self._drop_home(node, dataset, float("inf"))
+            if tier == 1:
+                disk.homes[dataset] = gone
+        self._used[:, node] = 0.0
+        self.homes.set_up(node, is_up=False)
         return disk
 
-    def bring_back(self, node: int, disk: dict[int, float], now: float) -> None:
-        """A node's worker is there again with what was on its disk; overlap with others is taken as random."""
-        memory = self._nodes[node].capacity[0]
-        self._nodes[node].capacity[0] = 0.0
-        for dataset, size in disk.items():
-            new = size * (1.0 - self._distinct[dataset] / self._size[dataset])
-            self.admit(node, dataset, size, new, now)
-        self._nodes[node].capacity[0] = memory
+    def bring_back(self, node: int, disk: Disk, now: float) -> None:
+        """A node's worker is there again with what was on its disk. What others fetched meanwhile for its share counts
+        once."""
+        self.homes.set_up(node, is_up=True)
+        for dataset, size in disk.homes.items():
+            kept = np.zeros(len(self._nodes))
+            kept[node] = min(size, self.homes.absent(dataset), self.homes.share(dataset, node), self._home_room(node))
+            self._keep_homes(dataset, kept)
+        memory = float(self._capacity[0, node])
+        self._capacity[0, node] = 0.0
+        for dataset, size in disk.copies.items():
+            # Overlap with what is at homes is taken as random.
+            self._admit(node, dataset, size, self.homes.total[dataset] / self._size[dataset], now)
+        self._capacity[0, node] = memory
+
+    # ---- room -------------------------------------------------------------------------------
+
+    def _home_tier(self, node: int) -> int:
+        return 1 if self._on_ssd[node] else 0
+
+    def _home_rooms(self) -> FloatArray:
+        free = self._capacity - self._used
+        rooms: FloatArray = np.maximum(np.where(self._on_ssd, free[1], free[0]), 0.0)
+        return rooms
+
+    def _home_room(self, node: int) -> float:
+        tier = self._home_tier(node)
+        return max(0.0, float(self._capacity[tier, node] - self._used[tier, node]))
+
+    def _free(self, node: int) -> float:
+        capacity, used = self._capacity, self._used
+        return float(capacity[0, node] - used[0, node] + capacity[1, node] - used[1, node])
+
+    def _idle_copies(self, node: int, dataset: int) -> Iterable[int]:
+        return (other for other in self._nodes[node].copies if other != dataset and node not in self._reading[other])
+
+    def _idle_homes(self, node: int, dataset: int) -> list[int]:
+        held = np.flatnonzero(self.homes.held[:, node]).tolist()
+        return [other for other in held if other != dataset and not self._reading[other]]
 
     def _make_room(self, node: int, dataset: int, wanted: float) -> None:
-        at = self._nodes[node]
-        free = sum(at.capacity) - sum(at.used)
-        while free < wanted:
-            idle = [other for other in at.held if other != dataset and node not in self._reading[other]]
+        while self._free(node) < wanted:
+            at = self._nodes[node]
+            idle = list(self._idle_copies(node, dataset))
             if not idle:
+                self._drop_idle_homes(node, dataset, wanted - self._free(node))
                 return
-            victim = min(idle, key=lambda other: (at.read_at.get(other, 0.0), other))
-            held = at.held.pop(victim)
-            for tier in range(TIERS):
-                at.used[tier] = max(0.0, at.used[tier] - held[tier])
-            self._count(node, victim, -sum(held))
-            free = sum(at.capacity) - sum(at.used)
+            self._drop_copies(node, min(idle, key=lambda other: (at.read_at.get(other, 0.0), other)))
 
-    def _count(self, node: int, dataset: int, more: float) -> None:
-        holders, racks, rack = self.holders[dataset], self._by_rack[dataset], self._rack[node]
-        holders[node] = holders.get(node, 0.0) + more
-        racks[rack] = racks.get(rack, 0.0) + more
-        if more < 0 and holders[node] <= 0.5:
-            del holders[node]
-        self._total[dataset] = max(0.0, self._total[dataset] + more) if holders else 0.0
-        if not holders:
-            racks.clear()
-        self._distinct[dataset] = min(self._distinct[dataset], self._total[dataset])
+    def _make_home_room(self, node: int, dataset: int, wanted: float, rivals: float) -> float:
+        """Room for bytes at their home, as far as there can be; returns it."""
+        at, tier = self._nodes[node], self._home_tier(node)
+        while self._home_room(node) < wanted:
+            idle = [other for other in self._idle_copies(node, dataset) if at.copies[other].by_tier[tier] > 0]
+            if not idle:
+                break
+            self._drop_copies(node, min(idle, key=lambda other: (at.read_at.get(other, 0.0), other)))
+        if self._home_room(node) < wanted:
+            self._displace(node, dataset, wanted - self._home_room(node), rivals)
+        if self._home_room(node) < wanted:
+            self._drop_idle_homes(node, dataset, wanted - self._home_room(node))
+        return self._home_room(node)
+
+    def _displace(self, node: int, dataset: int, wanted: float, rivals: float) -> None:
+        """Copies of the same dataset give way to bytes at their home. Whole files go, and some at a time, so that more
+        room comes free than was wanted, and who comes first takes it: home bytes, or `rivals`, copies for the node's
+        own reader, which are no gain and less loose than those that went."""
+        copies = self._nodes[node].copies.get(dataset)
+        if copies is None or copies.loose <= 0.0:
+            return
+        spec, tier = self._specs[dataset], self._home_tier(node)
+        at_once = max(spec.block_bytes, spec.file_bytes, float(self._capacity[tier, node]) * EVICT_PERCENT / 100)
+        ours = wanted / (wanted + rivals)
+        each = at_once / (spec.block_bytes + (at_once - spec.block_bytes) * ours)
+        # Of what goes, as much is in the homes' tier as of all.
+        there = copies.by_tier[tier] / copies.size
+        gone = min(wanted * each / max(there, 1e-9), copies.loose)
+        placed = gone / each
+        loose = copies.loose - gone + (gone - placed) * self._loose_part(node, dataset)
+        self._cut_copies(node, dataset, placed)
+        copies.loose = min(copies.size, max(0.0, loose))
+        copies.gave_way += placed
+
+    def _cut_copies(self, node: int, dataset: int, size_bytes: float) -> None:
+        copies = self._nodes[node].copies[dataset]
+        left = max(0.0, 1.0 - size_bytes / copies.size)
+        for tier in range(TIERS):
+            gone = copies.by_tier[tier] * (1.0 - left)
+            copies.by_tier[tier] -= gone
+            self._used[tier, node] = max(0.0, float(self._used[tier, node]) - gone)
+        copies.paired *= left
+        copies.loose *= left
+        self.holders[dataset][node] = copies.size
         self.dirty.add(node)
+
+    def _drop_copies(self, node: int, dataset: int) -> None:
+        gone = self._nodes[node].copies.pop(dataset)
+        for tier in range(TIERS):
+            self._used[tier, node] = max(0.0, float(self._used[tier, node]) - gone.by_tier[tier])
+        del self.holders[dataset][node]
+        self.dirty.add(node)
+
+    def _drop_home(self, node: int, dataset: int, size_bytes: float) -> float:
+        before, tier = self.homes.total[dataset], self._home_tier(node)
+        gone = self.homes.lose(dataset, node, size_bytes)
+        self._used[tier, node] = max(0.0, float(self._used[tier, node]) - gone)
+        left = max(0.0, 1.0 - gone / before) if before > 0 else 0.0
+        for holder in self.holders[dataset]:
+            self._nodes[holder].copies[dataset].shrink(left)
+        self.dirty.add(node)
+        return gone
+
+    def _drop_idle_homes(self, node: int, dataset: int, wanted: float) -> None:
+        for other in sorted(self._idle_homes(node, dataset), key=lambda number: (self._read_at[number], number)):
+            if wanted <= 0.0:
+                return
+            wanted -= self._drop_home(node, other, wanted)
+
+
+def _only(nodes: FloatArray, homes: tuple[int, ...]) -> FloatArray:
+    found = np.zeros(len(nodes))
+    found[list(homes)] = nodes[list(homes)]
+    return found
+
+
+def _worker_shares(spec: DatasetSpec, workers: tuple[int, ...], nodes: FloatArray) -> FloatArray:
+    """A master knows where every block is: what is there at the start stays where it is, whole where it is whole; what
+    comes is spread equally."""
+    found = np.zeros(len(nodes))
+    left = spec.size_bytes
+    for node, size in sorted(spec.resident.items(), key=lambda item: (-item[1], item[0])):
+        found[node] = min(size, left)
+        left -= found[node]
+    found[list(workers)] += left / len(workers)
+    return found

@@ -114,7 +114,7 @@ class CoreDriver:
             if self._policy.names_data:
                 self._inbox.append(events.CacheChanged(objects.node_cache_object(self._world, self._cache, index, {})))
             if self._policy.labels_data and not self._workers:
-                labels = set(self._cache.held(index))
+                labels = set(self._cache.copied(index))
                 if labels != self._labels[index]:
                     self._labels[index] = labels
                     if self._is_up[index]:

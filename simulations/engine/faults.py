@@ -8,6 +8,7 @@ jobs it hit, so that a scenario can prove it took place.
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from simulations.engine.cache import Disk
 from simulations.engine.model import Fault
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Faults:
 
     def __init__(self, simulation: "Simulation", random: Random) -> None:
         self._sim, self._random = simulation, random
-        self._disks: dict[int, dict[int, float]] = {}
+        self._disks: dict[int, Disk] = {}
         world = simulation.world
         for fault in world.faults:
             simulation.heap.push(fault.at, "fault", fault)
@@ -100,7 +101,7 @@ class Faults:
         if sim.ledger.is_up[node]:
             return
         sim.ledger.is_up[node] = sim.ledger.is_open[node] = True
-        sim.cache.bring_back(node, self._disks.pop(node, {}), sim.heap.now)
+        sim.cache.bring_back(node, self._disks.pop(node, Disk()), sim.heap.now)
         sim.driver.node(node, is_up=True, is_open=True)
 
     def _set_origin(self, share: float) -> None:

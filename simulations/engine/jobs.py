@@ -1,32 +1,30 @@
 """A running job: segments of reading and computing, f = min(f*, b / (1 - c/d)) in each.
 
 Owns what a segment is, what it uses of the links, and what it leaves in the caches. Does not know time or other
-jobs. While a node's cache can still grow an epoch is cut in parts, so that readers see what others brought, and is
-cut anew when one comes who may bring something (`gains`); when nothing changes any more a segment covers half of the
-epochs left. Compute and reading overlap: a segment takes the longer of the two. A restart first reads the checkpoint,
+jobs. While caches can still grow an epoch is cut in parts, so that readers see what others brought, and is cut anew
+when one comes who may bring something (`gains`); when nothing changes any more a segment covers half of the epochs
+left. Compute and reading overlap: a segment takes the longer of the two. A restart first reads the checkpoint,
 computing nothing.
 
-With fixed workers only these keep blocks, each an equal share, and what a reader fetches stays there.
-
-A block is fetched once (single flight): what was missing at a segment's start and came by another reader before its
-end counts as local, or as a peer's where it came to another node. The links a segment uses are planned with what the
+A block is fetched by its home, once (single flight): what homes lacked at a segment's start and another reader made
+them fetch before its end counts as a peer's, or as local where the home is the reader's own node; so does what another
+reader wants at the same moment (`in_flight_bytes`), kept or not. The links a segment uses are planned with what the
 others are going to bring meanwhile: n readers that begin cold take what the origin needs to send everything once, not
 n times that.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from simulations.engine.cache import Cache, Shares
+from simulations.engine.cache import NOTHING_YET, Cache, Read, Shares
 from simulations.engine.driver import Attempt
 from simulations.engine.model import JobSpec, World
 from simulations.engine.network import NOTHING, Links, Usage, usage
 
-PARTS, PARTS_ALONE, PARTS_COLD, PARTS_CROWDED = 4, 2, 8, 32
-"""Parts of an epoch while caches fill: with other readers of the dataset on one of the nodes, without, with readers
-anywhere while a part of it is nowhere, and where few have what many read, so that those who read serve the others soon,
-as they do block by block."""
+PARTS, PARTS_ALONE, PARTS_COLD = 4, 2, 16
+"""Parts of an epoch while caches fill: with other readers of the dataset on one of the nodes, without, and with readers
+anywhere while homes lack a part of it."""
 
 
 @dataclass(slots=True)
@@ -66,8 +64,8 @@ class Segment:
 
 @dataclass(slots=True)
 class Running:
-    """A started attempt. `done` and `goal` are in units; `read`: by node, bytes read in this
-    training epoch, and of those the ones that came from afar and were not kept."""
+    """A started attempt. `done` and `goal` are in units; `read`: by node, in this training epoch; `gave_way`: by node,
+    what was last seen of Copies.gave_way."""
 
     attempt: Attempt
     slot: int
@@ -77,7 +75,8 @@ class Running:
     goal: float
     restore_from: dict[int, float] = field(default_factory=dict)
     restore_bytes: float = 0.0
-    read: dict[int, tuple[float, float]] = field(default_factory=dict)
+    read: dict[int, Read] = field(default_factory=dict)
+    gave_way: dict[int, float] = field(default_factory=dict)
     segment: Segment | None = None
     segment_started: float = 0.0
 
@@ -107,9 +106,8 @@ def pods_by_node(attempt: Attempt) -> dict[int, int]:
 class Reading:
     """Makes segments and settles them."""
 
-    def __init__(self, world: World, links: Links, cache: Cache, workers: Sequence[tuple[int, ...]] = ()) -> None:
-        """`workers`: the only nodes that keep a dataset, by dataset; empty: readers' nodes keep what they read."""
-        self._world, self._links, self._cache, self._workers = world, links, cache, workers
+    def __init__(self, world: World, links: Links, cache: Cache) -> None:
+        self._world, self._links, self._cache = world, links, cache
         self._rack = [node.rack for node in world.nodes]
 
     def next_segment(self, job: Running) -> Segment:
@@ -126,35 +124,52 @@ class Reading:
             into = 0.0
         if into == 0.0:
             job.read.clear()
-        shares = {node: self._cache.shares(node, spec.dataset, *job.read.get(node, (0.0, 0.0))) for node in job.pods_on}
-        keepers = self._workers[spec.dataset] if self._workers else tuple(job.pods_on)
-        fills = any(self._cache.can_admit(node, spec.dataset) for node in keepers)
+        shares = {node: self._cache.shares(node, spec.dataset, self._read_so_far(job, node)) for node in job.pods_on}
         is_all_local = all(item.remote <= 1e-9 for item in shares.values())
         if is_all_local:
             units = left
-        elif fills or into > 0.0:
+        elif into > 0.0 or self._fills(job, spec.dataset):
             units = min(left, size - into, size / self._parts(job, spec.dataset))
         else:
             units = min(left, size * max(1.0, round(left / size / 2)))
         return self._segment(job, shares, units)
+
+    def _read_so_far(self, job: Running, node: int) -> Read:
+        """`read` of a node. Of copies that gave way to home bytes meanwhile those not used for longest went first: in a
+        job's first epoch they were read in it, later in the one before."""
+        dataset = job.spec.dataset
+        assert dataset is not None
+        read, gone = job.read.get(node, NOTHING_YET), self._cache.copies(node, dataset).gave_way
+        more = gone - job.gave_way.get(node, gone)
+        job.gave_way[node] = gone
+        if more > 0 and job.done < self._world.datasets[dataset].size_bytes:
+            more = min(more, read.size - read.passed)
+            read = job.read[node] = Read(read.size, read.passed + more, read.found + more)
+        return read
+
+    def _fills(self, job: Running, dataset: int) -> bool:
+        return self._cache.can_bring(dataset) or any(self._cache.can_admit(node, dataset) for node in job.pods_on)
 
     def gains(self, job: Running, nodes: Collection[int]) -> bool:
         """Whether readers that come to these nodes may bring what a running job's segment was to fetch."""
         dataset = job.spec.dataset
         if dataset is None or job.segment is None or not job.segment.is_fetching:
             return False
-        keepers = self._workers[dataset] if self._workers else nodes
-        if not any(self._cache.can_admit(node, dataset) for node in keepers):
-            return False
-        return self._cache.is_absent(dataset) or (not self._workers and any(node in nodes for node in job.pods_on))
+        if self._cache.can_bring(dataset):
+            return True
+        return any(node in nodes and self._cache.can_admit(node, dataset) for node in job.pods_on)
 
     def _parts(self, job: Running, dataset: int) -> int:
         cache = self._cache
-        if cache.is_crowded(dataset):
-            return PARTS_CROWDED
         if cache.is_absent(dataset) and cache.is_read_beside(dataset, job.pods_on):
             return PARTS_COLD
         return PARTS if any(cache.readers(node, dataset) > 1 for node in job.pods_on) else PARTS_ALONE
+
+    def _in_flight(self, job: Running, dataset: int) -> float:
+        """The share of what a job makes homes fetch that another one has made them fetch at that moment."""
+        others = self._cache.readers_everywhere(dataset) - len(job.pods_on)
+        window = self._world.in_flight_bytes / self._world.datasets[dataset].size_bytes
+        return 1.0 - (1.0 - min(1.0, window)) ** others if others > 0 and window > 0 else 0.0
 
     def _meanwhile(self, job: Running, shares: dict[int, Shares], units: float) -> dict[int, Shares]:
         """Where a job's bytes are in the mean of a segment: others bring some of what is missing at its start."""
@@ -162,20 +177,27 @@ class Reading:
         assert dataset is not None
         if all(at.remote <= 1e-9 for at in shares.values()):
             return shares
-        size, workers = self._world.datasets[dataset].size_bytes, self._workers[dataset] if self._workers else ()
+        cache, size = self._cache, self._world.datasets[dataset].size_bytes
         # Pods of one job share an epoch: they do not bring each other what they want.
-        everywhere = self._cache.bringers(dataset, workers) - (len(job.pods_on) - 1)
+        fits = cache.bringable(dataset)
+        others = cache.readers_everywhere(dataset) - (len(job.pods_on) - 1)
+        alone = 1.0 - self._in_flight(job, dataset)
         found: dict[int, Shares] = {}
         for node, pods in job.pods_on.items():
-            at, unread = shares[node], size - job.read.get(node, (0.0, 0.0))[0]
+            at, unread = shares[node], size - job.read.get(node, NOTHING_YET).size
             part = min(1.0, units * pods / job.spec.pods / unread) if unread > 0 else 1.0
-            keeps = self._cache.can_admit(node, dataset) and (not workers or node in workers)
-            here = self._cache.readers(node, dataset) if keeps else 1
-            remote = at.remote * _still_missing(here, part)
-            origin = min(remote, at.origin * _still_missing(max(here, everywhere), part))
+            here = cache.readers(node, dataset) if cache.can_admit(node, dataset) else 1
+            copied = _still_missing(here, part)
+            # Of what all of them want of the origin, homes keep what fits; others have no more than is on its way.
+            wanted = cache.absent(dataset) * (1.0 - (1.0 - part) ** others)
+            stays = min(1.0, fits / wanted) if wanted > 1.0 else 1.0
+            brought = stays * _still_missing(others, part) + (1.0 - stays) * alone
+            own = at.own * min(copied, brought)
+            origin = (at.origin - at.own) * min(copied, brought) + own
+            remote = (at.remote - at.own) * copied + own
             peers, known = remote - origin, at.near + at.far
-            near = peers * at.near / known if known > 0 else 0.0
-            found[node] = Shares(at.mem + at.remote - remote, at.ssd, near, peers - near, origin)
+            near = peers * (at.near / known if known > 0 else cache.near_part(node, dataset))
+            found[node] = Shares(at.mem + at.remote - remote, at.ssd, near, peers - near, origin, own)
         return found
 
     def _segment(self, job: Running, shares: dict[int, Shares], units: float) -> Segment:
@@ -248,37 +270,30 @@ class Reading:
         dataset, cache = job.spec.dataset, self._cache
         assert dataset is not None
         missing = size * then.remote
-        read, passed = job.read.get(node, (0.0, 0.0))
+        read = self._read_so_far(job, node)
         if missing <= 0:
-            job.read[node] = (read + size, passed)
+            job.read[node] = Read(read.size + size, read.passed, read.found)
             return Bytes(local=size)
-        after = cache.shares(node, dataset, read, passed)
+        after = cache.shares(node, dataset, read)
         fetched = missing * min(1.0, after.remote / then.remote)
-        # Blocks have one home, where a fill is single flight: what others brought from the origin meanwhile came from
-        # a peer.
         at = after if after.remote > 0 else then
-        near, far, origin = (fetched * part / at.remote for part in (at.near, at.far, at.origin))
-        came = Bytes(size - fetched, near, far, origin)
+        near, far, origin, own = (fetched * part / at.remote for part in (at.near, at.far, at.origin, at.own))
+        foreign = fetched - own
+        before = cache.homes.here(dataset, node)
         # What several nodes fetched from the origin at once is new only once.
-        new = came.origin * min(1.0, self._absent(dataset) / max(1.0, came.origin)) if came.origin > 0 else 0.0
-        if self._workers:
-            before = cache.local(node, dataset)
-            self._keep_on_workers(dataset, new, now)
-            kept = cache.local(node, dataset) - before
-            job.read[node] = (read + size, passed + max(0.0, fetched - kept))
-            return came
-        kept = cache.admit(node, dataset, fetched, new, now) if fetched > 0 else 0.0
-        job.read[node] = (read + size, passed + fetched - kept)
-        return came
-
-    def _keep_on_workers(self, dataset: int, new: float, now: float) -> None:
-        """Blocks have their homes on the workers, equally many on each; they are there once."""
-        workers = self._workers[dataset]
-        for worker in workers if new > 0 else ():
-            self._cache.admit(worker, dataset, new / len(workers), new / len(workers), now)
-
-    def _absent(self, dataset: int) -> float:
-        return max(0.0, self._world.datasets[dataset].size_bytes - self._cache.distinct(dataset))
+        brought = cache.bring(dataset, min(origin, cache.absent(dataset)), now, beside=foreign)
+        mine = min(own, cache.homes.here(dataset, node) - before)
+        kept = brought / origin if origin > 0 else 0.0
+        paired = (near + far + (origin - own) * kept) / max(1.0, foreign)
+        copied = cache.admit(node, dataset, foreign, paired, now)
+        passed = max(0.0, fetched - mine - copied)
+        found = min(passed, paired * (foreign - copied))
+        job.read[node] = Read(read.size + size, read.passed + passed, read.found + found)
+        # What no home keeps, another reader may want at the same moment.
+        joined = (origin - brought) * self._in_flight(job, dataset)
+        others = joined * (origin - own) / origin if origin > 0 else 0.0
+        close = others * cache.near_part(node, dataset)
+        return Bytes(size - fetched + joined - others, near + close, far + others - close, origin - joined)
 
 
 def _still_missing(readers: int, part: float) -> float:

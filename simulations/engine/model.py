@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 GIB = 1 << 30
+BLOCK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,15 @@ class NodeSpec:
 
 @dataclass(frozen=True, slots=True)
 class DatasetSpec:
-    """A dataset. `resident`: node number → bytes that are there at the start."""
+    """A dataset. `resident`: node number → bytes that are there at the start. `file_bytes`: of one file; the blocks of
+    a file have different homes. `homes`: the nodes that alone keep anything of it; empty: every node with a cache."""
 
     name: str
     size_bytes: float
     resident: dict[int, float] = field(default_factory=dict)
+    file_bytes: float = float(BLOCK_BYTES)
+    block_bytes: float = float(BLOCK_BYTES)
+    homes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,8 @@ class Speeds:
 class World:
     """Everything a run starts from. `tick_seconds`: rates are shared anew at most this often; 0: at every event.
     `end_spread_seconds`: the pods of a job that is done leave their nodes within so long.
-    `report_seconds`: how often caches tell what they hold. `horizon_seconds`: the run ends then, finished or not."""
+    `report_seconds`: how often caches tell what they hold. `horizon_seconds`: the run ends then, finished or not.
+    `in_flight_bytes`: what one reader has asked for and not got; next to nothing of a dataset, unless it is small."""
 
     name: str
     nodes: tuple[NodeSpec, ...]
@@ -108,4 +114,5 @@ class World:
     end_spread_seconds: float = 0.0
     report_seconds: float = 10.0
     horizon_seconds: float = float("inf")
+    in_flight_bytes: float = 0.0
     seed: int = 0

@@ -48,11 +48,11 @@ class Simulation:
         self._price = price_per_gib
         self.heap = EventHeap()
         self.ledger = Ledger(world.nodes)
-        self.cache = Cache(world.nodes, world.datasets)
+        workers = _workers(world, policy.workers)
+        self.cache = Cache(world.nodes, world.datasets, workers)
         self.links = _links(world)
         self.streams = Streams(self.links.capacity)
-        workers = _workers(world, policy.workers)
-        self.reading = Reading(world, self.links, self.cache, workers)
+        self.reading = Reading(world, self.links, self.cache)
         self.driver: Driver = (
             drive(world, self.cache)
             if drive is not None
@@ -360,9 +360,8 @@ class Simulation:
     # ---- views ------------------------------------------------------------------------------
 
     def _set_peers(self) -> None:
-        """What serves a dataset to peers grows with the nodes that have it."""
-        for number, holders in enumerate(self.cache.holders):
-            self.links.capacity[self.links.peers(number)] = max(1, len(holders)) * self.world.speeds.nic
+        """What serves a dataset to peers grows with its homes."""
+        self.links.capacity[self.links.peers(0) :] = self.cache.homes.width * self.world.speeds.nic
 
     def _picture_seconds(self) -> float:
         longest = max((job.compute_seconds for job in self.world.jobs), default=0.0)

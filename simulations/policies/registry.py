@@ -43,7 +43,7 @@ POLICIES: Final[dict[str, Policy]] = {
         ),
         Policy(
             "fluid-labels",
-            "Fluid's rule over Headrace's cache: readers' nodes keep what they read, any byte gives the label",
+            "Fluid's rule over Headrace's cache: readers' nodes keep what they read, any copy gives the label",
             default_plugins,
             Gangs.PERMIT,
             labels_data=True,

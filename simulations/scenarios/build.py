@@ -75,7 +75,13 @@ def _datasets(scenario: Scenario, random: Random, nodes: Sequence[NodeSpec]) -> 
     sizes = [_draw(wanted.bytes, random) for _ in range(count)]
     known = {node: share for node, share in wanted.resident.items() if node < len(nodes)}
     return tuple(
-        DatasetSpec(f"ds{index}", size, {node: share * size for node, share in known.items()} if index == 0 else {})
+        DatasetSpec(
+            f"ds{index}",
+            size,
+            {node: share * size for node, share in known.items()} if index == 0 else {},
+            file_bytes=wanted.file,
+            homes=tuple(sorted(known)) if index == 0 and wanted.only_there else (),
+        )
         for index, size in enumerate(sizes)
     )
 

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from api.quantities import to_int
+from simulations.engine.model import BLOCK_BYTES
 from simulations.errors import ScenarioError
 from simulations.policies.registry import POLICIES
 
@@ -85,6 +86,10 @@ class Datasets(Model):
     count: Annotated[int, Field(ge=0)] = 1
     bytes: Lognormal = Lognormal(median=100 * 2.0**30)
     resident: dict[int, Annotated[float, Field(ge=0, le=1)]] = {}
+    only_there: bool = False
+    """Whether dataset 0 is kept on the nodes of `resident` alone (a Dataset with a nodeAffinity); else on all."""
+    file: Annotated[Size, Field(ge=1)] = float(BLOCK_BYTES)
+    """Bytes of one file: a cache gives up whole files, and of large ones each node is some block's home."""
 
 
 class JobSize(Model):

@@ -46,3 +46,21 @@ def test_the_largest_difference_counts_and_sources_hardly_used_do_not() -> None:
     assert bytes_apart(one, one) == 0.0
     assert (apart(2.0, 4.0), apart(0.0, 0.0)) == (0.5, 0.0)
     assert mean([Epoch(1, 2, 3, 4), Epoch(3, 4, 5, 6)]) == Epoch(2, 3, 4, 5)
+
+
+def test_nodes_that_read_nothing_are_homes_too() -> None:
+    size = 96 * MIB
+    alone, beside = (expected(Readers(2, 0.4, size, 2, 40e6, 16e6, idle_nodes=idle))[1] for idle in (0, 1))
+    # Two nodes have room for 0.8 of the dataset and for no copies beside; a third one has it for the rest.
+    assert beside.origin_bytes < 0.8 * alone.origin_bytes
+    assert beside.read_bytes == pytest.approx(2 * size)
+
+
+def test_an_epoch_after_a_part_of_one_finds_what_that_brought() -> None:
+    size = 96 * MIB
+    part, whole, last = expected(Readers(3, 1.0, size, 3, 40e6, 16e6, first_part=0.375))
+    assert part.read_bytes == pytest.approx(3 * 0.375 * size)
+    # Each read a part of its own: 1 - (1 - 0.375)³ of the dataset is at homes.
+    assert part.origin_bytes == pytest.approx((1 - 0.625**3) * size, rel=0.02)
+    assert whole.origin_bytes == pytest.approx(0.625**3 * size, rel=0.05)
+    assert last.local_bytes == pytest.approx(3 * size)
