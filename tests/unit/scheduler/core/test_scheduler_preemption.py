@@ -1,6 +1,7 @@
 """Evicting pods of lower priority: who, where, in what order, and when not."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -303,9 +304,9 @@ def test_ten_thousand_equal_hopeless_pods_cost_one_diagnosis(monkeypatch: pytest
     looks: list[int] = []
     look = explain.look
 
-    def counted(view: ClusterView, plugins: Plugins, found: Pass) -> Diagnosis:
+    def counted(view: ClusterView, plugins: Plugins, found: Pass, **options: Any) -> Diagnosis:
         looks.append(1)
-        return look(view, plugins, found)
+        return look(view, plugins, found, **options)
 
     monkeypatch.setattr(explain, "look", counted)
     world = World()
