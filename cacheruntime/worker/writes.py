@@ -376,14 +376,15 @@ class Writes:
         store: object = location.store
         if staging.inside is None or staging.inside is not store or staging.sealed not in (None, stamp):
             return None
-        staging.sealed = stamp  # also if no answer says so
+        was_sealed, staging.sealed = staging.sealed, stamp  # also if no answer says so
         try:
             info = await staging.inside.publish(staging.descriptor, location.key)
         except BytesLost:
             staging.is_lost = True
             raise
         if info is None:
-            staging.sealed = None
+            # What an earlier commit made an object stays one, also if that commit failed in the end.
+            staging.sealed = was_sealed
         return info
 
     async def _finish_ahead(self, staging: Staging, location: Location, stamp: Stamp) -> ObjectInfo | None:
