@@ -22,6 +22,9 @@ from simulations.engine.driver import Attempt
 from simulations.engine.model import JobSpec, World
 from simulations.engine.network import NOTHING, Links, Usage, usage
 
+HARDLY_ANY = 1e-5
+"""Of what a reader reads next: so little from afar changes nothing that is worth a segment of its own, as when one of
+many homes goes."""
 PARTS, PARTS_ALONE, PARTS_COLD = 4, 2, 16
 """Parts of an epoch while caches fill: with other readers of the dataset on one of the nodes, without, and with readers
 anywhere while homes lack a part of it."""
@@ -59,7 +62,7 @@ class Segment:
     @property
     def is_fetching(self) -> bool:
         """Whether it reads bytes of its dataset that were not on the reader's node."""
-        return any(at.remote > 1e-9 for at in self.shares.values())
+        return any(at.remote > HARDLY_ANY for at in self.shares.values())
 
 
 @dataclass(slots=True)
@@ -125,7 +128,7 @@ class Reading:
         if into == 0.0:
             job.read.clear()
         shares = {node: self._cache.shares(node, spec.dataset, self._read_so_far(job, node)) for node in job.pods_on}
-        is_all_local = all(item.remote <= 1e-9 for item in shares.values())
+        is_all_local = all(item.remote <= HARDLY_ANY for item in shares.values())
         if is_all_local:
             units = left
         elif into > 0.0 or self._fills(job, spec.dataset):
@@ -175,7 +178,7 @@ class Reading:
         """Where a job's bytes are in the mean of a segment: others bring some of what is missing at its start."""
         dataset = job.spec.dataset
         assert dataset is not None
-        if all(at.remote <= 1e-9 for at in shares.values()):
+        if all(at.remote <= HARDLY_ANY for at in shares.values()):
             return shares
         cache, size = self._cache, self._world.datasets[dataset].size_bytes
         # Pods of one job share an epoch: they do not bring each other what they want.

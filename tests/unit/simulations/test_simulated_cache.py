@@ -2,8 +2,10 @@
 
 import pytest
 
-from simulations.engine.cache import Cache, Read
+from simulations.engine.cache import Cache, Read, Shares
+from simulations.engine.jobs import Segment
 from simulations.engine.model import DatasetSpec, JobSpec, NodeSpec, Speeds, World
+from simulations.engine.network import NOTHING
 from simulations.engine.simulation import Simulation
 from simulations.policies.registry import POLICIES
 
@@ -237,3 +239,12 @@ def test_copies_that_gave_way_in_the_first_epoch_were_read_in_it() -> None:
     found = Simulation(world, POLICIES["headrace"]).run().figures
     assert found["origin_bytes"] == pytest.approx(100e9, rel=0.001)
     assert found["local_bytes"] == pytest.approx(0.0, abs=1e6)
+
+
+def test_next_to_nothing_from_afar_is_not_worth_a_segment_of_its_own() -> None:
+    def segment(remote: float) -> Segment:
+        return Segment(False, 1.0, 1.0, 1.0, NOTHING, {0: Shares(0.0, 1.0 - remote, 0.0, 0.0, remote)})
+
+    # One of a thousand homes that goes leaves each of the others a millionth to fetch.
+    assert not segment(1e-6).is_fetching
+    assert segment(1e-3).is_fetching
