@@ -28,9 +28,8 @@ oracle: setup
 sanity-tool: setup
 	-@$(PYTHON) tools/bootstrap.py --csi-sanity
 
-# By file, the long ones first: tests of one file share what they started. Three on two cores: a third of the time a test
-# waits, for leases, rates and signals.
-PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
+# By file, the long ones first: tests of one file share what they started.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 # Real processes on a busy machine: what fails is run once more, and counted and named as "rerun" in the last lines.
 RERUN := --reruns 1 --reruns-delay 2 -rfER
 test: lint oracle sanity-tool ## everything that must hold: lint, then all tests
