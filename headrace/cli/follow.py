@@ -5,7 +5,7 @@ Owns the loop. Invariant: a pod's log is followed once, and no line of it is los
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from api import names
@@ -76,20 +76,13 @@ class Follower:
                 self._logs[name] = asyncio.create_task(self._follow_log(pod))
 
     async def _follow_log(self, pod: Body) -> None:
-        name, containers = pod["metadata"]["name"], pod["spec"]["containers"]
-        params = {"follow": "true", "container": containers[0]["name"]}
-        path = PODS.path(self._namespace, name, "log")
-        held = b""
+        name = pod["metadata"]["name"]
         try:
-            async with self._client.stream(path, params=params) as stream:
-                while (chunk := await stream.read(SILENCE_SECONDS)) != b"":
-                    *lines, held = (held + (chunk or b"")).split(b"\n")
-                    for line in lines:
-                        self._say(f"[{name}] {line.decode('utf-8', 'replace')}")
+            async for lines in log_lines(self._client, pod, {"follow": "true"}):
+                for line in lines:
+                    self._say(f"[{name}] {line.decode('utf-8', 'replace')}")
         except KubeError as error:
             self._say(f"[{name}] the log ended: {error.message}")
-        if held:
-            self._say(f"[{name}] {held.decode('utf-8', 'replace')}")
 
     async def _end_logs(self) -> None:
         if not self._logs:
@@ -99,6 +92,25 @@ class Follower:
             task.cancel()
         if going:
             await asyncio.wait(going)
+
+
+async def log_lines(client: KubeClient, pod: Body, params: Mapping[str, str]) -> AsyncIterator[list[bytes]]:
+    """Yield the lines of a pod's log as they come, of its first container unless `params` names another; what there is
+    of a last one too, also before a KubeError."""
+    meta = pod["metadata"]
+    container = {"container": pod["spec"]["containers"][0]["name"]} | dict(params)
+    held = b""
+    try:
+        async with client.stream(PODS.path(meta["namespace"], meta["name"], "log"), params=container) as stream:
+            while (chunk := await stream.read(SILENCE_SECONDS)) != b"":
+                *lines, held = (held + (chunk or b"")).split(b"\n")
+                yield lines
+    except KubeError:
+        if held:
+            yield [held]
+        raise
+    if held:
+        yield [held]
 
 
 def pod_order(pod: Body) -> tuple[str, int, int, str]:

@@ -15,7 +15,7 @@ import typer
 
 from api import names
 from api.training_v1alpha1 import FAILED, SUCCEEDED
-from headrace.cli.follow import LOOK_SECONDS, pod_order
+from headrace.cli.follow import LOOK_SECONDS, log_lines, pod_order
 from headrace.cli.tables import state_of
 from headrace.errors import HeadraceError, UsageError
 from kube.client import KubeClient
@@ -116,21 +116,15 @@ async def _follow_all(client: KubeClient, job: Mapping[str, Any], params: Mappin
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _lines(client: KubeClient, pod: Mapping[str, Any], params: Mapping[str, str]) -> bool:
+async def _lines(client: KubeClient, pod: dict[str, Any], params: Mapping[str, str]) -> bool:
     """Print a pod's log, line by line; whether there was one. What one pod lacks ends nobody else's."""
-    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-    container = {"container": pod["spec"]["containers"][0]["name"]} | dict(params)
-    held = b""
+    name = pod["metadata"]["name"]
     try:
-        async with client.stream(PODS.path(namespace, name, "log"), params=container) as stream:
-            while (chunk := await stream.read(SILENCE_SECONDS)) != b"":
-                *lines, held = (held + (chunk or b"")).split(b"\n")
-                _write(name, lines)
+        async for lines in log_lines(client, pod, params):
+            _write(name, lines)
     except KubeError as error:
-        _write(name, [held] if held else [])
         print(f"[{name}] {error.message}", file=sys.stderr, flush=True)
         return False
-    _write(name, [held] if held else [])
     return True
 
 
