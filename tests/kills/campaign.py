@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.data_plane import DataPlane, Process
-from tests.kills.actors import ACTORS
+from tests.kills.actors import ACTORS, PLAIN
+from tests.kills.stalls import Call, Death, Row, rows
 
 LARGE_BYTES: Final = 96 << 20
 WHOLE_BYTES: Final = 24 << 20
@@ -32,6 +33,13 @@ WAYS: Final = {"kill": 6, "stop": 1, "crash": 2, "upgrade": 1}
 """How a daemon ends, and how often: SIGKILL, SIGSTOP (the watchdog's business), SIGSEGV, SIGHUP to the keeper."""
 
 
+_UNKNOWN: Final = {
+    **{"actor": "?", "calls": {}, "errors": 0, "worst_seconds": SETTLE_SECONDS, "in": "?"},
+    **{"told": [], "long": []},
+}
+"""The report of an actor that gave none."""
+
+
 @dataclass
 class Outcome:
     """What a campaign showed."""
@@ -40,6 +48,7 @@ class Outcome:
     reports: list[dict[str, Any]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     """What is wrong besides what applications saw."""
+    deaths: list[Death] = field(default_factory=list)
 
     @property
     def errors(self) -> int:
@@ -48,8 +57,16 @@ class Outcome:
 
     @property
     def worst(self) -> dict[str, Any]:
-        """The report with the longest call."""
-        return max(self.reports, key=lambda each: float(each["worst_seconds"]))
+        """The report with the longest call on the mount."""
+        on_mount = (each for each in self.reports if each["actor"] != PLAIN)
+        return max(on_mount, key=lambda each: float(each["worst_seconds"]))
+
+    def rows(self) -> list[Row]:
+        """Return how long calls took, by what was called."""
+        counts: Counter[str] = Counter()
+        for report in self.reports:
+            counts.update(report["calls"])
+        return rows(counts, (Call(*each) for report in self.reports for each in report["long"]), self.deaths)
 
     def line(self) -> str:
         """Return the line a campaign ends with."""
@@ -75,19 +92,22 @@ def run(
         (mount / "bench" / "books" / "whole.bin").read_bytes()
         (mount / "bench" / "work" / "written").mkdir()
         (mount / "bench" / "work" / "names").mkdir()
+        (mount / "bench" / "work" / "shards").mkdir()
         actors = [_start(name, mount, origin, seed + index) for index, name in enumerate(ACTORS)]
         try:
             before: _Held | None = None
+            _await_serving(keeper, 1)
             for number in range(kills):
-                _await_serving(keeper, number + 1)
                 before = before or _held(keeper, mount)
                 time.sleep(chance.uniform(*PAUSE_SECONDS))
                 way = chance.choices(list(ways or WAYS), list((ways or WAYS).values()))[0]
+                began = time.monotonic()
                 end_daemon(keeper, way)
+                _await_serving(keeper, number + 2)
+                outcome.deaths.append(Death(way, began, time.monotonic()))
                 outcome.kills[way] += 1
                 if (number + 1) % 10 == 0:
                     told(f"{number + 1} of {kills} daemons ended")
-            _await_serving(keeper, kills + 1)
             time.sleep(1.0)
         finally:
             outcome.reports = [_finish(each, outcome) for each in actors]
@@ -126,7 +146,7 @@ def _finish(actor: subprocess.Popen[bytes], outcome: Outcome) -> dict[str, Any]:
         actor.kill()
         actor.wait()
         outcome.faults.append(f"{actor.args!r} did not end: {error}")
-        return {"actor": "?", "calls": 0, "errors": 0, "worst_seconds": SETTLE_SECONDS, "in": "?", "told": []}
+        return _UNKNOWN
     return report
 
 
