@@ -97,6 +97,8 @@ class Staging:
     """What the under store shows of it, or may show; None while nothing is."""
     is_lost: bool = False
     """The medium did not take some of its bytes. It would not say so again."""
+    asked: tuple[int, int] = 0, 0
+    """Mode and time of the last commit that was begun."""
     committed: Committed | None = None
     stamp: Stamp | None = None
     owner: object = None
@@ -200,9 +202,11 @@ class Writes:
             raise CacheError(f"no staging file can be made: {error.strerror}", number=error.errno) from error
         return Staging(uid, path, descriptor, file)
 
-    async def adopt(self, uid: str, device: int, inode: int, owner: object) -> Staging | None:
+    async def adopt(
+        self, uid: str, device: int, inode: int, owner: object, *, may_be_object: bool = False
+    ) -> Staging | None:
         """Return the dataset's staging file that is this inode, its owner's from now on; None when there is none that
-        may be written. `device` 0 = one in the cache.
+        may be written, unless it `may_be_object`. `device` 0 = one in the cache.
 
         It may still be another's: a dead client's successor can be here before its hanging up is noticed. Whoever asks
         holds the file open, so that the number is nobody else's.
@@ -212,7 +216,7 @@ class Writes:
             is_on_device = status.st_dev == device if device else staging.inside is None
             if staging.uid == uid and status.st_ino == inode and is_on_device:
                 await self._datasets.locate_writable(uid, staging.path)
-                if staging.is_ended or _is_object(staging):
+                if staging.is_ended or (is_object(staging) and not may_be_object):
                     return None
                 staging.owner, staging.is_adopted = owner, True
                 return staging
@@ -280,6 +284,7 @@ class Writes:
                 raise CacheError("the staging file is another client's now", number=errno.EBADF)
             if staging.is_lost:
                 raise CacheError("the medium did not take what was written; write it again", number=errno.EIO)
+            staging.asked = mode, mtime_ns
             stamp = await self._settled_stamp(staging)
             if staging.committed is not None and staging.stamp == stamp:
                 return staging.committed
@@ -523,7 +528,7 @@ class Writes:
                     staging.committed = structs.replace(committed, etag=new_etag)
 
 
-def _is_object(staging: Staging) -> bool:
+def is_object(staging: Staging) -> bool:
     """Whether the file itself is an object or held, or may be about to."""
     return staging.seals and (staging.sealed is not None or staging.lock.locked())
 

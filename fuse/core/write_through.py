@@ -105,11 +105,13 @@ class Writing:
         """The bytes up to `mark` are durable. Return the entry other nodes see."""
         self._clean_at = mark
         self.is_committed = True
+        if not self.has_changes:
+            self.mtime_ns = result.mtime_ns
         return Entry(
             is_directory=False,
             size_bytes=result.size_bytes,
             etag=result.etag,
-            mtime_ns=self.mtime_ns,
+            mtime_ns=result.mtime_ns,
             mode=self.mode,
             version=result.snapshot_version,
         )
