@@ -113,6 +113,7 @@ class Daemon:
     @staticmethod
     async def _leave(session: Session | None, backend: Backend, serving: asyncio.Future[None]) -> None:
         """Take no more requests, answer what is in work while it is quick, and end."""
+        log.info("leaves")
         backend.stop()
         await asyncio.wait({serving}, timeout=LEAVE_SECONDS)
         log.info("left", requests_left=not serving.done())

@@ -6,6 +6,7 @@ that what is in the store can be looked at.
 
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -104,6 +106,8 @@ def run(
                 began = time.monotonic()
                 end_daemon(keeper, way)
                 _await_serving(keeper, number + 2)
+                if way == "upgrade":
+                    began = max(began, time.monotonic() - _seconds_since(keeper, "leaves"))
                 outcome.deaths.append(Death(way, began, time.monotonic()))
                 outcome.kills[way] += 1
                 if (number + 1) % 10 == 0:
@@ -161,6 +165,11 @@ def _await_serving(keeper: Process, count: int) -> None:
         if time.monotonic() > deadline or keeper.popen.poll() is not None:
             raise RuntimeError(f"no daemon follows: {keeper.tail()}")
         time.sleep(0.01)
+
+
+def _seconds_since(keeper: Process, event: str) -> float:
+    told = next((each for each in reversed(keeper.events()) if each["event"] == event), None)
+    return (datetime.now(UTC) - datetime.fromisoformat(told["timestamp"])).total_seconds() if told else math.inf
 
 
 def end_daemon(keeper: Process, way: str) -> None:
