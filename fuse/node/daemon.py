@@ -33,8 +33,11 @@ log = structlog.get_logger()
 
 DRAIN_SECONDS: Final = 10.0
 """For requests in work at the end, such as the commit of a file that is just being closed."""
-LEAVE_SECONDS: Final = 1.0
-"""For requests in work when the next daemon shall serve; what is not done then is done again by it."""
+SETTLED_SECONDS: Final = 0.5
+"""Whoever began to serve a moment ago needs the processor for what had been waiting."""
+LEAVE_SECONDS: Final = 0.2
+"""For requests in work when the next daemon shall serve. What is not done then is done again by it, and others wait
+meanwhile."""
 
 
 class Daemon:
@@ -195,9 +198,27 @@ def _trust(settings: Settings) -> TrustFiles | None:
         raise MountError(f"--trust: {error}") from error
 
 
+async def _stand_by(session: Session, namespace: MetadataClient) -> None:
+    """Wait until the keeper wants us to serve, with everything made that takes a moment; OSError."""
+
+    async def connect() -> None:
+        await asyncio.sleep(SETTLED_SECONDS)
+        await namespace.stay_connected()
+
+    connecting = asyncio.ensure_future(connect())
+    try:
+        await session.wait()
+    finally:
+        connecting.cancel()
+
+
 async def run(settings: Settings, session: Session | None = None) -> None:
     """Run the daemon of one mount until SIGTERM, SIGINT or an unmount from outside; with a `session` it is one of
     several, one after the other."""
+    trust = _trust(settings)
+    namespace = MetadataClient(settings.metadata, patience_seconds=settings.metadata_patience_seconds, trust=trust)
+    if session is not None:
+        await _stand_by(session, namespace)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -205,8 +226,6 @@ async def run(settings: Settings, session: Session | None = None) -> None:
     metrics = Metrics()
     if settings.metrics is not None:
         metrics_module.serve(metrics, *settings.metrics_address)
-    trust = _trust(settings)
-    namespace = MetadataClient(settings.metadata, patience_seconds=settings.metadata_patience_seconds, trust=trust)
     tokens = None
     if trust is not None:
         kept, keep = (session.tokens, session.keep_tokens) if session is not None else (b"", None)

@@ -58,10 +58,11 @@ class Session:
         self._metrics = Metrics()
         self._nodes: Callable[[], int] = lambda: 0
 
-    def wait(self) -> None:
-        """Tell the keeper that we wait, and wait to be told to serve; OSError when the keeper is gone. Blocks."""
+    async def wait(self) -> None:
+        """Tell the keeper that we wait, and wait to be told to serve; OSError when the keeper is gone."""
         wire.send(self._channel, wire.Warm())
         while True:
+            await self._packet()
             received = wire.receive(self._channel)
             if received is None:
                 raise ConnectionResetError("the keeper is gone")
@@ -77,6 +78,14 @@ class Session:
         if tokens is not None:
             self.tokens = os.pread(tokens, os.fstat(tokens).st_size, 0)
             os.close(tokens)
+
+    async def _packet(self) -> None:
+        loop, come = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._channel, come.set)
+        try:
+            await come.wait()
+        finally:
+            loop.remove_reader(self._channel)
 
     @property
     def reason(self) -> Reason:
