@@ -197,7 +197,7 @@ class Succession:
         """SIGHUP: another version is installed, let it serve. What waits is of the old one."""
         del now
         self._is_upgrading = True
-        waiting = [Kill(child) for child in self._waiting]
+        waiting = [Kill(child) for child in self.waiting]
         for kill in waiting:
             self._children[kill.child].ending = Reason.UPGRADED
         return [*waiting, *self._spawn()]
@@ -252,7 +252,8 @@ class Succession:
         return SILENT_SECONDS / 2
 
     @property
-    def _waiting(self) -> Sequence[int]:
+    def waiting(self) -> Sequence[int]:
+        """The daemons that may be told to go."""
         return [child for child, state in self._children.items() if child != self._active and state.ending is None]
 
     def _waiting_one_died(self, state: _Child, now: float) -> list[Action]:
@@ -270,7 +271,7 @@ class Succession:
         """Let a waiting daemon go if none serves, and start one if none waits."""
         if self._next is None or self._active is not None:
             return []
-        warm = next((child for child in self._waiting if self._children[child].is_warm), None)
+        warm = next((child for child in self.waiting if self._children[child].is_warm), None)
         if warm is None:
             return self._spawn()
         reason, self._next = self._next, None
@@ -279,7 +280,7 @@ class Succession:
         return [Go(warm, reason, self._crashes >= CRASHES_MAX)]
 
     def _spawn(self) -> list[Action]:
-        if self._is_spawning or self._stopping_since is not None or self._waiting:
+        if self._is_spawning or self._stopping_since is not None or self.waiting:
             return []
         self._is_spawning = True
         return [Spawn()]

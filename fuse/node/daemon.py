@@ -110,7 +110,8 @@ class Daemon:
         inherited = session.restore(self.operations, self._metrics)
         raw.take_over(inherited, session.record, session.tried_again)
         if not inherited.is_first:
-            log.info("took_over", reason=session.reason.value, inodes=len(self.operations.state.inodes))
+            inodes = len(self.operations.state.inodes)
+            log.info("took_over", reason=session.reason.value, inodes=inodes, followed_bytes=session.followed_bytes)
         return raw
 
     @staticmethod
@@ -205,11 +206,12 @@ async def _stand_by(session: Session, namespace: MetadataClient) -> None:
         await asyncio.sleep(SETTLED_SECONDS)
         await namespace.stay_connected()
 
-    connecting = asyncio.ensure_future(connect())
+    preparing = [asyncio.ensure_future(connect()), asyncio.ensure_future(session.follower.run())]
     try:
         await session.wait()
     finally:
-        connecting.cancel()
+        for each in preparing:
+            each.cancel()
 
 
 async def run(settings: Settings, session: Session | None = None) -> None:

@@ -19,13 +19,14 @@ import structlog
 
 from fuse.backends.base import Inherited
 from fuse.core.contracts import Bytes
-from fuse.core.journal import Image, replay
+from fuse.core.journal import Image
 from fuse.core.operations import Operations
 from fuse.core.recorder import Recorder
 from fuse.core.restore import restore
 from fuse.core.succession import BEAT_SECONDS, CRASHES_MAX, LEFT_STATUS, Reason
 from fuse.metrics import Metrics
 from fuse.node import wire
+from fuse.node.follower import Follower
 
 log = structlog.get_logger()
 
@@ -47,6 +48,9 @@ class Session:
         self._device = device
         self._kept: dict[int, int] = {}
         self.tokens = b""
+        self.follower = Follower()
+        self.followed_bytes = 0
+        """How much of the journal was read before we were told to serve."""
         self._journal = -1
         self._next_journal: int | None = None
         self._next_end = 0
@@ -67,7 +71,9 @@ class Session:
             if received is None:
                 raise ConnectionResetError("the keeper is gone")
             message, descriptors = received
-            if isinstance(message, wire.Kept):
+            if isinstance(message, wire.Follow):
+                self.follower.begin(*descriptors)
+            elif isinstance(message, wire.Kept):
                 self._kept.update(zip(message.numbers, descriptors, strict=True))
             elif isinstance(message, wire.Proceed):
                 self._proceed = message
@@ -96,12 +102,13 @@ class Session:
         """Fill the tables with what the daemons before left; return what the backend needs to go on."""
         self._metrics = metrics
         metrics.takeovers.update(self._proceed.takeovers)
+        self.followed_bytes = self.follower.followed_bytes
         state = operations.state
         size_bytes = os.fstat(self._journal).st_size
         # Millions of objects are made and none of them is garbage.
         gc.disable()
         try:
-            image = replay(os.pread(self._journal, size_bytes, 0)) if size_bytes else Image()
+            image = self.follower.image(self._journal)
             # One that was kept, and not written down before its daemon died.
             image.next_staging = max(image.next_staging, 1 + max(self._kept, default=0))
             restore(state, image)
