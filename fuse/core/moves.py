@@ -85,16 +85,25 @@ class Moves:
             raise IsADirectory(f"{node.path} is a directory")
         try:
             if await self._orphan(node):
-                version = await state.worker.remove(dataset.uid, node.path, directory=False)
-                state.directories.changed_here(dataset.uid, version, [(parent.path, node.name, None)])
+                await self._remove_file(dataset, parent, node)
         except BaseException:
             self._adopt(node)
             raise
         state.inodes.detach(node)
 
+    async def _remove_file(self, dataset: Dataset, parent: Node, node: Node) -> None:
+        state = self._state
+        try:
+            version = await state.worker.remove(dataset.uid, node.path, directory=False)
+        except NotFound:
+            if node.writing is None or node.writing.is_committed:
+                raise
+            return  # nobody had committed it after all
+        state.directories.changed_here(dataset.uid, version, [(parent.path, node.name, None)])
+
     @staticmethod
     async def _orphan(node: Node) -> bool:
-        """End commits of a file whose name goes away; return whether the namespace has it."""
+        """End commits of a file whose name goes away; return whether the namespace has it, or may have it."""
         writing = node.writing
         if writing is None:
             return True
@@ -104,7 +113,7 @@ class Moves:
             writing.staged()
         writing.orphan()
         await writing.staging.settle()
-        return writing.is_committed
+        return writing.is_committed or writing.may_be_committed
 
     async def rename(
         self, parent_inode: int, raw_name: bytes, new_parent_inode: int, raw_new_name: bytes, flags: int

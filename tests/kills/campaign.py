@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.data_plane import DataPlane, Process
+from fuse.core.succession import CRASHES_MAX
 from tests.kills.actors import ACTORS, PLAIN
 from tests.kills.stalls import Call, Death, Row, rows
 
@@ -33,6 +34,8 @@ PAUSE_SECONDS: Final = (0.1, 2.0)
 """From one daemon's first answer to its end: often before another waits."""
 WAYS: Final = {"kill": 6, "stop": 1, "crash": 2, "upgrade": 1}
 """How a daemon ends, and how often: SIGKILL, SIGSTOP (the watchdog's business), SIGSEGV, SIGHUP to the keeper."""
+WORKER: Final = "worker"
+"""No daemon ends but the worker, by SIGKILL, and is started anew."""
 
 
 _UNKNOWN: Final = {
@@ -51,6 +54,7 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
     """What is wrong besides what applications saw."""
     deaths: list[Death] = field(default_factory=list)
+    worker_deaths: list[Death] = field(default_factory=list)
 
     @property
     def errors(self) -> int:
@@ -64,11 +68,22 @@ class Outcome:
         return max(on_mount, key=lambda each: float(each["worst_seconds"]))
 
     def rows(self) -> list[Row]:
-        """Return how long calls took, by what was called."""
+        """Return how long calls took, by what was called; without those that met a worker's death."""
         counts: Counter[str] = Counter()
         for report in self.reports:
             counts.update(report["calls"])
-        return rows(counts, (Call(*each) for report in self.reports for each in report["long"]), self.deaths)
+        return rows(counts, [call for call in self.calls() if not self._met_worker(call)], self.deaths)
+
+    def calls(self) -> list[Call]:
+        """Return the calls that took long enough to be told of."""
+        return [Call(*each) for report in self.reports for each in report["long"]]
+
+    def worker_stall(self) -> float:
+        """Return the longest call that met a worker's death, in seconds."""
+        return max((call.seconds for call in self.calls() if self._met_worker(call)), default=0.0)
+
+    def _met_worker(self, call: Call) -> bool:
+        return any(death.met(call) for death in self.worker_deaths)
 
     def line(self) -> str:
         """Return the line a campaign ends with."""
@@ -98,14 +113,24 @@ def run(
         actors = [_start(name, mount, origin, seed + index) for index, name in enumerate(ACTORS)]
         try:
             before: _Held | None = None
-            _await_serving(keeper, 1)
+            last: list[str] = []
+            _await_serving(keeper, served := 1)
             for number in range(kills):
                 before = before or _held(keeper, mount)
                 time.sleep(chance.uniform(*PAUSE_SECONDS))
                 way = chance.choices(list(ways or WAYS), list((ways or WAYS).values()))[0]
+                # What is in work in one crash too many is refused, as it should be.
+                way = "kill" if last == ["crash"] * (CRASHES_MAX - 1) else way
+                last = [*last, way][1 - CRASHES_MAX :]
                 began = time.monotonic()
+                if way == WORKER:
+                    plane.workers["n1"].stop(signal.SIGKILL)
+                    plane.start_worker("n1")
+                    outcome.worker_deaths.append(Death(way, began, time.monotonic()))
+                    continue
+                served += 1
                 end_daemon(keeper, way)
-                _await_serving(keeper, number + 2)
+                _await_serving(keeper, served)
                 if way == "upgrade":
                     began = max(began, time.monotonic() - _seconds_since(keeper, "leaves"))
                 outcome.deaths.append(Death(way, began, time.monotonic()))
