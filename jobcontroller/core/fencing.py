@@ -1,35 +1,78 @@
 """Ending pods for good: those of old attempts, of suspended and of finished jobs.
 
-Owns when a deletion is asked for and when it is forced. Invariant: the pods of the next attempt are created
-only when none of an older one is left, so no two attempts of a job ever hold the same GPUs."""
+Owns when a deletion is asked for and when it is forced. A pod whose end its node does not confirm may run on: kubelet
+is down or cut off, its containers are not. So before it is deleted by force the cache is told to take no checkpoints
+of the job from that node any more, until who mounts there says that the pod has ended.
+
+Invariants: the pods of the next attempt are created only when none of an older one is left, so no two attempts of a job
+ever hold the same GPUs; what may still run has a fence around it, if the job has its checkpoints in the cache."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from jobcontroller.core.actions import Action, DeletePod
-from jobcontroller.core.observed import PodView
+from api.training_v1alpha1 import TrainingJob
+from jobcontroller.core.actions import Action, DeletePod, RaiseFences
+from jobcontroller.core.observed import PodView, Problem
 
 #: After its grace a pod is given this long for its node to confirm the end, then it is deleted by force: on a
 #: dead node nobody ever confirms. Names, hosts and port of the next attempt differ, so a straggler cannot join.
 FORCE_AFTER_SECONDS = 30.0
 
 
-def end_pods(
-    pods: Iterable[PodView], now: float, grace_seconds: int | None = None
-) -> tuple[list[Action], float | None]:
-    """Return the deletions due now, and the seconds until one more may be (None = a watch will tell).
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What is to be done now, and the seconds until more may be (None = a watch will tell)."""
 
-    `grace_seconds` None leaves each pod its own. Asking again for a pod that is ending does nothing."""
+    actions: list[Action]
+    again_seconds: float | None
+
+
+def end_pods(
+    job: TrainingJob,
+    pods: Iterable[PodView],
+    now: float,
+    grace_seconds: int | None = None,
+    problem: Problem | None = None,
+) -> Ending:
+    """Return the deletions due now.
+
+    `grace_seconds` None leaves each pod its own; `problem` is why the last fence could not be raised. Asking again for
+    a pod that is ending does nothing."""
     actions: list[Action] = []
+    forced: list[PodView] = []
     waits: list[float] = []
+    not_before = problem.retry_at if problem is not None else 0.0
     for pod in pods:
         if pod.deletion_at is None:
             # A finished pod has nothing left to do in its grace.
             grace = 0 if pod.is_finished else grace_seconds
             actions.append(DeletePod(name=pod.name, uid=pod.uid, grace_seconds=grace))
-        elif now >= pod.deletion_at + FORCE_AFTER_SECONDS:
-            actions.append(DeletePod(name=pod.name, uid=pod.uid, grace_seconds=0))
+        elif now >= (due := _force_at(job, pod, not_before)):
+            forced.append(pod)
         else:
-            waits.append(pod.deletion_at + FORCE_AFTER_SECONDS - now)
-    return actions, min(waits, default=None)
+            waits.append(due - now)
+    fences = _fences(job, forced)
+    if fences:
+        actions.append(RaiseFences(fences))
+    actions.extend(DeletePod(name=pod.name, uid=pod.uid, grace_seconds=0) for pod in forced)
+    return Ending(actions, min(waits, default=None))
+
+
+def _force_at(job: TrainingJob, pod: PodView, not_before: float) -> float:
+    at = (pod.deletion_at or 0.0) + FORCE_AFTER_SECONDS
+    return max(at, not_before) if _may_write(job, pod) else at
+
+
+def _may_write(job: TrainingJob, pod: PodView) -> bool:
+    has_checkpoints = job.spec.checkpoint is not None and job.spec.checkpoint.dataset is not None
+    return has_checkpoints and bool(pod.node) and not pod.is_finished
+
+
+def _fences(job: TrainingJob, forced: Iterable[PodView]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for pod in forced:
+        if _may_write(job, pod):
+            found[pod.node] = (*found.get(pod.node, ()), pod.uid)
+    return found

@@ -86,6 +86,7 @@ class Observer:
         key: Key,
         problem: Problem | None,
         removal_problem: Problem | None = None,
+        fence_problem: Problem | None = None,
         raw: Mapping[str, Any] | None = None,
     ) -> Seen | Unreadable | None:
         """Return what is known of the job; None when there is no such job. Raises KubeError.
@@ -122,6 +123,7 @@ class Observer:
             problem=problem,
             checkpoint_sharers=self._directories.others(job),
             removal_problem=removal_problem,
+            fence_problem=fence_problem,
             signs=await self._signs.of(key, job, tuple(pods.values())),
             admission=self._queues.admission(job),
         )
