@@ -14,11 +14,8 @@ from dataclasses import dataclass
 
 from api.training_v1alpha1 import TrainingJob
 from jobcontroller.core.actions import Action, DeletePod, RaiseFences
-from jobcontroller.core.observed import PodView, Problem
-
-#: After its grace a pod is given this long for its node to confirm the end, then it is deleted by force: on a
-#: dead node nobody ever confirms. Names, hosts and port of the next attempt differ, so a straggler cannot join.
-FORCE_AFTER_SECONDS = 30.0
+from jobcontroller.core.observed import PodView
+from jobcontroller.core.turn import Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,40 +26,34 @@ class Ending:
     again_seconds: float | None
 
 
-def end_pods(
-    job: TrainingJob,
-    pods: Iterable[PodView],
-    now: float,
-    grace_seconds: int | None = None,
-    problem: Problem | None = None,
-) -> Ending:
-    """Return the deletions due now.
+def end_pods(turn: Turn, pods: Iterable[PodView], grace_seconds: int | None = None) -> Ending:
+    """Return the deletions due now. `grace_seconds` None leaves each pod its own.
 
-    `grace_seconds` None leaves each pod its own; `problem` is why the last fence could not be raised. Asking again for
-    a pod that is ending does nothing."""
+    Asking again for a pod that is ending does nothing. After its grace it is given `force_after_seconds` for its node
+    to confirm the end: on a dead node nobody ever confirms. Names, hosts and port of the next attempt differ, so a
+    straggler cannot join."""
     actions: list[Action] = []
     forced: list[PodView] = []
     waits: list[float] = []
-    not_before = problem.retry_at if problem is not None else 0.0
     for pod in pods:
         if pod.deletion_at is None:
             # A finished pod has nothing left to do in its grace.
             grace = 0 if pod.is_finished else grace_seconds
             actions.append(DeletePod(name=pod.name, uid=pod.uid, grace_seconds=grace))
-        elif now >= (due := _force_at(job, pod, not_before)):
+        elif turn.now >= (due := _force_at(turn, pod, pod.deletion_at)):
             forced.append(pod)
         else:
-            waits.append(due - now)
-    fences = _fences(job, forced)
+            waits.append(due - turn.now)
+    fences = _fences(turn.job, forced)
     if fences:
         actions.append(RaiseFences(fences))
     actions.extend(DeletePod(name=pod.name, uid=pod.uid, grace_seconds=0) for pod in forced)
     return Ending(actions, min(waits, default=None))
 
 
-def _force_at(job: TrainingJob, pod: PodView, not_before: float) -> float:
-    at = (pod.deletion_at or 0.0) + FORCE_AFTER_SECONDS
-    return max(at, not_before) if _may_write(job, pod) else at
+def _force_at(turn: Turn, pod: PodView, grace_ends_at: float) -> float:
+    at, problem = grace_ends_at + turn.policy.force_after_seconds, turn.observed.fence_problem
+    return max(at, problem.retry_at) if problem is not None and _may_write(turn.job, pod) else at
 
 
 def _may_write(job: TrainingJob, pod: PodView) -> bool:

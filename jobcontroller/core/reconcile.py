@@ -15,7 +15,7 @@ number in the status is the commit point of a restart."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from api import names
@@ -110,7 +110,7 @@ def _clean_up_finished(turn: Turn) -> Plan | None:
         return None
     policy = job.spec.run_policy
     going = cleanup.pods_to_end(policy, turn.observed.pods, status)
-    ending = _ending(turn, going)
+    ending = fencing.end_pods(turn, going)
     actions = [*ending.actions, *(DeletePodGroup(name) for name in sorted(turn.observed.groups))]
     expires_at = cleanup.expires_at(policy, status)
     if expires_at is not None and turn.now >= expires_at:
@@ -182,7 +182,7 @@ def _hold_back_suspended(turn: Turn) -> Plan | None:
         turn.outcome = reasons.SUSPENDED
     left = f"{len(pods)} pods are ending" if pods else "no pods are left; set spec.runPolicy.suspend to false to go on"
     turn.draft.enter(SUSPENDED, reasons.SUSPENDED, left)
-    ending = _ending(turn, pods, _grace_seconds(turn))
+    ending = fencing.end_pods(turn, pods, _grace_seconds(turn))
     turn.act(ending.actions)
     turn.act(DeletePodGroup(name) for name in sorted(turn.observed.groups))
     turn.wake_after(ending.again_seconds)
@@ -292,10 +292,10 @@ def _doubt_checkpoint(turn: Turn) -> None:
 
 def _end_older_attempts(turn: Turn) -> Plan | None:
     older = turn.other_pods()
-    ending = _ending(turn, older, _grace_seconds(turn))
+    ending = fencing.end_pods(turn, older, _grace_seconds(turn))
     turn.act(ending.actions)
     outsiders = [pod for pod in turn.other_workers() if pod.index not in elastic.reserves(turn.status)]
-    ending_outsiders = _ending(turn, outsiders, _grace_seconds(turn))
+    ending_outsiders = fencing.end_pods(turn, outsiders, _grace_seconds(turn))
     turn.act(ending_outsiders.actions)
     turn.wake_after(ending_outsiders.again_seconds)
     current = attempts.group_name(turn.job.metadata.name, turn.attempt)
@@ -309,10 +309,6 @@ def _end_older_attempts(turn: Turn) -> Plan | None:
     else:
         turn.draft.wait(reasons.WAITING_FOR_OLD_PODS, f"{len(older)} pods of the attempt before are ending")
     return turn.plan()
-
-
-def _ending(turn: Turn, pods: Iterable[PodView], grace_seconds: int | None = None) -> fencing.Ending:
-    return fencing.end_pods(turn.job, pods, turn.now, grace_seconds, turn.observed.fence_problem)
 
 
 def _hold_back_queued(turn: Turn) -> Plan | None:

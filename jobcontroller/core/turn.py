@@ -21,9 +21,11 @@ MAX_PLACEMENTS = 1024
 class Policy:
     """Settings of the core.
 
-    `settle_seconds`: how long after a program's error the controller looks for a disruption that caused it."""
+    `settle_seconds`: how long after a program's error the controller looks for a disruption that caused it;
+    `force_after_seconds`: how long after its grace a pod's node may confirm its end (core/fencing.py)."""
 
     settle_seconds: float = 3.0
+    force_after_seconds: float = 30.0
 
 
 @dataclass(slots=True)

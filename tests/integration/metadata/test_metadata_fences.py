@@ -15,11 +15,10 @@ DENIED = grpc.StatusCode.PERMISSION_DENIED
 WORDS = "may still run there"
 
 
-async def raise_fence(client: Any, *pods: str, node: str = "n1", path: str = "run") -> metadata_pb2_grpc.FencesStub:
+async def raise_fence(client: Any, *pods: str, node: str = "n1", path: str = "run") -> None:
     stub: Any = metadata_pb2_grpc.FencesStub(client.channel)
     fence = pb.Fence(node=node, path=path, pods=pods)
     await stub.Raise(pb.RaiseFencesRequest(namespace="ns", name="u1", fences=[fence]), timeout=10)
-    return stub
 
 
 async def test_every_change_from_the_node_is_refused_until_its_pods_have_ended(

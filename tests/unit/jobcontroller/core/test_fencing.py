@@ -8,13 +8,13 @@ import pytest
 
 from api.training_v1alpha1 import TrainingJob
 from jobcontroller.core.actions import DeletePod, Plan, RaiseFences
-from jobcontroller.core.fencing import FORCE_AFTER_SECONDS
 from jobcontroller.core.observed import PodPhase, PodView, Problem
 from jobcontroller.core.reconcile import reconcile
+from jobcontroller.core.turn import Policy
 from tests.builders.training_jobs import CREATED_AT, conditions, job, observed, running, with_status
 
 NOW = CREATED_AT + 200
-DUE = NOW - FORCE_AFTER_SECONDS
+DUE = NOW - Policy().force_after_seconds
 
 
 def saving(**status: Any) -> TrainingJob:

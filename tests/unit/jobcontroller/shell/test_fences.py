@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from api.training_v1alpha1 import CheckpointSpec, TrainingJob
-from jobcontroller.core.actions import DeletePod, EmitEvent, RaiseFences
+from jobcontroller.core.actions import Action, DeletePod, EmitEvent, RaiseFences
 from jobcontroller.errors import MetadataUnavailable
 from jobcontroller.shell.fences import RETRY_SECONDS, Fences
 from tests.builders.training_jobs import job
@@ -13,7 +13,7 @@ from tests.builders.training_jobs import job
 KEY = ("ns", "tj")
 NOW = 1000.0
 FENCE = RaiseFences({"n1": ("u1", "u2")})
-FORCED = [DeletePod("p1", "u1", 0), DeletePod("p2", "u2", 0)]
+FORCED: list[Action] = [DeletePod("p1", "u1", 0), DeletePod("p2", "u2", 0)]
 OTHER = DeletePod("p3", "u3")
 
 
@@ -38,7 +38,7 @@ def saving() -> TrainingJob:
 async def test_pods_are_deleted_by_force_once_their_fence_is_up() -> None:
     metadata = Metadata()
     fences = Fences(metadata, wall_clock=lambda: NOW)
-    plan = [OTHER, FENCE, *FORCED]
+    plan: list[Action] = [OTHER, FENCE, *FORCED]
     metadata.is_away = True
     assert list(await fences.perform(KEY, saving(), plan)) == [OTHER, FENCE]
     problem = fences.problem(KEY)
@@ -55,7 +55,7 @@ async def test_pods_are_deleted_by_force_once_their_fence_is_up() -> None:
 
 
 async def test_without_a_cache_nothing_is_held_up() -> None:
-    plan = [FENCE, *FORCED]
+    plan: list[Action] = [FENCE, *FORCED]
     assert list(await Fences(None).perform(KEY, saving(), plan)) == plan
     metadata = Metadata()
     assert list(await Fences(metadata).perform(KEY, saving(), [OTHER])) == [OTHER]
