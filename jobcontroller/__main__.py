@@ -76,7 +76,7 @@ async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
         observer,
         Executor(client, caches, recorder, creations=settings.creations),
         Retention(metadata),
-        Fences(metadata),
+        Fences(metadata, caches),
         policy=Policy(settle_seconds=settings.settle_seconds, force_after_seconds=settings.force_after_seconds),
         resync_seconds=settings.resync_seconds,
         checkpoint_seconds=settings.checkpoint_seconds,

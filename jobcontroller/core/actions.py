@@ -34,7 +34,7 @@ class DeletePod:
 @dataclass(frozen=True, slots=True)
 class RaiseFences:
     """Have the cache refuse changes of the job's checkpoints from these nodes, until the pods are known to have ended
-    there: uids by node. None of these pods is deleted unless that is done."""
+    there: uids by node. Unless that is done none of these pods is deleted, and no pod is created."""
 
     pods: Mapping[str, tuple[str, ...]]
 

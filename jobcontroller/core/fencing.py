@@ -2,7 +2,8 @@
 
 Owns when a deletion is asked for and when it is forced. A pod whose end its node does not confirm may run on: kubelet
 is down or cut off, its containers are not. So before it is deleted by force the cache is told to take no checkpoints
-of the job from that node any more, until who mounts there says that the pod has ended.
+of the job from that node any more, until who mounts there says that the pod has ended; and before the next attempt
+begins, when somebody else deleted it so.
 
 Invariants: the pods of the next attempt are created only when none of an older one is left, so no two attempts of a job
 ever hold the same GPUs; what may still run has a fence around it, if the job has its checkpoints in the cache."""
@@ -44,9 +45,7 @@ def end_pods(turn: Turn, pods: Iterable[PodView], grace_seconds: int | None = No
             forced.append(pod)
         else:
             waits.append(due - turn.now)
-    fences = _fences(turn.job, forced)
-    if fences:
-        actions.append(RaiseFences(fences))
+    actions.extend(_fences(turn, forced))
     actions.extend(DeletePod(name=pod.name, uid=pod.uid, grace_seconds=0) for pod in forced)
     return Ending(actions, min(waits, default=None))
 
@@ -56,14 +55,29 @@ def _force_at(turn: Turn, pod: PodView, grace_ends_at: float) -> float:
     return max(at, problem.retry_at) if problem is not None and _may_write(turn.job, pod) else at
 
 
+def fence_lost(turn: Turn) -> bool:
+    """Raise fences around pods of older attempts that somebody deleted by force while they ran; whether that has to be
+    waited for."""
+    lost = [pod for pod in turn.observed.lost_pods if pod.attempt != turn.attempt]
+    fences, problem = _fences(turn, lost), turn.observed.fence_problem
+    if fences and problem is not None and turn.now < problem.retry_at:
+        turn.wake_at(problem.retry_at)
+        turn.draft.wait(problem.reason, problem.message)
+        return True
+    turn.act(fences)
+    return False
+
+
 def _may_write(job: TrainingJob, pod: PodView) -> bool:
     has_checkpoints = job.spec.checkpoint is not None and job.spec.checkpoint.dataset is not None
-    return has_checkpoints and bool(pod.node) and not pod.is_finished
+    return has_checkpoints and bool(pod.node) and (pod.may_run or not pod.is_finished)
 
 
-def _fences(job: TrainingJob, forced: Iterable[PodView]) -> dict[str, tuple[str, ...]]:
+def _fences(turn: Turn, pods: Iterable[PodView]) -> list[RaiseFences]:
+    """Return the fences around these pods; none on a node where the attempt that counts runs: it saves from there."""
     found: dict[str, tuple[str, ...]] = {}
-    for pod in forced:
-        if _may_write(job, pod):
+    busy = {pod.node for pod in turn.current_pods()}
+    for pod in pods:
+        if _may_write(turn.job, pod) and pod.node not in busy:
             found[pod.node] = (*found.get(pod.node, ()), pod.uid)
-    return found
+    return [RaiseFences(found)] if found else []

@@ -84,6 +84,7 @@ def reconcile(observed: Observed, now: float, policy: Policy | None = None) -> P
         _restart_after_failure,
         _end_older_attempts,
         _hold_back_queued,
+        _fence_lost,
         _start_attempt,
         _create_missing,
         _change_size,
@@ -309,6 +310,10 @@ def _end_older_attempts(turn: Turn) -> Plan | None:
     else:
         turn.draft.wait(reasons.WAITING_FOR_OLD_PODS, f"{len(older)} pods of the attempt before are ending")
     return turn.plan()
+
+
+def _fence_lost(turn: Turn) -> Plan | None:
+    return turn.plan() if fencing.fence_lost(turn) else None
 
 
 def _hold_back_queued(turn: Turn) -> Plan | None:

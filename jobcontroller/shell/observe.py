@@ -114,6 +114,7 @@ class Observer:
             supported_frameworks=tuple(sorted(self._frameworks)),
             pods=tuple(pods.values()),
             gone_pods=self._caches.gone_pods_of(job.metadata.uid),
+            lost_pods=self._caches.lost_pods_of(job.metadata.uid),
             groups=self._caches.groups_of(job.metadata.uid),
             has_service=self._caches.has_service(job.metadata.uid),
             datasets=self._datasets(job, key),

@@ -93,12 +93,28 @@ async def test_a_silent_node_is_fenced_before_its_pods_are_deleted_by_force(
         info = cache.namespace.GetDataset(pb.DatasetRequest(uid="u-1"), timeout=10)
         (fence,) = info.fences
         assert (fence.node, fence.path, list(fence.pods)) == (NODE, "run", [pod["metadata"]["uid"]])
-        assert f"did not end on node {NODE} are deleted by force" in await cluster.wait_for_event("silent", "Fenced")
+        assert f"may still run on node {NODE}" in await cluster.wait_for_event("silent", "Fenced")
         with pytest.raises(WorkerRefused) as refused:
             save(cache, "run/2/w")
         assert refused.value.errno == errno.EACCES
         assert not (cache.origin / "run/2/w").exists()
         save(cache, "elsewhere")
+
+
+async def test_a_pod_somebody_deletes_by_force_is_fenced_before_the_next_attempt_begins(
+    cluster: Cluster, cache: CacheCluster, tmp_path: Path
+) -> None:
+    await asyncio.to_thread(cache.sync, namespace=cluster.namespace, name="ckpt", writable=True)
+    await cluster.bound_dataset("ckpt")
+    async with controller(cluster, tmp_path / "log", "--no-leader-elect", "--metadata", cache.address):
+        await cluster.submit(saving("lost"))
+        (pod,) = await cluster.wait_for_pods("lost", 0, 1)
+        await cluster.run_pod(pod, NODE)
+        await cluster.wait_for_state("lost", "Running")
+        await cluster.client.delete(PODS, pod["metadata"]["name"], cluster.namespace, grace_period_seconds=0)
+        await cluster.wait_for_pods("lost", 1, 1)
+        info = cache.namespace.GetDataset(pb.DatasetRequest(uid="u-1"), timeout=10)
+        assert [(fence.node, list(fence.pods)) for fence in info.fences] == [(NODE, [pod["metadata"]["uid"]])]
 
 
 async def test_a_process_node_says_which_of_its_pods_have_ended(

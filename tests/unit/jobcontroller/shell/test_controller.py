@@ -71,7 +71,7 @@ def _controller(server: FakeServer) -> Controller:
         ),
         Executor(client, caches, recorder, creations=50),
         Retention(None),
-        Fences(None),
+        Fences(None, caches),
         policy=Policy(),
         resync_seconds=30.0,
         checkpoint_seconds=10.0,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from random import Random
+from typing import cast
 
 from api.training_v1alpha1 import CheckpointSpec, TrainingJob
-from jobcontroller.core.actions import Action, DeletePod, EmitEvent, RaiseFences
+from jobcontroller.core.actions import Action, CreatePod, DeletePod, EmitEvent, RaiseFences
 from jobcontroller.errors import MetadataUnavailable
+from jobcontroller.shell.caches import Caches
 from jobcontroller.shell.fences import RETRY_SECONDS, Fences
+from kube.client import KubeClient
 from tests.builders.training_jobs import job
 
 KEY = ("ns", "tj")
@@ -28,6 +32,10 @@ class Metadata:
         self.raised.append((namespace, spec.dataset, pods))
 
 
+def no_caches() -> Caches:
+    return Caches(cast(KubeClient, None), lambda _: None, lambda: 0.0, Random(0))
+
+
 def saving() -> TrainingJob:
     return job(
         datasets=[{"name": "ckpt", "mountPath": "/ckpt", "readOnly": False}],
@@ -37,26 +45,27 @@ def saving() -> TrainingJob:
 
 async def test_pods_are_deleted_by_force_once_their_fence_is_up() -> None:
     metadata = Metadata()
-    fences = Fences(metadata, wall_clock=lambda: NOW)
-    plan: list[Action] = [OTHER, FENCE, *FORCED]
+    caches = no_caches()
+    fences = Fences(metadata, caches, wall_clock=lambda: NOW)
+    plan: list[Action] = [OTHER, FENCE, *FORCED, CreatePod("p4", {})]
     metadata.is_away = True
     assert list(await fences.perform(KEY, saving(), plan)) == [OTHER, FENCE]
     problem = fences.problem(KEY)
     assert problem is not None and problem.retry_at == NOW + RETRY_SECONDS and not problem.is_permanent
-    assert problem.message.startswith("2 pods did not end on node n1; they are deleted by force once")
+    assert problem.message.startswith("2 pods may still run on node n1, and the cache cannot be told")
     assert "UNAVAILABLE" in problem.message
 
     metadata.is_away = False
     event, *left = await fences.perform(KEY, saving(), plan)
     assert isinstance(event, EmitEvent) and event.reason == "Fenced" and "changes of run in Dataset ckpt" in event.note
     assert left == plan
-    assert metadata.raised == [("ns", "ckpt", FENCE.pods)]
+    assert metadata.raised == [("ns", "ckpt", {"n1": ["u1", "u2"]})]
     assert fences.problem(KEY) is None
 
 
 async def test_without_a_cache_nothing_is_held_up() -> None:
     plan: list[Action] = [FENCE, *FORCED]
-    assert list(await Fences(None).perform(KEY, saving(), plan)) == plan
+    assert list(await Fences(None, no_caches()).perform(KEY, saving(), plan)) == plan
     metadata = Metadata()
-    assert list(await Fences(metadata).perform(KEY, saving(), [OTHER])) == [OTHER]
+    assert list(await Fences(metadata, no_caches()).perform(KEY, saving(), [OTHER])) == [OTHER]
     assert metadata.raised == []
