@@ -85,7 +85,7 @@ class Catalog:
             if request_id and (version := transaction.request_version(request_id)) is not None:
                 return version, Changes()
             datasets.require_writable(dataset, written_path)
-            fences.require_none(dataset.fences, node, written_path)
+            fences.require_none(dataset.fences, node, written_path, time.time_ns())
             changes = decide(NamespaceView(transaction, dataset.id), dataset)
             version = dataset.version
             if changes:

@@ -1,5 +1,6 @@
 """gRPC service Fences: who may not change what. Owns requests and answers; what they mean is `core/fences.py`'s."""
 
+import asyncio
 import time
 from dataclasses import replace
 
@@ -22,7 +23,8 @@ log = structlog.get_logger()
 class FenceService(metadata_pb2_grpc.FencesServicer):
     """The fences of every dataset."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, settle_seconds: float) -> None:
+        self._settle_seconds = settle_seconds
         self._catalog = catalog
         self._database = catalog.database
 
@@ -35,14 +37,16 @@ class FenceService(metadata_pb2_grpc.FencesServicer):
         def record(transaction: Transaction) -> Dataset:
             named = pb.DatasetRequest(uid=request.uid, namespace=request.namespace, name=request.name)
             dataset = find_dataset(transaction, named)
-            return transaction.put_dataset(
-                replace(dataset, fences=fences.raised(dataset.fences, asked, time.time_ns()))
-            )
+            found = fences.raised(dataset.fences, asked, time.time_ns(), settle_seconds=self._settle_seconds)
+            return transaction.put_dataset(replace(dataset, fences=found))
 
         dataset = await self._database.write(record)
         self._catalog.watchers.changed(dataset.uid)
         for one in asked:
             log.info("metadata.fence_raised", dataset=dataset.label, node=one.node, path=one.path, pods=len(one.pods))
+        wanted = {(one.node, one.path) for one in asked}
+        stands_at_ns = max(one.stands_at_ns for one in dataset.fences if (one.node, one.path) in wanted)
+        await asyncio.sleep(max(0.0, (stands_at_ns - time.time_ns()) / 1e9))
         return pb.RaiseFencesResponse()
 
     @edge.unary

@@ -176,7 +176,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
 
         def decide(view: mutations.View, dataset: Dataset) -> Changes:
             datasets.require_writable(dataset, request.source)
-            fences.require_none(dataset.fences, node, request.source)
+            fences.require_none(dataset.fences, node, request.source, now_ns)
             return mutations.rename(
                 view,
                 request.source,

@@ -82,7 +82,7 @@ class MetadataServer:
         small_files = SmallFiles(open_store, settings.credentials_dir)
         self._services = (ResidencyService(catalog), CheckpointService(catalog, small_files))
         self._held = HeldService(catalog)
-        self._fences = FenceService(catalog)
+        self._fences = FenceService(catalog, settings.fence_settle_seconds)
         self._tokens = TrustService(catalog, keys, settings.token_seconds)
         self.is_ready = False
         """Calls are taken; False again once the process is to end."""

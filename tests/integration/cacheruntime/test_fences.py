@@ -30,6 +30,7 @@ def cluster(tmp_path: Path) -> Iterator[CacheCluster]:
             "HEADRACE_WORKER_METADATA_SECONDS": "1",
             "HEADRACE_WORKER_MUTATION_SECONDS": "1",
         },
+        metadata_environment={"HEADRACE_METADATA_FENCE_SETTLE_SECONDS": "0"},
     )
     try:
         made.put_origin({"data": b"x"})

@@ -28,8 +28,12 @@ NODE = "node-1"
 
 @pytest.fixture
 async def cache(tmp_path: Path) -> AsyncIterator[CacheCluster]:
-    environment = {"HEADRACE_WORKER_DATASET_SECONDS": "0.000001"}
-    made = await asyncio.to_thread(CacheCluster, tmp_path / "cache", environment)
+    made = await asyncio.to_thread(
+        CacheCluster,
+        tmp_path / "cache",
+        {"HEADRACE_WORKER_DATASET_SECONDS": "0.000001"},
+        metadata_environment={"HEADRACE_METADATA_FENCE_SETTLE_SECONDS": "0"},
+    )
     try:
         made.put_origin({"data": b"x"})
         await asyncio.to_thread(made.add_workers, NODE)
@@ -55,16 +59,13 @@ def save(cache: CacheCluster, path: str) -> None:
 
 
 async def test_a_silent_node_is_fenced_before_its_pods_are_deleted_by_force(
-    cluster: Cluster, cache: CacheCluster, tmp_path: Path
+    cluster: Cluster, cache: CacheCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await asyncio.to_thread(cache.sync, namespace=cluster.namespace, name="ckpt", writable=True)
     await cluster.bound_dataset("ckpt")
-    async with controller(
-        cluster,
-        tmp_path / "log",
-        *("--no-leader-elect", "--metadata", cache.address),
-        *("--force-after-seconds", "0.5", "--request-seconds", "1"),
-    ):
+    monkeypatch.setenv("HEADRACE_JOBCONTROLLER_FORCE_AFTER_SECONDS", "0.5")
+    monkeypatch.setenv("HEADRACE_JOBCONTROLLER_REQUEST_SECONDS", "1")
+    async with controller(cluster, tmp_path / "log", "--no-leader-elect", "--metadata", cache.address):
         await cluster.submit(saving("silent"))
         (pod,) = await cluster.wait_for_pods("silent", 0, 1)
         await cluster.run_pod(pod, NODE)

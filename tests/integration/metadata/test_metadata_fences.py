@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
 from api.fence_lifting import FenceLifter
 from api.gen import metadata_pb2 as pb
@@ -13,6 +14,12 @@ from api.gen import metadata_pb2_grpc
 Connect = Callable[[Any], Any]
 DENIED = grpc.StatusCode.PERMISSION_DENIED
 WORDS = "may still run there"
+
+
+@pytest.fixture(autouse=True)
+def no_old_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody here goes by any."""
+    monkeypatch.setenv("HEADRACE_METADATA_FENCE_SETTLE_SECONDS", "0")
 
 
 async def raise_fence(client: Any, *pods: str, node: str = "n1", path: str = "run") -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from api.conditions import Condition
 from api.training_v1alpha1 import TrainingJob
 from jobcontroller.core.actions import CreatePod, DeletePod, Plan, RaiseFences
 from jobcontroller.core.observed import Checkpoints, DatasetView, PodPhase, PodView, Problem
@@ -87,6 +88,13 @@ def test_pods_somebody_else_deleted_by_force_are_fenced_before_the_next_attempt_
     assert len(creations(plan)) == 2
     kinds = [type(action) for action in plan.actions]
     assert kinds.index(RaiseFences) < kinds.index(CreatePod)
+
+
+def test_pods_of_a_suspended_job_are_fenced_too() -> None:
+    one = saving(conditions=[Condition(type="Suspended", status="True", reason="SuspendedByUser")])
+    one.spec.run_policy.suspend = True
+    plan = reconcile(observed(one, running(0, 1, deletion_at=DUE)), NOW)
+    assert fences(plan) == [{"n1": (running(0, 1).uid,)}]
 
 
 def test_a_node_where_the_attempt_runs_is_not_fenced() -> None:

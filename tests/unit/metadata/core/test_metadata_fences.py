@@ -16,7 +16,7 @@ some_fences = st.builds(Fence, st.sampled_from(NODES), st.sampled_from(PATHS), s
 
 def refuses(found: tuple[Fence, ...], node: str, path: str) -> bool:
     try:
-        fences.require_none(found, node, path)
+        fences.require_none(found, node, path, NOW)
     except Forbidden:
         return True
     return False
@@ -28,7 +28,17 @@ def test_a_fence_refuses_its_node_at_and_below_its_path_and_nobody_else() -> Non
     assert not refuses(found, "n2", "run/a") and not refuses(found, "", "run/a")
     assert not refuses(found, "n1", "run/ab") and not refuses(found, "n1", "run")
     with pytest.raises(Forbidden, match=r"'run/a/w' is not changed from node n1: 1 pods .* may still run there"):
-        fences.require_none(found, "n1", "run/a/w")
+        fences.require_none(found, "n1", "run/a/w", NOW)
+
+
+def test_it_stands_once_no_worker_goes_by_an_older_record() -> None:
+    """What a worker changed in the under store by one is not refused afterwards."""
+    found = fences.raised((), [Fence("n1", "run", ("p1",))], NOW, settle_seconds=4.0)
+    fences.require_none(found, "n1", "run/w", NOW + 4 * 10**9 - 1)
+    again = fences.raised(found, [Fence("n1", "run", ("p2",))], NOW + 3 * 10**9, settle_seconds=4.0)
+    for one in (found, again):
+        with pytest.raises(Forbidden):
+            fences.require_none(one, "n1", "run/w", NOW + 4 * 10**9)
 
 
 def test_the_root_is_fenced_whole() -> None:
