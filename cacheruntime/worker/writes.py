@@ -157,12 +157,12 @@ class Writes:
     async def create(
         self, uid: str, path: str, *, base_etag: str, base_size_bytes: int, owner: object = None, may_seal: bool = False
     ) -> Staging:
-        """Return a new staging file, empty or with the bytes of the base version; ReadOnly, VersionChanged. `may_seal`:
-        nothing will be written to it while it is committed and after it was sealed by that."""
+        """Return a new staging file, empty or with the bytes of the base version; ReadOnly, Denied, VersionChanged.
+        `may_seal`: nothing will be written to it while it is committed and after it was sealed by that."""
         beginning = _Beginning(uid, path)
         self._beginning.add(beginning)
         try:
-            location = await self._datasets.locate_writable(uid, path)
+            location = await self._datasets.locate_for_change(uid, path, is_begun=False)
             writes_back = self._holding is not None and (await self._datasets.get(uid)).write_back
             staging = await self._stage_inside(uid, path, location) if may_seal and not writes_back else None
             staging = staging or self._stage_in_tier(uid, path)
@@ -215,7 +215,7 @@ class Writes:
             status = os.fstat(staging.descriptor)
             is_on_device = status.st_dev == device if device else staging.inside is None
             if staging.uid == uid and status.st_ino == inode and is_on_device:
-                await self._datasets.locate_writable(uid, staging.path)
+                await self._datasets.locate_for_change(uid, staging.path, is_begun=False)
                 if staging.is_ended or (is_object(staging) and not may_be_object):
                     return None
                 staging.owner, staging.is_adopted = owner, True
@@ -316,7 +316,7 @@ class Writes:
         info = await self._datasets.get(staging.uid)
         if not info.write_back:
             return None
-        await self._datasets.locate_writable(staging.uid, staging.path)
+        await self._datasets.locate_for_change(staging.uid, staging.path)
         was_sealed, staging.sealed = staging.sealed, stamp  # also if no answer says so
         etag = await holding.hold(info, staging.path, file, staging.descriptor, stamp.size_bytes)
         if etag is None:
@@ -353,7 +353,7 @@ class Writes:
             return await self._upload_in_turn(staging, stamp, mode, mtime_ns, turn)
 
     async def _upload_in_turn(self, staging: Staging, stamp: Stamp, mode: int, mtime_ns: int, turn: str) -> Committed:
-        location = await self._datasets.locate_writable(staging.uid, staging.path)
+        location = await self._datasets.locate_for_change(staging.uid, staging.path)
         try:
             info = await self._publish(staging, location, stamp) or await self._finish_ahead(staging, location, stamp)
             info = info or await location.store.put(location.key, staging.descriptor, stamp.size_bytes)
@@ -487,7 +487,7 @@ class Writes:
             return await self._remove(uid, path, turn, directory=False)
 
     async def _remove(self, uid: str, path: str, turn: str, *, directory: bool) -> int:
-        location = await self._datasets.locate_writable(uid, path)
+        location = await self._datasets.locate_for_change(uid, path)
         entry = await self._metadata.lookup(uid, path)
         if entry.is_directory != directory:
             kind, number = ("directory", errno.EISDIR) if entry.is_directory else ("file", errno.ENOTDIR)
@@ -507,7 +507,7 @@ class Writes:
 
     async def make_directory(self, uid: str, path: str, *, mode: int) -> int:
         """Make a directory; return the snapshot version."""
-        location = await self._datasets.locate_writable(uid, path)
+        location = await self._datasets.locate_for_change(uid, path)
         try:
             if location.key:
                 await location.store.make_directory(location.key)

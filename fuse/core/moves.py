@@ -9,6 +9,8 @@ under the old name goes on under the new one.
 
 from typing import Final
 
+import structlog
+
 from fuse.core.attrs import Attributes
 from fuse.core.changes import Changes, kept_mode, writable_dataset
 from fuse.core.contracts import Dataset, Entry
@@ -19,6 +21,7 @@ from fuse.core.state import State
 from fuse.errors import (
     AlreadyExists,
     CrossDataset,
+    Ended,
     InvalidRequest,
     IsADirectory,
     NotADirectory,
@@ -27,6 +30,8 @@ from fuse.errors import (
     NotPermitted,
     ReadOnly,
 )
+
+log = structlog.get_logger()
 
 RENAME_NOREPLACE: Final = 1
 
@@ -161,9 +166,12 @@ class Moves:
             await self._orphan(target)
 
     async def _commit_all(self, node: Node) -> None:
-        await self._changes.commit(node)
-        for each in list(self._state.inodes.below(node)):
-            await self._changes.commit(each)
+        for each in (node, *self._state.inodes.below(node)):
+            try:
+                await self._changes.commit(each)
+            except Ended:
+                # It was closed, and who closed it was told that it failed: what was written is no part of the file.
+                log.info("not_written_before_rename", path=each.path)
 
     async def _rename(self, dataset: Dataset, node: Node, new_parent: Node, new_name: str) -> None:
         state = self._state

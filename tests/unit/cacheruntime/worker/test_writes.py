@@ -37,7 +37,7 @@ class Datasets:
         self.may_go_on.set()
         self.asked = 0
 
-    async def locate_writable(self, uid: str, path: str) -> Location:
+    async def locate_for_change(self, uid: str, path: str, *, is_begun: bool = True) -> Location:
         self.asked += 1
         await self.may_go_on.wait()
         return Location(cast(Any, self._store), path, False)
