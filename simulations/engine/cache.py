@@ -505,5 +505,6 @@ def _worker_shares(spec: DatasetSpec, workers: tuple[int, ...], nodes: FloatArra
     for node, size in sorted(spec.resident.items(), key=lambda item: (-item[1], item[0])):
         found[node] = min(size, left)
         left -= found[node]
-    found[list(workers)] += left / len(workers)
+    if workers:
+        found[list(workers)] += left / len(workers)
     return found
