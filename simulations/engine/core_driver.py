@@ -53,6 +53,7 @@ class CoreDriver:
         self._attempts: dict[str, Attempt] = {}
         self._number = {node.name: index for index, node in enumerate(world.nodes)}
         self._labels: list[set[int]] = [set() for _ in world.nodes]
+        self._teller = objects.CacheTeller(world, cache, {})
         self._is_up = [True] * len(world.nodes)
         self._is_open = [True] * len(world.nodes)
         self._workers = workers
@@ -117,7 +118,7 @@ class CoreDriver:
         """What these nodes' caches hold now."""
         for index in sorted(nodes):
             if self._policy.names_data:
-                self._inbox.append(events.CacheChanged(objects.node_cache_object(self._world, self._cache, index, {})))
+                self._inbox.append(events.CacheChanged(self._teller.node_cache(index)))
             if self._policy.labels_data and not self._workers:
                 labels = set(self._cache.copied(index))
                 if labels != self._labels[index]:

@@ -9,7 +9,7 @@ from simulations.engine.core_driver import CoreDriver
 from simulations.engine.driver import Attempt
 from simulations.engine.ledger import InvariantViolation
 from simulations.engine.model import DatasetSpec, Fault, World
-from simulations.engine.objects import node_cache_object
+from simulations.engine.objects import CacheTeller
 from simulations.engine.outcome import Outcome
 from simulations.engine.policy import Policy
 from simulations.engine.simulation import Simulation
@@ -269,4 +269,5 @@ def test_the_core_knows_empty_caches_from_the_start() -> None:
     residency = simulation.driver.engine.state.residency
     for index in range(3):
         # Nothing new: the same was told before.
-        assert not residency.put_cache(node_cache_object(world, simulation.cache, index, {}))
+        told = CacheTeller(world, simulation.cache, {}).node_cache(index)
+        assert not residency.put_cache(told)
