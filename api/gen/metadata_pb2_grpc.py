@@ -1212,6 +1212,171 @@ class Held:
             _registered_method=True)
 
 
+class FencesStub:
+    """Nodes from which nothing below a path is changed, as pods that were given up may still run there.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Raise = channel.unary_unary(
+                '/headrace.v1.Fences/Raise',
+                request_serializer=api_dot_gen_dot_metadata__pb2.RaiseFencesRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.RaiseFencesResponse.FromString,
+                _registered_method=True)
+        self.Lift = channel.unary_unary(
+                '/headrace.v1.Fences/Lift',
+                request_serializer=api_dot_gen_dot_metadata__pb2.LiftFencesRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.LiftFencesResponse.FromString,
+                _registered_method=True)
+        self.List = channel.unary_unary(
+                '/headrace.v1.Fences/List',
+                request_serializer=api_dot_gen_dot_metadata__pb2.ListFencesRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.ListFencesResponse.FromString,
+                _registered_method=True)
+
+
+class FencesServicer:
+    """Nodes from which nothing below a path is changed, as pods that were given up may still run there.
+    """
+
+    def Raise(self, request, context):
+        """Refuses changes from these nodes at and below these paths until all the pods named are known to be gone from there.
+        Returns when no worker goes by an older record of the dataset, some seconds later. Idempotent. What a fenced node changes in the under store after that is shown to nobody.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Lift(self, request, context):
+        """These pods have ended on that node, by the word of who runs or mounts for them there. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def List(self, request, context):
+        """The fences of one node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_FencesServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Raise': grpc.unary_unary_rpc_method_handler(
+                    servicer.Raise,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.RaiseFencesRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.RaiseFencesResponse.SerializeToString,
+            ),
+            'Lift': grpc.unary_unary_rpc_method_handler(
+                    servicer.Lift,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.LiftFencesRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.LiftFencesResponse.SerializeToString,
+            ),
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.ListFencesRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.ListFencesResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'headrace.v1.Fences', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('headrace.v1.Fences', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Fences:
+    """Nodes from which nothing below a path is changed, as pods that were given up may still run there.
+    """
+
+    @staticmethod
+    def Raise(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Fences/Raise',
+            api_dot_gen_dot_metadata__pb2.RaiseFencesRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.RaiseFencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Lift(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Fences/Lift',
+            api_dot_gen_dot_metadata__pb2.LiftFencesRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.LiftFencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Fences/List',
+            api_dot_gen_dot_metadata__pb2.ListFencesRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.ListFencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class CheckpointsStub:
     """Missing associated documentation comment in .proto file."""
 

@@ -52,6 +52,8 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
     etag: str
     size_bytes: int
     snapshot_version: int
+    mtime_ns: int
+    """The time it is shown with; not the one asked for where an earlier daemon had asked before."""
 
 
 class Namespace(Protocol):

@@ -10,6 +10,8 @@ under the old name goes on under the new one.
 from contextlib import suppress
 from typing import Final
 
+import structlog
+
 from fuse.core.attrs import Attributes
 from fuse.core.changes import Changes, kept_mode, writable_dataset
 from fuse.core.contracts import Dataset, Entry
@@ -20,6 +22,7 @@ from fuse.core.state import State
 from fuse.errors import (
     AlreadyExists,
     CrossDataset,
+    Ended,
     InvalidRequest,
     IsADirectory,
     NotADirectory,
@@ -29,6 +32,8 @@ from fuse.errors import (
     ReadOnly,
     Stale,
 )
+
+log = structlog.get_logger()
 
 RENAME_NOREPLACE: Final = 1
 
@@ -87,16 +92,25 @@ class Moves:
             raise IsADirectory(f"{node.path} is a directory")
         try:
             if await self._orphan(node):
-                version = await state.worker.remove(dataset.uid, node.path, directory=False)
-                state.directories.changed_here(dataset.uid, version, [(parent.path, node.name, None)])
+                await self._remove_file(dataset, parent, node)
         except BaseException:
             self._adopt(node)
             raise
         state.inodes.detach(node)
 
+    async def _remove_file(self, dataset: Dataset, parent: Node, node: Node) -> None:
+        state = self._state
+        try:
+            version = await state.worker.remove(dataset.uid, node.path, directory=False)
+        except NotFound:
+            if node.writing is None or node.writing.is_committed:
+                raise
+            return  # nobody had committed it after all
+        state.directories.changed_here(dataset.uid, version, [(parent.path, node.name, None)])
+
     @staticmethod
     async def _orphan(node: Node) -> bool:
-        """End commits of a file whose name goes away; return whether the namespace has it."""
+        """End commits of a file whose name goes away; return whether the namespace has it, or may have it."""
         writing = node.writing
         if writing is None:
             return True
@@ -106,7 +120,7 @@ class Moves:
             writing.staged()
         writing.orphan()
         await writing.staging.settle()
-        return writing.is_committed
+        return writing.is_committed or writing.may_be_committed
 
     async def rename(
         self, parent_inode: int, raw_name: bytes, new_parent_inode: int, raw_new_name: bytes, flags: int
@@ -154,9 +168,12 @@ class Moves:
             await self._orphan(target)
 
     async def _commit_all(self, node: Node) -> None:
-        await self._changes.commit(node)
-        for each in list(self._state.inodes.below(node)):
-            await self._changes.commit(each)
+        for each in (node, *self._state.inodes.below(node)):
+            try:
+                await self._changes.commit(each)
+            except Ended:
+                # It was closed, and who closed it was told that it failed: what was written is no part of the file.
+                log.info("not_written_before_rename", path=each.path)
 
     async def _rename(self, dataset: Dataset, node: Node, new_parent: Node, new_name: str) -> None:
         state = self._state

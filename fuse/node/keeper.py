@@ -193,6 +193,8 @@ class Keeper:
             case wire.NewJournal():
                 os.close(self._journal)
                 (self._journal,) = descriptors
+                for waiting in self._succession.waiting:
+                    self._guarded(waiting, self._show_journal)
 
     def _let_go(self, number: int) -> None:
         descriptor = self._kept.pop(number, None)
@@ -276,6 +278,7 @@ class Keeper:
         self._channels[pid] = channel
         self._selector.register(channel, selectors.EVENT_READ, pid)
         self._do(self._succession.spawned(pid, now))
+        self._guarded(pid, self._show_journal)
         if pid in self._strangers:
             self._died(pid, self._strangers[pid], now)
         if not self._unborn:
@@ -306,6 +309,9 @@ class Keeper:
             self._minor, action.reason.value, dict(self._takeovers), refuses_resent=action.refuses_resent
         )
         wire.send(channel, proceed, [self._journal])
+
+    def _show_journal(self, channel: socket.socket) -> None:
+        wire.send(channel, wire.Follow(), [self._journal])
 
     def _guarded(self, child: int, send: Callable[[socket.socket], None]) -> None:
         """Send to a daemon; one that does not take it is killed, and its death is dealt with like any other."""

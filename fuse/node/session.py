@@ -19,13 +19,14 @@ import structlog
 
 from fuse.backends.base import Inherited
 from fuse.core.contracts import Bytes
-from fuse.core.journal import Image, replay
+from fuse.core.journal import Image
 from fuse.core.operations import Operations
 from fuse.core.recorder import Recorder
 from fuse.core.restore import restore
 from fuse.core.succession import BEAT_SECONDS, CRASHES_MAX, LEFT_STATUS, Reason
 from fuse.metrics import Metrics
 from fuse.node import wire
+from fuse.node.follower import Follower
 
 log = structlog.get_logger()
 
@@ -49,6 +50,9 @@ class Session:
         self._device = device
         self._kept: dict[int, int] = {}
         self.tokens = b""
+        self.follower = Follower()
+        self.followed_bytes = 0
+        """How much of the journal was read before we were told to serve."""
         self._journal = -1
         self._next_journal: int | None = None
         self._next_end = 0
@@ -62,15 +66,18 @@ class Session:
         self._metrics = Metrics()
         self._nodes: Callable[[], int] = lambda: 0
 
-    def wait(self) -> None:
-        """Tell the keeper that we wait, and wait to be told to serve; OSError when the keeper is gone. Blocks."""
+    async def wait(self) -> None:
+        """Tell the keeper that we wait, and wait to be told to serve; OSError when the keeper is gone."""
         wire.send(self._channel, wire.Warm())
         while True:
+            await self._packet()
             received = wire.receive(self._channel)
             if received is None:
                 raise ConnectionResetError("the keeper is gone")
             message, descriptors = received
-            if isinstance(message, wire.Kept):
+            if isinstance(message, wire.Follow):
+                self.follower.begin(*descriptors)
+            elif isinstance(message, wire.Kept):
                 self._kept.update(zip(message.numbers, descriptors, strict=True))
             elif isinstance(message, wire.Proceed):
                 self._proceed = message
@@ -82,6 +89,14 @@ class Session:
             self.tokens = os.pread(tokens, os.fstat(tokens).st_size, 0)
             os.close(tokens)
 
+    async def _packet(self) -> None:
+        loop, come = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._channel, come.set)
+        try:
+            await come.wait()
+        finally:
+            loop.remove_reader(self._channel)
+
     @property
     def reason(self) -> Reason:
         """Why this daemon serves."""
@@ -91,12 +106,13 @@ class Session:
         """Fill the tables with what the daemons before left; return what the backend needs to go on."""
         self._metrics = metrics
         metrics.takeovers.update(self._proceed.takeovers)
+        self.followed_bytes = self.follower.followed_bytes
         state = operations.state
         size_bytes = os.fstat(self._journal).st_size
         # Millions of objects are made and none of them is garbage.
         gc.disable()
         try:
-            image = replay(os.pread(self._journal, size_bytes, 0)) if size_bytes else Image()
+            image = self.follower.image(self._journal)
             # One that was kept, and not written down before its daemon died.
             image.next_staging = max(image.next_staging, 1 + max(self._kept, default=0))
             restore(state, image)

@@ -59,6 +59,10 @@ class NewJournal(msgspec.Struct, frozen=True, tag="new-journal"):
     """Daemon, with a descriptor: the journal goes on here."""
 
 
+class Follow(msgspec.Struct, frozen=True, tag="follow"):
+    """Keeper to a daemon that waits, with a descriptor: the journal that is being written now."""
+
+
 class Kept(msgspec.Struct, frozen=True, tag="kept"):
     """Keeper, with a descriptor for each number: what daemons before you kept. There may be several of these."""
 
@@ -79,7 +83,7 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
     """Keeper: make room for your successor."""
 
 
-Message = Warm | Fork | Forked | Serving | Beat | Keep | LetGo | NewJournal | Kept | Proceed | Leave
+Message = Warm | Fork | Forked | Serving | Beat | Keep | LetGo | NewJournal | Follow | Kept | Proceed | Leave
 
 _decoder: Final = msgspec.msgpack.Decoder(Message)
 

@@ -346,7 +346,7 @@ class FakeStaging:
         dataset = self._peers.datasets[self._uid]
         data = bytes(await self._bytes())
         entry = self._peers.put(dataset, self.path, data, mtime_ns=mtime_ns, mode=mode)
-        return Committed(etag=entry.etag, size_bytes=len(data), snapshot_version=entry.version)
+        return Committed(etag=entry.etag, size_bytes=len(data), snapshot_version=entry.version, mtime_ns=mtime_ns)
 
     async def settle(self) -> None:
         async with self._committing:

@@ -15,13 +15,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 import fuse
+from api.gen import metadata_pb2 as pb
+from api.gen import metadata_pb2_grpc
 from benchmarks.data_plane import DataPlane, Process
 from fuse.errors import NoSpace
 from fuse.node.mounts import is_mounted
@@ -59,7 +61,9 @@ def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     (root / "books" / "poems").mkdir()
     (root / "books" / "poems" / "one.txt").write_bytes(b"whose woods these are")
     (root / "books" / "large.bin").write_bytes(os.urandom(9 << 20))
-    with DataPlane(root / "plane") as plane:
+    with pytest.MonkeyPatch.context() as environment, ExitStack() as stack:
+        environment.setenv("HEADRACE_METADATA_FENCE_SETTLE_SECONDS", "2.5")
+        plane = stack.enter_context(DataPlane(root / "plane"))
         for node in ("here", "there"):
             # A file that waits for its upload waits for little.
             plane.start_worker(node, {"HEADRACE_WORKER_HELD_SETTLE_SECONDS": "0.3"})
@@ -818,6 +822,36 @@ def removed(site: Site, tmp_path: Path) -> Iterator[tuple[Path, list[int], int]]
     finally:
         for handle in handles:
             os.close(handle)
+
+
+def test_fenced_node(site: Site, work: Path) -> None:
+    """On a node that is fenced off from a directory every change in it is EACCES, also close() of what was being
+    written, and reads go on."""
+    (work / "old").write_bytes(b"old")
+    written = os.open(work / "new", os.O_WRONLY | os.O_CREAT)
+    os.write(written, b"x")
+    fence = pb.Fence(node="here", path=work.name, pods=["pod"])
+    with site.plane.metadata_channel() as channel:
+        fences = metadata_pb2_grpc.FencesStub(channel)
+        named = pb.DatasetRequest(namespace="bench", name="work")
+        uid = metadata_pb2_grpc.NamespaceStub(channel).GetDataset(named, timeout=10).uid
+        fences.Raise(pb.RaiseFencesRequest(uid=uid, fences=[fence]), timeout=10)
+        try:
+            _fails(errno.EACCES, lambda: os.close(written))
+            for change in (
+                (work / "d").mkdir,
+                (work / "old").unlink,
+                lambda: (work / "old").write_bytes(b"newer"),
+                lambda: (work / "old").rename(work / "older"),
+                lambda: (work / "old").rename(site.work / "elsewhere"),
+            ):
+                _fails(errno.EACCES, change)
+            assert (work / "old").read_bytes() == b"old"
+            there = _there(site, work)
+            _eventually((there / "old").exists)
+            (there / "old").write_bytes(b"of another node")
+        finally:
+            fences.Lift(pb.LiftFencesRequest(uid=uid, node="here", pods=["pod"]), timeout=10)
 
 
 def test_removed_dataset(removed: tuple[Path, list[int], int]) -> None:

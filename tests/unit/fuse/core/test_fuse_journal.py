@@ -188,6 +188,25 @@ async def test_a_written_file_is_committed_again_only_if_it_was_written_since() 
     assert mount.origin() == {"a": b"one"}
 
 
+@pytest.mark.parametrize("was_committed", [True, False])
+async def test_a_new_file_that_may_have_been_committed_before_a_death_is_removed(
+    was_committed: bool,
+) -> None:
+    """Whoever closed it was killed too, so nobody asks for the commit again."""
+    mount = MortalMount(writable=True)
+    number = await mount.create("a")
+    await mount.operations.changes.write(number, 0, b"one")
+    mount.record()
+    if was_committed:
+        await mount.operations.changes.fsync(number)
+    mount.die()
+    await mount.unlink("a")
+    assert mount.origin() == {}
+    with pytest.raises(NotFound):
+        await mount.stat("a")
+    assert await mount.read(number) == b"one"
+
+
 async def test_a_handle_that_was_not_written_down_never_reads_another_version() -> None:
     mount = MortalMount(writable=False)
     mount.peers.put(mount.dataset, "a", b"first")
