@@ -7,9 +7,8 @@ Invariants: a removed or replaced file goes on for those who have it open; after
 under the old name goes on under the new one.
 """
 
+from contextlib import suppress
 from typing import Final
-
-import structlog
 
 from fuse.core.attrs import Attributes
 from fuse.core.changes import Changes, kept_mode, writable_dataset
@@ -30,8 +29,6 @@ from fuse.errors import (
     NotPermitted,
     ReadOnly,
 )
-
-log = structlog.get_logger()
 
 RENAME_NOREPLACE: Final = 1
 
@@ -167,11 +164,9 @@ class Moves:
 
     async def _commit_all(self, node: Node) -> None:
         for each in (node, *self._state.inodes.below(node)):
-            try:
+            # One that was closed, and who closed it was told that it failed: what was written is no part of the file.
+            with suppress(Ended):
                 await self._changes.commit(each)
-            except Ended:
-                # It was closed, and who closed it was told that it failed: what was written is no part of the file.
-                log.info("not_written_before_rename", path=each.path)
 
     async def _rename(self, dataset: Dataset, node: Node, new_parent: Node, new_name: str) -> None:
         state = self._state
