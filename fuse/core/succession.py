@@ -165,6 +165,11 @@ class Succession:
         self._children[child].beat_at = now
         return []
 
+    def looked_away(self, now: float) -> None:
+        """The keeper itself was stopped, or waited: nobody was silent that it did not hear meanwhile."""
+        for state in self._children.values():
+            state.beat_at = now
+
     def stopped(self, child: int, now: float) -> list[Action]:
         """A daemon was stopped by a signal, and not killed."""
         self._children[child].stopped_at = now

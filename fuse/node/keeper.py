@@ -68,6 +68,7 @@ class Keeper:
         self._status: int | None = None
         self._nursery_deaths = 0
         self._last_death = 0.0
+        self._looked_at = time.monotonic()
 
     def mount(self) -> None:
         """Make the mount; MountError, OSError."""
@@ -100,6 +101,7 @@ class Keeper:
             with suppress(OSError):  # it takes CAP_SYS_RESOURCE, and is no condition of anything
                 _OOM_SCORE.write_text(_OOM_LAST)
             self._do(self._succession.begin())
+            self._looked_at = time.monotonic()
             while self._status is None:
                 self._turn(woken)
         finally:
@@ -117,6 +119,10 @@ class Keeper:
             else:
                 self._hear(key.data)
         now = time.monotonic()
+        if now - self._looked_at > self._settings.watchdog_seconds / 2:
+            log.warning("keeper_was_away", seconds=round(now - self._looked_at, 1))
+            self._succession.looked_away(now)
+        self._looked_at = now
         signals, self._signals = self._signals, []
         if signal.SIGCHLD in signals:
             self._reap()

@@ -32,6 +32,8 @@ log = structlog.get_logger()
 
 SEND_SECONDS: Final = 5
 """How long the keeper may take to make room for a message."""
+BEATS_BYTES_MAX: Final = 64 << 10
+"""Of what a stopped keeper has not read; the rest of the room is for descriptors, which it must get."""
 JOURNAL_BYTES_MIN: Final = 512 << 10
 NODE_BYTES: Final = 160
 """About what a node's record takes; a journal of more than four times that is begun anew."""
@@ -54,6 +56,8 @@ class Session:
         self._journal = -1
         self._next_journal: int | None = None
         self._next_end = 0
+        self._retry_end = 0
+        """How long the journal becomes before it is tried again to begin another."""
         self._parts: Iterator[bytes] = iter(())
         self._end = 0
         self._proceed = wire.Proceed(0, Reason.FIRST.value, {}, refuses_resent=False)
@@ -184,9 +188,8 @@ class Session:
         news = recorder.news()
         if news:
             self._append(news)
-        if self._dropped:
-            dropped, self._dropped = self._dropped, []
-            self._tell(wire.LetGo(dropped))
+        if self._dropped and self._tell(wire.LetGo(self._dropped)):
+            self._dropped = []
 
     def tried_again(self, unique: int) -> None:
         """A request that was left over is about to be carried out."""
@@ -201,49 +204,68 @@ class Session:
     def _append(self, frame: bytes) -> None:
         try:
             self._end += _write(self._journal, frame, self._end)
-            if self._next_journal is not None:
-                self._next_end += _write(self._next_journal, frame, self._next_end)
         except OSError as error:
             # The kernel must not be told what the next daemon would not know. It asks that one again.
             log.critical("journal_lost", error=error.strerror)
             os._exit(JOURNAL_LOST_STATUS)
+        self._append_to_next(frame)
         self._metrics.journal_bytes = self._end
         if self._is_long(4):
             self._begin_anew()
 
+    def _append_to_next(self, frame: bytes) -> None:
+        if self._next_journal is None:
+            return
+        try:
+            self._next_end += _write(self._next_journal, frame, self._next_end)
+        except OSError as error:
+            self._keep_the_old_one(error)
+
+    def _keep_the_old_one(self, error: OSError) -> None:
+        """It is as good, only longer."""
+        log.warning("journal_not_begun_anew", error=error.strerror)
+        if self._next_journal is not None:
+            os.close(self._next_journal)
+            self._next_journal = None
+        self._retry_end = 2 * self._end
+
     def _is_long(self, times: int) -> bool:
         """Whether the journal is so many times what it describes."""
-        return self._next_journal is None and self._end > max(JOURNAL_BYTES_MIN, times * NODE_BYTES * self._nodes())
+        bytes_max = max(JOURNAL_BYTES_MIN, times * NODE_BYTES * self._nodes(), self._retry_end)
+        return self._next_journal is None and self._end > bytes_max
 
     def _begin_anew(self) -> None:
         """Write a whole new journal, a part at a time between requests; until it is whole, news go to both."""
         recorder = self._recorder
         assert recorder is not None
-        self._next_journal = new_journal()
+        try:
+            self._next_journal = new_journal()
+        except OSError as error:
+            self._keep_the_old_one(error)
+            return
         self._next_end = 0
         self._parts = recorder.everything()
         asyncio.get_running_loop().call_soon(self._next_part)
 
     def _next_part(self) -> None:
-        assert self._next_journal is not None
         self.flush()
+        if self._next_journal is None:
+            return
         part = next(self._parts, None)
         if part is not None:
-            self._next_end += _write(self._next_journal, part, self._next_end)
+            self._append_to_next(part)
             asyncio.get_running_loop().call_soon(self._next_part)
             return
         try:
-            wire.send(self._channel, wire.NewJournal(), [self._next_journal])
+            wire.send(self._channel, wire.NewJournal(), [self._next_journal], socket.MSG_DONTWAIT)
         except OSError as error:
-            # The old one is as good, only longer.
-            log.warning("journal_not_begun_anew", error=error.strerror)
-            os.close(self._next_journal)
-            self._next_journal = None
+            self._keep_the_old_one(error)
             return
         os.close(self._journal)
         log.info("journal_begun_anew", old_bytes=self._end, new_bytes=self._next_end)
         self._journal, self._end = self._next_journal, self._next_end
         self._next_journal = None
+        self._retry_end = 0
 
     # The keeper
 
@@ -251,7 +273,7 @@ class Session:
         """Serving begins: tell the keeper, keep telling it, and set `leaving` when it wants another daemon."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._channel, self._told, leaving)
-        self._tell(wire.Serving())
+        wire.send(self._channel, wire.Serving())
         self._beat()
         if self._is_long(2):
             # Where one daemon died another may, and it would read all of this again.
@@ -263,7 +285,8 @@ class Session:
         os._exit(LEFT_STATUS)
 
     def _beat(self) -> None:
-        self._tell(wire.Beat())
+        if wire.unread_bytes(self._channel) < BEATS_BYTES_MAX:
+            self._tell(wire.Beat())
         asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
 
     def _told(self, leaving: asyncio.Event) -> None:
@@ -274,11 +297,15 @@ class Session:
         elif isinstance(received[0], wire.Leave):
             leaving.set()
 
-    def _tell(self, message: wire.Message) -> None:
+    def _tell(self, message: wire.Message) -> bool:
+        """Return whether the keeper was told. A stopped one is not waited for: requests would wait too."""
         try:
-            wire.send(self._channel, message)
+            wire.send(self._channel, message, flags=socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
         except OSError as error:
             log.warning("keeper_not_told", error=error.strerror)
+        return True
 
 
 def new_journal() -> int:

@@ -320,6 +320,23 @@ async def test_a_file_is_closed_while_a_rename_commits_it_again(mount: KernelLes
     assert mount.origin() == {"b": b"x"}
 
 
+async def test_a_file_that_is_created_while_its_directory_is_renamed_goes_along(mount: KernelLessMount) -> None:
+    await mount.operations.moves.mkdir(await mount.inode(""), b"d", 0o755)
+    await mount.write_file("d/old", b"old")
+    rename, created = mount.peers.rename, []
+
+    async def create_and_rename(uid: str, source: str, target: str) -> tuple[int, str]:
+        created.append(await mount.create("d/new"))
+        await mount.operations.changes.write(created[0], 0, b"new")
+        return await rename(uid, source, target)
+
+    mount.peers.rename = create_and_rename  # type: ignore[method-assign]
+    await mount.rename("d", "e")
+    await mount.close(created[0])
+    assert mount.origin() == {"e/old": b"old", "e/new": b"new"}
+    assert await mount.names("e") == ["new", "old"]
+
+
 async def test_a_writer_goes_on_under_the_new_name(mount: KernelLessMount) -> None:
     number = await mount.create("a")
     await mount.operations.changes.write(number, 0, b"one")

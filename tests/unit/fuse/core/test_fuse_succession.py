@@ -102,6 +102,16 @@ def test_a_daemon_that_says_nothing_is_killed() -> None:
     assert mount.succession.died(1, -9, mount.now) == [Go(2, Reason.HUNG, refuses_resent=False)]
 
 
+def test_nobody_is_silent_whom_a_stopped_keeper_did_not_hear() -> None:
+    mount = _serving()
+    mount.now += 100.0
+    mount.succession.looked_away(mount.now)
+    assert mount.succession.silent(mount.now) == []
+    assert mount.succession.tick(mount.now) == []
+    mount.now += 5.0
+    assert mount.succession.tick(mount.now) == [Kill(1)]
+
+
 def test_a_dead_daemon_that_is_not_reaped_is_looked_at_within_half_a_second() -> None:
     """Nobody is told of one with a thread that waits in the kernel; its requests shall wait for a second at most."""
     mount = _serving()
