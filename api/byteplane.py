@@ -51,6 +51,7 @@ class Op(IntEnum):
     READ_HELD = 18
     DROP_HELD = 19
     ASK_HELD = 20
+    SET_MODE = 21
 
 
 class Flag(IntFlag):
@@ -88,6 +89,8 @@ class HelloReply(Struct, frozen=True, kw_only=True):
     block_size_bytes: int
     needs_tokens: bool = False
     """Requests about a dataset are refused before AUTHORIZE with a token for it."""
+    sets_modes: bool = False
+    """It knows SET_MODE; one of an earlier release would hang up."""
 
 
 class Authorize(Struct, frozen=True, kw_only=True):
@@ -245,6 +248,14 @@ class Rename(Struct, frozen=True, kw_only=True):
 
 class MakeDirectory(Struct, frozen=True, kw_only=True):
     """Reply: Mutated."""
+
+    uid: str
+    path: str
+    mode: int
+
+
+class SetMode(Struct, frozen=True, kw_only=True):
+    """Give a file or directory that is in the namespace other permission bits, which are not 0. Reply: Mutated."""
 
     uid: str
     path: str

@@ -112,6 +112,7 @@ _FROM_RPC: Final[dict[grpc.StatusCode, tuple[type[CacheError], int]]] = {
     grpc.StatusCode.ALREADY_EXISTS: (CacheError, errno.EEXIST),
     grpc.StatusCode.INVALID_ARGUMENT: (BadRequest, errno.EINVAL),
     grpc.StatusCode.PERMISSION_DENIED: (Denied, errno.EACCES),
+    grpc.StatusCode.UNIMPLEMENTED: (CacheError, errno.EOPNOTSUPP),
 }
 _RETRYABLE_CODES: Final = frozenset(
     {

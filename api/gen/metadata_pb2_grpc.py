@@ -89,6 +89,11 @@ class NamespaceStub:
                 request_serializer=api_dot_gen_dot_metadata__pb2.RenameRequest.SerializeToString,
                 response_deserializer=api_dot_gen_dot_metadata__pb2.Mutation.FromString,
                 _registered_method=True)
+        self.SetMode = channel.unary_unary(
+                '/headrace.v1.Namespace/SetMode',
+                request_serializer=api_dot_gen_dot_metadata__pb2.SetModeRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.Mutation.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/headrace.v1.Namespace/Watch',
                 request_serializer=api_dot_gen_dot_metadata__pb2.WatchRequest.SerializeToString,
@@ -171,6 +176,12 @@ class NamespaceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetMode(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Watch(self, request, context):
         """One message a dataset whose snapshot version changes, starting with the current state of each; one with
         `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
@@ -235,6 +246,11 @@ def add_NamespaceServicer_to_server(servicer, server):
             'Rename': grpc.unary_unary_rpc_method_handler(
                     servicer.Rename,
                     request_deserializer=api_dot_gen_dot_metadata__pb2.RenameRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.Mutation.SerializeToString,
+            ),
+            'SetMode': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetMode,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.SetModeRequest.FromString,
                     response_serializer=api_dot_gen_dot_metadata__pb2.Mutation.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
@@ -539,6 +555,33 @@ class Namespace:
             target,
             '/headrace.v1.Namespace/Rename',
             api_dot_gen_dot_metadata__pb2.RenameRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.Mutation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetMode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Namespace/SetMode',
+            api_dot_gen_dot_metadata__pb2.SetModeRequest.SerializeToString,
             api_dot_gen_dot_metadata__pb2.Mutation.FromString,
             options,
             channel_credentials,

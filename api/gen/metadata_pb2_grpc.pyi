@@ -55,6 +55,7 @@ class NamespaceStub:
     MakeDirectory: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.MakeDirectoryRequest, _metadata_pb2.Mutation]
     Remove: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.RemoveRequest, _metadata_pb2.Mutation]
     Rename: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.RenameRequest, _metadata_pb2.Mutation]
+    SetMode: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.SetModeRequest, _metadata_pb2.Mutation]
     Watch: _grpc.UnaryStreamMultiCallable[_metadata_pb2.WatchRequest, _metadata_pb2.DatasetInfo]
     """One message a dataset whose snapshot version changes, starting with the current state of each; one with
     `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
@@ -82,6 +83,7 @@ class NamespaceAsyncStub(NamespaceStub):
     MakeDirectory: _aio.UnaryUnaryMultiCallable[_metadata_pb2.MakeDirectoryRequest, _metadata_pb2.Mutation]  # type: ignore[assignment]
     Remove: _aio.UnaryUnaryMultiCallable[_metadata_pb2.RemoveRequest, _metadata_pb2.Mutation]  # type: ignore[assignment]
     Rename: _aio.UnaryUnaryMultiCallable[_metadata_pb2.RenameRequest, _metadata_pb2.Mutation]  # type: ignore[assignment]
+    SetMode: _aio.UnaryUnaryMultiCallable[_metadata_pb2.SetModeRequest, _metadata_pb2.Mutation]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_metadata_pb2.WatchRequest, _metadata_pb2.DatasetInfo]  # type: ignore[assignment]
     """One message a dataset whose snapshot version changes, starting with the current state of each; one with
     `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
@@ -170,6 +172,13 @@ class NamespaceServicer(metaclass=_abc_1.ABCMeta):
     def Rename(
         self,
         request: _metadata_pb2.RenameRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.Mutation, _abc.Awaitable[_metadata_pb2.Mutation]]: ...
+
+    @_abc_1.abstractmethod
+    def SetMode(
+        self,
+        request: _metadata_pb2.SetModeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_metadata_pb2.Mutation, _abc.Awaitable[_metadata_pb2.Mutation]]: ...
 

@@ -112,6 +112,7 @@ class LocalSession:
             Op.REMOVE: self._remove,
             Op.RENAME: self._rename,
             Op.MAKE_DIRECTORY: self._make_directory,
+            Op.SET_MODE: self._set_mode,
             Op.FIND_DATASET: self._find_dataset,
             Op.LOOKUP: self._lookup,
             Op.LIST: self._list,
@@ -331,6 +332,16 @@ class LocalSession:
                 return await self._writes.make_directory(wanted.uid, wanted.path, mode=wanted.mode)
 
         await self._reply(header, bp.Mutated(snapshot_version=await self._order.finish(make())))
+
+    async def _set_mode(self, header: Header, meta: bytes) -> None:
+        wanted = decode_meta(meta, bp.SetMode)
+        self._gate.require(wanted.uid, write=True)
+
+        async def change() -> int:
+            async with self._order.turn(wanted.uid, wanted.path):
+                return await self._writes.set_mode(wanted.uid, wanted.path, mode=wanted.mode)
+
+        await self._reply(header, bp.Mutated(snapshot_version=await self._order.finish(change())))
 
 
 def _created(number: int, staging: Staging) -> bp.Created:

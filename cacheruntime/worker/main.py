@@ -286,7 +286,11 @@ async def _serve(settings: WorkerSettings, leavers: list[Leaver]) -> None:
     )
 
     greeting = HelloReply(
-        node=me.node, epoch=me.epoch, block_size_bytes=tunables.block_size_bytes, needs_tokens=trust is not None
+        node=me.node,
+        epoch=me.epoch,
+        block_size_bytes=tunables.block_size_bytes,
+        needs_tokens=trust is not None,
+        sets_modes=True,
     )
 
     def gate_of(peer: Identity | None) -> Gate:

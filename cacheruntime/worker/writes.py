@@ -515,6 +515,11 @@ class Writes:
             raise from_store(error) from error
         return await self._metadata.make_directory(uid, path, mode=mode & 0o7777, mtime_ns=self._wall_clock_ns())
 
+    async def set_mode(self, uid: str, path: str, *, mode: int) -> int:
+        """Give a file or directory other permission bits, which the namespace keeps; return the snapshot version."""
+        await self._datasets.locate_writable(uid, path)
+        return await self._metadata.set_mode(uid, path, mode=mode & 0o7777)
+
     def renamed(self, uid: str, source: str, target: str, *, old_etag: str, new_etag: str) -> None:
         """A file has another name now: staging files that are open for it follow."""
         for beginning in self._beginning:

@@ -199,3 +199,7 @@ class Worker(Protocol):
     async def make_directory(self, uid: str, path: str, mode: int) -> int:
         """Make a directory; return the snapshot version after it."""
         ...
+
+    async def set_mode(self, uid: str, path: str, mode: int) -> int:
+        """Give a file or directory another mode; return the snapshot version after it."""
+        ...

@@ -27,6 +27,7 @@ CALLERS: Final[dict[str, frozenset[Role]]] = {
     "NamespaceService.MakeDirectory": _WORKERS,
     "NamespaceService.Remove": _WORKERS,
     "NamespaceService.Rename": _WORKERS,
+    "NamespaceService.SetMode": _WORKERS,
     "HeldService.PutHeld": _WORKERS,
     "HeldService.TakeTurn": _WORKERS,
     "HeldService.EndTurn": _WORKERS,

@@ -157,6 +157,16 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
         return pb.Mutation(snapshot_version=version)
 
     @edge.unary
+    async def SetMode(self, request: pb.SetModeRequest, context: Context) -> pb.Mutation:
+        version = await self._catalog.mutate(
+            request.uid,
+            request.request_id,
+            request.path,
+            lambda view, _: mutations.set_mode(view, request.path, request.mode),
+        )
+        return pb.Mutation(snapshot_version=version)
+
+    @edge.unary
     async def Remove(self, request: pb.RemoveRequest, context: Context) -> pb.Mutation:
         version = await self._catalog.mutate(
             request.uid,

@@ -28,6 +28,7 @@ _KINDS: dict[bp.Op, type[bp.Struct]] = {
     bp.Op.REMOVE: bp.Remove,
     bp.Op.RENAME: bp.Rename,
     bp.Op.MAKE_DIRECTORY: bp.MakeDirectory,
+    bp.Op.SET_MODE: bp.SetMode,
 }
 
 
@@ -44,6 +45,7 @@ class SocketWorker:
         self.held_op: bp.Op | None = None
         self.answers_whole = False
         self.brings = True
+        self.sets_modes = True
         """Small files come with the answer to OPEN; a worker of an earlier release does not know of that."""
         self.seals = False
         """Staging files become objects with their commit, as in a directory store."""
@@ -141,8 +143,9 @@ class SocketWorker:
     def _carry_out(self, op: bp.Op, meta: Any) -> tuple[bp.Struct, int | None]:
         match op:
             case bp.Op.HELLO:
-                reply = bp.HelloReply(node="n", epoch=self.epoch, block_size_bytes=bp.BLOCK_SIZE_BYTES)
-                return reply, None
+                return bp.HelloReply(
+                    node="n", epoch=self.epoch, block_size_bytes=bp.BLOCK_SIZE_BYTES, sets_modes=self.sets_modes
+                ), None
             case bp.Op.OPEN:
                 handle, descriptor = self._file(meta, self._bytes(meta.uid, meta.path))
                 brought = None

@@ -177,13 +177,14 @@ def test_group_rights(site: Site, work: Path) -> None:
     assert modes == {work.name: 0o775, "d": 0o775, "f": 0o664, "private": 0o660}
     read_only = site.plane.mounts[name] / "bench" / "books"
     assert [stat.S_IMODE(path.stat().st_mode) for path in (read_only, read_only / "large.bin")] == [0o555, 0o444]
-    # What the file shows can be set, and what it was made with; nothing else, as without the option.
+    # What the file shows changes nothing when it is set, nor does what it was made with.
     for mode in (0o664, 0o644):
         (shared / "f").chmod(mode)
-    _fails(errno.ENOTSUP, lambda: (shared / "f").chmod(0o600))
+    (shared / "d").chmod(0o700)
+    assert stat.S_IMODE((shared / "d").stat().st_mode) == 0o770
     # A mount beside it shows what was set.
-    _eventually((work / "private").exists)
-    assert [stat.S_IMODE((work / each).stat().st_mode) for each in ("f", "private")] == [0o644, 0o600]
+    wanted = [0o644, 0o600, 0o700]
+    _eventually(lambda: _modes(work, "f", "private", "d") == wanted)
 
 
 def test_statfs(site: Site) -> None:
@@ -586,13 +587,44 @@ def test_mode_and_times_while_writing(site: Site, work: Path) -> None:
     assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (0o640, 2_000_000_000)
 
 
-def test_mode_of_committed(work: Path) -> None:
-    """Setting the mode of a committed file or a directory is ENOTSUP, unless it has that mode already."""
+def test_mode_of_committed(site: Site, work: Path) -> None:
+    """The mode of a committed file or a directory can be set: the namespace keeps it, other nodes see it, and it stays
+    when the under store is listed anew. That of a dataset itself is ENOTSUP, unless it has that mode already."""
     (work / "a").write_bytes(b"x")
-    (work / "a").chmod(0o644)
-    _fails(errno.ENOTSUP, lambda: (work / "a").chmod(0o600))
-    work.chmod(0o755)
-    _fails(errno.ENOTSUP, lambda: work.chmod(0o700))
+    (work / "d").mkdir()
+    (_origin(site, work) / "listed").mkdir()
+    (_origin(site, work) / "listed" / "b").write_bytes(b"y")
+    _sync_work(site)
+    _eventually((work / "listed" / "b").exists)
+    names = ("a", "d", "listed", "listed/b")
+    modes = [0o600, 0o700, 0o2750, 0o755]
+    for name, mode in zip(names, modes, strict=True):
+        (work / name).chmod(mode)
+        assert _modes(work, name) == [mode]
+    _eventually(lambda: _modes(_there(site, work), *names) == modes)
+    (_origin(site, work) / "more").write_bytes(b"z")
+    _sync_work(site)
+    for where in (work, _there(site, work)):
+        _eventually((where / "more").exists)
+        assert _modes(where, *names) == modes
+    assert (work / "a").read_bytes() == b"x"
+    with (work / "a").open("ab") as file:
+        file.write(b"more")
+    (work / "d").rename(work / "e")
+    (work / "a").rename(work / "e" / "a")
+    _eventually((_there(site, work) / "e" / "a").exists)
+    for where in (work, _there(site, work)):
+        assert _modes(where, "e", "e/a") == [0o700, 0o600]
+    site.work.chmod(0o755)
+    _fails(errno.ENOTSUP, lambda: site.work.chmod(0o700))
+
+
+def _sync_work(site: Site) -> None:
+    site.plane.sync("work", f"file://{site.work_origin}", writable=True)
+
+
+def _modes(directory: Path, *names: str) -> list[int]:
+    return [stat.S_IMODE((directory / name).stat().st_mode) for name in names]
 
 
 def test_mode_zero(work: Path) -> None:
@@ -601,6 +633,7 @@ def test_mode_zero(work: Path) -> None:
     _fails(errno.ENOTSUP, lambda: (work / "d").mkdir(0))
     with (work / "b").open("wb") as file:
         _fails(errno.ENOTSUP, lambda: os.fchmod(file.fileno(), 0))
+    _fails(errno.ENOTSUP, lambda: (work / "b").chmod(0))
     assert [(path.name, stat.S_IMODE(path.stat().st_mode)) for path in work.iterdir()] == [("b", 0o644)]
 
 

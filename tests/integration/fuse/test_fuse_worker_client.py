@@ -15,7 +15,7 @@ from fuse.client.vault import NoVault
 from fuse.client.worker_client import WorkerClient
 from fuse.client.write_back import WRITE_BYTES_MAX
 from fuse.core.read_plan import WHOLE_FILE_BYTES
-from fuse.errors import AccessDenied, Ended, NoSpace, NotFound, Stale, Unavailable
+from fuse.errors import AccessDenied, Ended, NoSpace, NotFound, Stale, Unavailable, Unsupported
 from fuse.metrics import Metrics
 from tests.builders.socket_worker import SocketWorker
 
@@ -555,3 +555,28 @@ async def test_no_descriptor_is_left_behind(client: WorkerClient, worker: Socket
         staging.close()
     await _until(lambda: worker.handles == 0)
     assert _descriptors() == before
+
+
+async def test_a_change_of_a_mode_that_finds_no_name_is_none_also_the_second_time(
+    client: WorkerClient, worker: SocketWorker
+) -> None:
+    assert await client.set_mode("u", "a", 0o600) == 4
+    worker.held_op, worker.refusals[Op.SET_MODE] = Op.SET_MODE, errno.ENOENT
+    worker.hold.clear()
+    changing = asyncio.ensure_future(client.set_mode("u", "gone", 0o600))
+    await _until(lambda: worker.calls["SET_MODE"] == 2)
+    worker.kill()
+    worker.hold.set()
+    worker.start()
+    with pytest.raises(NotFound):
+        await changing
+    assert worker.calls["SET_MODE"] == 3
+
+
+async def test_a_worker_of_an_earlier_release_is_not_asked_to_change_a_mode(
+    client: WorkerClient, worker: SocketWorker
+) -> None:
+    worker.sets_modes = False
+    with pytest.raises(Unsupported, match="of a release that cannot change modes"):
+        await client.set_mode("u", "a", 0o600)
+    assert not worker.calls["SET_MODE"]
