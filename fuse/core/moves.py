@@ -10,8 +10,6 @@ under the old name goes on under the new one.
 from contextlib import suppress
 from typing import Final
 
-import structlog
-
 from fuse.core.attrs import Attributes
 from fuse.core.changes import Changes, kept_mode, writable_dataset
 from fuse.core.contracts import Dataset, Entry
@@ -32,8 +30,6 @@ from fuse.errors import (
     ReadOnly,
     Stale,
 )
-
-log = structlog.get_logger()
 
 RENAME_NOREPLACE: Final = 1
 
@@ -169,11 +165,9 @@ class Moves:
 
     async def _commit_all(self, node: Node) -> None:
         for each in (node, *self._state.inodes.below(node)):
-            try:
+            # One that was closed, and who closed it was told that it failed: what was written is no part of the file.
+            with suppress(Ended):
                 await self._changes.commit(each)
-            except Ended:
-                # It was closed, and who closed it was told that it failed: what was written is no part of the file.
-                log.info("not_written_before_rename", path=each.path)
 
     async def _rename(self, dataset: Dataset, node: Node, new_parent: Node, new_name: str) -> None:
         state = self._state

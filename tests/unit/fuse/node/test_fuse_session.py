@@ -32,7 +32,9 @@ class Served:
         self.journal = new_journal()
         wire.send(self.keeper, wire.Proceed(0, "first", {}, refuses_resent=False), [self.journal])
         self.session = Session(theirs, -1)
-        asyncio.run(self.session.wait())
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(self.session.wait())
+        loop.close()
         self.mount = KernelLessMount(writable=True)
         self.session.restore(self.mount.operations, Metrics())
         self.theirs = theirs
