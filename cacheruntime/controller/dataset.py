@@ -1,7 +1,7 @@
 """A Dataset's plan: what metadata is told, what volumes it needs, what its status says.
 
 Pure: takes the object, the nodes and what metadata answered; returns messages and objects. The shell
-(`reconciler.py`) sends them. Invariant: phase is level-triggered, always derived anew from what is known now.
+(`dataset_reconciler.py`) sends them. Invariant: phase is level-triggered, always derived anew from what is known now.
 """
 
 import json

@@ -7,10 +7,10 @@ import kopf
 from api import names
 from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, DatasetGrant
 from cacheruntime.controller.objects import Objects
-from cacheruntime.controller.reconciler import Reconciler
+from cacheruntime.controller.queues import Queues
 
 
-def register(registry: kopf.OperatorRegistry, objects: Objects, reconciler: Reconciler) -> None:
+def register(registry: kopf.OperatorRegistry, objects: Objects, queues: Queues) -> None:
     """Register the handlers of the kinds this controller owns, and of nodes."""
     group, version = names.DATA_GROUP, names.API_VERSION
 
@@ -19,16 +19,15 @@ def register(registry: kopf.OperatorRegistry, objects: Objects, reconciler: Reco
         key = objects.see(Dataset, dict(body), is_deleted=type == "DELETED")
         if key is None:
             return
-        reconciler.datasets.add(key)
-        for load_key in objects.loads_of(key):
-            reconciler.loads.add(load_key)
-        reconciler.tell_who_shows(key)
+        queues.datasets.add(key)
+        queues.tell_loads(key)
+        queues.tell_who_shows(key)
 
     @kopf.on.event(group, version, DataLoad.PLURAL, registry=registry)
     async def on_load(type: str | None, body: kopf.Body, **_: Any) -> None:
         key = objects.see(DataLoad, dict(body), is_deleted=type == "DELETED")
         if key is not None:
-            reconciler.loads.add(key)
+            queues.loads.add(key)
 
     @kopf.on.event(group, version, CacheRuntime.PLURAL, registry=registry)
     async def on_runtime(type: str | None, body: kopf.Body, **_: Any) -> None:
@@ -38,7 +37,7 @@ def register(registry: kopf.OperatorRegistry, objects: Objects, reconciler: Reco
     async def on_grant(type: str | None, body: kopf.Body, **_: Any) -> None:
         key = objects.see(DatasetGrant, dict(body), is_deleted=type == "DELETED")
         if key is not None:
-            reconciler.grants_changed(key[0])
+            queues.grants_changed(key[0])
 
     @kopf.on.event("", "v1", "nodes", registry=registry)
     async def on_node(type: str | None, body: kopf.Body, **_: Any) -> None:
@@ -55,4 +54,4 @@ def register(registry: kopf.OperatorRegistry, objects: Objects, reconciler: Reco
             objects.node_uids[name] = body["metadata"]["uid"]
         if objects.nodes.get(name) != before:
             for key in objects.with_affinity:
-                reconciler.datasets.add(key)
+                queues.datasets.add(key)

@@ -60,7 +60,7 @@ async def _serve(settings: ControllerSettings) -> None:
             client, objects, credentials, metadata, workers, recorder=recorder, poll_seconds=settings.poll_seconds
         )
         registry = new_registry(config)
-        register(registry, objects, reconciler)
+        register(registry, objects, reconciler.queues)
 
         async def lead() -> None:
             async with asyncio.TaskGroup() as tasks:

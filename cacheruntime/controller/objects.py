@@ -16,6 +16,7 @@ from api.model import KubeObject, Model, ObjectMeta
 from cacheruntime.controller import sharing
 from kube.client import KubeClient
 from kube.errors import AlreadyExists, NotFound
+from kube.objects import ObjectRef
 from kube.resources import (
     CACHE_RUNTIMES,
     DATA_LOADS,
@@ -43,6 +44,14 @@ RESOURCES: dict[type[KubeObject], Resource] = {
 def load_dataset(load: DataLoad) -> Key:
     """Return the key of the Dataset a load brings in."""
     return (load.spec.dataset.namespace or load.metadata.namespace, load.spec.dataset.name)
+
+
+def event_object(item: Dataset) -> ObjectRef:
+    """Return what events of a Dataset are about."""
+    meta = item.metadata
+    return ObjectRef(
+        api_version=DATASETS.api_version, kind=DATASETS.kind, namespace=meta.namespace, name=meta.name, uid=meta.uid
+    )
 
 
 class Objects:
@@ -142,13 +151,14 @@ class Objects:
         for key in self._raw[DatasetGrant]:
             if key[0] != namespace:
                 continue
-            try:
-                grant = self.get(DatasetGrant, key)
-            except ValidationError:
-                continue  # what is malformed grants nothing
+            grant = self.find(DatasetGrant, key)  # what is malformed grants nothing
             if grant is not None and grant.metadata.deletion_timestamp is None:
                 found.append(grant)
         return found
+
+    def is_granted(self, of: Key, to: str) -> bool:
+        """Whether a namespace may have a Dataset."""
+        return sharing.is_granted(of, to, self.grants(of[0]))
 
     def keys(self, kind: type[KubeObject]) -> list[Key]:
         """Return the keys of every object of that kind."""
@@ -158,6 +168,13 @@ class Objects:
         """Return the object, or None when it is gone. Raises pydantic.ValidationError for one that is malformed."""
         body = self._raw[kind].get(key)
         return None if body is None else kind.model_validate(body)
+
+    def find(self, kind: type[Kind], key: Key) -> Kind | None:
+        """Return the object, or None when it is gone or malformed, which its own reconcile says."""
+        try:
+            return self.get(kind, key)
+        except ValidationError:
+            return None
 
     def leaving(self, key: Key) -> Dataset | None:
         """Return what can be read of a malformed Dataset that was deleted: who it is. None when it was not deleted."""

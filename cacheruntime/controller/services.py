@@ -15,6 +15,7 @@ from api.trust.channels import open_channel
 from api.trust.files import TrustFiles
 from api.trust.identity import METADATA_SERVER, Identity, Role
 from api.trust.source import TokenSource
+from kube.errors import KubeError
 
 
 class Metadata:
@@ -65,6 +66,16 @@ class Metadata:
         """Return what each live worker holds."""
         answer = await self._residency.ByNode(metadata_pb2.ByNodeRequest(), timeout=self._seconds)
         return answer.nodes
+
+
+async def alive_workers(metadata: Metadata) -> list[metadata_pb2.Worker]:
+    """Return the workers that can be called."""
+    return [worker for worker in await metadata.workers() if worker.alive]
+
+
+def said(error: grpc.aio.AioRpcError | KubeError) -> str:
+    """Return what a service, or the API server, said."""
+    return (error.details() or "") if isinstance(error, grpc.aio.AioRpcError) else str(error)
 
 
 class Workers:

@@ -1,7 +1,7 @@
 """Held versions on this node: what is written beside their bytes, and when one of them is uploaded.
 
-Owns the record and the decisions; the files are worker/held_files.py's, the work worker/holding.py's. Pure: time is
-passed in, in seconds of the caller's clocks.
+Owns the record and the decisions; the files are worker/held_files.py's, the work worker/holding.py's and
+held_uploads.py's. Pure: time is passed in, in seconds of the caller's clocks.
 
     kept --old enough, ours or the writer's worker is gone--> claimed --uploaded--> ended
       ^                                                         |

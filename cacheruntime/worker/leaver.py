@@ -8,7 +8,8 @@ homes, from here (filler.py asks who is leaving before it asks the under store).
     leaving --stay--> staying
 
 Invariants: reads are served all the time, here and to peers; nothing is dropped here; what nobody took is fetched from
-the under store again, once it is wanted; it is not done before the under store has what is held for it (holding.py).
+the under store again, once it is wanted; it is not done before the under store has what is held for it
+(held_uploads.py).
 """
 
 import asyncio

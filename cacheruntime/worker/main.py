@@ -38,6 +38,9 @@ from cacheruntime.worker.filler import Filler
 from cacheruntime.worker.frame_server import FrameServer
 from cacheruntime.worker.frame_socket import FrameSocket
 from cacheruntime.worker.fsck import FolderInUse, lock_folder
+from cacheruntime.worker.held_copies import HeldCopies
+from cacheruntime.worker.held_reader import HeldReader
+from cacheruntime.worker.held_uploads import HeldUploads
 from cacheruntime.worker.holding import Holding
 from cacheruntime.worker.leaver import Leaver
 from cacheruntime.worker.loads import Loads
@@ -150,13 +153,18 @@ async def _serve(settings: WorkerSettings, leavers: list[Leaver]) -> None:
     me = Peer(settings.node, await store.run(_next_epoch, settings.tiers[-1].directory), _name(listener, settings))
     metadata = MetadataClient(
         str(settings.metadata),
+        node=settings.node,
         call_seconds=tunables.metadata_seconds,
         mutation_seconds=tunables.mutation_seconds,
         trust=trust,
     )
     keys = TokenKeys(metadata, time.monotonic)
     datasets = Datasets(
-        metadata, settings.credentials_dir, fresh_seconds=tunables.dataset_seconds, clock=time.monotonic
+        metadata,
+        settings.credentials_dir,
+        node=settings.node,
+        fresh_seconds=tunables.dataset_seconds,
+        clock=time.monotonic,
     )
     buffers = Buffers(tunables.block_size_bytes)
     peers = Peers(
@@ -192,9 +200,13 @@ async def _serve(settings: WorkerSettings, leavers: list[Leaver]) -> None:
     filler.rates_allowed = lambda uid: terms.rates(uid, tunables.origin_bytes_per_second)
     reader = Reader(store, filler, datasets, metrics)
     turns = Turns(me, datasets, metadata, wait_seconds=tunables.turn_seconds)
-    holding = Holding(
+    held_copies = HeldCopies(
+        me=me, store=store, workers=workers, peers=peers, metrics=metrics, percent=tunables.held_percent
+    )
+    held_uploads = HeldUploads(
         me=me,
         store=store,
+        copies=held_copies,
         workers=workers,
         peers=peers,
         filler=filler,
@@ -203,12 +215,22 @@ async def _serve(settings: WorkerSettings, leavers: list[Leaver]) -> None:
         metrics=metrics,
         turns=turns,
         settings=HoldSettings(tunables.held_settle_seconds, tunables.held_takeover_seconds),
-        percent=tunables.held_percent,
-        uploads=tunables.held_uploads,
+        at_once=tunables.held_uploads,
+    )
+    holding = Holding(
+        me=me,
+        store=store,
+        copies=held_copies,
+        uploads=held_uploads,
+        workers=workers,
+        peers=peers,
+        metrics=metrics,
         hold_seconds=tunables.hold_seconds,
     )
-    filler.fill_held = holding.fill
-    await holding.recover()
+    filler.fill_held = HeldReader(
+        me=me, read_here=holding.read, workers=workers, peers=peers, datasets=datasets, metadata=metadata
+    ).fill
+    await held_copies.recover()
     writes = Writes(
         store=store,
         reader=reader,
@@ -264,7 +286,11 @@ async def _serve(settings: WorkerSettings, leavers: list[Leaver]) -> None:
     )
 
     greeting = HelloReply(
-        node=me.node, epoch=me.epoch, block_size_bytes=tunables.block_size_bytes, needs_tokens=trust is not None
+        node=me.node,
+        epoch=me.epoch,
+        block_size_bytes=tunables.block_size_bytes,
+        needs_tokens=trust is not None,
+        sets_modes=True,
     )
 
     def gate_of(peer: Identity | None) -> Gate:
@@ -307,7 +333,7 @@ async def _serve(settings: WorkerSettings, leavers: list[Leaver]) -> None:
         metrics=metrics,
         # A report, and a look of every peer at the list; twice, since each may come late.
         known_seconds=2 * (tunables.report_seconds + tunables.workers_seconds),
-        emptied=holding.emptied,
+        emptied=held_uploads.emptied,
     )
     service = ControlService(
         loads, store, Trees(metadata, writes), leaver=leaver, metrics=metrics, gate=ControlGate(keys, metrics)
@@ -346,7 +372,7 @@ async def _serve(settings: WorkerSettings, leavers: list[Leaver]) -> None:
             tasks.create_task(terms.run())
             tasks.create_task(_recheck(store, found))
             tasks.create_task(mover.run())
-            tasks.create_task(holding.run())
+            tasks.create_task(held_uploads.run())
             tasks.create_task(preheater.run())
             if tunables.scrub_bytes_per_second:
                 tasks.create_task(scrubber.run())
@@ -366,6 +392,7 @@ async def _serve(settings: WorkerSettings, leavers: list[Leaver]) -> None:
         await peers.close()
         await writes.close()
         await holding.close()
+        await held_copies.close()
         await turns.close()
         await datasets.close()
         await metadata.close()

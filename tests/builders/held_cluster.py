@@ -23,6 +23,9 @@ from cacheruntime.errors import CacheError, Missing, PeerFailed, from_store
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Location
 from cacheruntime.worker.filler import Keep
+from cacheruntime.worker.held_copies import HeldCopies
+from cacheruntime.worker.held_reader import HeldReader
+from cacheruntime.worker.held_uploads import HeldUploads
 from cacheruntime.worker.holding import Holding
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.renames import Renames
@@ -141,6 +144,13 @@ class MemoryStore:
         """Nothing is open."""
 
 
+class PlainContext:
+    """Of a call without certificates."""
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {}
+
+
 class Plane:
     """The metadata service and what all nodes share."""
 
@@ -190,14 +200,14 @@ class Plane:
         """A node, or its next life."""
         node = Node(self, name)
         self.nodes[name] = node
-        await node.holding.recover()
+        await node.copies.recover()
         return node
 
     async def call(self, method: str, request: Any) -> Any:
         """A method of the service as a client calls it; CacheError."""
         service = next(one for one in self.services if hasattr(type(one), method))
         try:
-            return await getattr(type(service), method).__wrapped__(service, request, None)
+            return await getattr(type(service), method).__wrapped__(service, request, PlainContext())
         except NotFound as error:
             raise Missing(error.message) from error
         except MetadataError as error:
@@ -212,7 +222,7 @@ class Plane:
 
     async def rest(self) -> None:
         """Until nothing goes on but what stands still in the under store."""
-        while (busy := sum(len(node.holding._tasks) + len(node.turns._ending) for node in self.live())) and (
+        while (busy := sum(len(node.copies._tasks) + len(node.turns._ending) for node in self.live())) and (
             busy > self.under.standing
         ):
             await asyncio.sleep(0.0005)
@@ -221,17 +231,17 @@ class Plane:
         """Time goes by, and whoever has something to upload begins."""
         self.now += 100.0
         for node in self.live():
-            node.holding.look_around()
+            node.uploads.look_around()
         await self.rest()
 
     async def upload_all(self) -> None:
         """Until nothing waits any more."""
         for _ in range(50):
             await self.upload()
-            copies = [held for node in self.live() for held in node.holding._copies.values()]
+            copies = [held for node in self.live() for held in node.copies.all()]
             if all(held.is_unknown for held in copies):
                 return  # of commits nobody was told of, cut off in their last step: both holders have them
-        raise AssertionError({node.name: node.holding._copies for node in self.live()})
+        raise AssertionError({node.name: node.copies.all() for node in self.live()})
 
     async def close(self) -> None:
         self.under.go_on()
@@ -365,22 +375,43 @@ class Node:
         )
         me, metadata = cast(Any, self), cast(Any, self.metadata)
         self.turns = Turns(self.me, me, metadata, wait_seconds=60.0)
-        self.holding = Holding(
+        wires = cast(Any, Wires(self))
+        self.copies = HeldCopies(
             me=self.me,
             store=self.cache,
             workers=me,
-            peers=cast(Any, Wires(self)),
+            peers=wires,
+            metrics=self.metrics,
+            percent=100,
+            clock=lambda: self.plane.now,
+            wall_clock_ns=lambda: int(self.plane.now * 1e9),
+        )
+        self.uploads = HeldUploads(
+            me=self.me,
+            store=self.cache,
+            copies=self.copies,
+            workers=me,
+            peers=wires,
             filler=me,
             datasets=me,
             metadata=metadata,
             metrics=self.metrics,
             turns=self.turns,
             settings=Settings(settle_seconds=10.0, takeover_seconds=1e9),
-            percent=100,
-            uploads=4,
+            at_once=4,
+        )
+        self.holding = Holding(
+            me=self.me,
+            store=self.cache,
+            copies=self.copies,
+            uploads=self.uploads,
+            workers=me,
+            peers=wires,
+            metrics=self.metrics,
             hold_seconds=10.0,
-            clock=lambda: self.plane.now,
-            wall_clock_ns=lambda: int(self.plane.now * 1e9),
+        )
+        self.held = HeldReader(
+            me=self.me, read_here=self.holding.read, workers=me, peers=wires, datasets=me, metadata=metadata
         )
         self.writes = Writes(
             store=self.cache,
@@ -416,6 +447,9 @@ class Node:
 
     locate_writable = locate
 
+    async def locate_for_change(self, uid: str, path: str, *, is_begun: bool = True) -> Location:
+        return await self.locate(uid, path)
+
     def may_be_home(self, info: pb.DatasetInfo) -> bool:
         return True
 
@@ -450,7 +484,7 @@ class Node:
         for start in range(0, len(data), BLOCK):
             piece = memoryview(data)[start : start + BLOCK]
             if is_held(entry.etag):
-                await self.holding.fill(Version(UID, entry.path, entry.etag, entry.size_bytes), start, piece)
+                await self.held.fill(Version(UID, entry.path, entry.etag, entry.size_bytes), start, piece)
             else:
                 try:
                     await self.plane.under.get_range(entry.path, start, piece, etag=entry.etag)
@@ -475,6 +509,7 @@ class Node:
             step.cancel()
         await asyncio.gather(*self._steps, return_exceptions=True)
         await self.holding.close()
+        await self.copies.close()
         await self.turns.close()
         self.cache.close()
 

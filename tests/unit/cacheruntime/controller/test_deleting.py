@@ -11,8 +11,9 @@ import pytest
 from api import names
 from api.data_v1alpha1 import Dataset
 from api.gen import metadata_pb2
+from cacheruntime.controller.dataset_reconciler import USERS_SECONDS
 from cacheruntime.controller.objects import Objects
-from cacheruntime.controller.reconciler import USERS_SECONDS, Reconciler
+from cacheruntime.controller.reconciler import Reconciler
 from cacheruntime.controller.references import Pod
 from cacheruntime.controller.users import CONFIRM_SECONDS, Users
 from kube.errors import Forbidden, NotFound
@@ -117,7 +118,7 @@ class Bench:
 
     async def step(self) -> float | None:
         """Reconcile it once."""
-        return await self._reconciler._reconcile_dataset(KEY)
+        return await self._reconciler.datasets.reconcile(KEY)
 
     @property
     def said(self) -> tuple[str, str]:

@@ -7,8 +7,9 @@ from typing import Any, cast
 from api import names
 from api.data_v1alpha1 import CacheRuntime, Dataset
 from api.gen import metadata_pb2
+from cacheruntime.controller.dataset_reconciler import SYNC_POLL_SECONDS
 from cacheruntime.controller.objects import Objects
-from cacheruntime.controller.reconciler import SYNC_POLL_SECONDS, Reconciler
+from cacheruntime.controller.reconciler import Reconciler
 from kube.errors import AlreadyExists
 from kube.events import EventRecorder
 from kube.resources import Resource
@@ -86,8 +87,8 @@ class Bench:
 
     async def turn(self) -> tuple[str, str]:
         """Poll, then reconcile the Dataset if that was asked for; return its phase and the room it says it has."""
-        await self.reconciler._poll_workers()
-        await self.reconciler._reconcile_dataset(KEY)
+        await self.reconciler.nodes.poll()
+        await self.reconciler.datasets.reconcile(KEY)
         status = self.client.bodies["Dataset"]["status"]
         return status["phase"], status.get("cacheStates", {}).get("cacheCapacity", "")
 
@@ -100,7 +101,7 @@ async def test_datasets_follow_their_pool_and_come_back_by_themselves() -> None:
     bench = Bench()
     assert await bench.turn() == ("Bound", "3.0 GiB")
     bench.put("CacheRuntime", "default", {"replicas": 2})
-    assert await bench.reconciler._reconcile_dataset(KEY) == SYNC_POLL_SECONDS, "who is in it is not decided yet"
+    assert await bench.reconciler.datasets.reconcile(KEY) == SYNC_POLL_SECONDS, "who is in it is not decided yet"
     assert await bench.turn() == ("Bound", "2.0 GiB")
     bench.put("CacheRuntime", "default", {"replicas": 0})
     assert (await bench.turn())[0] == "Failed"
@@ -117,8 +118,8 @@ async def test_a_change_of_the_pool_wakes_its_datasets_and_nobody_elses() -> Non
     bench.objects.see(Dataset, other, is_deleted=False)
     assert bench.objects.datasets_of(POOL) == [KEY]
     woken: list[tuple[str, str]] = []
-    bench.reconciler.datasets.add = lambda key, *_: woken.append(key)  # type: ignore[method-assign]
+    bench.reconciler.queues.datasets.add = lambda key, *_: woken.append(key)  # type: ignore[method-assign]
     bench.put("CacheRuntime", "default", {"replicas": 2})
-    await bench.reconciler._poll_workers()
-    await bench.reconciler._poll_workers()
+    await bench.reconciler.nodes.poll()
+    await bench.reconciler.nodes.poll()
     assert woken == [KEY]

@@ -12,7 +12,7 @@ from api.gen import metadata_pb2
 from cacheruntime.controller.listings import LONGEST_REST_SECONDS
 from cacheruntime.controller.objects import Objects
 from cacheruntime.controller.reclaim import LOOK_SECONDS
-from cacheruntime.controller.reconciler import Reconciler
+from cacheruntime.controller.reclaimer import Reclaimer
 from kube.errors import Forbidden
 
 LONG_AGO = timestamp(1_700_000_000.0)
@@ -63,15 +63,14 @@ class Bench:
 
     def __init__(self, found: Any = ()) -> None:
         self.workers, self.recorder, self.status = FakeWorkers(), FakeRecorder(), DatasetStatus()
-        doubles: Any = None, Objects(cast(Any, None)), None, self.workers, self.workers
-        self._reconciler = Reconciler(*doubles, recorder=cast(Any, self.recorder), poll_seconds=1.0)
-        self._reconciler._users = cast(Any, FakeUsers(found))
+        doubles: Any = FakeUsers(found), self.workers, self.workers, self.recorder
+        self._reclaimer = Reclaimer(Objects(cast(Any, None)), *doubles)
         spec = {"mounts": [{"mountPoint": "s3://b", "name": "d"}], "reclaim": {"policy": "WhenUnused"}}
         meta = {"name": "d", "namespace": "ns", "uid": "u"}
         self.dataset = Dataset.model_validate({"metadata": meta, "spec": spec, "status": {"unusedSince": LONG_AGO}})
 
     async def turn(self) -> float | None:
-        return await self._reconciler._reclaim(self.dataset, INFO, self.status, [])
+        return await self._reclaimer.look(self.dataset, INFO, self.status, [])
 
 
 async def test_all_of_it_goes_and_the_event_says_how_much_and_why() -> None:

@@ -86,7 +86,7 @@ class Bench:
 
     async def step(self) -> dict[str, Any]:
         """Reconcile what shows the other one; return its status."""
-        await self.reconciler._reconcile_dataset(GUEST)
+        await self.reconciler.datasets.reconcile(GUEST)
         status: dict[str, Any] = self.client.bodies["Dataset", *GUEST]["status"]
         return status
 
@@ -187,7 +187,7 @@ async def test_a_load_of_what_is_not_granted_waits_and_says_so(of: dict[str, str
     bench = Bench()
     key = ("guest", "warm")
     bench.put(DATA_LOADS, key, {"dataset": of})
-    await bench.reconciler._reconcile_load(key)
+    await bench.reconciler.loads.reconcile(key)
     status = bench.client.bodies["DataLoad", *key]["status"]
     assert [one["reason"] for one in status["conditions"] if one["type"] == "Complete"] == ["NotGranted"]
 
