@@ -977,10 +977,12 @@ class SetModeRequest(_message.Message):
     UID_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     uid: _builtins.str
     path: _builtins.str
     mode: _builtins.int
+    node: _builtins.str
     def __init__(
         self,
         *,
@@ -988,10 +990,11 @@ class SetModeRequest(_message.Message):
         uid: _builtins.str = ...,
         path: _builtins.str = ...,
         mode: _builtins.int = ...,
+        node: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "path", b"path", "request_id", b"request_id", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "node", b"node", "path", b"path", "request_id", b"request_id", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -191,7 +191,7 @@ class MetadataClient:
 
     async def set_mode(self, uid: str, path: str, *, mode: int) -> int:
         """Give a file or directory other permission bits; return the snapshot version."""
-        request = pb.SetModeRequest(request_id=_request_id(), uid=uid, path=path, mode=mode)
+        request = pb.SetModeRequest(request_id=_request_id(), uid=uid, path=path, mode=mode, node=self._node)
         return await self._mutate("SetMode", lambda: self._namespace.SetMode(request, timeout=self._call_seconds))
 
     async def remove(self, uid: str, path: str, *, directory: bool, turn: str = "") -> int:

@@ -517,7 +517,7 @@ class Writes:
 
     async def set_mode(self, uid: str, path: str, *, mode: int) -> int:
         """Give a file or directory other permission bits, which the namespace keeps; return the snapshot version."""
-        await self._datasets.locate_writable(uid, path)
+        await self._datasets.locate_for_change(uid, path)
         return await self._metadata.set_mode(uid, path, mode=mode & 0o7777)
 
     def renamed(self, uid: str, source: str, target: str, *, old_etag: str, new_etag: str) -> None:

@@ -28,8 +28,9 @@ _KIND = RaiseFences.__name__
 class Fencer(Protocol):
     """What is asked of the checkpoint client."""
 
-    async def raise_fences(self, namespace: str, spec: CheckpointSpec, pods: Mapping[str, Sequence[str]]) -> None:
-        """Have changes of the checkpoints refused: uids of pods by node. Raises MetadataUnavailable."""
+    async def raise_fences(self, namespace: str, spec: CheckpointSpec, pods: Mapping[str, Sequence[str]]) -> bool:
+        """Have changes of the checkpoints refused: uids of pods by node; whether that is known there. Raises
+        MetadataUnavailable."""
         ...
 
 
@@ -62,7 +63,7 @@ class Fences:
             return actions
         uids = {uid for some in pods.values() for uid in some}
         try:
-            await self._fencer.raise_fences(job.metadata.namespace, spec, pods)
+            is_up = await self._fencer.raise_fences(job.metadata.namespace, spec, pods)
         except MetadataUnavailable as error:
             metrics.ACTIONS.labels(_KIND, "failed").inc()
             _log.warning("fence_not_raised", namespace=key[0], job=key[1], nodes=sorted(pods), error=str(error))
@@ -73,9 +74,14 @@ class Fences:
             retry_at = self._wall_clock() + RETRY_SECONDS
             self._problems[key] = Problem(reasons.FENCE_NOT_RAISED, text, False, retry_at)
             return [one for one in actions if not (isinstance(one, CreatePod) or _is_deletion(one, uids))]
-        metrics.ACTIONS.labels(_KIND, "done").inc()
+        metrics.ACTIONS.labels(_KIND, "done" if is_up else "refused").inc()
         self._problems.pop(key, None)
         self._caches.fenced_pods(job.metadata.uid, uids)
+        if not is_up:
+            # Jobs go on as they did before there were fences, rather than stand still until the service is upgraded.
+            text = "the metadata service is of an older release and knows no fences; upgrade it"
+            _log.warning("fence_not_known", namespace=key[0], job=key[1], nodes=sorted(pods), error=text)
+            return actions
         note = (
             f"{len(uids)} pods were given up that may still run on {_listed(pods)}; until they have ended there the"
             f" cache takes no changes of {spec.path or 'the checkpoints'} in Dataset {spec.dataset} from there"

@@ -163,6 +163,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
             request.request_id,
             request.path,
             lambda view, _: mutations.set_mode(view, request.path, request.mode),
+            node=edge.node_of(request, context),
         )
         return pb.Mutation(snapshot_version=version)
 

@@ -841,6 +841,7 @@ def test_fenced_node(site: Site, work: Path) -> None:
             for change in (
                 (work / "d").mkdir,
                 (work / "old").unlink,
+                lambda: (work / "old").chmod(0o600),
                 lambda: (work / "old").write_bytes(b"newer"),
                 lambda: (work / "old").rename(work / "older"),
                 lambda: (work / "old").rename(site.work / "elsewhere"),

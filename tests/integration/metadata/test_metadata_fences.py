@@ -50,6 +50,10 @@ async def test_every_change_from_the_node_is_refused_until_its_pods_have_ended(
         await client.namespace.Remove(pb.RemoveRequest(uid="u1", path="run/step-1/w", node="n1"), timeout=5)
     with refused(DENIED, WORDS):
         await client.namespace.MakeDirectory(pb.MakeDirectoryRequest(uid="u1", path="run/d", node="n1"), timeout=5)
+    with refused(DENIED, WORDS):
+        await client.namespace.SetMode(
+            pb.SetModeRequest(uid="u1", path="run/step-1/w", mode=0o600, node="n1"), timeout=5
+        )
     for one in (rename, into):
         with refused(DENIED, WORDS):
             await client.namespace.Rename(one, timeout=5)

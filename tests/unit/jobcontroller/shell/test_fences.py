@@ -23,13 +23,14 @@ OTHER = DeletePod("p3", "u3")
 
 class Metadata:
     def __init__(self) -> None:
-        self.is_away = False
+        self.is_away = self.is_old = False
         self.raised: list[tuple[str, str | None, Mapping[str, Sequence[str]]]] = []
 
-    async def raise_fences(self, namespace: str, spec: CheckpointSpec, pods: Mapping[str, Sequence[str]]) -> None:
+    async def raise_fences(self, namespace: str, spec: CheckpointSpec, pods: Mapping[str, Sequence[str]]) -> bool:
         if self.is_away:
             raise MetadataUnavailable("the metadata service answered UNAVAILABLE")
         self.raised.append((namespace, spec.dataset, pods))
+        return not self.is_old
 
 
 def no_caches() -> Caches:
@@ -61,6 +62,13 @@ async def test_pods_are_deleted_by_force_once_their_fence_is_up() -> None:
     assert left == plan
     assert metadata.raised == [("ns", "ckpt", {"n1": ["u1", "u2"]})]
     assert fences.problem(KEY) is None
+
+
+async def test_an_older_metadata_service_holds_nothing_up() -> None:
+    metadata = Metadata()
+    metadata.is_old = True
+    plan: list[Action] = [FENCE, *FORCED]
+    assert list(await Fences(metadata, no_caches()).perform(KEY, saving(), plan)) == plan
 
 
 async def test_without_a_cache_nothing_is_held_up() -> None:
