@@ -15,8 +15,9 @@ from api.quantities import to_int, to_milli
 from kube.objects import Dataset, Node, NodeCache, Pod
 from scheduler.core.data_request import BadDataRequest, parse_datasets
 from simulations.engine.model import DatasetSpec, JobSpec, NodeSpec, Speeds, World
-from simulations.engine.objects import RACK, ZONE
+from simulations.engine.objects import RACK
 from simulations.engine.simulation import Simulation
+from simulations.engine.webhook import ZONE
 from simulations.errors import ScenarioError
 from simulations.kwok.invariants import is_over, requests
 from simulations.policies.registry import POLICIES

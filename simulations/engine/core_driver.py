@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from random import Random
 
 from api import names
-from kube.identity import ObjectMeta
+from kube.identity import JsonObject, ObjectMeta
 from kube.objects import Pod
 from scheduler.core import events
 from scheduler.core.decisions import Bind, DeletePod, Preempt
@@ -15,7 +15,7 @@ from scheduler.core.engine import Engine
 from scheduler.core.pod_request import ShapeCache, pod_request
 from scheduler.core.queue import Pool
 from scheduler.settings import Settings, engine_settings
-from simulations.engine import objects
+from simulations.engine import objects, webhook
 from simulations.engine.cache import Cache
 from simulations.engine.coscheduling import Coscheduling
 from simulations.engine.driver import Attempt, Ending
@@ -200,21 +200,12 @@ class CoreDriver:
         node = objects.node_object(self._world, index, is_open=self._is_open[index], labelled=self._labels[index])
         self._inbox.append(events.NodeChanged(node))
 
-    def _injected(self, spec: JobSpec) -> dict[str, object] | None:
-        """What Fluid's webhook adds at admission: the node term by label, zones and region as they are now."""
+    def _injected(self, spec: JobSpec) -> JsonObject | None:
+        """What Fluid's webhook adds at admission, of labels, zones and regions as they are now."""
         if spec.dataset is None:
             return None
-        label = objects.label_of(self._world.datasets[spec.dataset].name)
-        terms: list[dict[str, object]] = [_term(100, label, ["true"])]
         workers = self._workers[spec.dataset] if self._workers else self._cache.holders[spec.dataset]
-        zones = sorted({self._world.nodes[node].zone for node in workers})
-        if zones:
-            terms += [_term(50, objects.ZONE, zones), _term(20, objects.REGION, ["r"])]
-        return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": terms}}
-
-
-def _term(weight: int, key: str, values: list[str]) -> dict[str, object]:
-    return {
-        "weight": weight,
-        "preference": {"matchExpressions": [{"key": key, "operator": "In", "values": values}]},
-    }
+        label = objects.label_of(self._world.datasets[spec.dataset].name)
+        zones = {self._world.nodes[node].zone for node in workers}
+        regions = [objects.ONLY_REGION] if workers else []
+        return webhook.injected([webhook.Placed(label, zones, regions, spec.is_required)])

@@ -52,9 +52,17 @@ def held_by_permits(waiting: Iterable[Attempt], ledger: Ledger) -> NDArray[np.in
 
 
 def check_reason(
-    attempt: Attempt, told: str, gangs: Gangs, ledger: Ledger, *, held: NDArray[np.int64] | None, now: float
+    attempt: Attempt,
+    told: str,
+    gangs: Gangs,
+    ledger: Ledger,
+    *,
+    held: NDArray[np.int64] | None,
+    now: float,
+    allowed: NDArray[np.bool_] | None = None,
 ) -> None:
-    """A resting pod was told why, and it is so: what it asks for is not there as the ledger has it."""
+    """A resting pod was told why, and it is so: what it asks for is not there as the ledger has it. `allowed`: the only
+    nodes it may run on."""
     name = attempt.spec.name
     if told == explain.NO_NODES and not (ledger.is_up & ledger.is_open).any():
         return
@@ -74,7 +82,8 @@ def check_reason(
             raise InvariantViolation(
                 f"untrue reason at {now:.1f} s: job {name} waits ({told!r}), but every node has enough of {resource}"
             )
-    fits = int(np.minimum(ledger.fits(asks, held), attempt.spec.pods).sum())
+    rooms = np.minimum(ledger.fits(asks, held), attempt.spec.pods)
+    fits = int(rooms.sum() if allowed is None else rooms[allowed].sum())
     needed = pods_needed(attempt, gangs)
     if fits >= needed:
         raise InvariantViolation(

@@ -1,9 +1,13 @@
-"""What a world comes to before its first event: who keeps each dataset, and the capacities of all links. Pure."""
+"""What a world comes to before its first event: who keeps each dataset, links, how long stuck jobs wait. Pure."""
 
 from math import ceil
 
+from simulations.engine.clock import NEVER
 from simulations.engine.model import World
 from simulations.engine.network import Links
+
+STUCK_SECONDS = 3600.0
+"""Longer than any backoff and wait in Permit: pods that hold each other's room have let go many times by then."""
 
 
 def workers_of(world: World, at_least: int) -> tuple[tuple[int, ...], ...]:
@@ -35,3 +39,10 @@ def links_of(world: World) -> Links:
     for node in range(links.nodes):
         links.capacity[links.disk(node)] = speeds.ssd
     return links
+
+
+def patience(world: World) -> float:
+    """Seconds after which jobs that wait, while nothing runs or comes, will not start any more."""
+    longest = max((job.max_wait_seconds for job in world.jobs), default=0.0)
+    repairs = 0.0 if world.node_mtbf_seconds == NEVER else 2 * world.node_repair_seconds
+    return STUCK_SECONDS + longest + repairs

@@ -40,7 +40,8 @@ class JobSpec:
 
     `compute_seconds`: its run time if data came at once, so that f* = epochs · dataset / compute_seconds. Each
     epoch reads the dataset once, the pods sharing it. Without a dataset only compute counts. `checkpoint_bytes` are
-    written every `checkpoint_seconds` of work and read when it starts again.
+    written every `checkpoint_seconds` of work and read when it starts again. `is_required`: it runs only where its
+    dataset is cached.
     """
 
     name: str
@@ -57,6 +58,7 @@ class JobSpec:
     checkpoint_bytes: float = 0.0
     checkpoint_seconds: float = 1800.0
     max_wait_seconds: float = 0.0
+    is_required: bool = False
 
     @property
     def total_gpus(self) -> int:

@@ -29,9 +29,11 @@ from scheduler.settings import Speeds
 from simulations.engine.cache import Cache
 from simulations.engine.ledger import PODS_PER_NODE
 from simulations.engine.model import DatasetSpec, JobSpec, World
+from simulations.engine.webhook import REGION, ZONE
 
 NAMESPACE = "default"
-ZONE, REGION, RACK = "topology.kubernetes.io/zone", "topology.kubernetes.io/region", "topology.headrace.dev/rack"
+RACK = "topology.headrace.dev/rack"
+ONLY_REGION = "r"
 
 
 def label_of(dataset: str) -> str:
@@ -57,7 +59,7 @@ def node_object(world: World, index: int, *, is_open: bool, labelled: Collection
     labels = {
         "kubernetes.io/hostname": node.name,
         ZONE: node.zone,
-        REGION: "r",
+        REGION: ONLY_REGION,
         RACK: f"r{node.rack}",
     } | {label_of(world.datasets[dataset].name): "true" for dataset in sorted(labelled)}
     room = {"cpu": f"{node.cpu_milli}m", "memory": str(node.memory_bytes), "pods": str(PODS_PER_NODE)}
@@ -130,6 +132,8 @@ def data_annotations(world: World, spec: JobSpec, checkpoint: Mapping[int, float
     found = {}
     if spec.dataset is not None:
         asked: JsonObject = {"name": world.datasets[spec.dataset].name}
+        if spec.is_required:
+            asked["required"] = True
         if spec.max_wait_seconds:
             asked["maxWaitSeconds"] = spec.max_wait_seconds
         found[names.DATASETS_ANNOTATION] = json.dumps([asked])

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from simulations.engine.cache import Cache
 from simulations.engine.clock import NEVER, EventHeap
 from simulations.engine.core_driver import CoreDriver
@@ -18,16 +21,14 @@ from simulations.engine.driver import Attempt, Driver, Ending
 from simulations.engine.faults import Faults
 from simulations.engine.invariants import A_TIME, asks_of, check_gang, check_reason, held_by_permits
 from simulations.engine.jobs import Reading, Running, full_speed, goal_units, pods_by_node
-from simulations.engine.layout import links_of, workers_of
+from simulations.engine.layout import links_of, patience, workers_of
 from simulations.engine.ledger import Ledger
-from simulations.engine.model import World
+from simulations.engine.model import JobSpec, World
 from simulations.engine.outcome import Account, Outcome, Picture, outcome, record
 from simulations.engine.permits import PermitTimers
 from simulations.engine.policy import Gangs, Policy
 from simulations.engine.streams import Streams
 
-STUCK_SECONDS = 3600.0
-"""Longer than any backoff and wait in Permit: pods that hold each other's room have let go many times by then."""
 PICTURES = 6
 PICTURE_DATASETS, PICTURE_NODES = 12, 64
 Progress = Callable[[int, int, float], None]
@@ -50,7 +51,7 @@ class Simulation:
         self._price = price_per_gib
         self.heap = EventHeap()
         self.ledger = Ledger(world.nodes)
-        workers = workers_of(world, policy.workers)
+        self._workers = workers = workers_of(world, policy.workers)
         self.cache = Cache(world.nodes, world.datasets, workers)
         self.links = links_of(world)
         self.streams = Streams(self.links.capacity)
@@ -207,10 +208,24 @@ class Simulation:
         for offset in range(len(waiting) if all_of_them else min(A_TIME, len(waiting))):
             attempt = waiting[(self._checked + offset) % len(waiting)]
             told, is_resting = self.driver.reason_of(attempt)
-            if is_resting:
-                check_reason(attempt, told, self.policy.gangs, self.ledger, held=held, now=self.heap.now)
+            if is_resting and not (attempt.spec.is_required and self.cache.dirty):
+                allowed, now = self._allowed(attempt.spec), self.heap.now
+                check_reason(attempt, told, self.policy.gangs, self.ledger, held=held, now=now, allowed=allowed)
                 self.account.reasons_checked += 1
         self._checked += A_TIME
+
+    def _allowed(self, spec: JobSpec) -> NDArray[np.bool_] | None:
+        """Nodes on which a job that requires its dataset may run, as its scheduler has it; None: all."""
+        if not spec.is_required or spec.dataset is None:
+            return None
+        nodes = range(len(self.world.nodes))
+        if self.policy.labels_data:
+            labelled = self._workers[spec.dataset] if self._workers else self.cache.holders[spec.dataset]
+            return np.array([node in labelled for node in nodes])
+        if not self.policy.names_data:
+            return None
+        size = self.world.datasets[spec.dataset].size_bytes
+        return np.array([self.cache.local(node, spec.dataset) > size - 1.0 for node in nodes])
 
     # ---- a job's life -----------------------------------------------------------------------
 
@@ -393,10 +408,3 @@ class Simulation:
             for number, dataset in enumerate(datasets)
         ]
         self.account.pictures.append(Picture(self.heap.now, shares))
-
-
-def patience(world: World) -> float:
-    """Seconds after which jobs that wait, while nothing runs or comes, will not start any more."""
-    longest = max((job.max_wait_seconds for job in world.jobs), default=0.0)
-    repairs = 0.0 if world.node_mtbf_seconds == NEVER else 2 * world.node_repair_seconds
-    return STUCK_SECONDS + longest + repairs

@@ -107,6 +107,10 @@ def run(
     progress: Callable[[Step], None] | None = None,
 ) -> Result:
     """Run a scenario. Raises InvariantViolation, SchedulerDied, ScenarioError and kube's errors."""
+    if scenario.workload.required:
+        raise ScenarioError(
+            "workload.required is not for --engine kwok, whose judge does not know it; use the event engine"
+        )
     began_all, todo, done = time.monotonic(), seeds * len(schedulers), 0
     runs: dict[str, list[Outcome]] = {item.name: [] for item in schedulers}
     walls = {item.name: 0.0 for item in schedulers}

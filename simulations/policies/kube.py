@@ -102,12 +102,11 @@ class SamplingPlacer(Placer):
         feasible = np.flatnonzero(whole.total != np.inf)
         if not len(feasible):
             return whole
-        count = int(np.count_nonzero(whole.fixed_mask))
         wanted = nodes_to_find(self._table.count)
         first = int(np.searchsorted(feasible, self._start % max(1, self._table.size)))
         rows = np.roll(feasible, -first)[:wanted]
-        # kube-scheduler goes on behind the last node it looked at.
-        self._start = int(rows[-1]) + 1 if wanted < count else self._start
+        # kube-scheduler goes on behind the last node it looked at; that is where it began when it looked at all.
+        self._start = int(rows[-1]) + 1 if len(feasible) > wanted else self._start
         total = np.full(len(whole.total), np.inf)
         total[rows] = whole.total[rows] + self._affinity(pod, rows) + self._random.random(len(rows)) * 1e-6
         return replace(whole, total=total)

@@ -124,6 +124,7 @@ def _jobs(scenario: Scenario, random: Random, traces: Traces, datasets: Sequence
                 checkpoint_bytes=work.checkpoint,
                 checkpoint_seconds=work.checkpoint_seconds,
                 max_wait_seconds=work.max_wait_seconds,
+                is_required=work.required,
             )
         )
     return tuple(jobs)

@@ -135,6 +135,8 @@ class Workload(Model):
     checkpoint: Size = 0.0
     checkpoint_seconds: Finite = 1800.0
     max_wait_seconds: Seconds = 0.0
+    required: bool = False
+    """Jobs run only where their dataset is cached: all of it for Headrace, some for Fluid. Nothing brings it there."""
 
 
 class FaultPlan(Model):
