@@ -42,8 +42,8 @@ csi-sanity: setup ## the ecosystem's tests of CSI drivers against ours, with wha
 verdicts: oracle ## CASES=N SEED=S: our scheduler's verdicts against kube-scheduler's own, on generated clusters
 	$(VENV)/python -m tests.oracle --cases $(if $(CASES),$(CASES),20000) $(if $(SEED),--seed $(SEED))
 
-fuse-kills: setup ## KILLS=N SEED=S: daemons of a mount ended under use; what its applications notice (as root)
-	$(VENV)/python -m tests.kills --kills $(if $(KILLS),$(KILLS),100) $(if $(SEED),--seed $(SEED))
+fuse-kills: setup ## KILLS=N SEED=S WORKER=1: daemons of a mount ended under use; what its applications notice (as root)
+	$(VENV)/python -m tests.kills --kills $(if $(KILLS),$(KILLS),100) $(if $(SEED),--seed $(SEED)) $(if $(WORKER),--worker)
 
 save-kills: setup ## KILLS=N SEED=S: training programs killed while they save; what the next ones resume from (as root)
 	$(VENV)/python -m tests.saves --kills $(if $(KILLS),$(KILLS),100) $(if $(SEED),--seed $(SEED))

@@ -51,6 +51,7 @@ class Op(IntEnum):
     READ_HELD = 18
     DROP_HELD = 19
     ASK_HELD = 20
+    SET_MODE = 21
 
 
 class Flag(IntFlag):
@@ -88,6 +89,8 @@ class HelloReply(Struct, frozen=True, kw_only=True):
     block_size_bytes: int
     needs_tokens: bool = False
     """Requests about a dataset are refused before AUTHORIZE with a token for it."""
+    sets_modes: bool = False
+    """It knows SET_MODE; one of an earlier release would hang up."""
 
 
 class Authorize(Struct, frozen=True, kw_only=True):
@@ -183,7 +186,8 @@ class Create(Struct, frozen=True, kw_only=True):
     """Begin writing a file. Reply: Created with a read-write descriptor of the staging file. With `base_etag`
     the staging file starts as that version's bytes (append, patch); else empty. A client that goes on for one that
     died names the device and inode of its staging file: if the worker still has that file, it is the one, with
-    all bytes; else a new one is made. `may_seal`: the client keeps the promise of Created's `is_sealing`."""
+    all bytes; else a new one is made. `may_seal`: the client keeps the promise of Created's `is_sealing`.
+    `adopts_sealed`: it takes one too that is an object already or is being committed, and keeps to `is_sealed`."""
 
     uid: str
     path: str
@@ -192,15 +196,20 @@ class Create(Struct, frozen=True, kw_only=True):
     adopts_inode: int = 0
     adopts_device: int = 0
     may_seal: bool = False
+    adopts_sealed: bool = False
 
 
 class Created(Struct, frozen=True, kw_only=True):
     """`handle` names the staging file in COMMIT and ABORT. `is_sealing`: the staging file is in the under store and
     becomes the object with a COMMIT. From the moment that is sent nothing is written to it, until the answer says that
-    it was not sealed; who wants to write on after it was begins another one."""
+    it was not sealed; who wants to write on after it was begins another one. `is_sealed`: a COMMIT of it was sent
+    before, with this mode and time; another one is answered with that one's outcome."""
 
     handle: int
     is_sealing: bool = False
+    is_sealed: bool = False
+    mode: int = 0
+    mtime_ns: int = 0
 
 
 class Commit(Struct, frozen=True, kw_only=True):
@@ -239,6 +248,14 @@ class Rename(Struct, frozen=True, kw_only=True):
 
 class MakeDirectory(Struct, frozen=True, kw_only=True):
     """Reply: Mutated."""
+
+    uid: str
+    path: str
+    mode: int
+
+
+class SetMode(Struct, frozen=True, kw_only=True):
+    """Give a file or directory that is in the namespace other permission bits, which are not 0. Reply: Mutated."""
 
     uid: str
     path: str

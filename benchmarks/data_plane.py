@@ -92,12 +92,13 @@ class DataPlane:
     def _trust_flags(self, identity: Identity) -> list[str]:
         return [] if self._authority is None else ["--trust", str(self._trust_folder(identity).absolute())]
 
-    def _metadata_channel(self) -> grpc.Channel:
+    def metadata_channel(self) -> grpc.Channel:
+        """A channel to the metadata service, for a short time."""
         return open_blocking_channel(self.metadata_address, self.admin, METADATA_SERVER)
 
     def token(self, uid: str, audience: Identity) -> str:
         """Return a token to read a dataset."""
-        with self._metadata_channel() as channel:
+        with self.metadata_channel() as channel:
             request = pb.IssueTokenRequest(uid=uid, audience=audience.uri)
             return metadata_pb2_grpc.TrustStub(channel).IssueToken(request, timeout=START_SECONDS).token
 
@@ -246,14 +247,14 @@ class DataPlane:
 
     def live(self) -> dict[str, pb.Worker]:
         """Return the live workers by node."""
-        with self._metadata_channel() as channel:
+        with self.metadata_channel() as channel:
             stub = metadata_pb2_grpc.ResidencyStub(channel)
             listed = stub.ListWorkers(pb.ListWorkersRequest(), timeout=START_SECONDS)
             return {worker.node: worker for worker in listed.workers if worker.alive}
 
     def entries(self, uid: str) -> dict[str, pb.Entry]:
         """Return the files of a dataset by path."""
-        with self._metadata_channel() as channel:
+        with self.metadata_channel() as channel:
             batches = metadata_pb2_grpc.NamespaceStub(channel).Manifest(pb.ManifestRequest(uid=uid), timeout=600)
             return {entry.path: entry for batch in batches for entry in batch.entries if not entry.is_directory}
 
@@ -270,7 +271,7 @@ class DataPlane:
         write_back: bool = False,
     ) -> pb.DatasetInfo:
         """Make a dataset of one mount, list it (again), and return its record once the listing is done."""
-        with self._metadata_channel() as channel:
+        with self.metadata_channel() as channel:
             stub = metadata_pb2_grpc.NamespaceStub(channel)
             request = pb.SyncRequest(
                 uid=f"uid-{namespace}-{name}",
@@ -295,7 +296,7 @@ class DataPlane:
 
     def remove(self, uid: str) -> None:
         """Forget a dataset, as the cache controller does when it is deleted: in the caches, then in metadata."""
-        with self._metadata_channel() as channel:
+        with self.metadata_channel() as channel:
             for worker in self.live().values():
                 with grpc.insecure_channel(worker.control_endpoint) as control:
                     request = worker_pb2.EvictRequest(uid=uid)

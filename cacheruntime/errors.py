@@ -6,7 +6,7 @@ Owns the words and the tables from under store reasons and gRPC codes. Kinds: re
     CacheError(errno)
     ├── VersionChanged  ESTALE   the object is no longer the version that was asked for
     ├── Missing         ENOENT   no such dataset, path or object
-    ├── Denied          EACCES   the under store refused us
+    ├── Denied          EACCES   the under store refused us, or a fence of the path is up
     ├── NotAuthorised   ENOKEY   no token for the dataset was shown, or (EKEYEXPIRED, EKEYREJECTED) none that is good
     ├── ReadOnly        EROFS    the dataset or its mount may not be written
     ├── NotResident     ENODATA  a peer asked for resident bytes only
@@ -51,7 +51,7 @@ class Missing(CacheError):
 
 
 class Denied(CacheError):
-    """The under store refused the credentials or the right."""
+    """The under store refused the credentials or the right, or the node is fenced off from the path."""
 
     default_errno = errno.EACCES
 
@@ -112,6 +112,7 @@ _FROM_RPC: Final[dict[grpc.StatusCode, tuple[type[CacheError], int]]] = {
     grpc.StatusCode.ALREADY_EXISTS: (CacheError, errno.EEXIST),
     grpc.StatusCode.INVALID_ARGUMENT: (BadRequest, errno.EINVAL),
     grpc.StatusCode.PERMISSION_DENIED: (Denied, errno.EACCES),
+    grpc.StatusCode.UNIMPLEMENTED: (CacheError, errno.EOPNOTSUPP),
 }
 _RETRYABLE_CODES: Final = frozenset(
     {

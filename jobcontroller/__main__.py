@@ -26,6 +26,7 @@ from jobcontroller.shell.controller import Controller
 from jobcontroller.shell.crons import Crons
 from jobcontroller.shell.directories import Directories
 from jobcontroller.shell.executor import Executor
+from jobcontroller.shell.fences import Fences
 from jobcontroller.shell.observe import Observer
 from jobcontroller.shell.queues import Queues
 from jobcontroller.shell.retention import Retention
@@ -75,7 +76,8 @@ async def lead(client: KubeClient, settings: Settings, identity: str) -> None:
         observer,
         Executor(client, caches, recorder, creations=settings.creations),
         Retention(metadata),
-        policy=Policy(settle_seconds=settings.settle_seconds),
+        Fences(metadata, caches),
+        policy=Policy(settle_seconds=settings.settle_seconds, force_after_seconds=settings.force_after_seconds),
         resync_seconds=settings.resync_seconds,
         checkpoint_seconds=settings.checkpoint_seconds,
     )

@@ -46,6 +46,11 @@ class Settings(BaseSettings):
     settle_seconds: float = Field(
         default=3.0, ge=0, description="how long after a program's error its cause, a killed peer, is looked for"
     )
+    force_after_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        description="how long after its grace a pod's node may confirm its end before the pod is deleted by force",
+    )
     notice_taints: tuple[str, ...] = Field(
         default=notices.TAINTS, description="taints of nodes that will be taken away; members there leave at once"
     )

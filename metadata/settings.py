@@ -51,6 +51,8 @@ class MetadataSettings(BaseSettings):
     """Snapshot versions whose removed entries are kept."""
     shutdown_seconds: Annotated[float, Field(ge=0, le=300)] = 5.0
     """How long calls under way may take after SIGTERM."""
+    fence_settle_seconds: Annotated[float, Field(ge=0, le=60)] = 4.0
+    """More than a worker's HEADRACE_WORKER_DATASET_SECONDS: no worker goes by a record of a dataset that is older."""
 
     @model_validator(mode="after")
     def _has_both(self) -> Self:

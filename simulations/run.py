@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from simulations.engine.outcome import Outcome
 from simulations.engine.simulation import Simulation
+from simulations.errors import ScenarioError
 from simulations.policies.registry import POLICIES, policy
 from simulations.scenarios.bound import bound
 from simulations.scenarios.build import NO_TRACES, build
@@ -81,6 +82,8 @@ def run(
     chosen = tuple(policies) or scenario.policies
     for name in chosen:
         policy(name)
+    if len(set(chosen)) < len(chosen):
+        raise ScenarioError(f"policies {', '.join(chosen)} name one twice; give each once")
     numbers = range(first_seed, first_seed + (seeds or scenario.seeds))
     started, todo, done = time.monotonic(), len(numbers) * len(chosen), 0
     runs: dict[str, list[Outcome]] = {name: [] for name in chosen}

@@ -210,6 +210,168 @@ class CacheTerms(_message.Message):
 Global___CacheTerms: _TypeAlias = CacheTerms  # noqa: Y015
 
 @_typing.final
+class Fence(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    PODS_FIELD_NUMBER: _builtins.int
+    RAISED_AT_NS_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    """of the dataset; not in DatasetInfo"""
+    node: _builtins.str
+    path: _builtins.str
+    raised_at_ns: _builtins.int
+    @_builtins.property
+    def pods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """uids of the pods that may still run there"""
+
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        node: _builtins.str = ...,
+        path: _builtins.str = ...,
+        pods: _abc.Iterable[_builtins.str] | None = ...,
+        raised_at_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "path", b"path", "pods", b"pods", "raised_at_ns", b"raised_at_ns", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fence: _TypeAlias = Fence  # noqa: Y015
+
+@_typing.final
+class RaiseFencesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    FENCES_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    """dataset; or namespace and name"""
+    namespace: _builtins.str
+    name: _builtins.str
+    @_builtins.property
+    def fences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fence]:
+        """all or none"""
+
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        fences: _abc.Iterable[Global___Fence] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fences", b"fences", "name", b"name", "namespace", b"namespace", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RaiseFencesRequest: _TypeAlias = RaiseFencesRequest  # noqa: Y015
+
+@_typing.final
+class RaiseFencesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RaiseFencesResponse: _TypeAlias = RaiseFencesResponse  # noqa: Y015
+
+@_typing.final
+class LiftFencesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    PODS_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    node: _builtins.str
+    @_builtins.property
+    def pods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        node: _builtins.str = ...,
+        pods: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "pods", b"pods", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiftFencesRequest: _TypeAlias = LiftFencesRequest  # noqa: Y015
+
+@_typing.final
+class LiftFencesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiftFencesResponse: _TypeAlias = LiftFencesResponse  # noqa: Y015
+
+@_typing.final
+class ListFencesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFencesRequest: _TypeAlias = ListFencesRequest  # noqa: Y015
+
+@_typing.final
+class ListFencesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FENCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def fences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fence]: ...
+    def __init__(
+        self,
+        *,
+        fences: _abc.Iterable[Global___Fence] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fences", b"fences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFencesResponse: _TypeAlias = ListFencesResponse  # noqa: Y015
+
+@_typing.final
 class DatasetRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -290,6 +452,7 @@ class DatasetInfo(_message.Message):
     WRITE_BACK_FIELD_NUMBER: _builtins.int
     HELD_FILES_FIELD_NUMBER: _builtins.int
     HELD_BYTES_FIELD_NUMBER: _builtins.int
+    FENCES_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     namespace: _builtins.str
@@ -346,6 +509,8 @@ class DatasetInfo(_message.Message):
     def listing(self) -> Global___LastListing:
         """unset = nothing was read since the workers that live started"""
 
+    @_builtins.property
+    def fences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fence]: ...
     def __init__(
         self,
         *,
@@ -376,11 +541,12 @@ class DatasetInfo(_message.Message):
         write_back: _builtins.bool = ...,
         held_files: _builtins.int = ...,
         held_bytes: _builtins.int = ...,
+        fences: _abc.Iterable[Global___Fence] | None = ...,
         removed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["listing", b"listing", "reads", b"reads", "terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "files", b"files", "former_nodes", b"former_nodes", "groups", b"groups", "held_bytes", b"held_bytes", "held_files", b"held_files", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "listing", b"listing", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "reads", b"reads", "removed", b"removed", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "terms", b"terms", "uid", b"uid", "writable", b"writable", "write_back", b"write_back"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "fences", b"fences", "files", b"files", "former_nodes", b"former_nodes", "groups", b"groups", "held_bytes", b"held_bytes", "held_files", b"held_files", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "listing", b"listing", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "reads", b"reads", "removed", b"removed", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "terms", b"terms", "uid", b"uid", "writable", b"writable", "write_back", b"write_back"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -658,6 +824,7 @@ class PutFileRequest(_message.Message):
     MTIME_NS_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     TURN_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     uid: _builtins.str
     path: _builtins.str
@@ -667,6 +834,8 @@ class PutFileRequest(_message.Message):
     mode: _builtins.int
     turn: _builtins.str
     """the caller's turn, if it took one"""
+    node: _builtins.str
+    """whose worker asks; by its certificate, if it has one"""
     def __init__(
         self,
         *,
@@ -678,10 +847,11 @@ class PutFileRequest(_message.Message):
         mtime_ns: _builtins.int = ...,
         mode: _builtins.int = ...,
         turn: _builtins.str = ...,
+        node: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "mode", b"mode", "mtime_ns", b"mtime_ns", "path", b"path", "request_id", b"request_id", "size_bytes", b"size_bytes", "turn", b"turn", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "mode", b"mode", "mtime_ns", b"mtime_ns", "node", b"node", "path", b"path", "request_id", b"request_id", "size_bytes", b"size_bytes", "turn", b"turn", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -696,11 +866,13 @@ class MakeDirectoryRequest(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     MTIME_NS_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     uid: _builtins.str
     path: _builtins.str
     mode: _builtins.int
     mtime_ns: _builtins.int
+    node: _builtins.str
     def __init__(
         self,
         *,
@@ -709,10 +881,11 @@ class MakeDirectoryRequest(_message.Message):
         path: _builtins.str = ...,
         mode: _builtins.int = ...,
         mtime_ns: _builtins.int = ...,
+        node: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "mtime_ns", b"mtime_ns", "path", b"path", "request_id", b"request_id", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "mtime_ns", b"mtime_ns", "node", b"node", "path", b"path", "request_id", b"request_id", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -727,11 +900,13 @@ class RemoveRequest(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     DIRECTORY_FIELD_NUMBER: _builtins.int
     TURN_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     uid: _builtins.str
     path: _builtins.str
     directory: _builtins.bool
     turn: _builtins.str
+    node: _builtins.str
     def __init__(
         self,
         *,
@@ -740,10 +915,11 @@ class RemoveRequest(_message.Message):
         path: _builtins.str = ...,
         directory: _builtins.bool = ...,
         turn: _builtins.str = ...,
+        node: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "path", b"path", "request_id", b"request_id", "turn", b"turn", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "node", b"node", "path", b"path", "request_id", b"request_id", "turn", b"turn", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -760,6 +936,7 @@ class RenameRequest(_message.Message):
     TARGET_ETAG_FIELD_NUMBER: _builtins.int
     TURN_FIELD_NUMBER: _builtins.int
     SOURCE_ETAG_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     uid: _builtins.str
     source: _builtins.str
@@ -770,6 +947,8 @@ class RenameRequest(_message.Message):
     """the caller's turn, if it took one"""
     source_etag: _builtins.str
     """for a file: FAILED_PRECONDITION when it is another version; empty = any"""
+    node: _builtins.str
+    """see PutFileRequest"""
     def __init__(
         self,
         *,
@@ -780,14 +959,46 @@ class RenameRequest(_message.Message):
         target_etag: _builtins.str = ...,
         turn: _builtins.str = ...,
         source_etag: _builtins.str = ...,
+        node: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "source", b"source", "source_etag", b"source_etag", "target", b"target", "target_etag", b"target_etag", "turn", b"turn", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "request_id", b"request_id", "source", b"source", "source_etag", b"source_etag", "target", b"target", "target_etag", b"target_etag", "turn", b"turn", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RenameRequest: _TypeAlias = RenameRequest  # noqa: Y015
+
+@_typing.final
+class SetModeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    uid: _builtins.str
+    path: _builtins.str
+    mode: _builtins.int
+    node: _builtins.str
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        path: _builtins.str = ...,
+        mode: _builtins.int = ...,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "node", b"node", "path", b"path", "request_id", b"request_id", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetModeRequest: _TypeAlias = SetModeRequest  # noqa: Y015
 
 @_typing.final
 class Mutation(_message.Message):

@@ -89,6 +89,11 @@ class NamespaceStub:
                 request_serializer=api_dot_gen_dot_metadata__pb2.RenameRequest.SerializeToString,
                 response_deserializer=api_dot_gen_dot_metadata__pb2.Mutation.FromString,
                 _registered_method=True)
+        self.SetMode = channel.unary_unary(
+                '/headrace.v1.Namespace/SetMode',
+                request_serializer=api_dot_gen_dot_metadata__pb2.SetModeRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.Mutation.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/headrace.v1.Namespace/Watch',
                 request_serializer=api_dot_gen_dot_metadata__pb2.WatchRequest.SerializeToString,
@@ -171,6 +176,12 @@ class NamespaceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetMode(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Watch(self, request, context):
         """One message a dataset whose snapshot version changes, starting with the current state of each; one with
         `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
@@ -235,6 +246,11 @@ def add_NamespaceServicer_to_server(servicer, server):
             'Rename': grpc.unary_unary_rpc_method_handler(
                     servicer.Rename,
                     request_deserializer=api_dot_gen_dot_metadata__pb2.RenameRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.Mutation.SerializeToString,
+            ),
+            'SetMode': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetMode,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.SetModeRequest.FromString,
                     response_serializer=api_dot_gen_dot_metadata__pb2.Mutation.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
@@ -539,6 +555,33 @@ class Namespace:
             target,
             '/headrace.v1.Namespace/Rename',
             api_dot_gen_dot_metadata__pb2.RenameRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.Mutation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetMode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Namespace/SetMode',
+            api_dot_gen_dot_metadata__pb2.SetModeRequest.SerializeToString,
             api_dot_gen_dot_metadata__pb2.Mutation.FromString,
             options,
             channel_credentials,
@@ -1158,6 +1201,171 @@ class Held:
             '/headrace.v1.Held/ForgetHeld',
             api_dot_gen_dot_metadata__pb2.ForgetHeldRequest.SerializeToString,
             api_dot_gen_dot_metadata__pb2.ForgetHeldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class FencesStub:
+    """Nodes from which nothing below a path is changed, as pods that were given up may still run there.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Raise = channel.unary_unary(
+                '/headrace.v1.Fences/Raise',
+                request_serializer=api_dot_gen_dot_metadata__pb2.RaiseFencesRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.RaiseFencesResponse.FromString,
+                _registered_method=True)
+        self.Lift = channel.unary_unary(
+                '/headrace.v1.Fences/Lift',
+                request_serializer=api_dot_gen_dot_metadata__pb2.LiftFencesRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.LiftFencesResponse.FromString,
+                _registered_method=True)
+        self.List = channel.unary_unary(
+                '/headrace.v1.Fences/List',
+                request_serializer=api_dot_gen_dot_metadata__pb2.ListFencesRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.ListFencesResponse.FromString,
+                _registered_method=True)
+
+
+class FencesServicer:
+    """Nodes from which nothing below a path is changed, as pods that were given up may still run there.
+    """
+
+    def Raise(self, request, context):
+        """Refuses changes from these nodes at and below these paths until all the pods named are known to be gone from there.
+        Returns when no worker goes by an older record of the dataset, some seconds later. Idempotent. What a fenced node changes in the under store after that is shown to nobody.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Lift(self, request, context):
+        """These pods have ended on that node, by the word of who runs or mounts for them there. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def List(self, request, context):
+        """The fences of one node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_FencesServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Raise': grpc.unary_unary_rpc_method_handler(
+                    servicer.Raise,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.RaiseFencesRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.RaiseFencesResponse.SerializeToString,
+            ),
+            'Lift': grpc.unary_unary_rpc_method_handler(
+                    servicer.Lift,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.LiftFencesRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.LiftFencesResponse.SerializeToString,
+            ),
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.ListFencesRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.ListFencesResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'headrace.v1.Fences', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('headrace.v1.Fences', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Fences:
+    """Nodes from which nothing below a path is changed, as pods that were given up may still run there.
+    """
+
+    @staticmethod
+    def Raise(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Fences/Raise',
+            api_dot_gen_dot_metadata__pb2.RaiseFencesRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.RaiseFencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Lift(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Fences/Lift',
+            api_dot_gen_dot_metadata__pb2.LiftFencesRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.LiftFencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Fences/List',
+            api_dot_gen_dot_metadata__pb2.ListFencesRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.ListFencesResponse.FromString,
             options,
             channel_credentials,
             insecure,

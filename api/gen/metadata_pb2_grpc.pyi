@@ -55,6 +55,7 @@ class NamespaceStub:
     MakeDirectory: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.MakeDirectoryRequest, _metadata_pb2.Mutation]
     Remove: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.RemoveRequest, _metadata_pb2.Mutation]
     Rename: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.RenameRequest, _metadata_pb2.Mutation]
+    SetMode: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.SetModeRequest, _metadata_pb2.Mutation]
     Watch: _grpc.UnaryStreamMultiCallable[_metadata_pb2.WatchRequest, _metadata_pb2.DatasetInfo]
     """One message a dataset whose snapshot version changes, starting with the current state of each; one with
     `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
@@ -82,6 +83,7 @@ class NamespaceAsyncStub(NamespaceStub):
     MakeDirectory: _aio.UnaryUnaryMultiCallable[_metadata_pb2.MakeDirectoryRequest, _metadata_pb2.Mutation]  # type: ignore[assignment]
     Remove: _aio.UnaryUnaryMultiCallable[_metadata_pb2.RemoveRequest, _metadata_pb2.Mutation]  # type: ignore[assignment]
     Rename: _aio.UnaryUnaryMultiCallable[_metadata_pb2.RenameRequest, _metadata_pb2.Mutation]  # type: ignore[assignment]
+    SetMode: _aio.UnaryUnaryMultiCallable[_metadata_pb2.SetModeRequest, _metadata_pb2.Mutation]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_metadata_pb2.WatchRequest, _metadata_pb2.DatasetInfo]  # type: ignore[assignment]
     """One message a dataset whose snapshot version changes, starting with the current state of each; one with
     `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
@@ -170,6 +172,13 @@ class NamespaceServicer(metaclass=_abc_1.ABCMeta):
     def Rename(
         self,
         request: _metadata_pb2.RenameRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.Mutation, _abc.Awaitable[_metadata_pb2.Mutation]]: ...
+
+    @_abc_1.abstractmethod
+    def SetMode(
+        self,
+        request: _metadata_pb2.SetModeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_metadata_pb2.Mutation, _abc.Awaitable[_metadata_pb2.Mutation]]: ...
 
@@ -366,6 +375,67 @@ class HeldServicer(metaclass=_abc_1.ABCMeta):
         """The holder has dropped its bytes of a version that is not needed any more."""
 
 def add_HeldServicer_to_server(servicer: HeldServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class FencesStub:
+    """Nodes from which nothing below a path is changed, as pods that were given up may still run there."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> FencesAsyncStub: ...
+    Raise: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.RaiseFencesRequest, _metadata_pb2.RaiseFencesResponse]
+    """Refuses changes from these nodes at and below these paths until all the pods named are known to be gone from there.
+    Returns when no worker goes by an older record of the dataset, some seconds later. Idempotent. What a fenced node changes in the under store after that is shown to nobody.
+    """
+    Lift: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.LiftFencesRequest, _metadata_pb2.LiftFencesResponse]
+    """These pods have ended on that node, by the word of who runs or mounts for them there. Idempotent."""
+    List: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ListFencesRequest, _metadata_pb2.ListFencesResponse]
+    """The fences of one node."""
+
+@_typing.type_check_only
+class FencesAsyncStub(FencesStub):
+    """Nodes from which nothing below a path is changed, as pods that were given up may still run there."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Raise: _aio.UnaryUnaryMultiCallable[_metadata_pb2.RaiseFencesRequest, _metadata_pb2.RaiseFencesResponse]  # type: ignore[assignment]
+    """Refuses changes from these nodes at and below these paths until all the pods named are known to be gone from there.
+    Returns when no worker goes by an older record of the dataset, some seconds later. Idempotent. What a fenced node changes in the under store after that is shown to nobody.
+    """
+    Lift: _aio.UnaryUnaryMultiCallable[_metadata_pb2.LiftFencesRequest, _metadata_pb2.LiftFencesResponse]  # type: ignore[assignment]
+    """These pods have ended on that node, by the word of who runs or mounts for them there. Idempotent."""
+    List: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ListFencesRequest, _metadata_pb2.ListFencesResponse]  # type: ignore[assignment]
+    """The fences of one node."""
+
+class FencesServicer(metaclass=_abc_1.ABCMeta):
+    """Nodes from which nothing below a path is changed, as pods that were given up may still run there."""
+
+    @_abc_1.abstractmethod
+    def Raise(
+        self,
+        request: _metadata_pb2.RaiseFencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.RaiseFencesResponse, _abc.Awaitable[_metadata_pb2.RaiseFencesResponse]]:
+        """Refuses changes from these nodes at and below these paths until all the pods named are known to be gone from there.
+        Returns when no worker goes by an older record of the dataset, some seconds later. Idempotent. What a fenced node changes in the under store after that is shown to nobody.
+        """
+
+    @_abc_1.abstractmethod
+    def Lift(
+        self,
+        request: _metadata_pb2.LiftFencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.LiftFencesResponse, _abc.Awaitable[_metadata_pb2.LiftFencesResponse]]:
+        """These pods have ended on that node, by the word of who runs or mounts for them there. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def List(
+        self,
+        request: _metadata_pb2.ListFencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.ListFencesResponse, _abc.Awaitable[_metadata_pb2.ListFencesResponse]]:
+        """The fences of one node."""
+
+def add_FencesServicer_to_server(servicer: FencesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class CheckpointsStub:
     @_typing.overload

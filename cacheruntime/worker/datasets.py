@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from api.gen import metadata_pb2 as pb
-from cacheruntime.errors import BadRequest, CacheError, Missing, ReadOnly, from_store
+from cacheruntime.errors import BadRequest, CacheError, Denied, Missing, ReadOnly, from_store
 from cacheruntime.worker.metadata_client import MetadataClient
 from understores.base import UnderStore
 from understores.credentials import SecretOptions
@@ -48,6 +48,8 @@ class _Place:
 class _Record:
     info: pb.DatasetInfo
     read_at_seconds: float
+    is_confirmed: bool = True
+    """Metadata answered then."""
     places: list[_Place] | None = None
     """Of the mounts, the longest path first; made when a path is located first."""
 
@@ -60,11 +62,13 @@ class Datasets:
         metadata: MetadataClient,
         credentials: Path,
         *,
+        node: str,
         fresh_seconds: float,
         clock: Callable[[], float],
     ) -> None:
         self._metadata = metadata
         self._credentials = credentials
+        self._node = node
         self._fresh_seconds = fresh_seconds
         self._clock = clock
         self._records: dict[str, _Record] = {}
@@ -114,7 +118,7 @@ class Datasets:
             if record is None:
                 raise
             log.warning("dataset_not_confirmed", dataset=uid, error=error.message)
-            record.read_at_seconds = self._clock()
+            record.read_at_seconds, record.is_confirmed = self._clock(), False
             return record.info
         self._records[uid] = _Record(info, self._clock())
         return info
@@ -125,7 +129,32 @@ class Datasets:
 
     async def locate_writable(self, uid: str, path: str) -> Location:
         """Like `locate`; ReadOnly when dataset or mount may not be written."""
-        info = await self.get(uid)
+        return self._writable(await self.get(uid), path)
+
+    async def locate_for_change(self, uid: str, path: str, *, is_begun: bool = True) -> Location:
+        """Like `locate_writable`, for a change of our own node; Denied while a fence is up (metadata/core/fences.py).
+
+        `is_begun`: what follows is seen in the under store, so that no record will do that metadata does not confirm: a
+        node may have lost metadata, and be given up for that, and reach the under store all the same. A retryable
+        CacheError when it cannot be asked."""
+        info = await (self._confirmed(uid) if is_begun else self.get(uid))
+        location = self._writable(info, path)
+        for fence in info.fences:
+            if fence.node == self._node and is_at_or_below(path, fence.path):
+                raise Denied(
+                    f"{path!r} is not changed from node {self._node}: pods of an earlier attempt that was given up may"
+                    " still run here"
+                )
+        return location
+
+    async def _confirmed(self, uid: str) -> pb.DatasetInfo:
+        record = self._records.get(uid)
+        is_fresh = record is not None and self._clock() - record.read_at_seconds < self._fresh_seconds
+        if record is None or not is_fresh or not record.is_confirmed:
+            record = self._records[uid] = _Record(await self._metadata.confirmed_dataset(uid), self._clock())
+        return record.info
+
+    def _writable(self, info: pb.DatasetInfo, path: str) -> Location:
         location = self._locate(info, path)
         if not info.writable or location.is_read_only:
             what = "mount" if info.writable else "dataset"
@@ -136,7 +165,7 @@ class Datasets:
         check_path(path)
         for place in self._places(info):
             root = place.root
-            if not root or path == root or path.startswith(root + "/"):
+            if is_at_or_below(path, root):
                 store = place.store = place.store or self._store(place.mount)
                 return Location(store, path[len(root) :].lstrip("/"), place.is_read_only)
         raise Missing(f"{path!r} is below none of the {len(info.mounts)} mounts of {info.namespace}/{info.name}")
@@ -174,6 +203,11 @@ class Datasets:
             task.cancel()
         for store in self._stores.values():
             await store.close()
+
+
+def is_at_or_below(path: str, top: str) -> bool:
+    """Whether a path is `top` or lies in it; "" is the root."""
+    return not top or path == top or path.startswith(top + "/")
 
 
 def check_path(path: str) -> None:

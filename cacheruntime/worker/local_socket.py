@@ -29,7 +29,7 @@ from cacheruntime.worker.reader import Reader
 from cacheruntime.worker.renames import Renames
 from cacheruntime.worker.tier_files import CachedFile
 from cacheruntime.worker.trust import Gate
-from cacheruntime.worker.writes import Staging, Writes
+from cacheruntime.worker.writes import Staging, Writes, is_object
 
 HANDLES_MAX: Final = 200_000
 """A connection; each open file costs a descriptor here, so the process limit usually comes first."""
@@ -112,6 +112,7 @@ class LocalSession:
             Op.REMOVE: self._remove,
             Op.RENAME: self._rename,
             Op.MAKE_DIRECTORY: self._make_directory,
+            Op.SET_MODE: self._set_mode,
             Op.FIND_DATASET: self._find_dataset,
             Op.LOOKUP: self._lookup,
             Op.LIST: self._list,
@@ -257,7 +258,8 @@ class LocalSession:
         self._gate.require(wanted.uid, write=True)
         staging = None
         if wanted.adopts_inode:
-            staging = await self._writes.adopt(wanted.uid, wanted.adopts_device, wanted.adopts_inode, self)
+            place = wanted.uid, wanted.adopts_device, wanted.adopts_inode
+            staging = await self._writes.adopt(*place, self, may_be_object=wanted.adopts_sealed)
         if staging is None:
             staging = await self._writes.create(
                 wanted.uid,
@@ -271,8 +273,7 @@ class LocalSession:
         self._stagings[number] = staging
         self._metrics.open_handles.inc()
         try:
-            created = bp.Created(handle=number, is_sealing=staging.seals)
-            await self._reply_with_descriptor(header, created, staging.descriptor)
+            await self._reply_with_descriptor(header, _created(number, staging), staging.descriptor)
         finally:
             if self._is_closed:
                 await self._leave_staging(number)
@@ -331,3 +332,20 @@ class LocalSession:
                 return await self._writes.make_directory(wanted.uid, wanted.path, mode=wanted.mode)
 
         await self._reply(header, bp.Mutated(snapshot_version=await self._order.finish(make())))
+
+    async def _set_mode(self, header: Header, meta: bytes) -> None:
+        wanted = decode_meta(meta, bp.SetMode)
+        self._gate.require(wanted.uid, write=True)
+
+        async def change() -> int:
+            async with self._order.turn(wanted.uid, wanted.path):
+                return await self._writes.set_mode(wanted.uid, wanted.path, mode=wanted.mode)
+
+        await self._reply(header, bp.Mutated(snapshot_version=await self._order.finish(change())))
+
+
+def _created(number: int, staging: Staging) -> bp.Created:
+    mode, mtime_ns = staging.asked
+    return bp.Created(
+        handle=number, is_sealing=staging.seals, is_sealed=is_object(staging), mode=mode, mtime_ns=mtime_ns
+    )

@@ -153,13 +153,18 @@ async def _serve(settings: WorkerSettings, leavers: list[Leaver]) -> None:
     me = Peer(settings.node, await store.run(_next_epoch, settings.tiers[-1].directory), _name(listener, settings))
     metadata = MetadataClient(
         str(settings.metadata),
+        node=settings.node,
         call_seconds=tunables.metadata_seconds,
         mutation_seconds=tunables.mutation_seconds,
         trust=trust,
     )
     keys = TokenKeys(metadata, time.monotonic)
     datasets = Datasets(
-        metadata, settings.credentials_dir, fresh_seconds=tunables.dataset_seconds, clock=time.monotonic
+        metadata,
+        settings.credentials_dir,
+        node=settings.node,
+        fresh_seconds=tunables.dataset_seconds,
+        clock=time.monotonic,
     )
     buffers = Buffers(tunables.block_size_bytes)
     peers = Peers(
@@ -281,7 +286,11 @@ async def _serve(settings: WorkerSettings, leavers: list[Leaver]) -> None:
     )
 
     greeting = HelloReply(
-        node=me.node, epoch=me.epoch, block_size_bytes=tunables.block_size_bytes, needs_tokens=trust is not None
+        node=me.node,
+        epoch=me.epoch,
+        block_size_bytes=tunables.block_size_bytes,
+        needs_tokens=trust is not None,
+        sets_modes=True,
     )
 
     def gate_of(peer: Identity | None) -> Gate:

@@ -41,9 +41,10 @@ class MetadataClient:
     """The services of one address."""
 
     def __init__(
-        self, address: str, *, call_seconds: float, mutation_seconds: float, trust: TrustFiles | None = None
+        self, address: str, *, node: str, call_seconds: float, mutation_seconds: float, trust: TrustFiles | None = None
     ) -> None:
-        """`trust` None: in plain text, and there are no tokens."""
+        """`node` is ours. `trust` None: in plain text, and there are no tokens."""
+        self._node = node
         self._channel = open_channel(address, trust, METADATA_SERVER, _OPTIONS)
         #: Of this worker, to show to its peers.
         self.tokens = None if trust is None else TokenSource(self._channel)
@@ -69,6 +70,13 @@ class MetadataClient:
         """Return a dataset's record; Missing."""
         return await self._call(
             "GetDataset", self._namespace.GetDataset(pb.DatasetRequest(uid=uid), timeout=self._call_seconds)
+        )
+
+    async def confirmed_dataset(self, uid: str) -> pb.DatasetInfo:
+        """Like `dataset`, asked again like a mutation."""
+        request = pb.DatasetRequest(uid=uid)
+        return await self._retried(
+            "GetDataset", lambda: self._namespace.GetDataset(request, timeout=self._call_seconds)
         )
 
     async def lookup(self, uid: str, path: str) -> pb.Entry:
@@ -146,6 +154,7 @@ class MetadataClient:
             mtime_ns=mtime_ns,
             mode=mode,
             turn=turn,
+            node=self._node,
         )
         return await self._mutate(
             "PutFile",
@@ -163,6 +172,7 @@ class MetadataClient:
             etag=etag,
             mtime_ns=mtime_ns,
             mode=mode,
+            node=self._node,
         )
         return await self._mutate(
             "PutHeld", lambda: self._held.PutHeld(request, timeout=self._call_seconds), precondition=errno.EISDIR
@@ -170,16 +180,25 @@ class MetadataClient:
 
     async def make_directory(self, uid: str, path: str, *, mode: int, mtime_ns: int) -> int:
         """Show a directory; return the snapshot version."""
-        request = pb.MakeDirectoryRequest(request_id=_request_id(), uid=uid, path=path, mode=mode, mtime_ns=mtime_ns)
+        request = pb.MakeDirectoryRequest(
+            request_id=_request_id(), uid=uid, path=path, mode=mode, mtime_ns=mtime_ns, node=self._node
+        )
         return await self._mutate(
             "MakeDirectory",
             lambda: self._namespace.MakeDirectory(request, timeout=self._call_seconds),
             precondition=errno.ENOTDIR,
         )
 
+    async def set_mode(self, uid: str, path: str, *, mode: int) -> int:
+        """Give a file or directory other permission bits; return the snapshot version."""
+        request = pb.SetModeRequest(request_id=_request_id(), uid=uid, path=path, mode=mode, node=self._node)
+        return await self._mutate("SetMode", lambda: self._namespace.SetMode(request, timeout=self._call_seconds))
+
     async def remove(self, uid: str, path: str, *, directory: bool, turn: str = "") -> int:
         """Take a path out; a directory that is not empty is ENOTEMPTY. Return the snapshot version."""
-        request = pb.RemoveRequest(request_id=_request_id(), uid=uid, path=path, directory=directory, turn=turn)
+        request = pb.RemoveRequest(
+            request_id=_request_id(), uid=uid, path=path, directory=directory, turn=turn, node=self._node
+        )
         return await self._mutate(
             "Remove",
             lambda: self._namespace.Remove(request, timeout=self._call_seconds),
@@ -198,6 +217,7 @@ class MetadataClient:
             target_etag=target_etag,
             source_etag=source_etag,
             turn=turn,
+            node=self._node,
         )
         return await self._mutate(
             "Rename",
@@ -223,15 +243,7 @@ class MetadataClient:
     async def finish_held(self, uid: str, etag: str, *, turn: str, object_etag: str, size_bytes: int) -> pb.HeldState:
         """Say that a held version is uploaded; return what that made of it. Asked again like a mutation."""
         request = pb.FinishHeldRequest(uid=uid, etag=etag, turn=turn, object_etag=object_etag, size_bytes=size_bytes)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._mutation_seconds
-        while True:
-            try:
-                return await self._call("FinishHeld", self._held.FinishHeld(request, timeout=self._call_seconds))
-            except CacheError as error:
-                if not error.is_retryable or loop.time() >= deadline:
-                    raise
-            await asyncio.sleep(RETRY_SECONDS)
+        return await self._retried("FinishHeld", lambda: self._held.FinishHeld(request, timeout=self._call_seconds))
 
     async def find_held(self, uid: str, etag: str) -> pb.HeldState:
         """Return what became of a held version; Missing when the dataset is gone."""
@@ -252,13 +264,17 @@ class MetadataClient:
     async def _mutate(
         self, what: str, call: Callable[[], Awaitable[pb.Mutation]], *, precondition: int = errno.EINVAL
     ) -> int:
+        return (await self._retried(what, call, precondition=precondition)).snapshot_version
+
+    async def _retried(self, what: str, call: Callable[[], Awaitable[A]], *, precondition: int = errno.EIO) -> A:
+        """Ask until there is an answer, for `mutation_seconds`; `precondition` is the errno of FAILED_PRECONDITION."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._mutation_seconds
         while True:
             try:
-                return (await call()).snapshot_version
+                return await call()
             except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                if error.code() is grpc.StatusCode.FAILED_PRECONDITION and precondition != errno.EIO:
                     raise CacheError(error.details() or what, number=precondition) from error
                 failure = from_rpc(error, what)
                 if not failure.is_retryable or loop.time() >= deadline:

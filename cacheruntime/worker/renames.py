@@ -55,8 +55,8 @@ class Renames:
             return None
 
     async def _rename_file(self, uid: str, source: str, target: str, entry: pb.Entry) -> Mutated:
-        origin = await self._datasets.locate_writable(uid, source)
-        destination = await self._datasets.locate_writable(uid, target)
+        origin = await self._datasets.locate_for_change(uid, source)
+        destination = await self._datasets.locate_for_change(uid, target)
         if origin.store is not destination.store:
             raise CacheError(f"{source!r} and {target!r} lie in different mounts", number=errno.EXDEV)
         for _ in range(TRIES):

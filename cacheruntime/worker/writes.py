@@ -98,6 +98,8 @@ class Staging:
     """What the under store shows of it, or may show; None while nothing is."""
     is_lost: bool = False
     """The medium did not take some of its bytes. It would not say so again."""
+    asked: tuple[int, int] = 0, 0
+    """Mode and time of the last commit that was begun."""
     committed: Committed | None = None
     stamp: Stamp | None = None
     owner: object = None
@@ -156,12 +158,12 @@ class Writes:
     async def create(
         self, uid: str, path: str, *, base_etag: str, base_size_bytes: int, owner: object = None, may_seal: bool = False
     ) -> Staging:
-        """Return a new staging file, empty or with the bytes of the base version; ReadOnly, VersionChanged. `may_seal`:
-        nothing will be written to it while it is committed and after it was sealed by that."""
+        """Return a new staging file, empty or with the bytes of the base version; ReadOnly, Denied, VersionChanged.
+        `may_seal`: nothing will be written to it while it is committed and after it was sealed by that."""
         beginning = _Beginning(uid, path)
         self._beginning.add(beginning)
         try:
-            location = await self._datasets.locate_writable(uid, path)
+            location = await self._datasets.locate_for_change(uid, path, is_begun=False)
             writes_back = self._holding is not None and (await self._datasets.get(uid)).write_back
             staging = await self._stage_inside(uid, path, location) if may_seal and not writes_back else None
             staging = staging or self._stage_in_tier(uid, path)
@@ -201,9 +203,11 @@ class Writes:
             raise CacheError(f"no staging file can be made: {error.strerror}", number=error.errno) from error
         return Staging(uid, path, descriptor, file)
 
-    async def adopt(self, uid: str, device: int, inode: int, owner: object) -> Staging | None:
+    async def adopt(
+        self, uid: str, device: int, inode: int, owner: object, *, may_be_object: bool = False
+    ) -> Staging | None:
         """Return the dataset's staging file that is this inode, its owner's from now on; None when there is none that
-        may be written. `device` 0 = one in the cache.
+        may be written, unless it `may_be_object`. `device` 0 = one in the cache.
 
         It may still be another's: a dead client's successor can be here before its hanging up is noticed. Whoever asks
         holds the file open, so that the number is nobody else's.
@@ -212,8 +216,8 @@ class Writes:
             status = os.fstat(staging.descriptor)
             is_on_device = status.st_dev == device if device else staging.inside is None
             if staging.uid == uid and status.st_ino == inode and is_on_device:
-                await self._datasets.locate_writable(uid, staging.path)
-                if staging.is_ended or _is_object(staging):
+                await self._datasets.locate_for_change(uid, staging.path, is_begun=False)
+                if staging.is_ended or (is_object(staging) and not may_be_object):
                     return None
                 staging.owner, staging.is_adopted = owner, True
                 return staging
@@ -281,6 +285,7 @@ class Writes:
                 raise CacheError("the staging file is another client's now", number=errno.EBADF)
             if staging.is_lost:
                 raise CacheError("the medium did not take what was written; write it again", number=errno.EIO)
+            staging.asked = mode, mtime_ns
             stamp = await self._settled_stamp(staging)
             if staging.committed is not None and staging.stamp == stamp:
                 return staging.committed
@@ -312,7 +317,7 @@ class Writes:
         info = await self._datasets.get(staging.uid)
         if not info.write_back:
             return None
-        await self._datasets.locate_writable(staging.uid, staging.path)
+        await self._datasets.locate_for_change(staging.uid, staging.path)
         was_sealed, staging.sealed = staging.sealed, stamp  # also if no answer says so
         etag = await holding.hold(info, staging.path, file, staging.descriptor, stamp.size_bytes)
         if etag is None:
@@ -349,7 +354,7 @@ class Writes:
             return await self._upload_in_turn(staging, stamp, mode, mtime_ns, turn)
 
     async def _upload_in_turn(self, staging: Staging, stamp: Stamp, mode: int, mtime_ns: int, turn: str) -> Committed:
-        location = await self._datasets.locate_writable(staging.uid, staging.path)
+        location = await self._datasets.locate_for_change(staging.uid, staging.path)
         try:
             info = await self._publish(staging, location, stamp) or await self._finish_ahead(staging, location, stamp)
             info = info or await location.store.put(location.key, staging.descriptor, stamp.size_bytes)
@@ -483,7 +488,7 @@ class Writes:
             return await self._remove(uid, path, turn, directory=False)
 
     async def _remove(self, uid: str, path: str, turn: str, *, directory: bool) -> int:
-        location = await self._datasets.locate_writable(uid, path)
+        location = await self._datasets.locate_for_change(uid, path)
         entry = await self._metadata.lookup(uid, path)
         if entry.is_directory != directory:
             kind, number = ("directory", errno.EISDIR) if entry.is_directory else ("file", errno.ENOTDIR)
@@ -503,13 +508,18 @@ class Writes:
 
     async def make_directory(self, uid: str, path: str, *, mode: int) -> int:
         """Make a directory; return the snapshot version."""
-        location = await self._datasets.locate_writable(uid, path)
+        location = await self._datasets.locate_for_change(uid, path)
         try:
             if location.key:
                 await location.store.make_directory(location.key)
         except UnderStoreError as error:
             raise from_store(error) from error
         return await self._metadata.make_directory(uid, path, mode=mode & 0o7777, mtime_ns=self._wall_clock_ns())
+
+    async def set_mode(self, uid: str, path: str, *, mode: int) -> int:
+        """Give a file or directory other permission bits, which the namespace keeps; return the snapshot version."""
+        await self._datasets.locate_for_change(uid, path)
+        return await self._metadata.set_mode(uid, path, mode=mode & 0o7777)
 
     def renamed(self, uid: str, source: str, target: str, *, old_etag: str, new_etag: str) -> None:
         """A file has another name now: staging files that are open for it follow."""
@@ -524,7 +534,7 @@ class Writes:
                     staging.committed = structs.replace(committed, etag=new_etag)
 
 
-def _is_object(staging: Staging) -> bool:
+def is_object(staging: Staging) -> bool:
     """Whether the file itself is an object or held, or may be about to."""
     return staging.seals and (staging.sealed is not None or staging.lock.locked())
 

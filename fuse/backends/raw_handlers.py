@@ -270,10 +270,13 @@ class Handlers:
         return data
 
     async def write(self, inode: int, unique: int, body: memoryview) -> Bytes:
-        number, offset, size, *_ = protocol.unpack(protocol.WRITE_IN, body)
+        number, offset, size, _, _, flags, _ = protocol.unpack(protocol.WRITE_IN, body)
         data = body[protocol.WRITE_IN.size : protocol.WRITE_IN.size + size]
         written = await self._operations.changes.write(number, offset, data)
         self._metrics.written_bytes += written
+        if flags & os.O_DSYNC and self.opens.is_past_pages(number):
+            # Of what goes by its pages the kernel asks for the fsync itself. O_SYNC has the bit of O_DSYNC too.
+            await self._operations.changes.fsync(number)
         return protocol.WRITE_OUT.pack(written, 0)
 
     async def flush(self, inode: int, unique: int, body: memoryview) -> Bytes:

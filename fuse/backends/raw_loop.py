@@ -155,6 +155,8 @@ class RequestLoop:
             future = answered.send(None)
         except StopIteration as done:
             self.answer(opcode, unique, done.value)
+        except asyncio.CancelledError:
+            self.refuse(opcode, unique, InterruptedError("what the request waited for was cancelled"))
         except Exception as error:  # noqa: BLE001 - the edge: whatever happens becomes an errno
             self.refuse(opcode, unique, error)
         else:
@@ -170,7 +172,12 @@ class RequestLoop:
         if opcode in self._silent:
             return
         if self._prepared is not None:
-            self._prepared(opcode, unique, payload)
+            try:
+                self._prepared(opcode, unique, payload)
+            except Exception as error:  # noqa: BLE001 - the edge: what cannot be written down must not be told
+                self._undo(opcode, payload)
+                self._write_error(unique, self._refusal(opcode, error))
+                return
         self._write(opcode, unique, payload)
 
     def _write(self, opcode: int, unique: int, payload: Bytes) -> None:
@@ -187,10 +194,14 @@ class RequestLoop:
     def refuse(self, opcode: int, unique: int, error: Exception) -> None:
         """Send an errno; a request without an answer only counts it."""
         number = self._refusal(opcode, error)
-        if opcode not in self._silent:
-            if self._prepared is not None:
+        if opcode in self._silent:
+            return
+        if self._prepared is not None:
+            try:
                 self._prepared(0, unique, b"")
-            self._write_error(unique, number)
+            except Exception as defect:  # noqa: BLE001 - the edge: an errno tells the kernel of nothing
+                self._refusal(opcode, defect)
+        self._write_error(unique, number)
 
     def ended(self, step: "_Step") -> None:
         """A request that had to wait is answered."""

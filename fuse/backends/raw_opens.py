@@ -206,6 +206,10 @@ class Opens:
         if is_outdated:
             self.drop_pages(inode)
 
+    def is_past_pages(self, number: int) -> bool:
+        """Whether what is written by this open file does not go by the kernel's pages."""
+        return self._state.handles.file(number).choice in {Choice.WRITE, Choice.DIRECT}
+
     def _is_read_past_us_from_now_on(self, handle: FileHandle) -> bool:
         """Whether this is the last open by our pages of a file that has become whole: the next one is by passthrough,
         and the pages would only take as much memory again as the worker's."""

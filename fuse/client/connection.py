@@ -76,6 +76,8 @@ class Connection:
         self.is_open = True
         #: Tokens this connection has shown; None: the worker wants none.
         self.shown: Shown | None = None
+        #: The worker knows SET_MODE.
+        self.sets_modes = False
         loop.add_reader(sock.fileno(), self._readable)
 
     async def request(self, op: Op, meta: Struct, timeout_seconds: float) -> Reply:

@@ -37,6 +37,8 @@ OUTAGE_PATIENCE_SECONDS: Final = 0.5
 BACKOFF_FIRST_SECONDS: Final = 0.05
 BACKOFF_MAX_SECONDS: Final = 1.0
 WATCH_PAUSE_SECONDS: Final = 1.0
+CONNECTED_SECONDS: Final = 10.0
+"""So often a daemon that waits to serve looks after its connection."""
 MESSAGE_BYTES_MAX: Final = 64 << 20
 
 _RETRYABLE: Final = {
@@ -182,6 +184,13 @@ class MetadataClient:
             watching(False)
             log.warning("watch_interrupted", reason=reason)
             await asyncio.sleep(WATCH_PAUSE_SECONDS * random.uniform(0.75, 1.25))
+
+    async def stay_connected(self) -> None:
+        """Have a connection at hand before anything is asked, for ever."""
+        while True:
+            # One that is lost, or unused for half an hour, is not made again by itself.
+            self.channel.get_state(try_to_connect=True)
+            await asyncio.sleep(CONNECTED_SECONDS)
 
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled."""

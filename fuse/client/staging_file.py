@@ -9,7 +9,8 @@ Invariants:
   from the old descriptor into the next worker's staging file before anything goes on. No written byte is lost
   by the worker's death.
 - The descriptor outlives the daemon too, where a vault keeps it: it is there before the first byte is written. A worker
-  that still has the staging file gives it back as it is; else its bytes are copied.
+  that still has the staging file gives it back as it is, also when it is being committed: who asks for the same commit
+  again waits for that one. Else its bytes are copied.
 - One commit at a time.
 - A staging file that the worker made in the under store is the object from its first commit on. Writes wait for a
   commit of it, and one that was sealed, or may have been, is copied before it is written again.
@@ -104,14 +105,14 @@ class StagedWorkerFile:
         """Go on with a copy: the file as it is belongs to those who read it."""
         async with self._opening:
             if self._is_sealed:
-                await self._create(needed_bytes)
+                await self._create(needed_bytes, adopts=False)
 
-    async def _create(self, needed_bytes: int = FILE_BYTES_MAX) -> None:
-        """To be called again while it is needed still."""
+    async def _create(self, needed_bytes: int = FILE_BYTES_MAX, *, adopts: bool = True) -> None:
+        """To be called again while it is needed still. Unless it `adopts`, it makes another file in any case."""
         self._check_open()
         old = self._descriptor
         etag, size_bytes = (self.base_etag, self.base_size_bytes) if old is None else ("", 0)
-        adopted = os.fstat(old) if old is not None and not self._is_sealed else None
+        adopted = os.fstat(old) if old is not None and adopts else None
         meta = Create(
             uid=self._uid,
             path=self.path,
@@ -120,6 +121,7 @@ class StagedWorkerFile:
             adopts_inode=adopted.st_ino if adopted is not None else 0,
             adopts_device=adopted.st_dev if adopted is not None else 0,
             may_seal=True,
+            adopts_sealed=True,
         )
         created, reply, connection, generation = await self._client.call_on(Op.CREATE, meta, Created)
         if reply.descriptor is None:
@@ -127,7 +129,7 @@ class StagedWorkerFile:
         try:
             self._check_open()
             if old is not None and os.path.samestat(os.fstat(old), os.fstat(reply.descriptor)):
-                log.info("staging_adopted", path=self.path, generation=generation)
+                log.info("staging_adopted", path=self.path, generation=generation, is_sealed=created.is_sealed)
             elif self.path != meta.path:
                 # Renamed meanwhile, and the worker may have heard of that before it made this one: it tries again.
                 os.close(reply.descriptor)
@@ -143,11 +145,13 @@ class StagedWorkerFile:
             raise
         if old is not None:
             os.close(old)
-            if self._is_sealed and self._connection is not None and self._is_good:
+            if not adopts and self._connection is not None and self._is_good:
                 self._connection.notify(Op.ABORT, Handle(handle=self._handle))
         self._descriptor, self._handle = reply.descriptor, created.handle
         self._connection, self._generation = connection, generation
-        self._is_sealing, self._is_sealed = created.is_sealing, False
+        self._is_sealing, self._is_sealed = created.is_sealing, created.is_sealed
+        if created.is_sealed:
+            self._committed_as = created.mode, created.mtime_ns
         self._write_back = WriteBack()
 
     async def _carry_over(self, old: int, new: int, needed_bytes: int) -> None:
@@ -213,6 +217,7 @@ class StagedWorkerFile:
                 connection = self._connection
                 if connection is None:
                     raise Ended("the file was closed meanwhile")
+                mtime_ns = self._told_before(mtime_ns)
                 if self._is_sealed and self._committed_as not in {None, (mode, mtime_ns)}:
                     await self._unseal()
                     continue
@@ -234,8 +239,18 @@ class StagedWorkerFile:
                 self._committed_as = (mode, mtime_ns)
                 self._is_sealed = answer.is_sealed
                 return Committed(
-                    etag=answer.etag, size_bytes=answer.size_bytes, snapshot_version=answer.snapshot_version
+                    etag=answer.etag,
+                    size_bytes=answer.size_bytes,
+                    snapshot_version=answer.snapshot_version,
+                    mtime_ns=mtime_ns,
                 )
+
+    def _told_before(self, mtime_ns: int) -> int:
+        """Return the time the namespace was told, if it was told one: an earlier daemon took it from its clock, and the
+        next one, which does not know it, takes it from the file."""
+        if not self._is_sealed or self._committed_as is None or self._descriptor is None:
+            return mtime_ns
+        return self._committed_as[1] if mtime_ns == os.fstat(self._descriptor).st_mtime_ns else mtime_ns
 
     def _stamp(self, mode: int, mtime_ns: int) -> None:
         """Make a commit of another mode or time a change, although the bytes are the same."""

@@ -31,6 +31,7 @@ from api.byteplane import (
     Open,
     Remove,
     Rename,
+    SetMode,
     Struct,
     decode_meta,
 )
@@ -41,7 +42,7 @@ from fuse.client.staging_file import StagedWorkerFile
 from fuse.client.vault import NoVault, Vault
 from fuse.core.contracts import Restaged
 from fuse.core.errnos import error_of
-from fuse.errors import AccessDenied, NotFound, Unavailable
+from fuse.errors import AccessDenied, NotFound, Unavailable, Unsupported
 from fuse.metrics import Metrics
 
 log = structlog.get_logger()
@@ -52,6 +53,9 @@ BACKOFF_MAX_SECONDS: Final = 1.0
 TOKEN_PAUSE_SECONDS: Final = 0.2
 _NO_TOKEN: Final = {grpc.StatusCode.PERMISSION_DENIED: AccessDenied, grpc.StatusCode.NOT_FOUND: NotFound}
 """What the metadata service means for good; for the rest it is asked again."""
+
+_DONE_BEFORE: Final = {Op.MAKE_DIRECTORY: errno.EEXIST, Op.REMOVE: errno.ENOENT, Op.RENAME: errno.ENOENT}
+"""Refusals of a second try that the first one's success explains."""
 
 M = TypeVar("M", bound=Struct)
 
@@ -199,6 +203,7 @@ class WorkerClient:
         except BaseException:
             connection.close("hello failed")
             raise
+        connection.sets_modes = hello.sets_modes
         if hello.needs_tokens:
             if self._tokens is None:
                 connection.close("no tokens")
@@ -274,12 +279,19 @@ class WorkerClient:
         mutated = await self._mutate(Op.MAKE_DIRECTORY, MakeDirectory(uid=uid, path=path, mode=mode))
         return mutated.snapshot_version
 
-    async def _mutate(self, op: Op, meta: Remove | Rename | MakeDirectory) -> Mutated:
+    async def set_mode(self, uid: str, path: str, mode: int) -> int:
+        """Give a file or directory another mode; return the snapshot version after it. Unsupported by a worker of an
+        earlier release."""
+        return (await self._mutate(Op.SET_MODE, SetMode(uid=uid, path=path, mode=mode))).snapshot_version
+
+    async def _mutate(self, op: Op, meta: Remove | Rename | MakeDirectory | SetMode) -> Mutated:
         """Like `call`, but a refusal of the second try that the first try's success would explain is success."""
         deadline = time.monotonic() + self.patience_seconds
         may_have_happened = False
         while True:
             connection, _ = await self.connected(deadline)
+            if op is Op.SET_MODE and not connection.sets_modes:
+                raise Unsupported("the worker of this node is of a release that cannot change modes")
             try:
                 reply = await self._asked(
                     connection, op, meta, uid=meta.uid, write=True, timeout_seconds=self._request_seconds
@@ -291,7 +303,7 @@ class WorkerClient:
                 self.metrics.retried(op.name)
                 continue
             except Refused as refused:
-                done = errno.EEXIST if op is Op.MAKE_DIRECTORY else errno.ENOENT
+                done = _DONE_BEFORE.get(op)
                 if may_have_happened and refused.number == done:
                     return Mutated(snapshot_version=0)
                 raise error_of(refused.number, str(refused)) from refused

@@ -10,6 +10,8 @@ never committed is seen on this node only.
 import os
 from typing import Final
 
+import msgspec
+
 from fuse.core.attrs import FILE_MODE, Attributes, with_group_rights
 from fuse.core.contracts import Bytes, Dataset, Entry
 from fuse.core.handles import FileHandle
@@ -231,8 +233,8 @@ class Changes:
         mtime_ns: int | None = None,
     ) -> Attributes:
         """Change what is given; return the attributes. Mode and times of a file being written are part of its
-        next commit. Of a committed file the store holds neither: another mode is Unsupported, a time is
-        accepted and not kept. Another owner is NotPermitted."""
+        next commit. Of what is committed the namespace keeps the mode; a time is accepted and not kept. Another owner
+        is NotPermitted."""
         state = self._state
         node = state.inodes.get(inode)
         writable_dataset(node)
@@ -241,20 +243,36 @@ class Changes:
         if size_bytes is not None:
             await self._truncate(node, size_bytes)
         if mode is not None:
-            self._set_mode(node, kept_mode(mode))
+            await self._set_mode(node, kept_mode(mode))
         if mtime_ns is not None and node.writing is not None:
             node.writing.set_mtime(mtime_ns)
         if node.writing is not None:
             state.inodes.note(node)
         return state.attributes(node)
 
-    def _set_mode(self, node: Node, mode: int) -> None:
+    async def _set_mode(self, node: Node, mode: int) -> None:
+        state = self._state
         if node.writing is not None:
             node.writing.set_mode(mode)
             return
-        shown = with_group_rights(mode) if self._state.group_rights else mode
-        if shown != self._state.attributes(node).mode & PERMISSION_BITS:
-            raise Unsupported("the mode of a committed file or directory cannot be changed; write it with that mode")
+        shown = with_group_rights(mode) if state.group_rights else mode
+        if shown == state.attributes(node).mode & PERMISSION_BITS:
+            return
+        if node.dataset is None or node.kind not in {Kind.DIRECTORY, Kind.FILE}:
+            raise Unsupported("the mode of a dataset cannot be changed")
+        if node.is_detached:  # nobody else has it, and it goes with those who have it open
+            state.inodes.renew(node, msgspec.structs.replace(node.entry, mode=mode))
+            return
+        self._mode_was_set(node, node.dataset, mode, await state.worker.set_mode(node.dataset.uid, node.path, mode))
+
+    def _mode_was_set(self, node: Node, dataset: Dataset, mode: int, version: int) -> None:
+        state = self._state
+        state.inodes.renew(node, msgspec.structs.replace(node.entry, mode=mode, version=version or node.entry.version))
+        if node.writing is not None:  # opened meanwhile, with the mode before
+            node.writing.set_mode(mode)
+        if not node.is_detached:
+            directory = node.path.rpartition("/")[0]
+            state.directories.changed_here(dataset.uid, version, [(directory, node.name, node.entry)])
 
     async def _truncate(self, node: Node, size_bytes: int) -> None:
         if node.is_directory:

@@ -52,6 +52,8 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
     etag: str
     size_bytes: int
     snapshot_version: int
+    mtime_ns: int
+    """The time it is shown with; not the one asked for where an earlier daemon had asked before."""
 
 
 class Namespace(Protocol):
@@ -196,4 +198,8 @@ class Worker(Protocol):
 
     async def make_directory(self, uid: str, path: str, mode: int) -> int:
         """Make a directory; return the snapshot version after it."""
+        ...
+
+    async def set_mode(self, uid: str, path: str, mode: int) -> int:
+        """Give a file or directory another mode; return the snapshot version after it."""
         ...

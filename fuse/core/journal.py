@@ -201,19 +201,22 @@ class Image:
     """Bytes of the journal that were good."""
 
 
-def replay(journal: Bytes) -> Image:
-    """Return the state at the journal's end, or at the last whole frame of it. msgspec.ValidationError when a whole
-    frame is no list of records."""
-    image = Image()
+def replay(journal: Bytes, image: Image | None = None) -> Image:
+    """Return the state at the journal's end, or at the last whole frame of it. With the `image` of its beginning, the
+    journal is what comes after that, and the image goes on. msgspec.ValidationError when a whole frame is no list of
+    records."""
+    image = image or Image()
     view = memoryview(journal)
-    while image.end + _LENGTH.size <= len(view):
-        (length,) = _LENGTH.unpack_from(view, image.end)
-        start = image.end + _LENGTH.size
+    at = 0
+    while at + _LENGTH.size <= len(view):
+        (length,) = _LENGTH.unpack_from(view, at)
+        start = at + _LENGTH.size
         if not length or start + length > len(view):
             break
         for record in _decoder.decode(view[start : start + length]):
             _apply(image, record)
-        image.end = start + length
+        at = start + length
+        image.end += _LENGTH.size + length
     return image
 
 

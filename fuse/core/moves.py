@@ -7,6 +7,7 @@ Invariants: a removed or replaced file goes on for those who have it open; after
 under the old name goes on under the new one.
 """
 
+from contextlib import suppress
 from typing import Final
 
 from fuse.core.attrs import Attributes
@@ -19,6 +20,7 @@ from fuse.core.state import State
 from fuse.errors import (
     AlreadyExists,
     CrossDataset,
+    Ended,
     InvalidRequest,
     IsADirectory,
     NotADirectory,
@@ -26,6 +28,7 @@ from fuse.errors import (
     NotFound,
     NotPermitted,
     ReadOnly,
+    Stale,
 )
 
 RENAME_NOREPLACE: Final = 1
@@ -85,16 +88,25 @@ class Moves:
             raise IsADirectory(f"{node.path} is a directory")
         try:
             if await self._orphan(node):
-                version = await state.worker.remove(dataset.uid, node.path, directory=False)
-                state.directories.changed_here(dataset.uid, version, [(parent.path, node.name, None)])
+                await self._remove_file(dataset, parent, node)
         except BaseException:
             self._adopt(node)
             raise
         state.inodes.detach(node)
 
+    async def _remove_file(self, dataset: Dataset, parent: Node, node: Node) -> None:
+        state = self._state
+        try:
+            version = await state.worker.remove(dataset.uid, node.path, directory=False)
+        except NotFound:
+            if node.writing is None or node.writing.is_committed:
+                raise
+            return  # nobody had committed it after all
+        state.directories.changed_here(dataset.uid, version, [(parent.path, node.name, None)])
+
     @staticmethod
     async def _orphan(node: Node) -> bool:
-        """End commits of a file whose name goes away; return whether the namespace has it."""
+        """End commits of a file whose name goes away; return whether the namespace has it, or may have it."""
         writing = node.writing
         if writing is None:
             return True
@@ -104,7 +116,7 @@ class Moves:
             writing.staged()
         writing.orphan()
         await writing.staging.settle()
-        return writing.is_committed
+        return writing.is_committed or writing.may_be_committed
 
     async def rename(
         self, parent_inode: int, raw_name: bytes, new_parent_inode: int, raw_new_name: bytes, flags: int
@@ -152,9 +164,10 @@ class Moves:
             await self._orphan(target)
 
     async def _commit_all(self, node: Node) -> None:
-        await self._changes.commit(node)
-        for each in list(self._state.inodes.below(node)):
-            await self._changes.commit(each)
+        for each in (node, *self._state.inodes.below(node)):
+            # One that was closed, and who closed it was told that it failed: what was written is no part of the file.
+            with suppress(Ended):
+                await self._changes.commit(each)
 
     async def _rename(self, dataset: Dataset, node: Node, new_parent: Node, new_name: str) -> None:
         state = self._state
@@ -172,9 +185,36 @@ class Moves:
         name, new_name = decode_name(raw_name), decode_name(raw_new_name)
         dataset = self._one_dataset(parent, new_parent)
         entry = await state.namespace.lookup(dataset.uid, join(new_parent.path, new_name))
-        node = parent.children.get(name)
-        if node is not None:
-            await self._moved(dataset, node, new_parent, new_name, (entry.version, entry.etag))
+        node, known = parent.children.get(name), new_parent.children.get(new_name)
+        if node is None:
+            # It was noted, and perhaps not yet of every file open below a directory.
+            if known is None or not known.is_directory:
+                return
+            node = known
+        elif known is not None and known is not node:
+            await self.removed_before(known)
+        await self._moved(dataset, node, new_parent, new_name, (entry.version, entry.etag))
+
+    async def removed_before(self, node: Node) -> None:
+        """The name was taken away by an earlier daemon, which did not live to note it: who has the file open goes on,
+        and no close brings it back."""
+        with suppress(NotFound, Stale):
+            await self._orphan(node)
+        if node.writing is not None:
+            node.writing.orphan()
+        self._state.inodes.detach(node)
+
+    async def is_elsewhere(self, parent_inode: int, raw_name: bytes) -> bool:
+        """Whether a file that is being written here has lost its name. One that was never committed had none that
+        others know of, and stays."""
+        node = self._state.inodes.get(parent_inode).children.get(decode_name(raw_name))
+        if node is None or node.dataset is None or node.writing is None or not node.writing.is_committed:
+            return False
+        try:
+            await self._state.namespace.lookup(node.dataset.uid, node.path)
+        except NotFound:
+            return True
+        return False
 
     async def _moved(
         self, dataset: Dataset, node: Node, new_parent: Node, new_name: str, renamed: tuple[int, str]
@@ -198,7 +238,15 @@ class Moves:
         self._follow(node, entry)
         for each in list(state.inodes.below(node)):
             if each.kind is Kind.FILE and (each.handles or each.writing is not None):
-                self._follow(each, await state.namespace.lookup(dataset.uid, each.path))
+                await self._follow_below(dataset, each)
+
+    async def _follow_below(self, dataset: Dataset, node: Node) -> None:
+        try:
+            entry = await self._state.namespace.lookup(dataset.uid, node.path)
+        except NotFound:
+            entry = node.entry  # created while its directory was renamed, and not committed yet
+        if not node.is_detached:
+            self._follow(node, entry)
 
     def _follow(self, node: Node, entry: Entry) -> None:
         """The node's bytes are the same, under another path and perhaps another etag."""

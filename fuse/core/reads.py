@@ -241,5 +241,6 @@ class Reads:
         node = self._state.inodes.get(inode)
         names = [SNAPSHOT_ATTRIBUTE] if node.dataset is not None else []
         if node.kind is Kind.FILE and node.entry.etag:
-            names = [ETAG_ATTRIBUTE, RESIDENT_ATTRIBUTE, DURABLE_ATTRIBUTE, *names]
+            resident = [] if node.is_detached else [RESIDENT_ATTRIBUTE]
+            names = [ETAG_ATTRIBUTE, *resident, DURABLE_ATTRIBUTE, *names]
         return names

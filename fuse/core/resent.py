@@ -33,19 +33,19 @@ class Resent:
         try:
             await self._operations.moves.unlink(parent_inode, raw_name)
         except NotFound:
-            self._forget_name(parent_inode, raw_name)
+            await self._forget_name(parent_inode, raw_name)
 
     async def rmdir(self, parent_inode: int, raw_name: bytes) -> None:
         """Remove a directory that may be gone already."""
         try:
             await self._operations.moves.rmdir(parent_inode, raw_name)
         except NotFound:
-            self._forget_name(parent_inode, raw_name)
+            await self._forget_name(parent_inode, raw_name)
 
-    def _forget_name(self, parent_inode: int, raw_name: bytes) -> None:
+    async def _forget_name(self, parent_inode: int, raw_name: bytes) -> None:
         known = self._state.inodes.get(parent_inode).children.get(decode_name(raw_name))
         if known is not None:
-            self._state.inodes.detach(known)
+            await self._operations.moves.removed_before(known)
 
     async def rename(
         self, parent_inode: int, raw_name: bytes, new_parent_inode: int, raw_new_name: bytes, flags: int
@@ -55,4 +55,9 @@ class Resent:
         try:
             await moves.rename(parent_inode, raw_name, new_parent_inode, raw_new_name, flags)
         except NotFound:
+            await moves.renamed_before(parent_inode, raw_name, new_parent_inode, raw_new_name)
+        except AlreadyExists:
+            # A file that is being written is known by its old name, and then the new one seems to be another's.
+            if not await moves.is_elsewhere(parent_inode, raw_name):
+                raise
             await moves.renamed_before(parent_inode, raw_name, new_parent_inode, raw_new_name)

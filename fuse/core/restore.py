@@ -17,6 +17,7 @@ from fuse.core.write_through import Writing
 
 CLOCK_NS: Final = 100_000_000
 """File times are taken from the kernel's coarse clock, some milliseconds behind ours."""
+_KINDS: Final = {kind.value: kind for kind in Kind}
 
 
 def restore(state: State, image: Image) -> None:
@@ -47,7 +48,7 @@ def restore(state: State, image: Image) -> None:
     _writings(state, image, nodes, files)
     state.inodes.adopt(nodes, image.next_inode)
     state.handles.adopt(files, directories, image.next_handle)
-    for node in list(nodes.values()):
+    for node in [each for each in nodes.values() if not each.lookups]:
         state.inodes.drop_if_unused(node)
 
 
@@ -55,8 +56,7 @@ def _linked(root: Node, image: Image) -> dict[int, Node]:
     """Return the nodes by number, each at its place. A child may be older than its parent (it was moved there), so
     all are made before any is linked."""
     nodes = {inode: _node(record, image) for inode, record in image.nodes.items()}
-    for inode, record in image.nodes.items():
-        node = nodes[inode]
+    for record, node in zip(image.nodes.values(), nodes.values(), strict=True):
         parent = root if record.parent == root.inode else nodes.get(record.parent)
         if parent is None:
             node.is_detached = True
@@ -67,13 +67,15 @@ def _linked(root: Node, image: Image) -> dict[int, Node]:
 
 
 def _node(record: NodeRecord, image: Image) -> Node:
-    dataset: Dataset | None = image.datasets.get(record.dataset)
-    node = Node(record.inode, Kind(record.kind), None, record.name, dataset=dataset, entry=record.entry)
+    # Waited for by everyone, and there may be a hundred thousand.
+    kind = _KINDS[record.kind]
+    dataset = image.datasets.get(record.dataset)
+    node = Node(record.inode, kind, None, record.name, dataset=dataset, entry=record.entry)
     node.lookups = image.lookups.get(record.inode, record.lookups)
     node.cached_etag = record.cached_etag
     node.last_path = record.last_path
     # Handles that are not written down read only datasets nobody writes.
-    node.may_be_open = node.kind is Kind.FILE and dataset is not None and not dataset.writable
+    node.may_be_open = kind is Kind.FILE and dataset is not None and not dataset.writable
     return node
 
 

@@ -106,6 +106,8 @@ class _Child:
     left_at: float | None = None
     ending: Reason | None = None
     """Why it was killed by us."""
+    is_old: bool = False
+    """It waits since before an upgrade was asked for: it goes only when nobody else can yet."""
 
 
 @dataclass(slots=True)
@@ -141,13 +143,15 @@ class Succession:
 
     def warm(self, child: int, now: float) -> list[Action]:
         """A daemon has everything loaded and waits."""
-        self._children[child].is_warm = True
-        if self._is_upgrading and self._active is not None:
-            active = self._children[self._active]
-            if active.left_at is None:
-                active.left_at = now
-                return [Leave(self._active)]
-        return self._succeed(now)
+        state = self._children[child]
+        state.is_warm = True
+        if not self._is_upgrading or self._active is None:
+            return self._succeed(now)
+        active = self._children[self._active]
+        if state.is_old or active.left_at is not None:
+            return []
+        active.left_at = now
+        return [*self._end_old(), Leave(self._active)]
 
     def serving(self, child: int, now: float) -> list[Action]:
         """A daemon answers the kernel."""
@@ -160,6 +164,11 @@ class Succession:
         """The serving daemon's loop goes round."""
         self._children[child].beat_at = now
         return []
+
+    def looked_away(self, now: float) -> None:
+        """The keeper itself was stopped, or waited: nobody was silent that it did not hear meanwhile."""
+        for state in self._children.values():
+            state.beat_at = now
 
     def stopped(self, child: int, now: float) -> list[Action]:
         """A daemon was stopped by a signal, and not killed."""
@@ -178,8 +187,6 @@ class Succession:
         if child != self._active:
             return self._waiting_one_died(state, now)
         self._active = None
-        # Whoever goes now was started after the upgrade was asked for.
-        self._is_upgrading = False
         if self._stopping_since is not None:
             return [Finish(0, "told to stop")]
         if status == 0:
@@ -194,13 +201,19 @@ class Succession:
         return self._give_up_or(self._succeed(now))
 
     def hangup(self, now: float) -> list[Action]:
-        """SIGHUP: another version is installed, let it serve. What waits is of the old one."""
+        """SIGHUP: another version is installed, let it serve. What waits is of the old one, and goes on waiting until
+        one of the new version does: who serves may die meanwhile."""
         del now
         self._is_upgrading = True
-        waiting = [Kill(child) for child in self._waiting]
-        for kill in waiting:
-            self._children[kill.child].ending = Reason.UPGRADED
-        return [*waiting, *self._spawn()]
+        for child in self.waiting:
+            self._children[child].is_old = True
+        return self._spawn()
+
+    def _end_old(self) -> list[Action]:
+        old = [child for child in self.waiting if self._children[child].is_old]
+        for child in old:
+            self._children[child].ending = Reason.UPGRADED
+        return [Kill(child) for child in old]
 
     def terminate(self, now: float) -> list[Action]:
         """SIGTERM: unmount and end."""
@@ -252,7 +265,8 @@ class Succession:
         return SILENT_SECONDS / 2
 
     @property
-    def _waiting(self) -> Sequence[int]:
+    def waiting(self) -> Sequence[int]:
+        """The daemons that may be told to go."""
         return [child for child, state in self._children.items() if child != self._active and state.ending is None]
 
     def _waiting_one_died(self, state: _Child, now: float) -> list[Action]:
@@ -270,16 +284,22 @@ class Succession:
         """Let a waiting daemon go if none serves, and start one if none waits."""
         if self._next is None or self._active is not None:
             return []
-        warm = next((child for child in self._waiting if self._children[child].is_warm), None)
-        if warm is None:
+        warm = [child for child in self.waiting if self._children[child].is_warm]
+        if not warm:
             return self._spawn()
+        child = min(warm, key=lambda each: self._children[each].is_old)
         reason, self._next = self._next, None
-        self._active = warm
-        self._children[warm].gone_at = now
-        return [Go(warm, reason, self._crashes >= CRASHES_MAX)]
+        self._active = child
+        self._children[child].gone_at = now
+        go = Go(child, reason, self._crashes >= CRASHES_MAX)
+        if self._children[child].is_old:
+            return [go]
+        self._is_upgrading = False
+        return [go, *self._end_old()]
 
     def _spawn(self) -> list[Action]:
-        if self._is_spawning or self._stopping_since is not None or self._waiting:
+        is_awaited = any(not self._children[child].is_old for child in self.waiting)
+        if self._is_spawning or self._stopping_since is not None or is_awaited:
             return []
         self._is_spawning = True
         return [Spawn()]

@@ -24,6 +24,7 @@ class Writing:
         "has_staged_bytes",
         "is_committed",
         "is_orphaned",
+        "may_be_committed",
         "mode",
         "mtime_ns",
         "size_bytes",
@@ -40,6 +41,8 @@ class Writing:
         #: The staging file may differ from the committed version, so reads go to it.
         self.has_staged_bytes = base is None
         self.is_committed = base is not None
+        #: An earlier daemon may have had it committed without living to write that down.
+        self.may_be_committed = False
         self.is_orphaned = False
         #: Handles that may write.
         self.writers = 0
@@ -53,6 +56,7 @@ class Writing:
         self.size_bytes = size_bytes
         self.has_staged_bytes = has_staged_bytes
         self.is_committed = is_committed
+        self.may_be_committed = is_dirty and not is_committed
         self.is_orphaned = is_orphaned
         self._changes = int(is_dirty)
 
@@ -105,11 +109,13 @@ class Writing:
         """The bytes up to `mark` are durable. Return the entry other nodes see."""
         self._clean_at = mark
         self.is_committed = True
+        if not self.has_changes:
+            self.mtime_ns = result.mtime_ns
         return Entry(
             is_directory=False,
             size_bytes=result.size_bytes,
             etag=result.etag,
-            mtime_ns=self.mtime_ns,
+            mtime_ns=result.mtime_ns,
             mode=self.mode,
             version=result.snapshot_version,
         )

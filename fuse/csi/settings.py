@@ -48,6 +48,12 @@ class Settings(BaseSettings):
     heal_seconds: float = Field(
         default=5.0, gt=0, le=3600, description="how often dead mounts are looked for, besides kubelet's calls"
     )
+    fence_seconds: float = Field(
+        default=15.0,
+        gt=0,
+        le=3600,
+        description="how often is looked whether pods the job controller gave up have ended here",
+    )
 
     metrics: str | None = Field(
         default=None, pattern=r"^.*:\d+$", description="HOST:PORT to serve /metrics, /healthz and /readyz at"

@@ -33,8 +33,11 @@ log = structlog.get_logger()
 
 DRAIN_SECONDS: Final = 10.0
 """For requests in work at the end, such as the commit of a file that is just being closed."""
-LEAVE_SECONDS: Final = 1.0
-"""For requests in work when the next daemon shall serve; what is not done then is done again by it."""
+SETTLED_SECONDS: Final = 0.5
+"""Whoever began to serve a moment ago needs the processor for what had been waiting."""
+LEAVE_SECONDS: Final = 0.2
+"""For requests in work when the next daemon shall serve. What is not done then is done again by it, and others wait
+meanwhile."""
 
 
 class Daemon:
@@ -107,12 +110,14 @@ class Daemon:
         inherited = session.restore(self.operations, self._metrics)
         raw.take_over(inherited, session.record, session.tried_again)
         if not inherited.is_first:
-            log.info("took_over", reason=session.reason.value, inodes=len(self.operations.state.inodes))
+            inodes = len(self.operations.state.inodes)
+            log.info("took_over", reason=session.reason.value, inodes=inodes, followed_bytes=session.followed_bytes)
         return raw
 
     @staticmethod
     async def _leave(session: Session | None, backend: Backend, serving: asyncio.Future[None]) -> None:
         """Take no more requests, answer what is in work while it is quick, and end."""
+        log.info("leaves")
         backend.stop()
         await asyncio.wait({serving}, timeout=LEAVE_SECONDS)
         log.info("left", requests_left=not serving.done())
@@ -194,9 +199,28 @@ def _trust(settings: Settings) -> TrustFiles | None:
         raise MountError(f"--trust: {error}") from error
 
 
+async def _stand_by(session: Session, namespace: MetadataClient) -> None:
+    """Wait until the keeper wants us to serve, with everything made that takes a moment; OSError."""
+
+    async def connect() -> None:
+        await asyncio.sleep(SETTLED_SECONDS)
+        await namespace.stay_connected()
+
+    preparing = [asyncio.ensure_future(connect()), asyncio.ensure_future(session.follower.run())]
+    try:
+        await session.wait()
+    finally:
+        for each in preparing:
+            each.cancel()
+
+
 async def run(settings: Settings, session: Session | None = None) -> None:
     """Run the daemon of one mount until SIGTERM, SIGINT or an unmount from outside; with a `session` it is one of
     several, one after the other."""
+    trust = _trust(settings)
+    namespace = MetadataClient(settings.metadata, patience_seconds=settings.metadata_patience_seconds, trust=trust)
+    if session is not None:
+        await _stand_by(session, namespace)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -204,8 +228,6 @@ async def run(settings: Settings, session: Session | None = None) -> None:
     metrics = Metrics()
     if settings.metrics is not None:
         metrics_module.serve(metrics, *settings.metrics_address)
-    trust = _trust(settings)
-    namespace = MetadataClient(settings.metadata, patience_seconds=settings.metadata_patience_seconds, trust=trust)
     tokens = None
     if trust is not None:
         kept, keep = (session.tokens, session.keep_tokens) if session is not None else (b"", None)

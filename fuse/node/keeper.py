@@ -68,6 +68,7 @@ class Keeper:
         self._status: int | None = None
         self._nursery_deaths = 0
         self._last_death = 0.0
+        self._looked_at = time.monotonic()
 
     def mount(self) -> None:
         """Make the mount; MountError, OSError."""
@@ -100,6 +101,7 @@ class Keeper:
             with suppress(OSError):  # it takes CAP_SYS_RESOURCE, and is no condition of anything
                 _OOM_SCORE.write_text(_OOM_LAST)
             self._do(self._succession.begin())
+            self._looked_at = time.monotonic()
             while self._status is None:
                 self._turn(woken)
         finally:
@@ -117,6 +119,10 @@ class Keeper:
             else:
                 self._hear(key.data)
         now = time.monotonic()
+        if now - self._looked_at > self._settings.watchdog_seconds / 2:
+            log.warning("keeper_was_away", seconds=round(now - self._looked_at, 1))
+            self._succession.looked_away(now)
+        self._looked_at = now
         signals, self._signals = self._signals, []
         if signal.SIGCHLD in signals:
             self._reap()
@@ -187,6 +193,8 @@ class Keeper:
             case wire.NewJournal():
                 os.close(self._journal)
                 (self._journal,) = descriptors
+                for waiting in self._succession.waiting:
+                    self._guarded(waiting, self._show_journal)
 
     def _let_go(self, number: int) -> None:
         descriptor = self._kept.pop(number, None)
@@ -270,6 +278,7 @@ class Keeper:
         self._channels[pid] = channel
         self._selector.register(channel, selectors.EVENT_READ, pid)
         self._do(self._succession.spawned(pid, now))
+        self._guarded(pid, self._show_journal)
         if pid in self._strangers:
             self._died(pid, self._strangers[pid], now)
         if not self._unborn:
@@ -300,6 +309,9 @@ class Keeper:
             self._minor, action.reason.value, dict(self._takeovers), refuses_resent=action.refuses_resent
         )
         wire.send(channel, proceed, [self._journal])
+
+    def _show_journal(self, channel: socket.socket) -> None:
+        wire.send(channel, wire.Follow(), [self._journal])
 
     def _guarded(self, child: int, send: Callable[[socket.socket], None]) -> None:
         """Send to a daemon; one that does not take it is killed, and its death is dealt with like any other."""

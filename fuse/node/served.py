@@ -67,7 +67,6 @@ def _serve(keeper: int, session: Session, settings: Settings) -> int:
         time.sleep(0.001)
     if not _dies_with(keeper):
         return 1
-    session.wait()
     uvloop.run(run(settings, session))
     return 0
 

@@ -19,18 +19,21 @@ import structlog
 
 from fuse.backends.base import Inherited
 from fuse.core.contracts import Bytes
-from fuse.core.journal import Image, replay
+from fuse.core.journal import Image
 from fuse.core.operations import Operations
 from fuse.core.recorder import Recorder
 from fuse.core.restore import restore
 from fuse.core.succession import BEAT_SECONDS, CRASHES_MAX, LEFT_STATUS, Reason
 from fuse.metrics import Metrics
 from fuse.node import wire
+from fuse.node.follower import Follower
 
 log = structlog.get_logger()
 
 SEND_SECONDS: Final = 5
 """How long the keeper may take to make room for a message."""
+BEATS_BYTES_MAX: Final = 64 << 10
+"""Of what a stopped keeper has not read; the rest of the room is for descriptors, which it must get."""
 JOURNAL_BYTES_MIN: Final = 512 << 10
 NODE_BYTES: Final = 160
 """About what a node's record takes; a journal of more than four times that is begun anew."""
@@ -47,9 +50,14 @@ class Session:
         self._device = device
         self._kept: dict[int, int] = {}
         self.tokens = b""
+        self.follower = Follower()
+        self.followed_bytes = 0
+        """How much of the journal was read before we were told to serve."""
         self._journal = -1
         self._next_journal: int | None = None
         self._next_end = 0
+        self._retry_end = 0
+        """How long the journal becomes before it is tried again to begin another."""
         self._parts: Iterator[bytes] = iter(())
         self._end = 0
         self._proceed = wire.Proceed(0, Reason.FIRST.value, {}, refuses_resent=False)
@@ -58,15 +66,18 @@ class Session:
         self._metrics = Metrics()
         self._nodes: Callable[[], int] = lambda: 0
 
-    def wait(self) -> None:
-        """Tell the keeper that we wait, and wait to be told to serve; OSError when the keeper is gone. Blocks."""
+    async def wait(self) -> None:
+        """Tell the keeper that we wait, and wait to be told to serve; OSError when the keeper is gone."""
         wire.send(self._channel, wire.Warm())
         while True:
+            await self._packet()
             received = wire.receive(self._channel)
             if received is None:
                 raise ConnectionResetError("the keeper is gone")
             message, descriptors = received
-            if isinstance(message, wire.Kept):
+            if isinstance(message, wire.Follow):
+                self.follower.begin(*descriptors)
+            elif isinstance(message, wire.Kept):
                 self._kept.update(zip(message.numbers, descriptors, strict=True))
             elif isinstance(message, wire.Proceed):
                 self._proceed = message
@@ -78,6 +89,14 @@ class Session:
             self.tokens = os.pread(tokens, os.fstat(tokens).st_size, 0)
             os.close(tokens)
 
+    async def _packet(self) -> None:
+        loop, come = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._channel, come.set)
+        try:
+            await come.wait()
+        finally:
+            loop.remove_reader(self._channel)
+
     @property
     def reason(self) -> Reason:
         """Why this daemon serves."""
@@ -87,12 +106,13 @@ class Session:
         """Fill the tables with what the daemons before left; return what the backend needs to go on."""
         self._metrics = metrics
         metrics.takeovers.update(self._proceed.takeovers)
+        self.followed_bytes = self.follower.followed_bytes
         state = operations.state
         size_bytes = os.fstat(self._journal).st_size
         # Millions of objects are made and none of them is garbage.
         gc.disable()
         try:
-            image = replay(os.pread(self._journal, size_bytes, 0)) if size_bytes else Image()
+            image = self.follower.image(self._journal)
             # One that was kept, and not written down before its daemon died.
             image.next_staging = max(image.next_staging, 1 + max(self._kept, default=0))
             restore(state, image)
@@ -168,9 +188,8 @@ class Session:
         news = recorder.news()
         if news:
             self._append(news)
-        if self._dropped:
-            dropped, self._dropped = self._dropped, []
-            self._tell(wire.LetGo(dropped))
+        if self._dropped and self._tell(wire.LetGo(self._dropped)):
+            self._dropped = []
 
     def tried_again(self, unique: int) -> None:
         """A request that was left over is about to be carried out."""
@@ -185,49 +204,68 @@ class Session:
     def _append(self, frame: bytes) -> None:
         try:
             self._end += _write(self._journal, frame, self._end)
-            if self._next_journal is not None:
-                self._next_end += _write(self._next_journal, frame, self._next_end)
         except OSError as error:
             # The kernel must not be told what the next daemon would not know. It asks that one again.
             log.critical("journal_lost", error=error.strerror)
             os._exit(JOURNAL_LOST_STATUS)
+        self._append_to_next(frame)
         self._metrics.journal_bytes = self._end
         if self._is_long(4):
             self._begin_anew()
 
+    def _append_to_next(self, frame: bytes) -> None:
+        if self._next_journal is None:
+            return
+        try:
+            self._next_end += _write(self._next_journal, frame, self._next_end)
+        except OSError as error:
+            self._keep_the_old_one(error)
+
+    def _keep_the_old_one(self, error: OSError) -> None:
+        """It is as good, only longer."""
+        log.warning("journal_not_begun_anew", error=error.strerror)
+        if self._next_journal is not None:
+            os.close(self._next_journal)
+            self._next_journal = None
+        self._retry_end = 2 * self._end
+
     def _is_long(self, times: int) -> bool:
         """Whether the journal is so many times what it describes."""
-        return self._next_journal is None and self._end > max(JOURNAL_BYTES_MIN, times * NODE_BYTES * self._nodes())
+        bytes_max = max(JOURNAL_BYTES_MIN, times * NODE_BYTES * self._nodes(), self._retry_end)
+        return self._next_journal is None and self._end > bytes_max
 
     def _begin_anew(self) -> None:
         """Write a whole new journal, a part at a time between requests; until it is whole, news go to both."""
         recorder = self._recorder
         assert recorder is not None
-        self._next_journal = new_journal()
+        try:
+            self._next_journal = new_journal()
+        except OSError as error:
+            self._keep_the_old_one(error)
+            return
         self._next_end = 0
         self._parts = recorder.everything()
         asyncio.get_running_loop().call_soon(self._next_part)
 
     def _next_part(self) -> None:
-        assert self._next_journal is not None
         self.flush()
+        if self._next_journal is None:
+            return
         part = next(self._parts, None)
         if part is not None:
-            self._next_end += _write(self._next_journal, part, self._next_end)
+            self._append_to_next(part)
             asyncio.get_running_loop().call_soon(self._next_part)
             return
         try:
-            wire.send(self._channel, wire.NewJournal(), [self._next_journal])
+            wire.send(self._channel, wire.NewJournal(), [self._next_journal], socket.MSG_DONTWAIT)
         except OSError as error:
-            # The old one is as good, only longer.
-            log.warning("journal_not_begun_anew", error=error.strerror)
-            os.close(self._next_journal)
-            self._next_journal = None
+            self._keep_the_old_one(error)
             return
         os.close(self._journal)
         log.info("journal_begun_anew", old_bytes=self._end, new_bytes=self._next_end)
         self._journal, self._end = self._next_journal, self._next_end
         self._next_journal = None
+        self._retry_end = 0
 
     # The keeper
 
@@ -235,7 +273,7 @@ class Session:
         """Serving begins: tell the keeper, keep telling it, and set `leaving` when it wants another daemon."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._channel, self._told, leaving)
-        self._tell(wire.Serving())
+        wire.send(self._channel, wire.Serving())
         self._beat()
         if self._is_long(2):
             # Where one daemon died another may, and it would read all of this again.
@@ -247,7 +285,8 @@ class Session:
         os._exit(LEFT_STATUS)
 
     def _beat(self) -> None:
-        self._tell(wire.Beat())
+        if wire.unread_bytes(self._channel) < BEATS_BYTES_MAX:
+            self._tell(wire.Beat())
         asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
 
     def _told(self, leaving: asyncio.Event) -> None:
@@ -258,11 +297,15 @@ class Session:
         elif isinstance(received[0], wire.Leave):
             leaving.set()
 
-    def _tell(self, message: wire.Message) -> None:
+    def _tell(self, message: wire.Message) -> bool:
+        """Return whether the keeper was told. A stopped one is not waited for: requests would wait too."""
         try:
-            wire.send(self._channel, message)
+            wire.send(self._channel, message, flags=socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
         except OSError as error:
             log.warning("keeper_not_told", error=error.strerror)
+        return True
 
 
 def new_journal() -> int:

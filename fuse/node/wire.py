@@ -3,8 +3,12 @@
 Owns their form. A message is one packet; descriptors that are in flight live on when their sender dies.
 """
 
+import array
+import fcntl
+import os
 import socket
 import struct
+import termios
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,6 +17,7 @@ import msgspec
 DESCRIPTORS_MAX: Final = 250
 """The kernel takes 253 with one packet."""
 _TIMEVAL: Final = struct.Struct("@ll")
+_INT: Final = struct.Struct("@i")
 _PACKET_BYTES: Final = 64 << 10
 
 
@@ -54,6 +59,10 @@ class NewJournal(msgspec.Struct, frozen=True, tag="new-journal"):
     """Daemon, with a descriptor: the journal goes on here."""
 
 
+class Follow(msgspec.Struct, frozen=True, tag="follow"):
+    """Keeper to a daemon that waits, with a descriptor: the journal that is being written now."""
+
+
 class Kept(msgspec.Struct, frozen=True, tag="kept"):
     """Keeper, with a descriptor for each number: what daemons before you kept. There may be several of these."""
 
@@ -74,7 +83,7 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
     """Keeper: make room for your successor."""
 
 
-Message = Warm | Fork | Forked | Serving | Beat | Keep | LetGo | NewJournal | Kept | Proceed | Leave
+Message = Warm | Fork | Forked | Serving | Beat | Keep | LetGo | NewJournal | Follow | Kept | Proceed | Leave
 
 _decoder: Final = msgspec.msgpack.Decoder(Message)
 
@@ -87,20 +96,31 @@ def set_deadline(channel: socket.socket, seconds: int) -> None:
 
 def send(channel: socket.socket, message: Message, descriptors: Sequence[int] = (), flags: int = 0) -> None:
     """Send one packet; OSError."""
-    packet = [msgspec.msgpack.encode(message)]
-    if descriptors:
-        socket.send_fds(channel, packet, list(descriptors), flags)
-    else:
-        channel.sendmsg(packet, (), flags)
+    passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    channel.sendmsg([msgspec.msgpack.encode(message)], passed, flags)
+
+
+def unread_bytes(channel: socket.socket) -> int:
+    """Return how much of the other side's room is taken by packets that it has not read, as the kernel counts."""
+    taken = bytearray(_INT.size)
+    fcntl.ioctl(channel, termios.TIOCOUTQ, taken)
+    count: int = _INT.unpack(taken)[0]
+    return count
 
 
 def receive(channel: socket.socket, flags: int = 0) -> tuple[Message, list[int]] | None:
     """Return the next packet and its descriptors, the caller's from now on; None at the end. OSError: nothing is
     there (BlockingIOError, with MSG_DONTWAIT), or there is no room for the descriptors."""
-    packet, descriptors, got, _ = socket.recv_fds(
-        channel, _PACKET_BYTES, DESCRIPTORS_MAX, flags | socket.MSG_CMSG_CLOEXEC
-    )
+    # Not by socket.recv_fds: in Python 3.11 it and send_fds forget the flags they are given.
+    descriptors = array.array("i")
+    room = socket.CMSG_LEN(DESCRIPTORS_MAX * descriptors.itemsize)
+    packet, ancillary, got, _ = channel.recvmsg(_PACKET_BYTES, room, flags | socket.MSG_CMSG_CLOEXEC)
+    for level, kind, numbers in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(numbers[: len(numbers) - len(numbers) % descriptors.itemsize])
     if got & socket.MSG_CTRUNC:
+        for each in descriptors:
+            os.close(each)
         raise OSError("descriptors were lost: the limit of open files is reached")
     if not packet:
         return None

@@ -22,6 +22,10 @@ sim = typer.Typer(
 )
 
 
+REPORT = "write one self-contained HTML file"
+PLOTS = "write every picture as PNG and as SVG into this folder"
+
+
 class SimulationFailed(HeadraceError):
     """A run broke an invariant, a scheduler under test or the cluster failed, or the engines differ."""
 
@@ -76,7 +80,8 @@ def run_scenario(
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="and to so many jobs; default: as nodes")] = None,
     trace: Annotated[list[Path] | None, typer.Option("--trace", help="a CSV of openb or Philly; repeatable")] = None,
     output: Annotated[str, typer.Option("-o", "--output", help="table, json or yaml")] = "table",
-    report: Annotated[Path | None, typer.Option("--report", help="write one self-contained HTML file")] = None,
+    report: Annotated[Path | None, typer.Option("--report", help=REPORT)] = None,
+    plots: Annotated[Path | None, typer.Option("--plots", help=PLOTS)] = None,
 ) -> None:
     """Run every policy on the same worlds, and compare them. Exit code 1 when a run breaks an invariant.
 
@@ -134,18 +139,13 @@ def run_scenario(
                     notes=notes,
                     progress=bar.tell,
                 )
-        if report is not None:
-            from simulations.report.page import page
-
-            report.write_text(page(result, shlex.join(["headrace", *sys.argv[1:]])), encoding="utf-8")
+        write_pictures(result, report, plots)
     except ScenarioError as error:
         raise UsageError(str(error)) from None
     except KeyError as error:
         raise UsageError(str(error.args[0])) from None
     except (InvariantViolation, SchedulerDied, KubeError) as error:
         raise SimulationFailed(f"scenario {scenario}: {error}") from None
-    except OSError as error:
-        raise UsageError(f"--report {report}: {error.strerror}; name a file that can be written") from None
     show(result, output)
 
 
@@ -208,44 +208,48 @@ def calibrate(
 def report_file(
     file: Annotated[Path, typer.Argument(help="what `headrace sim run … -o json` wrote")],
     *,
-    output: Annotated[str, typer.Option("-o", "--output", help="table, json or yaml: figures only")] = "table",
+    output: Annotated[str, typer.Option("-o", "--output", help="table, json or yaml")] = "table",
+    report: Annotated[Path | None, typer.Option("--report", help=REPORT)] = None,
+    plots: Annotated[Path | None, typer.Option("--plots", help=PLOTS)] = None,
 ) -> None:
-    """Show the figures of a run that was kept as JSON."""
+    """Show a run that was kept as JSON: the same tables, intervals and pictures, without running it again."""
+    from simulations.errors import ScenarioError
+    from simulations.report.kept import NOT_ONE, result_of
+
     try:
-        kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        means = {name: _means([run["figures"] for run in runs]) for name, runs in kept["runs"].items()}
-        title = kept["scenario"]["name"]
+        result = result_of(json.loads(file.read_text(encoding="utf-8")))
+        write_pictures(result, report, plots)
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}; name a file of `headrace sim run … -o json`") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{file} is not what `headrace sim run … -o json` writes; run it again") from None
-    if output != "table":
-        _print({"scenario": title, "figures": means}, output)
-        return
-    from rich.table import Table
-
-    table = Table(title=f"{title}: means over seeds", box=None)
-    for column in ("figure", *means):
-        table.add_column(column, justify="left" if column == "figure" else "right")
-    for figure in next(iter(means.values()), {}):
-        cells = (means[name].get(figure) for name in means)
-        table.add_row(figure, *("-" if cell is None else f"{cell:,.4g}" for cell in cells))
-    console().print(table)
+    except ScenarioError as error:
+        raise UsageError(f"{file}: {error}") from None
+    except ValueError:
+        raise UsageError(f"{file} {NOT_ONE}") from None
+    show(result, output)
 
 
-def _means(runs: list[dict[str, float | None]]) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
-    for figure in runs[0]:
-        values = [value for run in runs if (value := run[figure]) is not None]
-        found[figure] = sum(values) / len(values) if values else None
-    return found
+def write_pictures(result: Any, report: Path | None, plots: Path | None) -> None:
+    """The HTML file and the folder of pictures that were asked for."""
+    try:
+        if report is not None:
+            from simulations.report.page import page
+
+            report.write_text(page(result, shlex.join(["headrace", *sys.argv[1:]])), encoding="utf-8")
+        if plots is not None:
+            from simulations.report.plots import write
+
+            for file in write(result, plots):
+                print(file, file=sys.stderr)
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}; name what can be written") from None
 
 
 def show(result: Any, output: str) -> None:
     """A result (simulations/run.py) as table, json or yaml."""
     from rich.table import Table
 
-    from simulations.report.tables import as_values, by_size, side_by_side
+    from simulations.report.kept import as_values
+    from simulations.report.tables import by_size, side_by_side
 
     if output != "table":
         _print(as_values(result), output)

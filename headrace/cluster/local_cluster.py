@@ -132,7 +132,10 @@ class LocalCluster:
             second.append(parts.fuse(layout, node, metadata_port))
             config = plane.kubeconfig_for("node", user=f"headrace:node:{node.name}")
             tls = plane.kubelet_files(node.name)
-            second.append(parts.agent(layout, node, config, layout.network_index(index, used), tls))
+            network = layout.network_index(index, used)
+            second.append(
+                parts.agent(layout, node, config, network_index=network, tls=tls, metadata_port=metadata_port)
+            )
         self._progress("metadata")
         self._start(state, first)
         self._progress(f"controllers, scheduler and {len(layout.nodes)} process nodes")

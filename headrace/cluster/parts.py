@@ -286,7 +286,9 @@ class KubeletFiles:
     client_ca: Path
 
 
-def agent(layout: Layout, node: NodePaths, kubeconfig: Path, network_index: int, tls: KubeletFiles) -> Component:
+def agent(
+    layout: Layout, node: NodePaths, kubeconfig: Path, *, network_index: int, tls: KubeletFiles, metadata_port: int
+) -> Component:
     """The node agent: registers the Node and runs its pods. Its readiness is the Node's, in the API."""
     options = layout.options
     return _part(
@@ -296,6 +298,8 @@ def agent(layout: Layout, node: NodePaths, kubeconfig: Path, network_index: int,
         *("--kubeconfig", kubeconfig),
         *("--dir", node.folder),
         *("--mount", node.mount),
+        *("--metadata", f"{LOOPBACK}:{metadata_port}"),
+        *layout.trust_flags(Identity(Role.NODE, node.name)),
         *("--cpu", options.cpu),
         *("--memory", options.memory),
         *("--gpus", options.gpus),

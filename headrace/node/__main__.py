@@ -17,6 +17,10 @@ from pathlib import Path
 
 import structlog
 
+from api.fence_lifting import FenceLifter
+from api.trust.channels import open_channel
+from api.trust.files import TrustError, TrustFiles
+from api.trust.identity import METADATA_SERVER, Identity, Role
 from headrace.node.core import node_object
 from headrace.node.core.node_object import NodeOffer
 from headrace.node.core.pod_spec import Pod
@@ -42,10 +46,12 @@ NOTICE = (
     "its own mounts and host name, nothing else is isolated; CPU, memory and GPU limits are not enforced"
 )
 LAST_CALLS_SECONDS = 5.0
+FENCE_SECONDS = 5.0
 
 
 async def serve(settings: NodeSettings) -> None:
-    """Run the node until SIGTERM or SIGINT."""
+    """Run the node until SIGTERM or SIGINT. SettingsError."""
+    trust = _trust(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -63,7 +69,7 @@ async def serve(settings: NodeSettings) -> None:
         async with asyncio.TaskGroup() as tasks:
             writer = tasks.create_task(recorder.run())
             background = [
-                tasks.create_task(_register_and_run(settings, registration, agent)),
+                tasks.create_task(_register_and_run(settings, trust, registration, agent)),
             ]
             await stop.wait()
             _log.info("node_stopping", node=settings.name)
@@ -76,7 +82,9 @@ async def serve(settings: NodeSettings) -> None:
             await logs.stop()
 
 
-async def _register_and_run(settings: NodeSettings, registration: Registration, agent: Agent) -> None:
+async def _register_and_run(
+    settings: NodeSettings, trust: TrustFiles | None, registration: Registration, agent: Agent
+) -> None:
     await registration.register()
     _log.info("node_registered", node=settings.name)
     async with asyncio.TaskGroup() as tasks:
@@ -84,6 +92,21 @@ async def _register_and_run(settings: NodeSettings, registration: Registration, 
         tasks.create_task(registration.keep_lease(settings.lease_renew_seconds, settings.lease_duration_seconds))
         tasks.create_task(registration.keep_status(settings.status_seconds))
         tasks.create_task(registration.lift_taint(settings.taint_patience_seconds))
+        tasks.create_task(_lift_fences(settings, trust, agent))
+
+
+def _trust(settings: NodeSettings) -> TrustFiles | None:
+    try:
+        return TrustFiles.of(settings.trust, Identity(Role.NODE, settings.name))
+    except TrustError as error:
+        raise SettingsError(f"--trust: {error}") from error
+
+
+async def _lift_fences(settings: NodeSettings, trust: TrustFiles | None, agent: Agent) -> None:
+    if settings.metadata is None:
+        return
+    async with open_channel(settings.metadata, trust, METADATA_SERVER) as channel:
+        await FenceLifter(channel, settings.name).run(agent.has_pod, FENCE_SECONDS)
 
 
 async def _say_goodbye(registration: Registration, recorder: EventRecorder) -> None:

@@ -31,6 +31,14 @@ class NodeSettings(BaseSettings):
     kubeconfig: Path | None = Field(default=None, description="kubeconfig file; default: as kubectl finds it")
     dir: Path = Field(description="folder for pods, logs and records; must survive the agent")
     mount: Path = Field(description="mount point of this node's FUSE client: <mount>/<namespace>/<dataset>")
+    metadata: str | None = Field(
+        default=None,
+        pattern=r"^.+:\d+$",
+        description="HOST:PORT of the metadata service, to be told when a pod that was given up has ended here",
+    )
+    trust: Path | None = Field(
+        default=None, description="folder with ca.crt, tls.crt and tls.key of this node, for the metadata service"
+    )
     cpu: str = Field(default="4", description="CPUs offered, as a quantity")
     memory: str = Field(default="8Gi", description="memory offered, as a quantity")
     gpus: int = Field(default=0, ge=0, le=1024, description="GPUs offered; only indices are handed out")

@@ -32,6 +32,14 @@ class DeletePod:
 
 
 @dataclass(frozen=True, slots=True)
+class RaiseFences:
+    """Have the cache refuse changes of the job's checkpoints from these nodes, until the pods are known to have ended
+    there: uids by node. Unless that is done none of these pods is deleted, and no pod is created."""
+
+    pods: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class AnnotatePod:
     """Write annotations on the pod with this uid; it is fine if it is gone."""
 
@@ -125,6 +133,7 @@ class EmitEvent:
 Action = (
     CreatePod
     | DeletePod
+    | RaiseFences
     | AnnotatePod
     | ApplyPodGroup
     | DeletePodGroup

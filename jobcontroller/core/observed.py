@@ -80,6 +80,8 @@ class PodView:
     is_ready: bool = False
     #: every container has started, and none has failed
     is_running: bool = False
+    #: its node said last that a container runs; also of a failed pod, when it was not the node that called it failed
+    may_run: bool = False
     created_at: float = 0.0
     scheduled_at: float | None = None
     #: when the last of its containers started
@@ -187,6 +189,8 @@ class Observed:
     pods: tuple[PodView, ...] = ()
     #: names of pods that were seen and are gone, as far as is remembered
     gone_pods: frozenset[str] = frozenset()
+    #: pods that went away while their containers ran, as somebody else deleted them by force, and have no fence yet
+    lost_pods: tuple[PodView, ...] = ()
     #: names of the job's PodGroups and whether its Service was seen
     groups: frozenset[str] = frozenset()
     has_service: bool = False
@@ -202,6 +206,8 @@ class Observed:
     checkpoint_sharers: tuple[str, ...] = ()
     #: why the last removal of a checkpoint failed; None = it did not
     removal_problem: Problem | None = None
+    #: why the last fence was not raised; None = it was, or there was none to raise
+    fence_problem: Problem | None = None
     #: None = the job asks for no hang detection, or no reading was due yet
     signs: Signs | None = None
     #: None = the job asks nothing of a queue

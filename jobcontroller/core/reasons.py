@@ -62,6 +62,11 @@ CHECKPOINT_SKIPPED: Final = "CheckpointSkipped"
 CHECKPOINT_DISTRUSTED: Final = "CheckpointDistrusted"
 """An event only: no attempt got from this complete checkpoint to the next."""
 
+FENCE_NOT_RAISED: Final = "FenceNotRaised"
+"""Pods whose end nobody confirms are not deleted by force before the cache refuses their checkpoints."""
+FENCED: Final = "Fenced"
+"""An event only: a node may not change checkpoints until the pods that were deleted by force have ended there."""
+
 NODE_AVOIDED: Final = "NodeAvoided"
 """An event only: a member was lost on that node, so the job's next pods go elsewhere where they fit."""
 

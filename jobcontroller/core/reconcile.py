@@ -84,6 +84,7 @@ def reconcile(observed: Observed, now: float, policy: Policy | None = None) -> P
         _restart_after_failure,
         _end_older_attempts,
         _hold_back_queued,
+        _fence_lost,
         _start_attempt,
         _create_missing,
         _change_size,
@@ -110,8 +111,8 @@ def _clean_up_finished(turn: Turn) -> Plan | None:
         return None
     policy = job.spec.run_policy
     going = cleanup.pods_to_end(policy, turn.observed.pods, status)
-    actions, again_seconds = fencing.end_pods(going, turn.now)
-    actions += [DeletePodGroup(name) for name in sorted(turn.observed.groups)]
+    ending = fencing.end_pods(turn, going)
+    actions = [*ending.actions, *(DeletePodGroup(name) for name in sorted(turn.observed.groups))]
     expires_at = cleanup.expires_at(policy, status)
     if expires_at is not None and turn.now >= expires_at:
         return Plan(None, actions=(DeleteJob(job.metadata.uid),))
@@ -122,7 +123,7 @@ def _clean_up_finished(turn: Turn) -> Plan | None:
         turn.wake_at(turn.now + ASK_AGAIN_SECONDS)
     turn.act(actions)
     turn.wake_at(expires_at)
-    turn.wake_at(turn.now + again_seconds if again_seconds is not None else None)
+    turn.wake_after(ending.again_seconds)
     return turn.plan_of_finished()
 
 
@@ -182,10 +183,10 @@ def _hold_back_suspended(turn: Turn) -> Plan | None:
         turn.outcome = reasons.SUSPENDED
     left = f"{len(pods)} pods are ending" if pods else "no pods are left; set spec.runPolicy.suspend to false to go on"
     turn.draft.enter(SUSPENDED, reasons.SUSPENDED, left)
-    actions, again_seconds = fencing.end_pods(pods, turn.now, _grace_seconds(turn))
-    turn.act(actions)
+    ending = fencing.end_pods(turn, pods, _grace_seconds(turn))
+    turn.act(ending.actions)
     turn.act(DeletePodGroup(name) for name in sorted(turn.observed.groups))
-    turn.wake_at(turn.now + again_seconds if again_seconds is not None else None)
+    turn.wake_after(ending.again_seconds)
     return turn.plan()
 
 
@@ -292,19 +293,27 @@ def _doubt_checkpoint(turn: Turn) -> None:
 
 def _end_older_attempts(turn: Turn) -> Plan | None:
     older = turn.other_pods()
-    actions, again_seconds = fencing.end_pods(older, turn.now, _grace_seconds(turn))
-    turn.act(actions)
+    ending = fencing.end_pods(turn, older, _grace_seconds(turn))
+    turn.act(ending.actions)
     outsiders = [pod for pod in turn.other_workers() if pod.index not in elastic.reserves(turn.status)]
-    actions, outsiders_again_seconds = fencing.end_pods(outsiders, turn.now, _grace_seconds(turn))
-    turn.act(actions)
-    turn.wake_at(turn.now + outsiders_again_seconds if outsiders_again_seconds is not None else None)
+    ending_outsiders = fencing.end_pods(turn, outsiders, _grace_seconds(turn))
+    turn.act(ending_outsiders.actions)
+    turn.wake_after(ending_outsiders.again_seconds)
     current = attempts.group_name(turn.job.metadata.name, turn.attempt)
     turn.act(DeletePodGroup(name) for name in sorted(turn.observed.groups - {current}))
     if not older:
         return None
-    turn.wake_at(turn.now + again_seconds if again_seconds is not None else None)
-    turn.draft.wait(reasons.WAITING_FOR_OLD_PODS, f"{len(older)} pods of the attempt before are ending")
+    turn.wake_after(ending.again_seconds)
+    problem = turn.observed.fence_problem
+    if problem is not None:
+        turn.draft.wait(problem.reason, problem.message)
+    else:
+        turn.draft.wait(reasons.WAITING_FOR_OLD_PODS, f"{len(older)} pods of the attempt before are ending")
     return turn.plan()
+
+
+def _fence_lost(turn: Turn) -> Plan | None:
+    return turn.plan() if fencing.fence_lost(turn) else None
 
 
 def _hold_back_queued(turn: Turn) -> Plan | None:

@@ -21,9 +21,11 @@ MAX_PLACEMENTS = 1024
 class Policy:
     """Settings of the core.
 
-    `settle_seconds`: how long after a program's error the controller looks for a disruption that caused it."""
+    `settle_seconds`: how long after a program's error the controller looks for a disruption that caused it;
+    `force_after_seconds`: how long after its grace a pod's node may confirm its end (core/fencing.py)."""
 
     settle_seconds: float = 3.0
+    force_after_seconds: float = 30.0
 
 
 @dataclass(slots=True)
@@ -88,6 +90,10 @@ class Turn:
         """Look again at that time at the latest."""
         if at is not None:
             self.wakes.append(max(0.0, at - self.now))
+
+    def wake_after(self, seconds: float | None) -> None:
+        """Look again after so many seconds at the latest."""
+        self.wake_at(self.now + seconds if seconds is not None else None)
 
     def plan(self) -> Plan:
         """End the turn: fill in what every status shows."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -90,6 +90,8 @@ class Caches:
         self._created: defaultdict[str, dict[str, tuple[float, PodView]]] = defaultdict(dict)
         self._deleted: dict[str, tuple[float, float]] = {}  # pod uid -> (until, deletion_at)
         self._gone: OrderedDict[str, set[str]] = OrderedDict()  # job uid -> names of pods seen deleted
+        #: job uid -> pod uid -> its last view, of pods that went away while they ran; None = it was fenced
+        self._lost: OrderedDict[str, dict[str, PodView | None]] = OrderedDict()
         #: taint by node, of nodes that will be taken away
         self.notices: dict[str, str] = {}
         self._notice_taints = frozenset(notice_taints)
@@ -134,6 +136,11 @@ class Caches:
         """Names of the job's pods that were seen and then deleted, as far as this process remembers."""
         return frozenset(self._gone.get(job_uid, ()))
 
+    def lost_pods_of(self, job_uid: str) -> tuple[PodView, ...]:
+        """The job's pods that went away while their node said they ran, and are not fenced, as far as this process
+        remembers."""
+        return tuple(view for view in self._lost.get(job_uid, {}).values() if view is not None)
+
     def groups_of(self, job_uid: str) -> frozenset[str]:
         """Names of the job's PodGroups."""
         return frozenset(self._jobs[job_uid].groups) if job_uid in self._jobs else frozenset()
@@ -168,6 +175,11 @@ class Caches:
         # Of a pod that was gone already no watch tells; the oldest are first.
         while (first := next(iter(self._deleted))) != uid and self._deleted[first][0] <= now:
             del self._deleted[first]
+
+    def fenced_pods(self, job_uid: str, uids: Iterable[str]) -> None:
+        """Show that fences are up around these pods."""
+        self._lost.setdefault(job_uid, {}).update(dict.fromkeys(uids))
+        self._forget_oldest(self._lost)
 
     def created_group(self, job_uid: str, name: str) -> None:
         """Show a PodGroup that exists."""
@@ -209,7 +221,7 @@ class Caches:
             held = self._jobs[job_uid].pods.get(view.name)
             if held is not None and held.uid == view.uid:
                 del self._jobs[job_uid].pods[view.name]
-            self._remember_gone(job_uid, view.name)
+            self._remember_gone(job_uid, view)
             self._forget_empty(job_uid)
         else:
             self._jobs[job_uid].pods[view.name] = view
@@ -275,11 +287,19 @@ class Caches:
             self._created.pop(job_uid, None)
         return view
 
-    def _remember_gone(self, job_uid: str, name: str) -> None:
-        self._gone.setdefault(job_uid, set()).add(name)
+    def _remember_gone(self, job_uid: str, view: PodView) -> None:
+        self._gone.setdefault(job_uid, set()).add(view.name)
         self._gone.move_to_end(job_uid)
-        if len(self._gone) > MAX_GONE_JOBS:
-            self._gone.popitem(last=False)
+        self._forget_oldest(self._gone)
+        if view.may_run:
+            self._lost.setdefault(job_uid, {}).setdefault(view.uid, view)
+            self._lost.move_to_end(job_uid)
+            self._forget_oldest(self._lost)
+
+    @staticmethod
+    def _forget_oldest(by_job: OrderedDict[str, Any]) -> None:
+        if len(by_job) > MAX_GONE_JOBS:
+            by_job.popitem(last=False)
 
     def _forget_empty(self, job_uid: str) -> None:
         if job_uid in self._jobs and self._jobs[job_uid].is_empty:

@@ -4,6 +4,8 @@ Owns the channels, the deadlines and the translation of the answers. Keeps nothi
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import grpc
 import grpc.aio
 
@@ -40,6 +42,7 @@ class CheckpointClient:
         self._namespace = metadata_pb2_grpc.NamespaceStub(self._channel)
         self._checkpoints = metadata_pb2_grpc.CheckpointsStub(self._channel)
         self._residency = metadata_pb2_grpc.ResidencyStub(self._channel)
+        self._fences = metadata_pb2_grpc.FencesStub(self._channel)
         self._deadline_seconds = deadline_seconds
 
     async def newest_first(self, namespace: str, spec: CheckpointSpec) -> tuple[CheckpointView, ...]:
@@ -98,6 +101,23 @@ class CheckpointClient:
             text = f"a cache worker answered {refusal.code().name}: {(refusal.details() or 'no details')[:300]}"
         raise RemovalFailed(f"checkpoint {path} in Dataset {spec.dataset} is not removed: {text}")
 
+    async def raise_fences(self, namespace: str, spec: CheckpointSpec, pods: Mapping[str, Sequence[str]]) -> bool:
+        """Have changes of the job's checkpoints refused from these nodes: uids of pods by node.
+
+        Fine if the Dataset is gone; False: the metadata service is of a release that knows no fences. Raises
+        MetadataUnavailable."""
+        path = spec.path.strip("/")
+        fences = [metadata_pb2.Fence(node=node, path=path, pods=uids) for node, uids in pods.items()]
+        request = metadata_pb2.RaiseFencesRequest(namespace=namespace, name=spec.dataset or "", fences=fences)
+        try:
+            await self._fences.Raise(request, timeout=self._deadline_seconds)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return False
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise MetadataUnavailable(f"Dataset {spec.dataset}: {_text(error)}") from error
+        return True
+
     async def _workers(self, dataset: metadata_pb2.DatasetInfo) -> list[metadata_pb2.Worker]:
         """Return live workers that know the dataset's under store, by node name."""
         try:
@@ -106,8 +126,12 @@ class CheckpointClient:
             )
         except grpc.aio.AioRpcError as error:
             raise MetadataUnavailable(f"the list of workers: {_text(error)}") from error
-        allowed = set(dataset.eligible_nodes)
-        usable = [worker for worker in answer.workers if worker.alive and (not allowed or worker.node in allowed)]
+        allowed, fenced = set(dataset.eligible_nodes), {fence.node for fence in dataset.fences}
+        usable = [
+            worker
+            for worker in answer.workers
+            if worker.alive and (not allowed or worker.node in allowed) and worker.node not in fenced
+        ]
         usable.sort(key=lambda worker: worker.node)
         return usable[:MAX_WORKERS_TRIED]
 

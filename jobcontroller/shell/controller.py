@@ -22,6 +22,7 @@ from jobcontroller.errors import StatusConflict
 from jobcontroller.shell import metrics
 from jobcontroller.shell.caches import Key
 from jobcontroller.shell.executor import Executor
+from jobcontroller.shell.fences import Fences
 from jobcontroller.shell.observe import Observer, Seen, Unreadable
 from jobcontroller.shell.retention import Retention
 from kube.client import KubeClient
@@ -46,6 +47,7 @@ class Controller:
         observer: Observer,
         executor: Executor,
         retention: Retention,
+        fences: Fences,
         *,
         policy: Policy,
         resync_seconds: float,
@@ -56,6 +58,7 @@ class Controller:
         self._observer = observer
         self._executor = executor
         self._retention = retention
+        self._fences = fences
         self._policy = policy
         self._resync_seconds = resync_seconds
         self._checkpoint_seconds = checkpoint_seconds
@@ -94,9 +97,12 @@ class Controller:
 
     async def _turn(self, key: Key, raw: JsonObject | None) -> tuple[float | None, JsonObject | None]:
         """Observe, decide, store and act once; seconds until the next look, and the job if its status was stored."""
-        seen = await self._observer.observe(key, self._problems.get(key), self._retention.problem(key), raw)
+        seen = await self._observer.observe(
+            key, self._problems.get(key), self._retention.problem(key), self._fences.problem(key), raw
+        )
         if seen is None:
             self._retention.forget(key)
+            self._fences.forget(key)
             self._problems.pop(key, None)
             self._written.pop(key, None)
             return None, None
@@ -109,11 +115,12 @@ class Controller:
             stored = await self._store_status(seen, plan.status)
             self._written[key] = stored["metadata"]["resourceVersion"]
             self._tell(key, job, seen.observed.pods, plan)
-        problem = await self._executor.perform(job, plan.actions)
+        actions = await self._fences.perform(key, job, plan.actions)
+        problem = await self._executor.perform(job, actions)
         if await self._retention.perform(key, job, plan.actions):
             self._observer.forget_checkpoints(key)
         self._remember(key, problem, plan)
-        again_seconds = self._next_look_seconds(job, plan, problem)
+        again_seconds = self._next_look_seconds(key, job, plan, problem)
         return again_seconds, stored if problem is None else None
 
     async def _store_status(self, seen: Seen, status: TrainingJobStatus) -> JsonObject:
@@ -133,14 +140,17 @@ class Controller:
             # What was refused before went through, or is not asked for any more.
             self._problems.pop(key, None)
 
-    def _next_look_seconds(self, job: TrainingJob, plan: Plan, problem: Problem | None) -> float | None:
+    def _next_look_seconds(self, key: Key, job: TrainingJob, plan: Plan, problem: Problem | None) -> float | None:
         if plan.status is not None or problem is not None:
             return 0.0
-        if is_finished(job.status):
-            return plan.wake_after_seconds
-        has_checkpoints = job.spec.checkpoint is not None and job.spec.checkpoint.dataset is not None
-        resync = self._checkpoint_seconds if has_checkpoints else self._resync_seconds
-        return resync if plan.wake_after_seconds is None else min(resync, plan.wake_after_seconds)
+        looks = [plan.wake_after_seconds]
+        fence = self._fences.problem(key)
+        if fence is not None:
+            looks.append(max(0.0, fence.retry_at - self._wall_clock()))
+        if not is_finished(job.status):
+            has_checkpoints = job.spec.checkpoint is not None and job.spec.checkpoint.dataset is not None
+            looks.append(self._checkpoint_seconds if has_checkpoints else self._resync_seconds)
+        return min((seconds for seconds in looks if seconds is not None), default=None)
 
     def _tell(self, key: Key, job: TrainingJob, pods: Sequence[PodView], plan: Plan) -> None:
         status = plan.status

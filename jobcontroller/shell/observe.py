@@ -86,6 +86,7 @@ class Observer:
         key: Key,
         problem: Problem | None,
         removal_problem: Problem | None = None,
+        fence_problem: Problem | None = None,
         raw: Mapping[str, Any] | None = None,
     ) -> Seen | Unreadable | None:
         """Return what is known of the job; None when there is no such job. Raises KubeError.
@@ -113,6 +114,7 @@ class Observer:
             supported_frameworks=tuple(sorted(self._frameworks)),
             pods=tuple(pods.values()),
             gone_pods=self._caches.gone_pods_of(job.metadata.uid),
+            lost_pods=self._caches.lost_pods_of(job.metadata.uid),
             groups=self._caches.groups_of(job.metadata.uid),
             has_service=self._caches.has_service(job.metadata.uid),
             datasets=self._datasets(job, key),
@@ -122,6 +124,7 @@ class Observer:
             problem=problem,
             checkpoint_sharers=self._directories.others(job),
             removal_problem=removal_problem,
+            fence_problem=fence_problem,
             signs=await self._signs.of(key, job, tuple(pods.values())),
             admission=self._queues.admission(job),
         )

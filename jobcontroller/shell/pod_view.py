@@ -43,6 +43,7 @@ def view_of(pod: Pod) -> PodView | None:
         node=pod.spec.node_name,
         is_ready=_condition(status.conditions, "Ready", "True") is not None,
         is_running=_is_running(phase, status.container_statuses),
+        may_run=any(_state(one, "running") is not None for one in statuses),
         created_at=_seconds(pod.metadata.creation_timestamp) or 0.0,
         scheduled_at=_seconds(placed.last_transition_time) if placed else None,
         started_at=_started_at(status.container_statuses),

@@ -27,6 +27,7 @@ CALLERS: Final[dict[str, frozenset[Role]]] = {
     "NamespaceService.MakeDirectory": _WORKERS,
     "NamespaceService.Remove": _WORKERS,
     "NamespaceService.Rename": _WORKERS,
+    "NamespaceService.SetMode": _WORKERS,
     "HeldService.PutHeld": _WORKERS,
     "HeldService.TakeTurn": _WORKERS,
     "HeldService.EndTurn": _WORKERS,
@@ -39,6 +40,10 @@ CALLERS: Final[dict[str, frozenset[Role]]] = {
     "ResidencyService.ListWorkers": _CONTROLLERS | _WORKERS,
     "ResidencyService.ByNode": _CONTROLLERS,
     "ResidencyService.Locate": _CONTROLLERS,
+    "FenceService.Raise": frozenset({Role.JOB_CONTROLLER}),
+    # By who mounts for the node's pods, or runs them, and sees them end.
+    "FenceService.Lift": frozenset({Role.NODE}),
+    "FenceService.List": _CONTROLLERS | {Role.NODE},
     "CheckpointService.List": _CONTROLLERS,
     "TrustService.IssueToken": _READERS,
     "TrustService.TokenKeys": _WORKERS,
@@ -51,6 +56,7 @@ _ABOUT_ITSELF: Final = frozenset(
         "HeldService.TakeTurn",
         "HeldService.ClaimHeld",
         "HeldService.ForgetHeld",
+        "FenceService.Lift",
     }
 )
 
@@ -61,7 +67,7 @@ def check(method: str, caller: Identity, node: str) -> None:
     if caller.role not in allowed and not (caller.role is Role.ADMIN and method in CALLERS):
         who = ", ".join(sorted(allowed)) or "nobody"
         raise Forbidden(f"{caller} may not call {method.partition('.')[2]}; that is for: {who}.")
-    if method in _ABOUT_ITSELF and caller.role is Role.WORKER and node != caller.name:
+    if method in _ABOUT_ITSELF and caller.role in (Role.WORKER, Role.NODE) and node != caller.name:
         raise Forbidden(f"node is {node[:300]!r}, and {caller} may tell of itself only.")
 
 

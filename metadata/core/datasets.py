@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from metadata.core import paths
+from metadata.core.fences import Fence
 from metadata.core.held import NOTHING_HELD, HeldTally
 from metadata.errors import InvalidRequest, Precondition, Unavailable
 
@@ -92,6 +93,8 @@ class Dataset:
     listing: LastListing = LastListing()
     held: HeldTally = NOTHING_HELD
     """Files that two workers hold and the under store does not have yet."""
+    fences: tuple[Fence, ...] = ()
+    """Who may not change what."""
 
     @property
     def uid(self) -> str:

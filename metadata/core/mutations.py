@@ -1,4 +1,4 @@
-"""What PutFile, MakeDirectory, Remove and Rename mean, as changes to a namespace.
+"""What PutFile, MakeDirectory, Remove, Rename and SetMode mean, as changes to a namespace.
 
 Owns the rules of names; the bytes are already durable in the under store when a worker calls. Pure: looks at the
 namespace through `View` and returns Changes, which the caller applies in the same transaction. Invariants: the
@@ -103,6 +103,16 @@ def rename(
         raise Precondition(f"{target!r} is a directory; a file cannot take its place.")
     moved = replace(current, path=target, etag=target_etag or current.etag)
     return Changes([*_missing_directories(view, target, mtime_ns), moved], [source])
+
+
+def set_mode(view: View, path: str, mode: int) -> Changes:
+    """A file or directory has other permission bits."""
+    paths.checked("path", path)
+    _check_mode(mode)
+    if not mode:
+        raise InvalidRequest("mode is 0, which stands for a mode that is not known; it must have a bit at least.")
+    current = _existing(view, path)
+    return Changes() if current.mode == mode else Changes([replace(current, mode=mode)])
 
 
 def _rename_directory(view: View, directory: Entry, target: str, mtime_ns: int) -> Changes:

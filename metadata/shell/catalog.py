@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from api.gen import metadata_pb2 as pb
-from metadata.core import datasets, held
+from metadata.core import datasets, fences, held
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Changes, Entry
 from metadata.core.mutations import View
@@ -73,9 +73,11 @@ class Catalog:
             if self.listings.ended == ended:
                 return found
 
-    async def mutate(self, uid: str, request_id: str, written_path: str, decide: Decide, *, turn: str = "") -> int:
+    async def mutate(
+        self, uid: str, request_id: str, written_path: str, decide: Decide, *, node: str, turn: str = ""
+    ) -> int:
         """Apply what `decide` says as one version, durable on return; a request id seen before is not applied.
-        `turn` is the caller's, if it took one. Returns the snapshot version that shows it."""
+        `node` asks for it; `turn` is the caller's, if it took one. Returns the snapshot version that shows it."""
         standing = self.residency.standing()
 
         def work(transaction: Transaction) -> tuple[int, Changes]:
@@ -83,6 +85,7 @@ class Catalog:
             if request_id and (version := transaction.request_version(request_id)) is not None:
                 return version, Changes()
             datasets.require_writable(dataset, written_path)
+            fences.require_none(dataset.fences, node, written_path, time.time_ns())
             changes = decide(NamespaceView(transaction, dataset.id), dataset)
             version = dataset.version
             if changes:

@@ -6,6 +6,7 @@ from api.gen import metadata_pb2 as pb
 from metadata.core.checkpoints import Checkpoint
 from metadata.core.datasets import CacheTerms, Dataset, Mount, Specification
 from metadata.core.entries import Entry
+from metadata.core.fences import Fence
 from metadata.core.residency import Held, Residence
 from metadata.core.workers import ReadCounters, Registration, Tier, Worker, WorkerReadings
 
@@ -92,7 +93,13 @@ def dataset_message(dataset: Dataset) -> pb.DatasetInfo:
         write_back=specification.write_back,
         held_files=dataset.held.files,
         held_bytes=dataset.held.bytes,
+        fences=[fence_message(fence) for fence in dataset.fences],
     )
+
+
+def fence_message(fence: Fence, uid: str = "") -> pb.Fence:
+    """One fence, of the dataset with that uid."""
+    return pb.Fence(uid=uid, node=fence.node, path=fence.path, pods=fence.pods, raised_at_ns=fence.raised_at_ns)
 
 
 def entry_message(entry: Entry) -> pb.Entry:

@@ -15,7 +15,7 @@ import grpc
 import structlog
 
 from api.trust.channels import caller_of
-from api.trust.identity import NotAnIdentity
+from api.trust.identity import NotAnIdentity, Role
 from metadata.core import access
 from metadata.errors import (
     AlreadyExists,
@@ -52,6 +52,12 @@ def check_caller(method: str, request: object, context: Context) -> None:
         raise Forbidden(f"{error}.") from None
     if caller is not None:
         access.check(method, caller, getattr(request, "node", ""))
+
+
+def node_of(request: Any, context: Context) -> str:
+    """Return whose worker asks: by its certificate, without one by the request's `node`."""
+    caller = caller_of(context)
+    return caller.name if caller is not None and caller.role is Role.WORKER else str(request.node)
 
 
 def unary(

@@ -44,7 +44,7 @@ class HeldService(metadata_pb2_grpc.HeldServicer):
     async def PutHeld(self, request: pb.PutFileRequest, context: Context) -> pb.Mutation:
         _check(request.etag)
         await self._database.read(partial(_require_new, request))
-        return await put_file(self._catalog, request, turn="")
+        return await put_file(self._catalog, request, node=edge.node_of(request, context), turn="")
 
     @edge.unary
     async def TakeTurn(self, request: pb.TakeTurnRequest, context: Context) -> pb.Turn:

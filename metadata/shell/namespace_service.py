@@ -16,7 +16,7 @@ import structlog
 from api.gen import metadata_pb2 as pb
 from api.gen import metadata_pb2_grpc
 from api.held import is_held
-from metadata.core import datasets, mutations, paths
+from metadata.core import datasets, fences, mutations, paths
 from metadata.core.datasets import Dataset
 from metadata.core.entries import DIRECTORY_MODE, FILE_MODE, Changes, Entry, Kind
 from metadata.errors import InvalidRequest, MetadataError, NotFound, Precondition, Unavailable
@@ -142,7 +142,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
     async def PutFile(self, request: pb.PutFileRequest, context: Context) -> pb.Mutation:
         if is_held(request.etag):
             raise InvalidRequest(f"etag {request.etag!r} is of a file two workers hold; PutHeld shows those.")
-        return await put_file(self._catalog, request, turn=request.turn)
+        return await put_file(self._catalog, request, node=edge.node_of(request, context), turn=request.turn)
 
     @edge.unary
     async def MakeDirectory(self, request: pb.MakeDirectoryRequest, context: Context) -> pb.Mutation:
@@ -152,6 +152,18 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
             request.request_id,
             request.path,
             lambda view, _: mutations.make_directory(view, request.path, request.mode or DIRECTORY_MODE, mtime_ns),
+            node=edge.node_of(request, context),
+        )
+        return pb.Mutation(snapshot_version=version)
+
+    @edge.unary
+    async def SetMode(self, request: pb.SetModeRequest, context: Context) -> pb.Mutation:
+        version = await self._catalog.mutate(
+            request.uid,
+            request.request_id,
+            request.path,
+            lambda view, _: mutations.set_mode(view, request.path, request.mode),
+            node=edge.node_of(request, context),
         )
         return pb.Mutation(snapshot_version=version)
 
@@ -164,16 +176,18 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
             lambda view, dataset: mutations.remove(
                 view, request.path, directory=request.directory, mounts=dataset.specification.mounts
             ),
+            node=edge.node_of(request, context),
             turn=request.turn,
         )
         return pb.Mutation(snapshot_version=version)
 
     @edge.unary
     async def Rename(self, request: pb.RenameRequest, context: Context) -> pb.Mutation:
-        now_ns = time.time_ns()
+        now_ns, node = time.time_ns(), edge.node_of(request, context)
 
         def decide(view: mutations.View, dataset: Dataset) -> Changes:
             datasets.require_writable(dataset, request.source)
+            fences.require_none(dataset.fences, node, request.source, now_ns)
             return mutations.rename(
                 view,
                 request.source,
@@ -184,7 +198,9 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
                 mounts=dataset.specification.mounts,
             )
 
-        version = await self._catalog.mutate(request.uid, request.request_id, request.target, decide, turn=request.turn)
+        version = await self._catalog.mutate(
+            request.uid, request.request_id, request.target, decide, node=node, turn=request.turn
+        )
         return pb.Mutation(snapshot_version=version)
 
     @edge.stream
@@ -231,7 +247,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
             log.warning("metadata.purge_stopped", dataset_id=dataset_id, message=error.message)
 
 
-async def put_file(catalog: Catalog, request: pb.PutFileRequest, *, turn: str) -> pb.Mutation:
+async def put_file(catalog: Catalog, request: pb.PutFileRequest, *, node: str, turn: str) -> pb.Mutation:
     """Show a file's new version."""
     entry = Entry(
         request.path,
@@ -242,7 +258,12 @@ async def put_file(catalog: Catalog, request: pb.PutFileRequest, *, turn: str) -
         request.mode or FILE_MODE,
     )
     version = await catalog.mutate(
-        request.uid, request.request_id, request.path, lambda view, _: mutations.put_file(view, entry), turn=turn
+        request.uid,
+        request.request_id,
+        request.path,
+        lambda view, _: mutations.put_file(view, entry),
+        node=node,
+        turn=turn,
     )
     return pb.Mutation(snapshot_version=version)
 

@@ -20,6 +20,7 @@ from metadata.settings import MetadataSettings, parse_address
 from metadata.shell.catalog import Catalog
 from metadata.shell.checkpoint_service import CheckpointService
 from metadata.shell.database import Database
+from metadata.shell.fence_service import FenceService
 from metadata.shell.group_sizes import GroupSizes
 from metadata.shell.held_service import HeldService
 from metadata.shell.namespace_service import NamespaceService
@@ -81,6 +82,7 @@ class MetadataServer:
         small_files = SmallFiles(open_store, settings.credentials_dir)
         self._services = (ResidencyService(catalog), CheckpointService(catalog, small_files))
         self._held = HeldService(catalog)
+        self._fences = FenceService(catalog, settings.fence_settle_seconds)
         self._tokens = TrustService(catalog, keys, settings.token_seconds)
         self.is_ready = False
         """Calls are taken; False again once the process is to end."""
@@ -138,6 +140,7 @@ class MetadataServer:
         metadata_pb2_grpc.add_ResidencyServicer_to_server(residency, server)
         metadata_pb2_grpc.add_CheckpointsServicer_to_server(checkpoints, server)
         metadata_pb2_grpc.add_HeldServicer_to_server(self._held, server)
+        metadata_pb2_grpc.add_FencesServicer_to_server(self._fences, server)
         metadata_pb2_grpc.add_TrustServicer_to_server(self._tokens, server)
         host, _ = parse_address(self._settings.listen)
         if self._trust is None:

@@ -35,6 +35,10 @@ class Reader(Protocol):
         """The newest dataset of that name."""
         ...
 
+    def fenced_datasets(self) -> list[Dataset]:
+        """The few that have fences, in no order."""
+        ...
+
     def entry(self, dataset_id: int, path: str) -> Entry | None:
         """The entry at `path`, which is not the root."""
         ...

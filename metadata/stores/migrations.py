@@ -85,4 +85,8 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         PRIMARY KEY (dataset_id, path)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE datasets ADD COLUMN fences BLOB NOT NULL DEFAULT x'5B5D';  -- JSON of core.fences.Fence, many
+    CREATE INDEX datasets_fenced ON datasets (id) WHERE fences <> x'5B5D';
+    """,
 )

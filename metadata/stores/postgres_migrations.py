@@ -65,4 +65,9 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE TABLE turns (dataset_id BIGINT NOT NULL, path BYTEA NOT NULL, turn_id TEXT NOT NULL,"
         " record BYTEA NOT NULL, PRIMARY KEY (dataset_id, path))",
     ),
+    (
+        # JSON of core.fences.Fence, many
+        "ALTER TABLE datasets ADD COLUMN fences BYTEA NOT NULL DEFAULT '[]'",
+        "CREATE INDEX datasets_fenced ON datasets (id) WHERE fences <> '[]'",
+    ),
 )

@@ -47,6 +47,11 @@ class PostgresReader:
         )
         return rows.dataset(row) if row else None
 
+    def fenced_datasets(self) -> list[Dataset]:
+        return [
+            rows.dataset(row) for row in self._all(f"SELECT {rows.DATASET_COLUMNS} FROM datasets WHERE fences <> '[]'")
+        ]
+
     def entry(self, dataset_id: int, path: str) -> Entry | None:
         parent, name = paths.split(path)
         row = self._one(

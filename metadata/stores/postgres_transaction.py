@@ -44,6 +44,7 @@ class PostgresTransaction(PostgresReader):
             "error_reason": dataset.error_reason,
             "listing": rows.encode(dataset.listing),
             "held": rows.encode(dataset.held),
+            "fences": rows.encode(dataset.fences),
         }
         if dataset.id:
             assignments = ", ".join(f"{column} = %s" for column in values)

@@ -10,13 +10,14 @@ import msgspec
 from metadata.core import paths
 from metadata.core.datasets import Dataset, LastListing, Mount, Specification
 from metadata.core.entries import Entry, Kind
+from metadata.core.fences import Fence
 from metadata.core.held import HeldFile, HeldTally, Turn
 from metadata.core.listing_progress import ListingOrigin, ListingProgress, UnfinishedListing
 from metadata.core.workers import Registration
 
 ENTRY_COLUMNS = "parent, name, kind, size_bytes, etag, mtime_ns, mode, added_version"
 DATASET_COLUMNS = (
-    "id, specification, listed_mounts, version, files, bytes, synced_at_ns, error, error_reason, listing, held"
+    "id, specification, listed_mounts, version, files, bytes, synced_at_ns, error, error_reason, listing, held, fences"
 )
 EntryRow: TypeAlias = tuple[str, str, int, int, str, int, int, int]
 
@@ -28,6 +29,7 @@ _origin = msgspec.json.Decoder(ListingOrigin)
 _progress = msgspec.json.Decoder(ListingProgress)
 _registration = msgspec.json.Decoder(Registration)
 _tally = msgspec.json.Decoder(HeldTally)
+_fences = msgspec.json.Decoder(tuple[Fence, ...])
 _held = msgspec.json.Decoder(HeldFile)
 _turn = msgspec.json.Decoder(Turn)
 encode = msgspec.json.Encoder(order="deterministic").encode
@@ -48,7 +50,7 @@ def entry_row(entry: Entry, version: int) -> EntryRow:
 
 def dataset(row: Any) -> Dataset:
     """The dataset of a row in DATASET_COLUMNS order."""
-    number, specification, listed_mounts, version, files, size, synced_at_ns, error, reason, listing, held = row
+    number, specification, listed_mounts, version, files, size, synced_at_ns, error, reason, listing, held, fences = row
     return Dataset(
         _specification.decode(specification),
         number,
@@ -61,6 +63,7 @@ def dataset(row: Any) -> Dataset:
         _mounts.decode(listed_mounts),
         _listing.decode(listing),
         _tally.decode(held),
+        _fences.decode(fences),
     )
 
 

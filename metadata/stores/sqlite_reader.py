@@ -34,6 +34,10 @@ class SqliteReader:
         ).fetchone()
         return rows.dataset(row) if row else None
 
+    def fenced_datasets(self) -> list[Dataset]:
+        cursor = self._connection.execute(f"SELECT {rows.DATASET_COLUMNS} FROM datasets WHERE fences <> x'5B5D'")
+        return [rows.dataset(row) for row in cursor]
+
     def entry(self, dataset_id: int, path: str) -> Entry | None:
         row = self._connection.execute(
             f"SELECT {rows.ENTRY_COLUMNS} FROM entries WHERE dataset_id = ? AND parent = ? AND name = ?",

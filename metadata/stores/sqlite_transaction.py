@@ -47,10 +47,11 @@ class SqliteTransaction(SqliteReader):
             dataset.error_reason,
             rows.encode(dataset.listing),
             rows.encode(dataset.held),
+            rows.encode(dataset.fences),
         )
         columns = (
             "uid, namespace, name, specification, listed_mounts, version, files, bytes, synced_at_ns,"
-            " error, error_reason, listing, held"
+            " error, error_reason, listing, held, fences"
         )
         marks = ", ".join("?" * len(values))
         if dataset.id:

@@ -109,6 +109,7 @@ class ResidencyTable:
         self._table = table
         self._defaults = defaults
         self._caches: dict[str, NodeCache] = {}
+        self._entries: dict[str, dict[Key, list[CachedDataset]]] = {}  # of those that serve, by node
         self._datasets: dict[Key, DatasetSize] = {}
         self._shown: dict[Key, tuple[Key, str]] = {}  # Dataset that shows another one -> that, and the path inside
         self._holders: dict[Key, set[str]] = {}  # dataset -> nodes that list it
@@ -124,11 +125,8 @@ class ResidencyTable:
         old = self._caches.get(name)
         if old is not None and old.status == cache.status:
             return False
-        self._forget_holder(old)
         self._caches[name] = cache
-        if is_serving(cache):
-            for entry in cache.status.datasets:
-                self._holders.setdefault((entry.namespace, entry.name), set()).add(name)
+        self._set_entries(name, _served(old), _served(cache))
         self.version += 1
         return True
 
@@ -137,7 +135,7 @@ class ResidencyTable:
         old = self._caches.pop(name, None)
         if old is None:
             return False
-        self._forget_holder(old)
+        self._set_entries(name, _served(old), ())
         self.version += 1
         return True
 
@@ -263,8 +261,8 @@ class ResidencyTable:
             row = self._table.row_of.get(name)
             if row is None:
                 continue
-            for entry in self._caches[name].status.datasets:
-                if (entry.namespace, entry.name) != key or entry.uid != size.uid:
+            for entry in self._entries[name][key]:
+                if entry.uid != size.uid:
                     continue
                 # After a new listing most objects are the same, so older counts still price well;
                 # `required` is a promise and takes the current snapshot only.
@@ -274,15 +272,30 @@ class ResidencyTable:
                 local[row] += np.array(held) * _share(entry, size, sum(held))
         return local
 
-    def _forget_holder(self, cache: NodeCache | None) -> None:
-        if cache is None:
-            return
-        for entry in cache.status.datasets:
-            holders = self._holders.get((entry.namespace, entry.name))
-            if holders is not None:
-                holders.discard(cache.metadata.name)
-                if not holders:
-                    del self._holders[(entry.namespace, entry.name)]
+    def _set_entries(self, node: str, before: Sequence[CachedDataset], now: Sequence[CachedDataset]) -> None:
+        """What a node lists from now on. Of hundreds of entries few are other objects than before: only those cost."""
+        old, new = dict(zip(map(id, before), before, strict=True)), dict(zip(map(id, now), now, strict=True))
+        listed = self._entries.setdefault(node, {})
+        for entry in map(old.__getitem__, old.keys() - new.keys()):
+            key = (entry.namespace, entry.name)
+            left = [other for other in listed.pop(key) if other is not entry]
+            if left:
+                listed[key] = left
+            else:
+                self._holders[key].discard(node)
+                if not self._holders[key]:
+                    del self._holders[key]
+        for entry in map(new.__getitem__, new.keys() - old.keys()):
+            key = (entry.namespace, entry.name)
+            listed.setdefault(key, []).append(entry)
+            self._holders.setdefault(key, set()).add(node)
+        if not listed:
+            del self._entries[node]
+
+
+def _served(cache: NodeCache | None) -> Sequence[CachedDataset]:
+    """What a node's worker is there to serve."""
+    return cache.status.datasets if cache is not None and is_serving(cache) else ()
 
 
 def _share(entry: CachedDataset, size: DatasetSize, held: int) -> float:

@@ -29,14 +29,20 @@ class Checkpoint(NamedTuple):
 
 
 def save(
-    directory: str, step: int, files: Mapping[str, Content], *, marker: str | None = MARKER, socket: Any = None
+    directory: str,
+    step: int,
+    files: Mapping[str, Content],
+    *,
+    marker: str | None = MARKER,
+    socket: Any = None,
+    tokens: Any = None,
 ) -> str:
     """Write `files` as the checkpoint of `step` below `directory`; return its path. Durable when it returns.
 
     With several ranks every rank saves its own files with `marker=None`, then, after a barrier, one of them calls
     `complete`. OSError; the checkpoint is then not complete.
     """
-    fs, root = _open(directory, socket)
+    fs, root = _open(directory, socket, tokens)
     path = _path(root, step)
     if marker is not None and fs.exists(f"{path}/{marker}"):
         fs.rm_file(f"{path}/{marker}")  # Of an earlier try: until we are done it is not true.
@@ -52,15 +58,15 @@ def save(
     return _named(fs, path)
 
 
-def complete(directory: str, step: int, *, marker: str = MARKER, socket: Any = None) -> None:
+def complete(directory: str, step: int, *, marker: str = MARKER, socket: Any = None, tokens: Any = None) -> None:
     """Say that every rank's files of `step` are there."""
-    fs, root = _open(directory, socket)
+    fs, root = _open(directory, socket, tokens)
     _write(fs, f"{_path(root, step)}/{marker}", b"")
 
 
-def latest(directory: str, *, marker: str = MARKER, socket: Any = None) -> Checkpoint | None:
+def latest(directory: str, *, marker: str = MARKER, socket: Any = None, tokens: Any = None) -> Checkpoint | None:
     """Return the complete checkpoint with the highest step; None when there is none."""
-    fs, root = _open(directory, socket)
+    fs, root = _open(directory, socket, tokens)
     try:
         names: list[str] = fs.ls(root, detail=False)
     except FileNotFoundError:
@@ -76,9 +82,9 @@ def latest(directory: str, *, marker: str = MARKER, socket: Any = None) -> Check
     return None
 
 
-def _open(directory: str, socket: Any) -> Any:
-    options = {"socket": socket} if directory.startswith("headrace://") and socket is not None else {}
-    return fsspec.core.url_to_fs(directory, **options)
+def _open(directory: str, socket: Any, tokens: Any) -> Any:
+    given = {"socket": socket, "tokens": tokens} if directory.startswith("headrace://") else {}
+    return fsspec.core.url_to_fs(directory, **{name: value for name, value in given.items() if value is not None})
 
 
 def _path(root: str, step: int) -> str:

@@ -29,10 +29,11 @@ class FileDataset:
         pattern: str = "*",
         transform: Callable[[bytes], Any] | None = None,
         socket: str | None = None,
+        tokens: str | None = None,
     ) -> None:
         """List the files below `url` whose names match `pattern` (of fnmatch). FileNotFoundError; ValueError when no
         file matches."""
-        self._fs: HeadraceFileSystem = fsspec.filesystem("headrace", socket=socket)
+        self._fs: HeadraceFileSystem = fsspec.filesystem("headrace", socket=socket, tokens=tokens)
         self._transform = transform
         found: dict[str, Any] = self._fs.find(url, detail=True)
         self.files: list[str] = sorted(name for name in found if fnmatch.fnmatch(name.rpartition("/")[2], pattern))

@@ -5,15 +5,19 @@ Owns names: URL to dataset and path, and fsspec's shapes. Files are in files.py.
 
 import errno
 import io
+import shutil
 import stat
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from fsspec.spec import AbstractFileSystem
 
 from headrace_sdk.files import File, Pinned, Staged, WritableFile
 from headrace_sdk.worker import FIND_DATASET, LIST, LOOKUP, MAKE_DIRECTORY, REMOVE, RENAME, Worker
 
+T = TypeVar("T")
+
+COPY_BYTES = 8 << 20
 FILE_MODE = 0o644
 DIRECTORY_MODE = 0o755
 
@@ -52,23 +56,28 @@ class HeadraceFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ha
             raise ValueError(f"{path!r} names no dataset; write headrace://NAMESPACE/DATASET/PATH")
         return parts[0], parts[1], "/".join(parts[2:])
 
-    def _ask(self, op: int, path: str, **more: Any) -> dict[str, Any]:
-        namespace, name, inside = self._split(path)
+    def _with_uid(self, path: str, act: Callable[[str], T]) -> T:
+        """Return what `act` makes of the dataset's uid; of the new one, when the dataset was made anew under its name.
+        FileNotFoundError."""
+        namespace, name, _inside = self._split(path)
+        uid = self._uid(namespace, name)
         try:
-            uid = self._uid(namespace, name)
-            return self.worker.ask(op, {"uid": uid, "path": inside, **more}).meta
-        except FileNotFoundError as error:
-            # A dataset that was made anew under its name has another uid.
-            before = self._uids.pop((namespace, name), None)
-            if before is None or self._find_again(namespace, name) == before:
-                raise FileNotFoundError(errno.ENOENT, "no such file or dataset", path) from error
-            return self.worker.ask(op, {"uid": self._uids[namespace, name], "path": inside, **more}).meta
-
-    def _find_again(self, namespace: str, name: str) -> str | None:
-        try:
-            return self._uid(namespace, name)
+            return act(uid)
         except FileNotFoundError:
-            return None
+            # Another thread may have found the new one meanwhile. No lock: a forked child would find it locked.
+            if self._uids.get((namespace, name)) == uid:
+                self._uids.pop((namespace, name), None)
+            now = self._uid(namespace, name)
+            if now == uid:
+                raise
+            return act(now)
+
+    def _ask(self, op: int, path: str, **more: Any) -> dict[str, Any]:
+        inside = self._split(path)[2]
+        try:
+            return self._with_uid(path, lambda uid: self.worker.ask(op, {"uid": uid, "path": inside, **more}).meta)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, "no such file or dataset", path) from error
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Return name, size, type, etag, mtime (seconds), mode of a path; FileNotFoundError."""
@@ -147,11 +156,11 @@ class HeadraceFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ha
                 base = {}
             if base and mode == "xb":
                 raise FileExistsError(errno.EEXIST, "it exists", path)
-        namespace, name, inside = self._split(path)
-        meta: dict[str, Any] = {"uid": self._uid(namespace, name), "path": inside}
+        meta: dict[str, Any] = {"path": self._split(path)[2]}
         if base:
             meta.update(base_etag=base["etag"], base_size_bytes=base["size_bytes"])
-        return Staged(self.worker, meta, FILE_MODE, at_end=mode == "ab")
+        at_end = mode == "ab"
+        return self._with_uid(path, lambda uid: Staged(self.worker, {"uid": uid, **meta}, FILE_MODE, at_end=at_end))
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         """Return a file's bytes, or those of a range (negative: from the end)."""
@@ -218,14 +227,23 @@ class HeadraceFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ha
         source, target = self._split(path1), self._split(path2)
         if source[:2] != target[:2]:
             raise OSError(errno.EXDEV, "a rename stays inside one dataset", path1, None, path2)
-        uid = self._uid(source[0], source[1])
-        self.worker.change(RENAME, {"uid": uid, "source": source[2], "target": target[2]}, errno.ENOENT)
+        names = {"source": source[2], "target": target[2]}
+        self._with_uid(path1, lambda uid: self.worker.change(RENAME, {"uid": uid, **names}, errno.ENOENT))
 
     def _change(self, op: int, path: str, done_errno: int, **more: Any) -> None:
-        namespace, name, inside = self._split(path)
+        inside = self._split(path)[2]
         if not inside:
             raise OSError(errno.EPERM, "the dataset itself is changed by kubectl", path)
-        self.worker.change(op, {"uid": self._uid(namespace, name), "path": inside, **more}, done_errno)
+        self._with_uid(path, lambda uid: self.worker.change(op, {"uid": uid, "path": inside, **more}, done_errno))
+
+    def cp_file(self, path1: str, path2: str, **_: Any) -> None:
+        """Copy a file, also to another dataset, or make the directory that the other one is; seen whole or not at
+        all."""
+        if self.isdir(path1):
+            self.makedirs(path2, exist_ok=True)
+            return
+        with self._open(path1) as source, self._open(path2, "wb") as target:
+            shutil.copyfileobj(source, target, COPY_BYTES)
 
 
 def _info(root: str, entry: dict[str, Any]) -> dict[str, Any]:

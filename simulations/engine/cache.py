@@ -95,7 +95,8 @@ class _Node:
 
 
 class Cache:
-    """All nodes' caches. `dirty`: nodes whose content changed since somebody last took the set."""
+    """All nodes' caches. `dirty`: nodes whose content changed since somebody last took the set; `take_changed`: which
+    datasets' on one."""
 
     def __init__(
         self,
@@ -121,6 +122,7 @@ class Cache:
         self._reading: list[dict[int, int]] = [{} for _ in datasets]  # node → jobs
         self._read_at = [0.0] * len(datasets)
         self.dirty: set[int] = set()
+        self._changed: list[set[int]] = [set() for _ in nodes]
         for number in range(len(datasets)):
             self._place_residents(number)
 
@@ -146,17 +148,25 @@ class Cache:
 
     # ---- views ------------------------------------------------------------------------------
 
-    def held(self, node: int) -> dict[int, Held]:
-        """Bytes by dataset and tier that a node tells of."""
-        found = {dataset: list(copies.by_tier) for dataset, copies in self._nodes[node].copies.items()}
-        column, tier = self.homes.held[:, node], self._home_tier(node)
-        if self._telling[node]:
-            for dataset in np.flatnonzero(column).tolist():
-                found.setdefault(dataset, [0.0] * TIERS)[tier] += float(column[dataset])
-        else:
-            for dataset, sizes in found.items():
-                sizes[tier] += float(column[dataset])
+    def told(self, node: int, dataset: int) -> Held | None:
+        """Bytes of a dataset by tier that a node tells of; None: it tells nothing of it."""
+        at_home, tier = self.homes.here(dataset, node), self._home_tier(node)
+        copies = self._nodes[node].copies.get(dataset)
+        if copies is None and not (self._telling[node] and at_home):
+            return None
+        found = list(copies.by_tier) if copies is not None else [0.0] * TIERS
+        found[tier] += at_home
         return found
+
+    def held(self, node: int) -> dict[int, Held]:
+        """The same of all datasets of which it tells."""
+        listed = {*self._nodes[node].copies, *np.flatnonzero(self.homes.held[:, node]).tolist()}
+        return {dataset: sizes for dataset in sorted(listed) if (sizes := self.told(node, dataset)) is not None}
+
+    def take_changed(self, node: int) -> set[int]:
+        """Datasets of which what a node tells may have changed since this was last asked."""
+        changed, self._changed[node] = self._changed[node], set()
+        return changed
 
     def copied(self, node: int) -> Collection[int]:
         """Datasets of which a node has copies."""
@@ -311,9 +321,16 @@ class Cache:
             twice = self.local(node, dataset) - self._size[dataset]
             if kept[node] > 0.0 and twice > 0.0:
                 self._cut_copies(node, dataset, twice)
-        self.dirty.update(np.flatnonzero((kept > 0.0) & self._telling).tolist())
-        self.dirty.update(node for node in self.holders[dataset] if kept[node] > 0.0)
+        for node in np.flatnonzero((kept > 0.0) & self._telling).tolist():
+            self._touch(node, dataset)
+        for node in self.holders[dataset]:
+            if kept[node] > 0.0:
+                self._touch(node, dataset)
         return more
+
+    def _touch(self, node: int, dataset: int) -> None:
+        self.dirty.add(node)
+        self._changed[node].add(dataset)
 
     def admit(self, node: int, dataset: int, size_bytes: float, paired: float, now: float) -> float:
         """Keep up to `size_bytes` more copies, of which the part `paired` is at its homes too; return what was kept."""
@@ -339,7 +356,7 @@ class Cache:
             copies.loose += kept * self._loose_part(node, dataset)
             at.read_at[dataset] = now
             self.holders[dataset][node] = copies.size
-            self.dirty.add(node)
+            self._touch(node, dataset)
         return kept
 
     def _copies_missing(self, node: int, dataset: int) -> float:
@@ -465,14 +482,14 @@ class Cache:
         copies.paired *= left
         copies.loose *= left
         self.holders[dataset][node] = copies.size
-        self.dirty.add(node)
+        self._touch(node, dataset)
 
     def _drop_copies(self, node: int, dataset: int) -> None:
         gone = self._nodes[node].copies.pop(dataset)
         for tier in range(TIERS):
             self._used[tier, node] = max(0.0, float(self._used[tier, node]) - gone.by_tier[tier])
         del self.holders[dataset][node]
-        self.dirty.add(node)
+        self._touch(node, dataset)
 
     def _drop_home(self, node: int, dataset: int, size_bytes: float) -> float:
         before, tier = self.homes.total[dataset], self._home_tier(node)
@@ -481,7 +498,7 @@ class Cache:
         left = max(0.0, 1.0 - gone / before) if before > 0 else 0.0
         for holder in self.holders[dataset]:
             self._nodes[holder].copies[dataset].shrink(left)
-        self.dirty.add(node)
+        self._touch(node, dataset)
         return gone
 
     def _drop_idle_homes(self, node: int, dataset: int, wanted: float) -> None:
@@ -505,5 +522,6 @@ def _worker_shares(spec: DatasetSpec, workers: tuple[int, ...], nodes: FloatArra
     for node, size in sorted(spec.resident.items(), key=lambda item: (-item[1], item[0])):
         found[node] = min(size, left)
         left -= found[node]
-    found[list(workers)] += left / len(workers)
+    if workers:
+        found[list(workers)] += left / len(workers)
     return found

@@ -1,6 +1,6 @@
 """The scheduler's real core, fed with simulated events: objects in, binds out.
 
-Owns what becomes an event of the core, and Permit's waiting. Decides nothing.
+Owns what becomes an event of the core. Decides nothing: gangs by Permit are engine/coscheduling.py's.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,11 +17,11 @@ from scheduler.core.queue import Pool
 from scheduler.settings import Settings, engine_settings
 from simulations.engine import objects
 from simulations.engine.cache import Cache
+from simulations.engine.coscheduling import Coscheduling
 from simulations.engine.driver import Attempt, Ending
 from simulations.engine.model import JobSpec, World
 from simulations.engine.policy import Gangs, Policy
 
-PERMIT_SECONDS = 60.0
 TURN_BINDS = 4096
 
 
@@ -47,11 +47,13 @@ class CoreDriver:
         self.engine = Engine(policy.plugins(settings), engine_settings(settings))
         if policy.prepare is not None:
             policy.prepare(self.engine, random)
+        self._permit = Coscheduling(self.engine, [node.name for node in world.nodes])
         self._shapes = ShapeCache()
         self._inbox: list[events.Event] = []
         self._attempts: dict[str, Attempt] = {}
         self._number = {node.name: index for index, node in enumerate(world.nodes)}
         self._labels: list[set[int]] = [set() for _ in world.nodes]
+        self._teller = objects.CacheTeller(world, cache, {})
         self._is_up = [True] * len(world.nodes)
         self._is_open = [True] * len(world.nodes)
         self._workers = workers
@@ -72,6 +74,8 @@ class CoreDriver:
         is_gang = self._policy.gangs is Gangs.WHOLE and attempt.spec.pods > 1
         if is_gang:
             self._inbox.append(events.GroupChanged(objects.group_object(attempt.group, attempt.spec.pods)))
+        if self._policy.gangs is Gangs.PERMIT and attempt.spec.pods > 1:
+            self._permit.submitted(attempt)
         labels = {names.POD_GROUP_LABEL: attempt.group} if is_gang else {}
         names_data = self._policy.names_data
         annotations = objects.data_annotations(self._world, attempt.spec, checkpoint) if names_data else {}
@@ -93,17 +97,19 @@ class CoreDriver:
             del self._attempts[uid]
             if uid not in later:
                 self.gone(uid)
-        attempt.permits.clear()
+        self._permit.ended(attempt)
 
     def gone(self, uid: str) -> None:
         """A pod is gone."""
         self._inbox.append(events.PodGone(uid))
+        self._permit.room_came()
 
     def node(self, index: int, *, is_up: bool, is_open: bool) -> None:
         """A node came, went, or was cordoned. Its pods are to be ended before it goes."""
         was_up, self._is_up[index], self._is_open[index] = self._is_up[index], is_up, is_open
         if is_up:
             self._tell_node(index)
+            self._permit.room_came()
         elif was_up:
             self._inbox.append(events.NodeGone(self._world.nodes[index].name))
             self._inbox.append(events.CacheGone(self._world.nodes[index].name))
@@ -112,7 +118,7 @@ class CoreDriver:
         """What these nodes' caches hold now."""
         for index in sorted(nodes):
             if self._policy.names_data:
-                self._inbox.append(events.CacheChanged(objects.node_cache_object(self._world, self._cache, index, {})))
+                self._inbox.append(events.CacheChanged(self._teller.node_cache(index)))
             if self._policy.labels_data and not self._workers:
                 labels = set(self._cache.copied(index))
                 if labels != self._labels[index]:
@@ -122,26 +128,27 @@ class CoreDriver:
 
     def permit_is_over(self, attempt: Attempt) -> None:
         """Those placed waited long enough for the others: all give their room back."""
-        for uid, node in attempt.permits.items():
-            cause = "the gang was not complete in time"
-            self._inbox.append(events.BindFailed(uid, self._world.nodes[node].name, cause))
-        attempt.permits.clear()
+        self._permit.is_over(attempt)
 
     # ---- decisions --------------------------------------------------------------------------
 
     def turn(self, now: float) -> list[tuple[str, int, Attempt]]:
         """Apply events and decide until nothing more can be placed; returns binds as (uid, node, attempt)."""
         bound: list[tuple[str, int, Attempt]] = []
-        engine = self.engine
+        engine, by_permit = self.engine, self._policy.gangs is Gangs.PERMIT
+        self._permit.give_up(now)
         while True:
             inbox, self._inbox = self._inbox, []
             made = engine.handle(inbox, now)
-            made += engine.decide(now, TURN_BINDS)
+            self._permit.wake(now)
+            # Who gives up does so before others are tried.
+            made += engine.decide(now, 1 if by_permit else TURN_BINDS)
             for decision in made:
                 if isinstance(decision, Bind):
                     bound += self._take(decision)
                 elif isinstance(decision, Preempt | DeletePod):
                     raise NotImplementedError(f"at {now:.1f} s the core wants {decision}; jobs here have one priority")
+            self._permit.post_filter(now)
             if not self._inbox and not engine.has_work:
                 return bound
 
@@ -150,11 +157,7 @@ class CoreDriver:
         if self._policy.gangs is not Gangs.PERMIT or attempt.spec.pods == 1:
             self._confirm(bind.uid, node, attempt)
             return [(bind.uid, node, attempt)]
-        attempt.permits[bind.uid] = node
-        if len(attempt.permits) < attempt.spec.pods:
-            return []
-        placed = list(attempt.permits.items())
-        attempt.permits.clear()
+        placed = self._permit.place(bind.uid, node, attempt)
         for uid, where in placed:
             self._confirm(uid, where, attempt)
         return [(uid, where, attempt) for uid, where in placed]
@@ -169,22 +172,27 @@ class CoreDriver:
 
     def next_due(self) -> float:
         """When the core has something to do without an event."""
-        return self.engine.next_due()
+        return min(self.engine.next_due(), self._permit.next_due())
 
     @property
     def has_news(self) -> bool:
         """Whether events wait for the next turn."""
-        return bool(self._inbox)
+        return bool(self._inbox) or self._permit.has_news
 
     def reason_of(self, attempt: Attempt) -> tuple[str, bool]:
-        """What the first pending pod of an attempt was told, and whether it rests (is not about to be tried)."""
+        """What the first pod of an attempt that was told anything was told, and whether it rests (is not about to be
+        tried). A pod the core does not know, or a job whose pods were told nothing, rests without a reason."""
+        state, told, rests = self.engine.state, "", True
         for uid in attempt.uids:
-            pending = self.engine.state.pods.get(uid)
-            if pending is not None and not pending.node:
-                gang = self.engine.state.gangs.of_member(uid)
-                pool = self.engine.state.queue.pool_of(gang.unit if gang is not None else uid)
-                return pending.told, pool is Pool.UNSCHEDULABLE
-        return "", False
+            if uid in attempt.node_of or uid in attempt.permits:
+                continue
+            pending = state.pods.get(uid)
+            if pending is None or pending.node:
+                return "", True
+            gang = state.gangs.of_member(uid)
+            rests = rests and state.queue.pool_of(gang.unit if gang is not None else uid) is Pool.UNSCHEDULABLE
+            told = told or pending.told
+        return told, rests or self._permit.rests(attempt) or not told
 
     # ---- objects ----------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from api import names
 from scheduler.core import explain
 from simulations.engine.driver import Attempt
 from simulations.engine.ledger import InvariantViolation, Ledger
@@ -16,6 +17,7 @@ from simulations.engine.model import JobSpec
 from simulations.engine.policy import Gangs
 
 A_TIME = 8
+COLUMNS = {names.GPU_RESOURCE: 0, "cpu": 1, "memory": 2}  # of the ledger
 NO_ROOM, WAITS_FOR_DATA = "nodes are available: ", ": waiting for node "
 
 
@@ -25,8 +27,9 @@ def asks_of(spec: JobSpec) -> NDArray[np.int64]:
 
 
 def pods_needed(attempt: Attempt, gangs: Gangs) -> int:
-    """How many pods must fit before an attempt that waits could go on."""
-    return attempt.spec.pods if gangs is Gangs.WHOLE else 1
+    """How many pods must fit before an attempt that waits could go on. One of a gang that holds room in Permit; all of
+    one that gave up."""
+    return 1 if gangs is Gangs.NONE or attempt.permits else attempt.spec.pods
 
 
 def check_gang(attempt: Attempt, gangs: Gangs, now: float) -> None:
@@ -58,8 +61,20 @@ def check_reason(
     if NO_ROOM not in told:
         raise InvariantViolation(f"at {now:.1f} s job {name} waits and was told {told!r}, which is no reason")
     if WAITS_FOR_DATA in told:
+        if attempt.spec.dataset is None or not attempt.spec.max_wait_seconds:
+            raise InvariantViolation(f"untrue reason at {now:.1f} s: job {name} ({told!r}) asked for no wait for data")
         return
-    fits = int(np.minimum(ledger.fits(asks_of(attempt.spec), held), attempt.spec.pods).sum())
+    asks = asks_of(attempt.spec)
+    most = ledger.free if held is None else ledger.free - held
+    most = most[ledger.is_up & ledger.is_open]
+    for resource, column in COLUMNS.items():
+        # Not how many nodes: since it was told more may lack something.
+        is_ample = len(most) > 0 and bool((most[:, column] >= asks[column] * attempt.spec.pods).all())
+        if is_ample and f"Insufficient {resource}" in told:
+            raise InvariantViolation(
+                f"untrue reason at {now:.1f} s: job {name} waits ({told!r}), but every node has enough of {resource}"
+            )
+    fits = int(np.minimum(ledger.fits(asks, held), attempt.spec.pods).sum())
     needed = pods_needed(attempt, gangs)
     if fits >= needed:
         raise InvariantViolation(

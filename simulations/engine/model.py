@@ -80,6 +80,11 @@ class Fault:
     notice_seconds: float = 0.0
     share: float = 1.0
 
+    @property
+    def is_over_at(self) -> float:
+        """When the last of it was felt: nodes are back, or gone for ever."""
+        return self.at + self.notice_seconds + self.seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Speeds:

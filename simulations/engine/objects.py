@@ -83,30 +83,40 @@ def dataset_object(spec: DatasetSpec) -> Dataset:
     )
 
 
-def node_cache_object(world: World, cache: Cache, index: int, uids: Mapping[str, str]) -> NodeCache:
-    """What a node's cache holds now; `uids`: of datasets by name, where an API server gave them."""
-    name = world.nodes[index].name
-    held = []
-    for dataset, sizes in sorted(cache.held(index).items()):
-        of = world.datasets[dataset].name
-        held.append(
-            CachedDataset(
-                namespace=NAMESPACE,
-                name=of,
-                uid=uids.get(of) or dataset_uid(of),
-                snapshot=1,
-                resident_bytes={"MEM": int(sizes[0]), "SSD": int(sizes[1])},
-            )
-        )
-    capacity, used = cache.capacity(index), cache.used(index)
-    tiers = [
-        CacheTier(medium=medium, capacity=int(capacity[tier]), used=int(used[tier]))
-        for tier, medium in enumerate(("MEM", "SSD"))
-    ]
-    return NodeCache(
-        metadata=ObjectMeta(name=name),
-        status=NodeCacheStatus(worker=CacheWorker(endpoint=f"{name}:1", epoch=1), tiers=tiers, datasets=held),
-    )
+class CacheTeller:
+    """What nodes' caches hold, as NodeCaches. Of hundreds of datasets on a node few change between two reports: only
+    those are looked at, the others' objects are those of the last report. A cache is told of by one teller."""
+
+    def __init__(self, world: World, cache: Cache, uids: Mapping[str, str]) -> None:
+        """`uids`: of datasets by name, where an API server gave them."""
+        self._world, self._cache, self._uids = world, cache, uids
+        self._told: list[dict[int, CachedDataset]] = [{} for _ in world.nodes]
+
+    def node_cache(self, index: int) -> NodeCache:
+        """What a node's cache holds now."""
+        name, cache, told = self._world.nodes[index].name, self._cache, self._told[index]
+        for dataset in cache.take_changed(index):
+            sizes = cache.told(index, dataset)
+            if sizes is None:
+                told.pop(dataset, None)
+                continue
+            resident = {"MEM": int(sizes[0]), "SSD": int(sizes[1])}
+            before = told.get(dataset)
+            if before is None or before.resident_bytes != resident:
+                told[dataset] = self._entry(dataset, resident)
+        capacity, used = cache.capacity(index), cache.used(index)
+        tiers = [
+            CacheTier(medium=medium, capacity=int(capacity[tier]), used=int(used[tier]))
+            for tier, medium in enumerate(("MEM", "SSD"))
+        ]
+        held = [told[dataset] for dataset in sorted(told)]
+        status = NodeCacheStatus(worker=CacheWorker(endpoint=f"{name}:1", epoch=1), tiers=tiers, datasets=held)
+        return NodeCache(metadata=ObjectMeta(name=name), status=status)
+
+    def _entry(self, dataset: int, resident: dict[str, int]) -> CachedDataset:
+        of = self._world.datasets[dataset].name
+        uid = self._uids.get(of) or dataset_uid(of)
+        return CachedDataset(namespace=NAMESPACE, name=of, uid=uid, snapshot=1, resident_bytes=resident)
 
 
 def group_object(name: str, pods: int) -> PodGroup:

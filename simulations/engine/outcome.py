@@ -100,7 +100,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A run's figures, ready for JSON."""
+    """A run's figures, ready for JSON. `completion_seconds`: of the jobs that finished, sorted."""
 
     scenario: str
     policy: str
@@ -108,6 +108,7 @@ class Outcome:
     figures: dict[str, float | None]
     by_size: dict[str, dict[str, float]]
     faults: dict[str, int]
+    completion_seconds: list[float]
     pictures: list[Picture]
     jobs: list[JobRecord]
 
@@ -176,6 +177,7 @@ def outcome(world: World, policy: str, account: Account, *, end: float, price_pe
         figures,
         _by_size(done),
         dict(sorted(account.faults.items())),
+        sorted(times.tolist()),
         account.pictures,
         account.jobs,
     )

@@ -4,28 +4,30 @@ Owns the loop and the life of a job: waiting → running → finished, or back t
 (engine/faults.py). The driver is the real core in this process, or what stands for schedulers behind an API server;
 who has the second one calls `step` as that cluster's time goes. Invariants: see engine/invariants.py; with the core the
 same world, policy and seed give the same outcome byte for byte. A run ends when every job is finished, at the horizon,
-or when nothing can happen any more.
+or when nothing can happen any more (`is_stuck`); then every job that still waits must have a true reason.
 """
 
 from collections.abc import Callable
-from math import ceil
 from random import Random
 from typing import Any
 
 from simulations.engine.cache import Cache
 from simulations.engine.clock import NEVER, EventHeap
-from simulations.engine.core_driver import PERMIT_SECONDS, CoreDriver
+from simulations.engine.core_driver import CoreDriver
 from simulations.engine.driver import Attempt, Driver, Ending
 from simulations.engine.faults import Faults
 from simulations.engine.invariants import A_TIME, asks_of, check_gang, check_reason, held_by_permits
 from simulations.engine.jobs import Reading, Running, full_speed, goal_units, pods_by_node
+from simulations.engine.layout import links_of, workers_of
 from simulations.engine.ledger import Ledger
 from simulations.engine.model import World
-from simulations.engine.network import Links
 from simulations.engine.outcome import Account, Outcome, Picture, outcome, record
+from simulations.engine.permits import PermitTimers
 from simulations.engine.policy import Gangs, Policy
 from simulations.engine.streams import Streams
 
+STUCK_SECONDS = 3600.0
+"""Longer than any backoff and wait in Permit: pods that hold each other's room have let go many times by then."""
 PICTURES = 6
 PICTURE_DATASETS, PICTURE_NODES = 12, 64
 Progress = Callable[[int, int, float], None]
@@ -48,9 +50,9 @@ class Simulation:
         self._price = price_per_gib
         self.heap = EventHeap()
         self.ledger = Ledger(world.nodes)
-        workers = _workers(world, policy.workers)
+        workers = workers_of(world, policy.workers)
         self.cache = Cache(world.nodes, world.datasets, workers)
-        self.links = _links(world)
+        self.links = links_of(world)
         self.streams = Streams(self.links.capacity)
         self.reading = Reading(world, self.links, self.cache)
         self.driver: Driver = (
@@ -69,13 +71,15 @@ class Simulation:
         self._starts = [0] * len(world.jobs)
         self.unfinished = len(world.jobs)
         self._last_submit = max((job.submit_seconds for job in world.jobs), default=0.0)
+        self._last_change = max(self._last_submit, *(fault.is_over_at for fault in world.faults), 0.0)
+        self._patience = patience(world)
         self._gpus = self.ledger.gpus()
         self._gang_idle = 0
         self._shared_at = -NEVER
         self._reported_at = -NEVER
         self._next_picture = 0.0
         self._checked = 0
-        self._permits_running: set[int] = set()
+        self._permits = PermitTimers(self.heap)
         self.faults = Faults(self, Random(f"{world.seed}/faults"))
         for number, job in enumerate(world.jobs):
             self.heap.push(job.submit_seconds, "submit", number)
@@ -90,26 +94,32 @@ class Simulation:
 
     def run(self, progress: Progress | None = None) -> Outcome:
         """Run to the end. `progress` hears jobs finished, jobs in all, and the virtual time."""
-        while self.unfinished and (at := self.next_at()) <= self.world.horizon_seconds and at != NEVER:
+        horizon = self.world.horizon_seconds
+        while self.unfinished and (at := self.next_at()) <= horizon and not self.is_stuck(at):
             self.step(at)
             if progress is not None:
                 progress(len(self.world.jobs) - self.unfinished, len(self.world.jobs), at)
+        if self.unfinished and horizon < at < NEVER:
+            self._stop_at(horizon)
+        self.check_reasons(all_of_them=True)
         return self.outcome()
+
+    def is_stuck(self, at: float) -> bool:
+        """Whether nothing but refusals would come from `at` on: nothing runs, comes or is planned, and all that wait
+        were told why not long ago. Schedulers would go on trying for ever."""
+        return at == NEVER or (not self.running and at > self._last_change + self._patience)
+
+    def _stop_at(self, at: float) -> None:
+        """Jobs run on until `at`, where nothing else happens; what they read and did by then counts."""
+        self._advance(at)
+        for job in self.running.values():
+            assert job.segment is not None
+            self._settle(job, job.segment.units - self.streams.left(job.slot, at))
 
     def step(self, at: float) -> None:
         """Let everything happen that is due at `at` seconds, which is `next_at` or, with news of the driver, before."""
         heap = self.heap
-        self.account.meter.advance(
-            at,
-            self._gpus,
-            is_pressed=bool(self.waiting),
-            is_loaded=at <= self._last_submit,
-            gang_idle=self._gang_idle,
-        )
-        heap.advance(at)
-        if at >= self._next_picture:
-            self._take_picture()
-            self._next_picture = at + self._picture_seconds()
+        self._advance(at)
         while (event := heap.pop_due()) is not None:
             kind, payload = event
             handler = self._handlers.get(kind)
@@ -131,6 +141,19 @@ class Simulation:
             self._set_peers()
             self.streams.share(at)
             self._shared_at = at
+
+    def _advance(self, at: float) -> None:
+        self.account.meter.advance(
+            at,
+            self._gpus,
+            is_pressed=bool(self.waiting),
+            is_loaded=at <= self._last_submit,
+            gang_idle=self._gang_idle,
+        )
+        self.heap.advance(at)
+        if at >= self._next_picture:
+            self._take_picture()
+            self._next_picture = at + self._picture_seconds()
 
     def outcome(self) -> Outcome:
         """The figures of what happened until now."""
@@ -169,7 +192,7 @@ class Simulation:
         self._begin(started)
         self.account.checks += len(touched)
         if self.policy.gangs is Gangs.PERMIT:
-            self._start_permits()
+            self._permits.follow(self.waiting)
         self._gpus = self.ledger.gpus()
         if self.policy.gangs is not Gangs.WHOLE:
             self._gang_idle = sum(
@@ -177,11 +200,11 @@ class Simulation:
             )
         self.check_reasons()
 
-    def check_reasons(self) -> None:
-        """That what some waiting jobs were told is so, others each time. Raises InvariantViolation."""
+    def check_reasons(self, *, all_of_them: bool = False) -> None:
+        """That what some waiting jobs, others each time, were told is so. Raises InvariantViolation."""
         waiting = list(self.waiting.values())
         held = held_by_permits(waiting, self.ledger) if self.policy.gangs is Gangs.PERMIT else None
-        for offset in range(min(A_TIME, len(waiting))):
+        for offset in range(len(waiting) if all_of_them else min(A_TIME, len(waiting))):
             attempt = waiting[(self._checked + offset) % len(waiting)]
             told, is_resting = self.driver.reason_of(attempt)
             if is_resting:
@@ -199,17 +222,9 @@ class Simulation:
         held = {node: size for node, size in self.checkpoint_at[number].items() if self.ledger.is_up[node]}
         self.driver.submit(attempt, self.heap.now, held)
 
-    def _start_permits(self) -> None:
-        for number, attempt in self.waiting.items():
-            if attempt.permits and number not in self._permits_running:
-                self._permits_running.add(number)
-                self.heap.push(self.heap.now + PERMIT_SECONDS, "permit", number)
-
-    def _permit_over(self, number: int) -> None:
-        self._permits_running.discard(number)
-        attempt = self.waiting.get(number)
-        if attempt is not None and attempt.permits:
-            self.driver.permit_is_over(attempt)
+    def _permit_over(self, timer: tuple[int, int]) -> None:
+        if self._permits.is_over(timer):
+            self.driver.permit_is_over(self.waiting[timer[0]])
 
     def _start(self, attempt: Attempt) -> Running:
         number, now, spec = attempt.job, self.heap.now, attempt.spec
@@ -296,6 +311,7 @@ class Simulation:
             del self._readers[job.spec.dataset][number]
             for node in job.pods_on:
                 self.cache.stop_reading(node, job.spec.dataset, self.heap.now)
+        self._last_change = max(self._last_change, self.heap.now)
         self._release(job.attempt, ending)
         speed = full_speed(job.spec, self.world)
         if job.spec.checkpoint_bytes:
@@ -379,29 +395,8 @@ class Simulation:
         self.account.pictures.append(Picture(self.heap.now, shares))
 
 
-def _workers(world: World, at_least: int) -> tuple[tuple[int, ...], ...]:
-    """Nodes that keep each dataset: those that have some at the start, else the next ones in turn."""
-    if not at_least:
-        return ()
-    able = [index for index, node in enumerate(world.nodes) if node.mem_bytes + node.ssd_bytes > 0]
-    found, start = [], 0
-    for dataset in world.datasets:
-        if dataset.resident:
-            found.append(tuple(sorted(dataset.resident)))
-            continue
-        each = max(1.0, min(world.nodes[index].mem_bytes + world.nodes[index].ssd_bytes for index in able))
-        count = min(len(able), max(at_least, ceil(dataset.size_bytes / each)))
-        found.append(tuple(able[(start + offset) % len(able)] for offset in range(count)))
-        start += count
-    return tuple(found)
-
-
-def _links(world: World) -> Links:
-    racks = max((node.rack for node in world.nodes), default=0) + 1
-    links, speeds = Links(len(world.nodes), racks, len(world.datasets)), world.speeds
-    links.capacity[: links.nodes] = speeds.nic
-    links.capacity[links.nodes : links.origin] = speeds.uplink
-    links.capacity[links.origin] = speeds.origin
-    for node in range(links.nodes):
-        links.capacity[links.disk(node)] = speeds.ssd
-    return links
+def patience(world: World) -> float:
+    """Seconds after which jobs that wait, while nothing runs or comes, will not start any more."""
+    longest = max((job.max_wait_seconds for job in world.jobs), default=0.0)
+    repairs = 0.0 if world.node_mtbf_seconds == NEVER else 2 * world.node_repair_seconds
+    return STUCK_SECONDS + longest + repairs

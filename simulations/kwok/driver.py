@@ -18,6 +18,7 @@ from simulations.engine.driver import Attempt, Ending
 from simulations.engine.invariants import WAITS_FOR_DATA, asks_of, pods_needed
 from simulations.engine.ledger import Ledger
 from simulations.engine.model import World
+from simulations.engine.objects import CacheTeller
 from simulations.engine.policy import Gangs
 from simulations.kwok import objects
 from simulations.kwok.invariants import is_over, reason
@@ -70,8 +71,8 @@ class KwokDriver:
         shape: Shape = Shape.PODS,
     ) -> None:
         """`scheduler`: spec.schedulerName of the pods; `dataset_uids`: those the API server gave."""
-        self._world, self._cache = world, cache
-        self._scheduler, self._gangs, self._uids, self._shape = scheduler, gangs, dataset_uids, shape
+        self._world, self._teller = world, CacheTeller(world, cache, dataset_uids)
+        self._scheduler, self._gangs, self._shape = scheduler, gangs, shape
         self._number = {node.name: index for index, node in enumerate(world.nodes)}
         self._is_up = [True] * len(world.nodes)
         self._is_open = [True] * len(world.nodes)
@@ -210,7 +211,7 @@ class KwokDriver:
             for index in out.nodes
         ]
         caches = [
-            objects.node_cache_status(self._world, self._cache, index, self._uids, is_served=self._is_up[index])
+            objects.node_cache_status(self._teller.node_cache(index), is_served=self._is_up[index])
             for index in out.caches
         ]
         return [writes for writes in (nodes, caches, out.endings, out.gangs, out.pods) if writes]

@@ -22,7 +22,6 @@ from kube.objects import Node, Pod
 from kube.resources import NODES, POD_GROUPS, PODS, Resource
 from kube.store import Store
 from kube.watch import Change, ChangeKind, WatchBatch, list_watch
-from simulations.engine.clock import NEVER
 from simulations.engine.invariants import check_reason
 from simulations.engine.ledger import InvariantViolation
 from simulations.engine.model import World
@@ -171,7 +170,7 @@ class _Run:
                 progress(len(sim.world.jobs) - sim.unfinished, len(sim.world.jobs), now)
             due = sim.next_at()
             if self._is_at_rest(wall):
-                if due == NEVER or due > horizon:
+                if due > horizon or sim.is_stuck(due):
                     break
                 driver.rests = True
                 sim.check_reasons()

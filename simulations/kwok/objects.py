@@ -14,9 +14,9 @@ import msgspec
 from api import names
 from jobcontroller.core import attempts
 from kube.identity import JsonObject
+from kube.objects import NodeCache
 from kube.resources import DATASETS, NODE_CACHES, NODES, POD_GROUPS, PODS, PRIORITY_CLASSES, TRAINING_JOBS, Resource
 from simulations.engine import objects
-from simulations.engine.cache import Cache
 from simulations.engine.driver import Attempt, Ending
 from simulations.engine.model import DatasetSpec, World
 
@@ -89,15 +89,15 @@ def node_cache(world: World, index: int) -> Write:
     return _create(NODE_CACHES, {"metadata": {"name": world.nodes[index].name}})
 
 
-def node_cache_status(world: World, cache: Cache, index: int, uids: Mapping[str, str], *, is_served: bool) -> Write:
+def node_cache_status(told: NodeCache, *, is_served: bool) -> Write:
     """What a node's cache holds; not served: its worker is gone."""
     status: JsonObject = {"worker": None, "tiers": [], "datasets": []}
     if is_served:
-        typed = objects.node_cache_object(world, cache, index, uids).status
+        typed = told.status
         status |= _builtins(typed)
         # The CRD wants every field, also 0, which the typed structs leave out.
         status["tiers"] = [{"medium": at.medium, "capacity": at.capacity, "used": at.used} for at in typed.tiers]
-    return Write(Verb.STATUS, NODE_CACHES, world.nodes[index].name, {"status": status})
+    return Write(Verb.STATUS, NODE_CACHES, told.metadata.name, {"status": status})
 
 
 class Shape(StrEnum):

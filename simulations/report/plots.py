@@ -1,4 +1,4 @@
-"""Pictures of a result: bytes by source, completion times, GPUs, and nodes × datasets over time (matplotlib).
+"""Pictures of a result: bytes by source, completion times, and nodes × datasets over time (matplotlib).
 
 Owns colours and layout. `matplotlib` is only needed here; without it drawing raises ScenarioError naming the extra.
 """
@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import base64
 import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from simulations.errors import ScenarioError
@@ -23,11 +26,34 @@ SOURCES = (
 def figures(result: Result) -> dict[str, str]:
     """PNG pictures as data URIs, by title."""
     pyplot = _pyplot()
-    found = {"Bytes by source": _uri(_bytes(pyplot, result)), "Completion times": _uri(_completion(pyplot, result))}
+    return {
+        title: "data:image/png;base64," + base64.b64encode(_image(pyplot, figure, "png")).decode()
+        for title, _, figure in _drawn(pyplot, result)
+    }
+
+
+def write(result: Result, folder: Path) -> list[Path]:
+    """Every picture as PNG and as SVG in a folder, which is made; returns the files. Raises OSError."""
+    pyplot = _pyplot()
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for _, name, figure in _drawn(pyplot, result):
+        images = {kind: _image(pyplot, figure, kind) for kind in ("png", "svg")}
+        for kind, image in images.items():
+            file = folder / f"{result.scenario.name}-{name}.{kind}"
+            file.write_bytes(image)
+            files.append(file)
+    return files
+
+
+def _drawn(pyplot: Any, result: Result) -> Iterator[tuple[str, str, Any]]:
+    """Titles, names for files, and figures."""
+    yield "Bytes by source", "bytes", _bytes(pyplot, result)
+    yield "Completion times", "completion", _completion(pyplot, result)
     for name, runs in result.runs.items():
         if runs and any(picture.shares and picture.shares[0] for picture in runs[0].pictures):
-            found[f"Nodes × datasets over time: {name}"] = _uri(_residency(pyplot, runs[0].pictures))
-    return found
+            word = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
+            yield f"Nodes × datasets over time: {name}", f"nodes-{word}", _residency(pyplot, runs[0].pictures)
 
 
 def _pyplot() -> Any:
@@ -36,19 +62,19 @@ def _pyplot() -> Any:
     except ImportError:
         raise ScenarioError("plots need matplotlib; install headrace[demo]") from None
     matplotlib.use("Agg")
+    # Without a salt two SVGs of one result differ.
+    matplotlib.rcParams["svg.hashsalt"] = "headrace"
     from matplotlib import pyplot
 
     return pyplot
 
 
-def _uri(figure: Any) -> str:
+def _image(pyplot: Any, figure: Any, kind: str) -> bytes:
     buffer = io.BytesIO()
     # Without a date two reports of one result are equal.
-    figure.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
-    from matplotlib import pyplot
-
+    figure.savefig(buffer, format=kind, dpi=90, metadata={"Software": None} if kind == "png" else {"Date": None})
     pyplot.close(figure)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 def _bytes(pyplot: Any, result: Result) -> Any:
@@ -69,7 +95,7 @@ def _bytes(pyplot: Any, result: Result) -> Any:
 def _completion(pyplot: Any, result: Result) -> Any:
     figure, axis = pyplot.subplots(figsize=(10, 4))
     for name, runs in result.runs.items():
-        times = sorted(job.finished - job.submitted for run in runs for job in run.jobs if job.finished is not None)
+        times = sorted(time for run in runs for time in run.completion_seconds)
         if times:
             axis.plot(times, [(index + 1) / len(times) for index in range(len(times))], label=name, linewidth=1.2)
     axis.set(xlabel="seconds from submission to end", ylabel="share of jobs", xscale="log")

@@ -1,13 +1,14 @@
-"""Side-by-side tables: one column a policy, one row a figure; and the same as plain values for JSON and YAML.
+"""Side-by-side tables: one column a policy, one row a figure.
 
 Owns names and units of rows. Values are means over seeds, with half the width of the 95 % interval.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from rich.table import Table
 
+from simulations.engine.outcome import PERCENTILES
 from simulations.run import Result
 
 
@@ -60,6 +61,13 @@ ROWS: Final[tuple[Row, ...]] = (
 )
 
 
+BY_SIZE: Final = (
+    ("completion, mean", "completion_seconds_mean"),
+    *((f"completion, p{share}", f"completion_seconds_p{share}") for share in PERCENTILES),
+    *((f"queueing, p{share}", f"queue_seconds_p{share}") for share in PERCENTILES),
+)
+
+
 def side_by_side(result: Result) -> Table:
     """The table of a result for a terminal."""
     seeds = max(len(runs) for runs in result.runs.values())
@@ -83,33 +91,17 @@ def cells_of(result: Result) -> list[tuple[str, list[str]]]:
 
 
 def by_size(result: Result) -> list[tuple[str, list[str]]]:
-    """Mean completion and p90 of queueing by job size, over all seeds, in seconds."""
+    """Completion and queueing by job size: mean over seeds, in seconds."""
     sizes = list(dict.fromkeys(size for runs in result.runs.values() for run in runs for size in run.by_size))
     found = []
     for size in sizes:
-        for title, figure in (("completion, mean", "completion_seconds_mean"), ("queueing, p90", "queue_seconds_p90")):
+        for title, figure in BY_SIZE:
             cells = []
             for runs in result.runs.values():
                 values = [run.by_size[size][figure] for run in runs if size in run.by_size]
                 cells.append(f"{sum(values) / len(values):,.0f}" if values else "-")
             found.append((f"{size}: {title} [s]", cells))
     return found
-
-
-def as_values(result: Result, *, with_pictures: bool = True) -> dict[str, Any]:
-    """Everything, as plain values."""
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for name, outcomes in result.runs.items():
-        runs[name] = [run.as_json() for run in outcomes]
-        for run in runs[name] if not with_pictures else ():
-            del run["pictures"]
-    return {
-        "scenario": result.scenario.model_dump(mode="json"),
-        "traces": list(result.traces),
-        "wall_seconds": result.wall_seconds,
-        "notes": list(result.notes),
-        "runs": runs,
-    }
 
 
 def _cell(statistic: tuple[float, float] | None, row: Row) -> str:

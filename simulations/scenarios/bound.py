@@ -16,10 +16,13 @@ def bound(world: World, price_per_gib: float) -> Outcome:
     account.bytes = _bytes(world)
     end = 0.0
     for job, kept in zip(world.jobs, account.jobs, strict=True):
+        if job.submit_seconds > world.horizon_seconds:
+            continue
         kept.first_started = job.submit_seconds
-        kept.finished = job.submit_seconds + job.compute_seconds
         kept.starts = 1
-        end = max(end, kept.finished)
+        finished = job.submit_seconds + job.compute_seconds
+        kept.finished = finished if finished <= world.horizon_seconds else None
+        end = max(end, min(finished, world.horizon_seconds))
     return outcome(world, "bound", account, end=end, price_per_gib=price_per_gib)
 
 
@@ -28,9 +31,11 @@ def _bytes(world: World) -> Bytes:
     total = 0.0
     for job in world.jobs:
         if job.dataset is not None:
-            total += job.epochs * world.datasets[job.dataset].size_bytes
+            runs = min(job.compute_seconds, max(0.0, world.horizon_seconds - job.submit_seconds))
+            epochs = job.epochs * runs / job.compute_seconds
+            total += epochs * world.datasets[job.dataset].size_bytes
             # Different jobs may read the same part first, so only the longest read counts.
-            most[job.dataset] = max(most.get(job.dataset, 0.0), min(1.0, job.epochs))
+            most[job.dataset] = max(most.get(job.dataset, 0.0), min(1.0, epochs))
     origin = 0.0
     for number, share in most.items():
         dataset = world.datasets[number]

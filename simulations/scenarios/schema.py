@@ -22,8 +22,12 @@ def _bytes(value: object) -> object:
     return to_int(value) if isinstance(value, str) else value
 
 
-Size = Annotated[float, BeforeValidator(_bytes), Field(ge=0)]
+Size = Annotated[float, BeforeValidator(_bytes), Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0)]
+Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Size1 = Annotated[float, BeforeValidator(_bytes), Field(ge=1, allow_inf_nan=False)]
+Node = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -36,9 +40,16 @@ class Model(BaseModel):
 class Lognormal(Model):
     """exp(normal): `median`, spread `sigma` (0: always the median), cut off at `most`."""
 
-    median: Positive
+    median: Finite
     sigma: Annotated[float, Field(ge=0, le=4)] = 0.0
     most: Positive = float("inf")
+
+
+class Sizes(Lognormal):
+    """The same of sizes, which may be quantities."""
+
+    median: Size1
+    most: Annotated[float, BeforeValidator(_bytes), Field(gt=0)] = float("inf")
 
 
 class NodePool(Model):
@@ -62,16 +73,16 @@ class Cluster(Model):
     openb_cache_ssd: Size = 0.0
     rack_nodes: Count = 16
     zones: Count = 1
-    nic: Positive = 12.5e9
-    uplink: Positive = 50e9
-    origin: Positive = 10e9
-    mem_speed: Positive = 8e9
-    ssd_speed: Positive = 12e9
+    nic: Finite = 12.5e9
+    uplink: Finite = 50e9
+    origin: Finite = 10e9
+    mem_speed: Finite = 8e9
+    ssd_speed: Finite = 12e9
     """Of all of a node's cache disks together: four NVMe."""
     peer_stream: Positive = float("inf")
     origin_stream: Positive = float("inf")
     node_mtbf_seconds: Positive = float("inf")
-    node_repair_seconds: Positive = 1800.0
+    node_repair_seconds: Finite = 1800.0
 
     @model_validator(mode="after")
     def _has_nodes(self) -> "Cluster":
@@ -84,11 +95,11 @@ class Datasets(Model):
     """`count` datasets; `resident`: node number → share of dataset 0 that is there at the start."""
 
     count: Annotated[int, Field(ge=0)] = 1
-    bytes: Lognormal = Lognormal(median=100 * 2.0**30)
-    resident: dict[int, Annotated[float, Field(ge=0, le=1)]] = {}
+    bytes: Sizes = Sizes(median=100 * 2.0**30)
+    resident: dict[Node, Annotated[float, Field(ge=0, le=1)]] = {}
     only_there: bool = False
     """Whether dataset 0 is kept on the nodes of `resident` alone (a Dataset with a nodeAffinity); else on all."""
-    file: Annotated[Size, Field(ge=1)] = float(BLOCK_BYTES)
+    file: Size1 = float(BLOCK_BYTES)
     """Bytes of one file: a cache gives up whole files, and of large ones each node is some block's home."""
 
 
@@ -108,9 +119,9 @@ class Workload(Model):
 
     source: Literal["synthetic", "philly", "openb"] = "synthetic"
     jobs: Count = 100
-    arrival_seconds: Annotated[float, Field(ge=0)] = 60.0
+    arrival_seconds: Seconds = 60.0
     """Mean time between jobs (exponential); 0: all at once. Traces keep their own gaps, scaled to this mean."""
-    sizes: tuple[JobSize, ...] = (JobSize(),)
+    sizes: Annotated[tuple[JobSize, ...], Field(min_length=1)] = (JobSize(),)
     compute_seconds: Lognormal = Lognormal(median=3600.0, sigma=0.5)
     """Run time when no data is waited for; `most` cuts off a trace's too."""
     reads: Literal["nothing", "zipf", "same", "by-team", "own"] = "zipf"
@@ -118,12 +129,12 @@ class Workload(Model):
     zipf: Annotated[float, Field(ge=0, le=3)] = 1.0
     gang_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """openb only, which has no gangs: this share of the jobs is drawn from `sizes` instead."""
-    read_speed_per_gpu: Positive = 100e6
+    read_speed_per_gpu: Finite = 100e6
     """f* in bytes a second: what a GPU consumes when nothing is waited for."""
     users: Count = 8
     checkpoint: Size = 0.0
-    checkpoint_seconds: Positive = 1800.0
-    max_wait_seconds: Annotated[float, Field(ge=0)] = 0.0
+    checkpoint_seconds: Finite = 1800.0
+    max_wait_seconds: Seconds = 0.0
 
 
 class FaultPlan(Model):
@@ -131,13 +142,23 @@ class FaultPlan(Model):
     spot nodes (kind spot) or of all, drawn by the seed."""
 
     kind: Literal["crash", "spot", "upgrade", "remove", "brownout"]
-    at: Annotated[float, Field(ge=0)]
-    nodes: tuple[int, ...] = ()
+    at: Seconds
+    nodes: tuple[Node, ...] = ()
     share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Of the nodes; for a brownout: of the origin's speed that is left."""
-    each_seconds: Annotated[float, Field(ge=0)] = 0.0
-    seconds: Annotated[float, Field(ge=0)] = 600.0
-    notice_seconds: Annotated[float, Field(ge=0)] = 120.0
+    each_seconds: Seconds = 0.0
+    seconds: Seconds = 600.0
+    notice_seconds: Seconds = 120.0
+
+    @model_validator(mode="after")
+    def _hits_something(self) -> "FaultPlan":
+        if self.kind == "brownout":
+            if self.nodes:
+                raise ValueError(f"a brownout is the origin's, but nodes is {list(self.nodes)}; leave it out")
+        elif bool(self.nodes) == bool(self.share):
+            both = "both" if self.nodes else "neither"
+            raise ValueError(f"a fault of kind {self.kind} hits nodes or a share of them, but {both} given; give one")
+        return self
 
 
 class Scenario(Model):
@@ -149,7 +170,7 @@ class Scenario(Model):
     datasets: Datasets = Datasets()
     workload: Workload = Workload()
     faults: tuple[FaultPlan, ...] = ()
-    policies: tuple[str, ...] = (
+    policies: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "headrace",
         "fluid",
         "fluid-wide",
@@ -160,10 +181,10 @@ class Scenario(Model):
     )
     seeds: Count = 3
     origin_price_per_gib: Annotated[float, Field(ge=0)] = 0.05
-    tick_seconds: Annotated[float, Field(ge=0)] = 1.0
-    end_spread_seconds: Annotated[float, Field(ge=0)] = 0.0
+    tick_seconds: Seconds = 1.0
+    end_spread_seconds: Seconds = 0.0
     """The pods of a job that is done leave their nodes within so long; 0: all at once."""
-    report_seconds: Annotated[float, Field(ge=0)] = 10.0
+    report_seconds: Seconds = 10.0
     horizon_seconds: Positive = float("inf")
 
     @model_validator(mode="after")
@@ -173,6 +194,22 @@ class Scenario(Model):
             raise ValueError(f"policies {unknown} are not known; choose from {', '.join(POLICIES)}")
         if self.workload.reads != "nothing" and not self.datasets.count:
             raise ValueError(f"workload.reads is {self.workload.reads!r} but datasets.count is 0; give it datasets")
+        if len(set(self.policies)) < len(self.policies):
+            raise ValueError(f"policies {list(self.policies)} name one twice; give each once")
+        cluster, data = self.cluster, self.datasets
+        count = cluster.openb_nodes + sum(pool.count for pool in cluster.pools)
+        named = {
+            "datasets.resident": data.resident,
+            **{f"faults.{i}.nodes": f.nodes for i, f in enumerate(self.faults)},
+        }
+        for where, nodes in named.items():
+            if nodes and max(nodes) >= count:
+                raise ValueError(f"{where} names node {max(nodes)}, but there are {count}; give numbers from 0 on")
+        if data.only_there and not data.resident:
+            raise ValueError("datasets.only_there is true but resident is empty; name the nodes that keep dataset 0")
+        spot = sum(pool.count for pool in cluster.pools if pool.spot)
+        if not spot and any(fault.kind == "spot" and fault.share for fault in self.faults):
+            raise ValueError("a fault of kind spot has a share of the spot nodes, but no pool is spot; mark one")
         return self
 
 
@@ -184,6 +221,8 @@ def load(file: Path) -> Scenario:
         raise ScenarioError(
             f"scenario {file}: {error.strerror}; give a file, or a name `headrace sim list` has"
         ) from None
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"scenario {file} is not UTF-8 text: {error}; give a YAML file") from None
     except yaml.YAMLError as error:
         raise ScenarioError(f"scenario {file} is not valid YAML: {error}") from None
     try:

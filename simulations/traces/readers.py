@@ -73,6 +73,8 @@ def read(files: Sequence[Path]) -> Traces:
                         f"trace {file} has columns {sorted(columns)}; known are openb's node and pod lists "
                         "and Philly's job list"
                     )
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ScenarioError(f"trace {file} is not a CSV of UTF-8 text: {error}") from None
         except OSError as error:
             raise ScenarioError(f"trace {file}: {error.strerror}; give a CSV file") from None
     philly.sort(key=lambda job: job.at or 0.0)
@@ -81,9 +83,12 @@ def read(files: Sequence[Path]) -> Traces:
 
 def _number(file: Path, line: int, row: dict[str, str], column: str) -> float:
     try:
-        return float(row[column])
+        found = float(row[column])
     except (TypeError, ValueError):
         raise ScenarioError(f"trace {file}, line {line}: {column} is {row[column]!r}, not a number") from None
+    if not 0 <= found < float("inf"):
+        raise ScenarioError(f"trace {file}, line {line}: {column} is {row[column]}, which is no number from 0 on")
+    return found
 
 
 def _node(file: Path, line: int, row: dict[str, str]) -> TraceNode:

@@ -9,6 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from fuse.core.contracts import Bytes, Committed, Dataset, Entry, Page, Restaged
 from fuse.core.read_plan import ResidentBlocks
 from fuse.errors import (
@@ -193,6 +195,20 @@ class FakePeers:
         dataset.directories[path] = Entry(is_directory=True, mode=mode, version=version)
         return version
 
+    async def set_mode(self, uid: str, path: str, mode: int) -> int:
+        self._called("set_mode")
+        dataset = self.datasets[uid]
+        version = self._bump(dataset)
+        if path in dataset.files:
+            stored = dataset.files[path]
+            entry = msgspec.structs.replace(stored.entry, mode=mode, version=version)
+            dataset.files[path] = Stored(stored.data, entry)
+        elif path in dataset.directories:
+            dataset.directories[path] = msgspec.structs.replace(dataset.directories[path], mode=mode, version=version)
+        else:
+            raise NotFound(path)
+        return version
+
 
 class FakePin:
     """A version for reading; `lose` forgets residency as the worker's death does."""
@@ -330,7 +346,7 @@ class FakeStaging:
         dataset = self._peers.datasets[self._uid]
         data = bytes(await self._bytes())
         entry = self._peers.put(dataset, self.path, data, mtime_ns=mtime_ns, mode=mode)
-        return Committed(etag=entry.etag, size_bytes=len(data), snapshot_version=entry.version)
+        return Committed(etag=entry.etag, size_bytes=len(data), snapshot_version=entry.version, mtime_ns=mtime_ns)
 
     async def settle(self) -> None:
         async with self._committing:

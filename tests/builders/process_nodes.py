@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,19 @@ class ProcessNode:
 
 @asynccontextmanager
 async def process_node(
-    client: KubeClient, kubeconfig: Path, folder: Path, index: int, plane: ControlPlane | None = None
+    client: KubeClient,
+    kubeconfig: Path,
+    folder: Path,
+    index: int,
+    plane: ControlPlane | None = None,
+    *,
+    flags: Sequence[str] = (),
 ) -> AsyncIterator[ProcessNode]:
     """Start an agent, wait for its Node; at the end it ends its pods. With `plane` its logs can be read through it."""
     name = f"node-{index}-{secrets.token_hex(3)}"
     place = folder / name
     place.mkdir()
-    flags = ["--network-index", str(40 + index), "--taint-patience-seconds", "0"]
+    flags = [*flags, "--network-index", str(40 + index), "--taint-patience-seconds", "0"]
     if plane is not None:
         files = plane.kubelet_files(name)
         flags += ["--tls-cert", str(files.cert), "--tls-key", str(files.key), "--client-ca", str(files.client_ca)]

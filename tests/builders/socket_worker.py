@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ _KINDS: dict[bp.Op, type[bp.Struct]] = {
     bp.Op.REMOVE: bp.Remove,
     bp.Op.RENAME: bp.Rename,
     bp.Op.MAKE_DIRECTORY: bp.MakeDirectory,
+    bp.Op.SET_MODE: bp.SetMode,
 }
 
 
@@ -43,11 +45,16 @@ class SocketWorker:
         self.held_op: bp.Op | None = None
         self.answers_whole = False
         self.brings = True
+        self.sets_modes = True
         """Small files come with the answer to OPEN; a worker of an earlier release does not know of that."""
         self.seals = False
         """Staging files become objects with their commit, as in a directory store."""
         self.sealed: list[tuple[int, bytes]] = []
         """Such objects, and the bytes they had when they were committed."""
+        self.modes: dict[tuple[str, str], tuple[int, int]] = {}
+        """Mode and time of what was committed."""
+        self._asked: dict[int, bp.Commit] = {}
+        """What such a file was to be committed as, by its handle."""
         self.epoch = 0
         self._handles: dict[int, tuple[Any, int]] = {}
         self._next_handle = 1
@@ -114,6 +121,8 @@ class SocketWorker:
 
     async def _answer(self, sock: socket.socket, header: bp.Header, meta: Any) -> None:
         self.calls[header.op.name] += 1
+        if header.op is bp.Op.COMMIT and self.seals:
+            self._asked[meta.handle] = meta
         if header.op is self.held_op:
             await self.hold.wait()
         descriptor: int | None = None
@@ -128,19 +137,23 @@ class SocketWorker:
         flags = bp.Flag.REPLY | (bp.Flag.FD if descriptor is not None else bp.Flag(0))
         frame = bp.encode(header.op, header.request_id, reply, flags=flags, status=status)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))] if descriptor else []
-        sock.sendmsg([frame], rights)
+        with suppress(OSError):  # whoever asked may be gone
+            sock.sendmsg([frame], rights)
 
     def _carry_out(self, op: bp.Op, meta: Any) -> tuple[bp.Struct, int | None]:
         match op:
             case bp.Op.HELLO:
-                reply = bp.HelloReply(node="n", epoch=self.epoch, block_size_bytes=bp.BLOCK_SIZE_BYTES)
-                return reply, None
+                return bp.HelloReply(
+                    node="n", epoch=self.epoch, block_size_bytes=bp.BLOCK_SIZE_BYTES, sets_modes=self.sets_modes
+                ), None
             case bp.Op.OPEN:
                 handle, descriptor = self._file(meta, self._bytes(meta.uid, meta.path))
                 brought = None
                 if meta.first_bytes and self.brings:
                     brought = bp.Ensured(is_resident=self.answers_whole, origin_bytes=meta.first_bytes)
                 return bp.Opened(handle=handle, is_resident=False, brought=brought), descriptor
+            case bp.Op.CREATE if (adopted := self._adopted(meta)) is not None:
+                return adopted
             case bp.Op.CREATE:
                 base = self._bytes(meta.uid, meta.path) if meta.base_etag else b""
                 handle, descriptor = self._file(meta, base)
@@ -152,6 +165,7 @@ class SocketWorker:
                 created, descriptor = self._handles[meta.handle]
                 data = os.pread(descriptor, 1 << 30, 0)
                 self.files[(created.uid, created.path)] = data
+                self.modes[(created.uid, created.path)] = meta.mode, meta.mtime_ns
                 is_sealed = self.seals and created.may_seal
                 if is_sealed:
                     self.sealed.append((os.dup(descriptor), data))
@@ -173,6 +187,18 @@ class SocketWorker:
                 return bp.Mutated(snapshot_version=4, etag="e"), None
             case _:
                 return bp.Mutated(snapshot_version=4, etag="e"), None
+
+    def _adopted(self, meta: bp.Create) -> tuple[bp.Created, int] | None:
+        for number, (created, descriptor) in self._handles.items():
+            if isinstance(created, bp.Create) and os.fstat(descriptor).st_ino == meta.adopts_inode:
+                asked = self._asked.get(number)
+                if asked is None:
+                    return bp.Created(handle=number, is_sealing=self.seals), descriptor
+                sealed = bp.Created(
+                    handle=number, is_sealing=True, is_sealed=True, mode=asked.mode, mtime_ns=asked.mtime_ns
+                )
+                return (sealed, descriptor) if meta.adopts_sealed else None
+        return None
 
     def _bytes(self, uid: str, path: str) -> bytes:
         try:

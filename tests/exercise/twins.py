@@ -125,13 +125,8 @@ class Twins:
         )
 
     def chmod(self, path: str, mode: int) -> None:
-        """chmod(2): declared ENOTSUP for what is committed, unless it has the mode already."""
-
-        def wanted(before: os.stat_result) -> Answer | None:
-            return self._chmod_answer(before, mode, lambda: (self.plain / path).chmod(stat.S_IMODE(before.st_mode)))
-
-        what = f"chmod {path} {mode:#o}"
-        self._declared(what, lambda root: (root / path).chmod(mode), (self.plain / path).stat, wanted)
+        """chmod(2)."""
+        self._both(f"chmod {path} {mode:#o}", lambda root: (root / path).chmod(mode), path)
 
     def chown(self, path: str, user: int) -> None:
         """chown(2): declared EPERM for another owner."""
@@ -219,19 +214,8 @@ class Twins:
         self._at(number, "fstat", lambda descriptor: _fields(os.fstat(descriptor)))
 
     def fchmod(self, number: int, mode: int) -> None:
-        """fchmod(2), declared as chmod."""
-        pair = self.pair(number)
-        if pair is None:
-            return
-        theirs = pair.theirs
-
-        def wanted(before: os.stat_result) -> Answer | None:
-            return self._chmod_answer(before, mode, lambda: os.fchmod(theirs, stat.S_IMODE(before.st_mode)))
-
-        def act(root: Path) -> None:
-            os.fchmod(theirs if root is self.plain else pair.ours, mode)
-
-        self._declared(f"fchmod {pair.path} {mode:#o}", act, lambda: os.fstat(theirs), wanted)
+        """fchmod(2)."""
+        self._at(number, f"fchmod {mode:#o}", lambda descriptor: os.fchmod(descriptor, mode))
 
     def mapped(self, number: int, offset: int, length: int) -> None:
         """Read through a shared mapping of the whole file."""
@@ -325,13 +309,6 @@ class Twins:
         wanted = declared(before) if theirs[0] == "is" else None
         self._compare(what, ours, wanted or theirs)
 
-    def _chmod_answer(self, before: os.stat_result, mode: int, undo: Callable[[], None]) -> Answer | None:
-        is_written = any(pair.may_write and _is(pair.theirs, before) for pair in self.pairs)
-        if is_written or stat.S_IMODE(before.st_mode) == mode:
-            return None
-        undo()
-        return "errno", "ENOTSUP"
-
     def _compare(self, what: str, ours: Answer, theirs: Answer) -> None:
         self.calls.append(f"{what} -> {_short(theirs)}")
         if ours != theirs:
@@ -410,11 +387,6 @@ def _names(directory: Path) -> list[tuple[str, bool]]:
 def _rename(source: Path, target: Path, flags: int) -> None:
     if _LIBC.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags) != 0:
         raise OSError(ctypes.get_errno(), "renameat2")
-
-
-def _is(descriptor: int, status: os.stat_result) -> bool:
-    found = os.fstat(descriptor)
-    return (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino)
 
 
 def _short(answer: Answer) -> str:

@@ -1,7 +1,7 @@
 """What applications do on a mount while its daemons are killed: each a process of its own, until its stdin ends.
 
-Each checks every byte and every errno it meets, times each call, and prints one line of JSON at its end: calls, errors
-(the first few in words), and the longest call in seconds.
+Each checks every byte and every errno it meets, times each call, and prints one line of JSON at its end: calls by kind,
+errors (the first few in words), the longest call in seconds, and each that took long enough to be told of.
 """
 
 import errno
@@ -13,6 +13,7 @@ import random
 import select
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,10 @@ from typing import Final
 
 PIECE_BYTES: Final = 1 << 20
 ERRORS_TOLD: Final = 5
+TOLD_SECONDS: Final = 0.02
+"""Calls that took longer are told of one by one."""
+PLAIN: Final = "plain"
+"""Whose calls are not on the mount."""
 
 
 class Actor:
@@ -30,15 +35,15 @@ class Actor:
         self.work = mount / "bench" / "work"
         self.origin = origin
         self.random = random.Random(seed)
-        self.name = ""
-        self.calls = 0
+        self.calls: Counter[str] = Counter()
         self.errors: list[str] = []
         self.worst = ("", 0.0)
+        self.long: list[tuple[str, float, float]] = []
 
     @contextmanager
     def call(self, what: str) -> Iterator[None]:
         """Time one system call or two."""
-        self.calls += 1
+        self.calls[what] += 1
         began = time.monotonic()
         try:
             yield
@@ -46,6 +51,8 @@ class Actor:
             took = time.monotonic() - began
             if took > self.worst[1]:
                 self.worst = (what, took)
+            if took > TOLD_SECONDS:
+                self.long.append((what, began, took))
 
     def check(self, is_right: bool, what: str) -> None:
         """Count what must not be."""
@@ -225,6 +232,36 @@ def names(actor: Actor) -> Iterator[None]:
         yield
 
 
+def shards(actor: Actor) -> Iterator[None]:
+    """Small files, each written under another name and renamed over the one before, as shards of a checkpoint are."""
+    place = actor.work / "shards"
+    while True:
+        name = f"{actor.random.randrange(50)}"
+        data = actor.random.randbytes(actor.random.randrange(1, 20_000))
+        with actor.call("create a small file"):
+            descriptor = os.open(place / f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        with actor.call("write a small file"):
+            os.write(descriptor, data)
+        with actor.call("close a small file"):
+            os.close(descriptor)
+        with actor.call("rename a small file"):
+            (place / f"{name}.new").rename(place / name)
+        stored = (actor.origin / "work" / "shards" / name).read_bytes()
+        actor.check(stored == data, f"the store has other bytes of shard {name}")
+        yield
+
+
+def plain(actor: Actor) -> Iterator[None]:
+    """The disk below the store, without the mount: what it is busy with is nobody else's doing."""
+    with (actor.origin / "plain").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+            with actor.call(f"{PLAIN} fsync"):
+                os.fsync(file.fileno())
+            yield
+            time.sleep(0.1)
+
+
 def _refused(actor: Actor, number: int, action: Callable[[], object]) -> None:
     try:
         with actor.call("refused call"):
@@ -235,7 +272,8 @@ def _refused(actor: Actor, number: int, action: Callable[[], object]) -> None:
         actor.check(False, f"no error instead of {errno.errorcode[number]}")
 
 
-ACTORS: Final = {each.__name__: each for each in (sequential, mapped, small, whole, listing, writing, appending, names)}
+_ACTORS: Final = (sequential, mapped, small, whole, listing, writing, appending, names, shards, plain)
+ACTORS: Final = {each.__name__: each for each in _ACTORS}
 
 
 def main() -> int:
@@ -258,7 +296,7 @@ def main() -> int:
                 time.sleep(0.1)
     what, worst = actor.worst
     report = {"actor": name, "calls": actor.calls, "errors": len(actor.errors), "worst_seconds": worst, "in": what}
-    print(json.dumps({**report, "told": actor.errors[:ERRORS_TOLD]}), flush=True)
+    print(json.dumps({**report, "told": actor.errors[:ERRORS_TOLD], "long": actor.long}), flush=True)
     return 0
 
 

@@ -6,6 +6,7 @@ that what is in the store can be looked at.
 
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -15,11 +16,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.data_plane import DataPlane, Process
-from tests.kills.actors import ACTORS
+from fuse.core.succession import CRASHES_MAX
+from tests.kills.actors import ACTORS, PLAIN
+from tests.kills.stalls import Call, Death, Row, rows
 
 LARGE_BYTES: Final = 96 << 20
 WHOLE_BYTES: Final = 24 << 20
@@ -30,6 +34,15 @@ PAUSE_SECONDS: Final = (0.1, 2.0)
 """From one daemon's first answer to its end: often before another waits."""
 WAYS: Final = {"kill": 6, "stop": 1, "crash": 2, "upgrade": 1}
 """How a daemon ends, and how often: SIGKILL, SIGSTOP (the watchdog's business), SIGSEGV, SIGHUP to the keeper."""
+WORKER: Final = "worker"
+"""No daemon ends but the worker, by SIGKILL, and is started anew."""
+
+
+_UNKNOWN: Final = {
+    **{"actor": "?", "calls": {}, "errors": 0, "worst_seconds": SETTLE_SECONDS, "in": "?"},
+    **{"told": [], "long": []},
+}
+"""The report of an actor that gave none."""
 
 
 @dataclass
@@ -40,6 +53,8 @@ class Outcome:
     reports: list[dict[str, Any]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     """What is wrong besides what applications saw."""
+    deaths: list[Death] = field(default_factory=list)
+    worker_deaths: list[Death] = field(default_factory=list)
 
     @property
     def errors(self) -> int:
@@ -48,8 +63,27 @@ class Outcome:
 
     @property
     def worst(self) -> dict[str, Any]:
-        """The report with the longest call."""
-        return max(self.reports, key=lambda each: float(each["worst_seconds"]))
+        """The report with the longest call on the mount."""
+        on_mount = (each for each in self.reports if each["actor"] != PLAIN)
+        return max(on_mount, key=lambda each: float(each["worst_seconds"]))
+
+    def rows(self) -> list[Row]:
+        """Return how long calls took, by what was called; without those that met a worker's death."""
+        counts: Counter[str] = Counter()
+        for report in self.reports:
+            counts.update(report["calls"])
+        return rows(counts, [call for call in self.calls() if not self._met_worker(call)], self.deaths)
+
+    def calls(self) -> list[Call]:
+        """Return the calls that took long enough to be told of."""
+        return [Call(*each) for report in self.reports for each in report["long"]]
+
+    def worker_stall(self) -> float:
+        """Return the longest call that met a worker's death, in seconds."""
+        return max((call.seconds for call in self.calls() if self._met_worker(call)), default=0.0)
+
+    def _met_worker(self, call: Call) -> bool:
+        return any(death.met(call) for death in self.worker_deaths)
 
     def line(self) -> str:
         """Return the line a campaign ends with."""
@@ -75,19 +109,34 @@ def run(
         (mount / "bench" / "books" / "whole.bin").read_bytes()
         (mount / "bench" / "work" / "written").mkdir()
         (mount / "bench" / "work" / "names").mkdir()
+        (mount / "bench" / "work" / "shards").mkdir()
         actors = [_start(name, mount, origin, seed + index) for index, name in enumerate(ACTORS)]
         try:
             before: _Held | None = None
+            last: list[str] = []
+            _await_serving(keeper, served := 1)
             for number in range(kills):
-                _await_serving(keeper, number + 1)
                 before = before or _held(keeper, mount)
                 time.sleep(chance.uniform(*PAUSE_SECONDS))
                 way = chance.choices(list(ways or WAYS), list((ways or WAYS).values()))[0]
+                # What is in work in one crash too many is refused, as it should be.
+                way = "kill" if last == ["crash"] * (CRASHES_MAX - 1) else way
+                last = [*last, way][1 - CRASHES_MAX :]
+                began = time.monotonic()
+                if way == WORKER:
+                    plane.workers["n1"].stop(signal.SIGKILL)
+                    plane.start_worker("n1")
+                    outcome.worker_deaths.append(Death(way, began, time.monotonic()))
+                    continue
+                served += 1
                 end_daemon(keeper, way)
+                _await_serving(keeper, served)
+                if way == "upgrade":
+                    began = max(began, time.monotonic() - _seconds_since(keeper, "leaves"))
+                outcome.deaths.append(Death(way, began, time.monotonic()))
                 outcome.kills[way] += 1
                 if (number + 1) % 10 == 0:
                     told(f"{number + 1} of {kills} daemons ended")
-            _await_serving(keeper, kills + 1)
             time.sleep(1.0)
         finally:
             outcome.reports = [_finish(each, outcome) for each in actors]
@@ -126,7 +175,7 @@ def _finish(actor: subprocess.Popen[bytes], outcome: Outcome) -> dict[str, Any]:
         actor.kill()
         actor.wait()
         outcome.faults.append(f"{actor.args!r} did not end: {error}")
-        return {"actor": "?", "calls": 0, "errors": 0, "worst_seconds": SETTLE_SECONDS, "in": "?", "told": []}
+        return _UNKNOWN
     return report
 
 
@@ -141,6 +190,11 @@ def _await_serving(keeper: Process, count: int) -> None:
         if time.monotonic() > deadline or keeper.popen.poll() is not None:
             raise RuntimeError(f"no daemon follows: {keeper.tail()}")
         time.sleep(0.01)
+
+
+def _seconds_since(keeper: Process, event: str) -> float:
+    told = next((each for each in reversed(keeper.events()) if each["event"] == event), None)
+    return (datetime.now(UTC) - datetime.fromisoformat(told["timestamp"])).total_seconds() if told else math.inf
 
 
 def end_daemon(keeper: Process, way: str) -> None:

@@ -195,6 +195,7 @@ CASES: dict[tuple[str, str], Callable[[Path], object]] = {
     ("bind", "of a socket's name"): bound,
     ("chmod", "another mode of a committed file"): lambda d: (d / "file").chmod(0o600),
     ("chmod", "another mode of a directory"): lambda d: (d / "dir").chmod(0o700),
+    ("chmod", "mode 0 of a committed file"): lambda d: (d / "file").chmod(0),
     ("chmod", "the mode it has"): lambda d: (d / "file").chmod(0o644),
     ("fchmod", "another mode of a file being written"): writing(lambda fd: os.fchmod(fd, 0o600)),
     ("fchmod", "mode 0 of a file being written"): writing(lambda fd: os.fchmod(fd, 0)),

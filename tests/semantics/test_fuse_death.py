@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.data_plane import DataPlane, Process
+from fuse.node.follower import LOOK_SECONDS
 from fuse.node.mounts import is_mounted
 from tests.kills import campaign, modes
 
@@ -134,6 +135,21 @@ def test_done_once(site: Site, tmp_path: Path) -> None:
     assert outcome.errors == 0, [*outcome.faults, *(report["told"] for report in outcome.reports)]
     assert all(report["calls"] for report in outcome.reports)
     assert {report["actor"] for report in outcome.reports} >= {"names", "writing", "appending", "mapped", "listing"}
+
+
+def test_a_daemon_that_waits_follows_the_journal(site: Site, tmp_path: Path) -> None:
+    """What was written down before is read before its writer dies."""
+    with site.mounted(tmp_path) as (top, keeper):
+
+        def has_followed() -> bool:
+            count = len(campaign.serving_pids(keeper))
+            list((top / "books" / "many").iterdir())
+            os.kill(served_by(keeper, count), signal.SIGKILL)
+            served_by(keeper, count + 1)
+            time.sleep(LOOK_SECONDS)
+            return any(each.get("followed_bytes") for each in keeper.events())
+
+        eventually(has_followed)
 
 
 def test_stopped(site: Site, tmp_path: Path) -> None:

@@ -15,13 +15,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 import fuse
+from api.gen import metadata_pb2 as pb
+from api.gen import metadata_pb2_grpc
 from benchmarks.data_plane import DataPlane, Process
 from fuse.errors import NoSpace
 from fuse.node.mounts import is_mounted
@@ -59,7 +61,9 @@ def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     (root / "books" / "poems").mkdir()
     (root / "books" / "poems" / "one.txt").write_bytes(b"whose woods these are")
     (root / "books" / "large.bin").write_bytes(os.urandom(9 << 20))
-    with DataPlane(root / "plane") as plane:
+    with pytest.MonkeyPatch.context() as environment, ExitStack() as stack:
+        environment.setenv("HEADRACE_METADATA_FENCE_SETTLE_SECONDS", "2.5")
+        plane = stack.enter_context(DataPlane(root / "plane"))
         for node in ("here", "there"):
             # A file that waits for its upload waits for little.
             plane.start_worker(node, {"HEADRACE_WORKER_HELD_SETTLE_SECONDS": "0.3"})
@@ -173,13 +177,14 @@ def test_group_rights(site: Site, work: Path) -> None:
     assert modes == {work.name: 0o775, "d": 0o775, "f": 0o664, "private": 0o660}
     read_only = site.plane.mounts[name] / "bench" / "books"
     assert [stat.S_IMODE(path.stat().st_mode) for path in (read_only, read_only / "large.bin")] == [0o555, 0o444]
-    # What the file shows can be set, and what it was made with; nothing else, as without the option.
+    # What the file shows changes nothing when it is set, nor does what it was made with.
     for mode in (0o664, 0o644):
         (shared / "f").chmod(mode)
-    _fails(errno.ENOTSUP, lambda: (shared / "f").chmod(0o600))
+    (shared / "d").chmod(0o700)
+    assert stat.S_IMODE((shared / "d").stat().st_mode) == 0o770
     # A mount beside it shows what was set.
-    _eventually((work / "private").exists)
-    assert [stat.S_IMODE((work / each).stat().st_mode) for each in ("f", "private")] == [0o644, 0o600]
+    wanted = [0o644, 0o600, 0o700]
+    _eventually(lambda: _modes(work, "f", "private", "d") == wanted)
 
 
 def test_statfs(site: Site) -> None:
@@ -582,13 +587,44 @@ def test_mode_and_times_while_writing(site: Site, work: Path) -> None:
     assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (0o640, 2_000_000_000)
 
 
-def test_mode_of_committed(work: Path) -> None:
-    """Setting the mode of a committed file or a directory is ENOTSUP, unless it has that mode already."""
+def test_mode_of_committed(site: Site, work: Path) -> None:
+    """The mode of a committed file or a directory can be set: the namespace keeps it, other nodes see it, and it stays
+    when the under store is listed anew. That of a dataset itself is ENOTSUP, unless it has that mode already."""
     (work / "a").write_bytes(b"x")
-    (work / "a").chmod(0o644)
-    _fails(errno.ENOTSUP, lambda: (work / "a").chmod(0o600))
-    work.chmod(0o755)
-    _fails(errno.ENOTSUP, lambda: work.chmod(0o700))
+    (work / "d").mkdir()
+    (_origin(site, work) / "listed").mkdir()
+    (_origin(site, work) / "listed" / "b").write_bytes(b"y")
+    _sync_work(site)
+    _eventually((work / "listed" / "b").exists)
+    names = ("a", "d", "listed", "listed/b")
+    modes = [0o600, 0o700, 0o2750, 0o755]
+    for name, mode in zip(names, modes, strict=True):
+        (work / name).chmod(mode)
+        assert _modes(work, name) == [mode]
+    _eventually(lambda: _modes(_there(site, work), *names) == modes)
+    (_origin(site, work) / "more").write_bytes(b"z")
+    _sync_work(site)
+    for where in (work, _there(site, work)):
+        _eventually((where / "more").exists)
+        assert _modes(where, *names) == modes
+    assert (work / "a").read_bytes() == b"x"
+    with (work / "a").open("ab") as file:
+        file.write(b"more")
+    (work / "d").rename(work / "e")
+    (work / "a").rename(work / "e" / "a")
+    _eventually((_there(site, work) / "e" / "a").exists)
+    for where in (work, _there(site, work)):
+        assert _modes(where, "e", "e/a") == [0o700, 0o600]
+    site.work.chmod(0o755)
+    _fails(errno.ENOTSUP, lambda: site.work.chmod(0o700))
+
+
+def _sync_work(site: Site) -> None:
+    site.plane.sync("work", f"file://{site.work_origin}", writable=True)
+
+
+def _modes(directory: Path, *names: str) -> list[int]:
+    return [stat.S_IMODE((directory / name).stat().st_mode) for name in names]
 
 
 def test_mode_zero(work: Path) -> None:
@@ -597,6 +633,7 @@ def test_mode_zero(work: Path) -> None:
     _fails(errno.ENOTSUP, lambda: (work / "d").mkdir(0))
     with (work / "b").open("wb") as file:
         _fails(errno.ENOTSUP, lambda: os.fchmod(file.fileno(), 0))
+    _fails(errno.ENOTSUP, lambda: (work / "b").chmod(0))
     assert [(path.name, stat.S_IMODE(path.stat().st_mode)) for path in work.iterdir()] == [("b", 0o644)]
 
 
@@ -785,6 +822,37 @@ def removed(site: Site, tmp_path: Path) -> Iterator[tuple[Path, list[int], int]]
     finally:
         for handle in handles:
             os.close(handle)
+
+
+def test_fenced_node(site: Site, work: Path) -> None:
+    """On a node that is fenced off from a directory every change in it is EACCES, also close() of what was being
+    written, and reads go on."""
+    (work / "old").write_bytes(b"old")
+    written = os.open(work / "new", os.O_WRONLY | os.O_CREAT)
+    os.write(written, b"x")
+    fence = pb.Fence(node="here", path=work.name, pods=["pod"])
+    with site.plane.metadata_channel() as channel:
+        fences = metadata_pb2_grpc.FencesStub(channel)
+        named = pb.DatasetRequest(namespace="bench", name="work")
+        uid = metadata_pb2_grpc.NamespaceStub(channel).GetDataset(named, timeout=10).uid
+        fences.Raise(pb.RaiseFencesRequest(uid=uid, fences=[fence]), timeout=10)
+        try:
+            _fails(errno.EACCES, lambda: os.close(written))
+            for change in (
+                (work / "d").mkdir,
+                (work / "old").unlink,
+                lambda: (work / "old").chmod(0o600),
+                lambda: (work / "old").write_bytes(b"newer"),
+                lambda: (work / "old").rename(work / "older"),
+                lambda: (work / "old").rename(site.work / "elsewhere"),
+            ):
+                _fails(errno.EACCES, change)
+            assert (work / "old").read_bytes() == b"old"
+            there = _there(site, work)
+            _eventually((there / "old").exists)
+            (there / "old").write_bytes(b"of another node")
+        finally:
+            fences.Lift(pb.LiftFencesRequest(uid=uid, node="here", pods=["pod"]), timeout=10)
 
 
 def test_removed_dataset(removed: tuple[Path, list[int], int]) -> None:

@@ -13,6 +13,12 @@ PATH_CHARACTERS_MAX: Final = 4000
 """The kernel ends at 4096 bytes."""
 
 
+def pod_of(root: str, path: str) -> str:
+    """Return the uid of the pod whose volume is at a path below `root`, kubelet's folder; "" = it is no pod's."""
+    parts = path.removeprefix(root.rstrip("/") + "/").split("/")
+    return parts[1] if len(parts) > 2 and parts[0] == "pods" else ""
+
+
 def below(root: str, path: str, field: str) -> str:
     """Return `path` relative to `root`, which is absolute; BadRequest naming `field`."""
     if not path:

@@ -4,6 +4,7 @@ from typing import Final
 
 import grpc
 
+from api.fence_lifting import FenceLifter
 from api.gen import metadata_pb2 as pb
 from api.gen import metadata_pb2_grpc
 from api.trust.channels import open_channel
@@ -41,6 +42,10 @@ class Catalogue:
                 "again is safe"
             ) from None
         return info.writable
+
+    def fences(self, node: str) -> FenceLifter:
+        """Return what lifts the fences of a node."""
+        return FenceLifter(self._channel, node)
 
     async def is_answering(self) -> bool:
         """Whether the metadata service answers at all."""

@@ -153,6 +153,10 @@ class NodeVolumes:
             used_files=room.f_files - room.f_ffree,
         )
 
+    def has_pod(self, uid: str) -> bool:
+        """Whether a pod has any volume of ours on this node."""
+        return any(self._targets.pod_of(use.path) == uid for use in self._records.all())
+
     # ---- without being called ------------------------------------------------------------------------------
 
     async def recover(self) -> None:

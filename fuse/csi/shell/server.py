@@ -105,8 +105,9 @@ async def _plugin(settings: Settings, stack: AsyncExitStack) -> None:
     maps_owners = settings.backend != "pyfuse3" and await asyncio.to_thread(idmap.is_possible)
     node = NodeVolumes(targets, Records(settings.state / "uses"), folders, chosen, catalogue, maps_owners=maps_owners)
     await node.recover()
-    healing = asyncio.ensure_future(watch(node, settings.heal_seconds))
-    stack.push_async_callback(_cancelled, healing)
+    lifting = catalogue.fences(settings.node).run(node.has_pod, settings.fence_seconds)
+    for work in (watch(node, settings.heal_seconds), lifting):
+        stack.push_async_callback(_cancelled, asyncio.ensure_future(work))
 
     server = grpc.aio.server()
     csi_pb2_grpc.add_IdentityServicer_to_server(

@@ -44,6 +44,10 @@ class Targets:
         """Return a path relative to the folder; BadRequest naming the field."""
         return paths.below(self._folder, path, field)
 
+    def pod_of(self, path: str) -> str:
+        """Return the uid of the pod whose target a path is; "" = it is no pod's."""
+        return paths.pod_of(self._folder, path)
+
     def stack(self, relative: str, table: MountTable | None = None) -> list[Mount]:
         """Return what is mounted at a target, the top last; by a table that was just read, if there is one."""
         return (table or mounts.read_mount_table()).at(f"{self._real}/{relative}")

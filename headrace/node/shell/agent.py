@@ -204,6 +204,10 @@ class Agent:
         ]
         return found[-1] if found else None
 
+    def has_pod(self, uid: str) -> bool:
+        """Whether processes of a pod may be here."""
+        return not self.is_synced.is_set() or uid in self._workers or uid in self._records
+
     async def stop_pods(self, grace_seconds: float) -> None:
         """End every pod, each with its own grace but at most `grace_seconds`; returns when all ended."""
         self._is_stopping = True

@@ -577,6 +577,7 @@ def test_a_dataset_that_is_not_writable_refuses_every_change(cluster: CacheClust
         (Op.REMOVE, bp.Remove(uid=UID, path="big.bin")),
         (Op.RENAME, bp.Rename(uid=UID, source="big.bin", target="y")),
         (Op.MAKE_DIRECTORY, bp.MakeDirectory(uid=UID, path="d", mode=0o755)),
+        (Op.SET_MODE, bp.SetMode(uid=UID, path="big.bin", mode=0o755)),
     ]
     for op, meta in requests:
         with pytest.raises(WorkerRefused) as refused:

@@ -116,6 +116,7 @@ def test_without_a_token_every_request_is_refused(cluster: CacheCluster, client:
         (Op.REMOVE, bp.Remove(uid="u-1", path="a.bin")),
         (Op.RENAME, bp.Rename(uid="u-1", source="a.bin", target="c.bin")),
         (Op.MAKE_DIRECTORY, bp.MakeDirectory(uid="u-1", path="d", mode=0o755)),
+        (Op.SET_MODE, bp.SetMode(uid="u-1", path="a.bin", mode=0o755)),
     ]
     for op, meta in requests:
         error = refused(cluster, "missing", lambda op=op, meta=meta: client.call(op, meta, bp.Empty))  # type: ignore[misc]

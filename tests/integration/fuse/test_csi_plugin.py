@@ -3,12 +3,17 @@
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from api.gen import csi_pb2 as csi
+from api.gen import metadata_pb2 as pb
+from api.gen import metadata_pb2_grpc
+from api.trust.channels import open_blocking_channel
+from api.trust.identity import METADATA_SERVER
 from benchmarks.data_plane import DataPlane
-from tests.builders.csi import WRITERS, CsiNode, refusal
+from tests.builders.csi import WRITERS, CsiNode, eventually, refusal
 
 pytestmark = pytest.mark.mount
 
@@ -141,3 +146,36 @@ def test_pods_that_stay_do_not_notice_those_that_come_and_go(node: CsiNode) -> N
         assert set(pool.map(come_and_go, range(40))) == {b"train" * 2000}
     assert node.clients() == 1 and len(node.mounts()) == 2  # the daemon's own and the target
     node.unpublish("stays", "bench/train")
+
+
+def test_a_given_up_pods_fence_is_lifted_once_its_volume_is_gone(csi_plane: DataPlane, tmp_path: Path) -> None:
+    with CsiNode(csi_plane, tmp_path / "n", arguments=["--fence-seconds", "0.1"]) as node:
+        old = node.publish("uid-old", "bench/work", mode=WRITERS)
+        other = node.publish("uid-other", "bench/work", mode=WRITERS)
+        (old / "run").mkdir()
+        fence = pb.Fence(node="n1", path="run", pods=["uid-old", "uid-never-seen"])
+        with open_blocking_channel(csi_plane.metadata_address, None, METADATA_SERVER) as channel:
+            stub = metadata_pb2_grpc.FencesStub(channel)
+            stub.Raise(pb.RaiseFencesRequest(namespace="bench", name="work", fences=[fence]), timeout=10)
+
+            def pods() -> list[str]:
+                listed = stub.List(pb.ListFencesRequest(node="n1"), timeout=10)
+                return [pod for one in listed.fences for pod in one.pods]
+
+            eventually(lambda: pods() == ["uid-old"])
+
+            def is_refused() -> bool:
+                """Of a save; a worker goes by a record of the dataset that is up to two seconds old."""
+                try:
+                    (other / "run" / "step").write_text("x")
+                except PermissionError:
+                    return True
+                return False
+
+            eventually(is_refused)
+            assert pods() == ["uid-old"]
+            node.unpublish("uid-old", "bench/work")
+            eventually(lambda: pods() == [])
+            eventually(lambda: not is_refused())
+        node.unpublish("uid-other", "bench/work")
+        assert node.defects() == []

@@ -168,7 +168,12 @@ def test_copying_programs_work(plane: DataPlane, tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "source", work / "copied")
     subprocess.run(["cp", "-r", str(tmp_path / "source"), str(work / "cp")], check=True, timeout=60)
     subprocess.run(["tar", "-C", str(work / "cp"), "-cf", str(work / "cp.tar"), "."], check=True, timeout=60)
-    assert _digests(work / "copied") == _digests(work / "cp") == _digests(tmp_path / "source")
+    # These make directories with other modes than they have in the end.
+    subprocess.run(["cp", "-a", str(tmp_path / "source"), str(work / "cp-a")], check=True, timeout=60)
+    (work / "tar").mkdir()
+    subprocess.run(["tar", "-C", str(work / "tar"), "-xpf", str(work / "cp.tar")], check=True, timeout=60)
+    wanted = _digests(tmp_path / "source")
+    assert all(_digests(work / each) == wanted for each in ("copied", "cp", "cp-a", "tar"))
     shutil.rmtree(work / "copied")
     assert not (work / "copied").exists()
 

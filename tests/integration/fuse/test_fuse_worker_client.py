@@ -4,17 +4,18 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from api.byteplane import Op
 from fuse.client import staging_file
+from fuse.client.vault import NoVault
 from fuse.client.worker_client import WorkerClient
 from fuse.client.write_back import WRITE_BYTES_MAX
 from fuse.core.read_plan import WHOLE_FILE_BYTES
-from fuse.errors import AccessDenied, Ended, NoSpace, NotFound, Stale, Unavailable
+from fuse.errors import AccessDenied, Ended, NoSpace, NotFound, Stale, Unavailable, Unsupported
 from fuse.metrics import Metrics
 from tests.builders.socket_worker import SocketWorker
 
@@ -55,6 +56,102 @@ async def _next_worker(client: WorkerClient, worker: SocketWorker) -> None:
 
 def _descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+class Kept(NoVault):
+    """What outlives a daemon."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.descriptors: dict[int, int] = {}
+
+    def keep(self, number: int, descriptor: int) -> None:
+        self.let_go(number)
+        self.descriptors[number] = os.dup(descriptor)
+
+    def let_go(self, number: int) -> None:
+        if number in self.descriptors:
+            os.close(self.descriptors.pop(number))
+
+    def take(self, number: int) -> int | None:
+        return os.dup(self.descriptors[number])
+
+
+@pytest.fixture
+async def daemons(worker: SocketWorker, tmp_path: Path) -> AsyncIterator[Callable[[], WorkerClient]]:
+    """Makes clients of daemons that follow one another."""
+    kept, made = Kept(), list[WorkerClient]()
+
+    def make() -> WorkerClient:
+        metrics = Metrics()
+        made.append(WorkerClient(str(tmp_path / "worker.sock"), node="n", metrics=metrics, vault=kept))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.close()
+    for number in list(kept.descriptors):
+        kept.let_go(number)
+
+
+def _count_copies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    copied: list[int] = []
+    copy = staging_file._copy
+
+    def counted(source: int, target: int, bytes_max: int) -> None:
+        copied.append(os.fstat(source).st_size)
+        copy(source, target, bytes_max)
+
+    monkeypatch.setattr(staging_file, "_copy", counted)
+    return copied
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+async def test_a_successor_waits_for_the_commit_under_way(
+    daemons: Callable[[], WorkerClient], worker: SocketWorker, monkeypatch: pytest.MonkeyPatch, is_done: bool
+) -> None:
+    """No byte of the file is copied for it, and the time it is shown with stays: the successor knows it from the file
+    only."""
+    copied = _count_copies(monkeypatch)
+    dying = daemons()
+    staging = dying.stage("u", "new", "", 0)
+    await staging.write(0, DATA)
+    if not is_done:
+        worker.held_op = Op.COMMIT
+        worker.hold.clear()
+    first = asyncio.ensure_future(staging.commit(0o600, 7))
+    await _until(lambda: worker.calls["COMMIT"] == 1 and (first.done() or not is_done))
+    await dying.close()
+    await asyncio.gather(first, return_exceptions=True)
+
+    left = daemons().restage(staging.number, "u", "new", "", 0)
+    again = asyncio.ensure_future(left.staging.commit(0o600, left.mtime_ns))
+    await _until(lambda: worker.calls["COMMIT"] == 2)
+    worker.hold.set()
+    committed = await again
+    assert not copied and worker.calls["CREATE"] == 2
+    assert committed.mtime_ns == (7 if worker.seals else left.mtime_ns)
+    # What is written on changes no object (the fixture looks), and is all there.
+    await left.staging.write(len(DATA), b"more")
+    await left.staging.commit(0o600, 8)
+    assert worker.files[("u", "new")] == DATA + b"more"
+    assert copied == ([len(DATA)] if worker.seals else [])
+    left.staging.close()
+
+
+async def test_a_successor_that_was_told_another_mode_commits_anew(
+    daemons: Callable[[], WorkerClient], worker: SocketWorker
+) -> None:
+    dying = daemons()
+    staging = dying.stage("u", "new", "", 0)
+    await staging.write(0, DATA)
+    await staging.commit(0o600, 7)
+    await dying.close()
+    left = daemons().restage(staging.number, "u", "new", "", 0)
+    committed = await left.staging.commit(0o644, 9)
+    assert committed.mtime_ns == 9 and worker.modes[("u", "new")] == (0o644, 9)
+    assert len({os.fstat(descriptor).st_ino for descriptor, _ in worker.sealed}) == 2 * worker.seals
+    left.staging.close()
 
 
 @pytest.mark.parametrize("brings", [True, False])
@@ -458,3 +555,28 @@ async def test_no_descriptor_is_left_behind(client: WorkerClient, worker: Socket
         staging.close()
     await _until(lambda: worker.handles == 0)
     assert _descriptors() == before
+
+
+async def test_a_change_of_a_mode_that_finds_no_name_is_none_also_the_second_time(
+    client: WorkerClient, worker: SocketWorker
+) -> None:
+    assert await client.set_mode("u", "a", 0o600) == 4
+    worker.held_op, worker.refusals[Op.SET_MODE] = Op.SET_MODE, errno.ENOENT
+    worker.hold.clear()
+    changing = asyncio.ensure_future(client.set_mode("u", "gone", 0o600))
+    await _until(lambda: worker.calls["SET_MODE"] == 2)
+    worker.kill()
+    worker.hold.set()
+    worker.start()
+    with pytest.raises(NotFound):
+        await changing
+    assert worker.calls["SET_MODE"] == 3
+
+
+async def test_a_worker_of_an_earlier_release_is_not_asked_to_change_a_mode(
+    client: WorkerClient, worker: SocketWorker
+) -> None:
+    worker.sets_modes = False
+    with pytest.raises(Unsupported, match="of a release that cannot change modes"):
+        await client.set_mode("u", "a", 0o600)
+    assert not worker.calls["SET_MODE"]

@@ -135,9 +135,11 @@ class Client:
     async def get(self, uid: str) -> pb.DatasetInfo:
         return await self.namespace.GetDataset(pb.DatasetRequest(uid=uid), timeout=10)
 
-    async def put(self, uid: str, path: str, size: int = 1, etag: str = "e", request_id: str = "") -> int:
+    async def put(
+        self, uid: str, path: str, size: int = 1, etag: str = "e", request_id: str = "", node: str = ""
+    ) -> int:
         request = pb.PutFileRequest(
-            uid=uid, path=path, size_bytes=size, etag=etag, mtime_ns=5, mode=0o640, request_id=request_id
+            uid=uid, path=path, size_bytes=size, etag=etag, mtime_ns=5, mode=0o640, request_id=request_id, node=node
         )
         return (await self.namespace.PutFile(request, timeout=10)).snapshot_version
 

@@ -22,7 +22,7 @@ async def test_a_restart_in_order_is_waited_for_by_workers_and_mounts(
     process = metadata_process()
     bare = connect(process)
     await bare.sync("u1", f"file://{tmp_path}/data")
-    worker = of_worker.MetadataClient(process.address, call_seconds=5, mutation_seconds=30)
+    worker = of_worker.MetadataClient(process.address, node="n1", call_seconds=5, mutation_seconds=30)
     mount = of_mount.MetadataClient(process.address)
     answered = 0
     turned_away: set[grpc.StatusCode] = set()
@@ -104,7 +104,7 @@ async def test_a_call_that_a_stopping_server_cancels_is_made_again() -> None:
     server.add_generic_rpc_handlers((stopping.handler(),))
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    worker = of_worker.MetadataClient(address, call_seconds=5, mutation_seconds=30)
+    worker = of_worker.MetadataClient(address, node="n1", call_seconds=5, mutation_seconds=30)
     mount = of_mount.MetadataClient(address)
     assert await worker.put_file("u1", "one", size_bytes=1, etag="e", mtime_ns=1, mode=0o644) == 7
     assert (await mount.lookup("u1", "one")).size_bytes == 9

@@ -116,6 +116,15 @@ async def test_mutations_make_versions_and_watchers_see_them(
     with refused(StatusCode.ALREADY_EXISTS, "'made' exists already"):
         await client.namespace.MakeDirectory(make, timeout=5)
 
+    async def set_mode(path: str, mode: int) -> int:
+        request = pb.SetModeRequest(uid="u1", path=path, mode=mode)
+        return int((await client.namespace.SetMode(request, timeout=5)).snapshot_version)
+
+    assert await set_mode("made", 0o750) == 3, "it has that mode"
+    for path, mode in (("none", 0o700), ("", 0o700), ("made", 0), ("made", 0o10000)):
+        with refused(StatusCode.NOT_FOUND if path == "none" else StatusCode.INVALID_ARGUMENT, ""):
+            await set_mode(path, mode)
+
     async def rename(source: str, target: str, etag: str = "") -> int:
         request = pb.RenameRequest(uid="u1", source=source, target=target, target_etag=etag)
         return int((await client.namespace.Rename(request, timeout=5)).snapshot_version)

@@ -8,6 +8,7 @@ import pickle
 import random
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,49 @@ def test_a_directory_of_many_pages_is_listed_whole(cluster: CacheCluster, fs: He
 
 
 def test_a_dataset_made_anew_under_its_name_is_found(fs: HeadraceFileSystem) -> None:
-    fs._uids["default", "u-1"] = "of the one before"
+    def made_anew() -> None:
+        fs._uids["default", "u-1"] = "of the one before"
+
+    made_anew()
     assert fs.info(f"{ROOT}/big.bin")["size"] == len(BIG)
+    made_anew()
+    fs.pipe_file(f"{ROOT}/anew/a", b"written")
+    made_anew()
+    fs.mv(f"{ROOT}/anew/a", f"{ROOT}/anew/b")
+    assert fs.cat_file(f"{ROOT}/anew/b") == b"written"
+    made_anew()
+    fs.rm_file(f"{ROOT}/anew/b")
+    made_anew()
+    fs.rmdir(f"{ROOT}/anew")
+    for _ in range(10):
+        made_anew()
+        with ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(fs.cat_file, [f"{ROOT}/train/0/f000.bin"] * 16))
+        assert found == [SMALL["train/0/f000.bin"]] * 16
+    made_anew()
+    with pytest.raises(FileNotFoundError):
+        fs.rm_file(f"{ROOT}/none")
+
+
+def test_a_file_or_a_directory_is_copied(fs: HeadraceFileSystem) -> None:
+    fs.copy(f"{ROOT}/big.bin", f"{ROOT}/copied/big")
+    assert fs.cat_file(f"{ROOT}/copied/big") == BIG
+    fs.copy(f"{ROOT}/train/0", f"{ROOT}/copied/train", recursive=True)
+    assert {name: fs.cat_file(name) for name in fs.find(f"{ROOT}/copied/train")} == {
+        f"default/u-1/copied/{name.replace('train/0', 'train')}": data
+        for name, data in SMALL.items()
+        if name.startswith("train/0/")
+    }
+    fs.rm(f"{ROOT}/copied", recursive=True)
+
+
+def test_tokens_are_looked_for_where_it_is_said(cluster: CacheCluster) -> None:
+    socket = str(cluster.workers["a"].socket)
+    data = FileDataset(f"{ROOT}/train", socket=socket, tokens="/elsewhere")
+    for each in (data, pickle.loads(pickle.dumps(data))):
+        assert each._fs.worker.tokens == "/elsewhere"
+        assert each[0] == SMALL[sorted(SMALL)[0]]
+    assert checkpoint.latest(f"{ROOT}/none", socket=socket, tokens="/elsewhere") is None
 
 
 def test_random_reads_are_the_bytes(fs: HeadraceFileSystem) -> None:

@@ -139,7 +139,7 @@ class Worker:
 
         self._serving = asyncio.create_task(FrameServer(listen(folder / "socket"), session, metrics).run())
 
-    async def locate_writable(self, uid: str, path: str) -> Location:
+    async def locate_for_change(self, uid: str, path: str, *, is_begun: bool = True) -> Location:
         await asyncio.sleep(0)
         return Location(cast(Any, self._under), path, False)
 

@@ -69,6 +69,14 @@ class MutationModel(RuleBasedStateMachine):
             lambda: (self.root / path).mkdir(parents=True),
         )
 
+    @rule(path=PATHS, mode=st.sampled_from([0o600, 0o644, 0o755]))
+    def set_mode(self, path: str, mode: int) -> None:
+        self._both(
+            lambda: self._apply(mutations.set_mode(self, path, mode)), lambda: (self.root / path).lstat() and None
+        )
+        if path in self.entries:
+            assert self.entries[path].mode == mode
+
     @rule(path=PATHS, directory=st.booleans())
     def remove(self, path: str, directory: bool) -> None:
         self._both(

@@ -19,6 +19,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache = Cache(specs, tuple(DatasetSpec(f"d{i}", size) for i, size in enumerate(SIZES)))
         self.readers: list[tuple[int, int]] = []
         self.disks: dict[int, Disk] = {}
+        self.told: list[dict[int, list[float]]] = [{} for _ in range(NODES)]
         self.now = 0.0
 
     @rule(node=nodes, dataset=datasets)
@@ -74,6 +75,23 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(node=nodes)
     def come_back(self, node: int) -> None:
         self.cache.bring_back(node, self.disks.pop(node, Disk()), self.now)
+
+    @rule(node=nodes)
+    def report(self, node: int) -> None:
+        """Who looks at what changed alone knows all of it."""
+        told = self.told[node]
+        for dataset in self.cache.take_changed(node):
+            sizes = self.cache.told(node, dataset)
+            told.pop(dataset, None)
+            if sizes is not None:
+                told[dataset] = sizes
+        assert told == self.cache.held(node)
+        self.cache.dirty.discard(node)
+
+    @invariant()
+    def who_is_not_dirty_tells_nothing_new(self) -> None:
+        for node, told in enumerate(self.told):
+            assert node in self.cache.dirty or told == self.cache.held(node)
 
     @invariant()
     def sums_hold(self) -> None:

@@ -28,11 +28,37 @@ def test_json_can_be_read_back(tmp_path: Path) -> None:
     done = runner.invoke(app, ["sim", "run", "partial-cache", "--seeds", "1", "--policies", "headrace", "-o", "json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["runs"]["headrace"][0]["figures"]["local_bytes"] == pytest.approx(140e9, rel=1e-3)
+    assert not any(word in done.stdout for word in ("Infinity", "NaN")), "no JSON"
     kept = tmp_path / "run.json"
     kept.write_text(done.stdout)
-    shown = runner.invoke(app, ["sim", "report", str(kept)])
-    assert shown.exit_code == 0
-    assert "local_bytes" in shown.stdout
+    again = runner.invoke(app, ["sim", "report", str(kept), "-o", "json"])
+    assert again.stdout == done.stdout
+
+
+def test_a_kept_run_has_the_tables_and_pictures_of_the_run(tmp_path: Path) -> None:
+    words = ["sweep", "--nodes", "2", "--jobs", "4", "--seeds", "2", "--policies", "headrace"]
+    kept = tmp_path / "run.json"
+    kept.write_text(runner.invoke(app, ["sim", "run", *words, "-o", "json"]).stdout)
+    done = runner.invoke(app, ["sim", "run", *words])
+    again = runner.invoke(app, ["sim", "report", str(kept), "--plots", str(tmp_path / "of" / "it")])
+    assert again.exit_code == 0, again.output
+    text = (out.stdout.partition("wall seconds")[0] for out in (done, again))
+    assert len(set(text)) == 1
+    assert "±" in again.stdout and "1 GPU: queueing, p99" in again.stdout
+    drawn = {file.name: file.read_bytes() for file in (tmp_path / "of" / "it").iterdir()}
+    assert len(drawn) == 6 and {name[-4:]: image[:5] for name, image in drawn.items()} == {
+        ".png": b"\x89PNG\r",
+        ".svg": b"<?xml",
+    }
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[]", '{"runs": {}}', '{"runs": {"a": []}, "scenario": {}}'])
+def test_what_is_no_kept_run_is_refused(tmp_path: Path, text: str) -> None:
+    kept = tmp_path / "run.json"
+    kept.write_text(text)
+    done = runner.invoke(app, ["sim", "report", str(kept)])
+    assert isinstance(done.exception, UsageError)
+    assert "is not what `headrace sim run … -o json` writes" in str(done.exception)
 
 
 def test_list_names_scenarios_and_policies() -> None:

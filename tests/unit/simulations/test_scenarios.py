@@ -109,6 +109,9 @@ def test_teams_read_their_own_datasets() -> None:
     assert all(not (one & other) for index, one in enumerate(found) for other in found[:index])
 
 
+PLAIN = "name: x\nquestion: y\ncluster: {pools: [{count: 4}]}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -120,6 +123,19 @@ def test_teams_read_their_own_datasets() -> None:
         ),
         ("name: x\nquestion: y\ncluster: {pools: [{count: 0}]}\n", "cluster.pools.0.count"),
         ("a: [", "not valid YAML"),
+        (f"{PLAIN}workload: {{sizes: []}}\n", "workload.sizes.*at least 1 item"),
+        (f"{PLAIN}workload: {{arrival_seconds: .inf}}\n", "workload.arrival_seconds.*finite"),
+        (f"{PLAIN}workload: {{compute_seconds: {{median: .inf}}}}\n", "compute_seconds.median.*finite"),
+        (f"{PLAIN}datasets: {{bytes: {{median: .inf}}}}\n", "datasets.bytes.median.*finite"),
+        (f"{PLAIN}datasets: {{resident: {{4: 1}}}}\n", "datasets.resident names node 4, but there are 4"),
+        (f"{PLAIN}datasets: {{resident: {{-1: 1}}}}\n", "greater than or equal to 0"),
+        (f"{PLAIN}datasets: {{only_there: true}}\n", "resident is empty"),
+        (f"{PLAIN}faults: [{{kind: crash, at: 1, nodes: [7]}}]\n", "faults.0.nodes names node 7, but there are 4"),
+        (f"{PLAIN}faults: [{{kind: crash, at: 1}}]\n", "neither given; give one"),
+        (f"{PLAIN}faults: [{{kind: spot, at: 1, share: 1}}]\n", "no pool is spot"),
+        (f"{PLAIN}faults: [{{kind: brownout, at: 1, nodes: [0]}}]\n", "leave it out"),
+        (f"{PLAIN}policies: [random, random]\n", "name one twice"),
+        (f"{PLAIN}policies: []\n", "at least 1 item"),
     ],
 )
 def test_a_wrong_scenario_is_refused_by_name(tmp_path: Path, text: str, said: str) -> None:
@@ -127,6 +143,35 @@ def test_a_wrong_scenario_is_refused_by_name(tmp_path: Path, text: str, said: st
     file.write_text(text)
     with pytest.raises(ScenarioError, match=said):
         load(file)
+
+
+def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "wrong"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ScenarioError, match="not UTF-8 text"):
+        load(file)
+    with pytest.raises(ScenarioError, match="not a CSV of UTF-8 text"):
+        read([file])
+
+
+def test_sizes_are_bytes_or_quantities(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(f"{PLAIN}datasets: {{bytes: {{median: 500Gi, most: 1Ti}}}}\n")
+    assert load(file).datasets.bytes.median == 500 * 2**30
+    assert load(file).datasets.bytes.most == 2**40
+
+
+@pytest.mark.parametrize(("column", "value"), [(",2,1.0,", ",-2,1.0,"), (",60.0,", ",inf,")])
+def test_numbers_of_a_trace_are_from_0_on(tmp_path: Path, column: str, value: str) -> None:
+    file = tmp_path / "jobs.csv"
+    file.write_text(PHILLY.replace(column, value, 1))
+    with pytest.raises(ScenarioError, match="no number from 0 on"):
+        read([file])
+
+
+def test_a_policy_is_run_once(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="name one twice"):
+        run(small("sweep"), policies=("random", "random"), seeds=1)
 
 
 def test_a_wrong_trace_is_refused_by_line(tmp_path: Path) -> None:

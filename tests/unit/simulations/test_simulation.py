@@ -1,6 +1,7 @@
 """Whole small runs: known answers, the same bytes for the same seed, and violations that are caught."""
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -8,11 +9,12 @@ from simulations.engine.core_driver import CoreDriver
 from simulations.engine.driver import Attempt
 from simulations.engine.ledger import InvariantViolation
 from simulations.engine.model import DatasetSpec, Fault, World
-from simulations.engine.objects import node_cache_object
+from simulations.engine.objects import CacheTeller
 from simulations.engine.outcome import Outcome
 from simulations.engine.policy import Policy
 from simulations.engine.simulation import Simulation
 from simulations.policies.registry import POLICIES
+from simulations.scenarios.bound import bound
 from tests.builders.simulated import SPEEDS, a_busy_world, a_job, a_sim_node, a_world
 
 HEADRACE = POLICIES["headrace"]
@@ -180,6 +182,85 @@ def test_an_untrue_reason_is_caught() -> None:
         simulation.run()
 
 
+def driven(world: World, driver: type[CoreDriver], policy: Policy = HEADRACE) -> Outcome:
+    """A run with another driver than the core's own."""
+    return Simulation(world, policy, drive=lambda world, cache: driver(world, policy, cache, Random(0))).run()
+
+
+def one_after_the_other(jobs: int = 4) -> World:
+    return a_world(1, jobs=tuple(a_job(f"j{index}", gpus=8, submit_seconds=float(index)) for index in range(jobs)))
+
+
+@pytest.mark.parametrize("name", ["headrace", "coscheduling", "kube-scheduler"])
+def test_a_pod_that_is_forgotten_is_caught(name: str) -> None:
+    class Forgetful(CoreDriver):
+        def submit(self, attempt: Attempt, now: float, checkpoint: dict[int, float]) -> None:
+            if attempt.job == 2:
+                self._attempts |= dict.fromkeys(attempt.uids, attempt)
+            else:
+                super().submit(attempt, now, checkpoint)
+
+    with pytest.raises(InvariantViolation, match="job j2 waits and was told '', which is no reason"):
+        driven(one_after_the_other(), Forgetful, POLICIES[name])
+
+
+def test_room_that_never_comes_back_is_caught() -> None:
+    class Deaf(CoreDriver):
+        def gone(self, uid: str) -> None:
+            """Not heard."""
+
+    with pytest.raises(InvariantViolation, match="untrue reason"):
+        driven(one_after_the_other(), Deaf)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("0/1 nodes are available: 1 Insufficient memory.", "every node has enough of memory"),
+        ("0/1 nodes are available: waiting for node n0, where the data is", "asked for no wait for data"),
+        ("", "which is no reason"),
+    ],
+)
+def test_a_wrong_reason_is_caught_for_the_last_of_many_too(told: str, said: str) -> None:
+    class Liar(CoreDriver):
+        def reason_of(self, attempt: Attempt) -> tuple[str, bool]:
+            true, rests = super().reason_of(attempt)
+            return (told if true and attempt.job == 19 else true), rests
+
+    with pytest.raises(InvariantViolation, match=f"job j19.*{said}"):
+        driven(one_after_the_other(20), Liar)
+
+
+# ---- how runs end ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_run_ends_when_what_waits_can_never_start(name: str) -> None:
+    jobs = (a_job("large", gpus=9), a_job("wide", pods=3, gpus=8), a_job("small", dataset=0))
+    world = a_world(2, jobs=jobs, node_mtbf_seconds=1e5, faults=(Fault(3e4, "upgrade", (0,), seconds=100.0),))
+    found = run(world, POLICIES[name])
+    assert found.figures["jobs_finished"] == 1
+    assert [job.name for job in found.jobs if job.finished is None] == ["large", "wide"]
+
+
+def test_what_running_jobs_did_until_the_horizon_counts() -> None:
+    jobs = (a_job("long", compute_seconds=1e4, dataset=0, epochs=100), a_job("later", submit_seconds=2e4))
+    figures = run(a_world(1, jobs=jobs, sizes=(1e9,), horizon_seconds=1000.0)).figures
+    assert figures["makespan_seconds"] == 1000.0
+    assert (figures["local_bytes"] or 0) + (figures["origin_bytes"] or 0) == pytest.approx(10e9, rel=0.01)
+    assert (figures["sor"] or 0) == pytest.approx(1 / 8, rel=0.01)
+    bounded = bound(a_world(1, jobs=jobs, sizes=(1e9,), horizon_seconds=1000.0), 0.0).figures
+    assert bounded["jobs_finished"] == 0
+    assert (bounded["local_bytes"] or 0) + (bounded["origin_bytes"] or 0) == pytest.approx(10e9)
+
+
+def test_fluid_runs_where_nothing_is_cached() -> None:
+    nodes = tuple(a_sim_node(index, ssd_bytes=0.0) for index in range(2))
+    for name in ("fluid", "fluid-wide", "headrace"):
+        figures = run(a_world(nodes, jobs=(a_job(dataset=0, epochs=2),)), POLICIES[name]).figures
+        assert figures["origin_bytes"] == pytest.approx(200e9)
+
+
 def test_the_core_knows_empty_caches_from_the_start() -> None:
     world = a_world(3, jobs=(a_job(),))
     simulation = Simulation(world, HEADRACE)
@@ -188,4 +269,5 @@ def test_the_core_knows_empty_caches_from_the_start() -> None:
     residency = simulation.driver.engine.state.residency
     for index in range(3):
         # Nothing new: the same was told before.
-        assert not residency.put_cache(node_cache_object(world, simulation.cache, index, {}))
+        told = CacheTeller(world, simulation.cache, {}).node_cache(index)
+        assert not residency.put_cache(told)

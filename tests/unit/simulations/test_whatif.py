@@ -114,3 +114,11 @@ def test_a_cordoned_rack_costs_what_it_must() -> None:
     # Both other nodes are the gang's, and the single pods have to wait until it is done.
     assert here["makespan_seconds"] == pytest.approx(3600, rel=0.01)
     assert without["makespan_seconds"] == pytest.approx(2 * 3600, rel=0.01)
+
+
+def test_pods_that_fit_nowhere_are_counted_and_do_not_keep_it_from_an_answer() -> None:
+    live = a_cluster()
+    live = replace(live, pods=[*live.pods, a_pod("large", gpus=9)])
+    found = ask(live, Assumed(), Questions((1,)))
+    figures = found.runs[AS_IT_IS][0].figures
+    assert (figures["jobs"] or 0) - (figures["jobs_finished"] or 0) == 1

@@ -37,7 +37,7 @@ class Datasets:
         self.may_go_on.set()
         self.asked = 0
 
-    async def locate_writable(self, uid: str, path: str) -> Location:
+    async def locate_for_change(self, uid: str, path: str, *, is_begun: bool = True) -> Location:
         self.asked += 1
         await self.may_go_on.wait()
         return Location(cast(Any, self._store), path, False)
@@ -52,8 +52,14 @@ class Metadata:
     def __init__(self) -> None:
         self.etags: dict[str, str] = {}
         self.is_away = False
+        self.puts = 0
+        self.was_asked, self.may_answer = asyncio.Event(), asyncio.Event()
+        self.may_answer.set()
 
     async def put_file(self, uid: str, path: str, *, etag: str, **_: object) -> int:
+        self.puts += 1
+        self.was_asked.set()
+        await self.may_answer.wait()
         if self.is_away:
             raise CacheError("metadata is away", number=errno.EAGAIN, is_retryable=True)
         self.etags[path] = etag
@@ -102,9 +108,9 @@ class Site:
     async def commit(self, staging: Staging, owner: object = "one", mode: int = 0o644) -> str:
         return (await self.writes.commit(staging, mode=mode, mtime_ns=1, owner=owner)).etag
 
-    async def adopt(self, staging: Staging, owner: object) -> Staging | None:
+    async def adopt(self, staging: Staging, owner: object, *, may_be_object: bool = False) -> Staging | None:
         status = os.fstat(staging.descriptor)
-        return await self.writes.adopt("u", status.st_dev, status.st_ino, owner)
+        return await self.writes.adopt("u", status.st_dev, status.st_ino, owner, may_be_object=may_be_object)
 
     def cached(self) -> list[str]:
         return [file.version.etag for file in self.cache.files_of("u")]
@@ -161,6 +167,25 @@ async def test_what_becomes_an_object_while_it_is_looked_at_is_not_adopted(site:
     site.datasets.may_go_on.set()
     assert await adopting is None
     await committing
+
+
+async def test_a_successor_joins_the_commit_under_way(site: Site) -> None:
+    """Its bytes go to the medium once, and the namespace hears of it once."""
+    staging = await site.create()
+    os.write(staging.descriptor, b"one")
+    site.metadata.may_answer.clear()
+    asked = asyncio.ensure_future(site.commit(staging, "one", mode=0o600))
+    await asyncio.wait_for(site.metadata.was_asked.wait(), 10)
+    await site.writes.leave(staging, "one")
+    assert await site.adopt(staging, "two") is None
+    assert await site.adopt(staging, "two", may_be_object=True) is staging
+    assert staging.asked == (0o600, 1)
+    joined = asyncio.ensure_future(site.commit(staging, "two", mode=0o600))
+    site.metadata.may_answer.set()
+    assert await joined == await asked == site.metadata.etags["a"]
+    assert site.metadata.puts == 1
+    assert await site.commit(staging, "two", mode=0o600) == site.metadata.etags["a"]
+    assert site.metadata.puts == 1
 
 
 async def test_what_may_be_an_object_is_not_adopted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,16 +35,24 @@ class Kernel:
         self.socket.setblocking(False)
         self.device.setblocking(False)
         self.written_down: list[int] = []
+        self.unwritable: Exception | None = None
+        """Why nothing can be written down."""
+        self.undone: list[int] = []
         self.loop = RequestLoop(
             self.device.fileno(),
             self.handlers.quick(),
             self.handlers.table(),
             frozenset(),
             self.handlers.refusal,
-            prepared=lambda opcode, *_: self.written_down.append(opcode),
-            undo=lambda *_: None,
+            prepared=self._write_down,
+            undo=lambda opcode, _: self.undone.append(opcode),
         )
         self._unique = 0
+
+    def _write_down(self, opcode: int, *_: object) -> None:
+        if self.unwritable is not None:
+            raise self.unwritable
+        self.written_down.append(opcode)
 
     async def ask(self, opcode: Opcode, inode: int, body: bytes, bits: int = 0) -> bytes:
         """Return the payload of the answer; OSError of its errno. `bits` are set in the request's number."""
@@ -307,6 +315,40 @@ async def test_a_request_that_is_too_short_is_an_errno(books: Kernel) -> None:
     with capture_logs() as logs, pytest.raises(OSError, match=os.strerror(errno.EIO)):
         await books.ask(Opcode.OPEN, await books.mount.inode("file"), b"\0")
     assert [each["event"] for each in logs] == ["defect"]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_what_cannot_be_written_down_is_an_errno(work: Kernel, waits: bool) -> None:
+    """Not told, because another daemon would not know it; and not left without an answer."""
+    put(work, "d/file", 10)
+    inode = await work.mount.inode("d")
+    work.unwritable = OSError(errno.EMFILE, "too many open files")
+    if waits:
+        work.mount.peers.listings = asyncio.Semaphore(0)
+    with capture_logs() as logs, pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        asking = asyncio.create_task(work.ask(Opcode.LOOKUP, inode, b"file\0"))
+        if waits:
+            while not work.mount.peers.calls["read_directory"]:
+                await asyncio.sleep(0)
+            assert work.mount.peers.listings is not None
+            work.mount.peers.listings.release()
+        await asking
+    assert [each["event"] for each in logs] == ["defect"]
+    assert work.undone == [Opcode.LOOKUP]
+    work.mount.peers.listings = None
+    with capture_logs(), pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+        await work.open(ROOT_INODE, os.O_RDWR)
+    work.unwritable = None
+    assert await work.ask(Opcode.LOOKUP, inode, b"file\0")
+
+
+async def test_a_request_whose_wait_is_cancelled_is_an_errno(work: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def cancelled(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(work.mount.operations.names, "lookup", cancelled)
+    with capture_logs(), pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        await work.ask(Opcode.LOOKUP, ROOT_INODE, b"ns\0")
 
 
 async def test_a_listing_that_was_read_to_its_end_is_kept_by_the_kernel(books: Kernel) -> None:

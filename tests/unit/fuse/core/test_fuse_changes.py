@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from fuse.core.contracts import Entry
 from fuse.errors import (
     AlreadyExists,
     BadHandle,
@@ -205,12 +206,56 @@ async def test_mode_and_time_of_a_file_being_written_are_committed(mount: Kernel
     assert (entry.mode, entry.mtime_ns) == (0o640, 77)
 
 
-async def test_the_mode_of_a_committed_file_is_refused_unless_it_is_the_same(mount: KernelLessMount) -> None:
+async def test_the_mode_of_what_is_committed_is_set_in_the_namespace(mount: KernelLessMount) -> None:
+    await mount.write_file("a", b"x")
+    await mount.operations.moves.mkdir(await mount.inode(""), b"d", 0o700)
+    changes = mount.operations.changes
+    await changes.setattr(await mount.inode("a"), mode=0o644)
+    assert not mount.peers.calls["set_mode"], "it has that mode"
+    for path, mode, stored in (("a", 0o600, mount.dataset.files), ("d", 0o755, mount.dataset.directories)):
+        attributes = await changes.setattr(await mount.inode(path), mode=mode)
+        assert stat.S_IMODE(attributes.mode) == stat.S_IMODE((await mount.stat(path)).mode) == mode
+        kept = stored[path]
+        assert (kept if isinstance(kept, Entry) else kept.entry).mode == mode
+    assert mount.peers.calls["commit"] == 1
+    with pytest.raises(Unsupported):
+        await changes.setattr(await mount.inode("a"), mode=0)
+    with pytest.raises(Unsupported):
+        await changes.setattr(await mount.inode(""), mode=0o700)
+    await mount.peers.remove(mount.dataset.info.uid, "a", directory=False)
+    with pytest.raises(NotFound):
+        await changes.setattr(await mount.inode("a"), mode=0o640)
+
+
+async def test_the_mode_of_a_removed_file_is_set_for_who_has_it_open(mount: KernelLessMount) -> None:
+    await mount.write_file("a", b"x")
+    number = await mount.open("a")
+    inode = await mount.inode("a")
+    await mount.unlink("a")
+    assert stat.S_IMODE((await mount.operations.changes.setattr(inode, mode=0o600)).mode) == 0o600
+    assert not mount.peers.calls["set_mode"]
+    await mount.close(number)
+
+
+async def test_who_opens_a_file_while_its_mode_is_set_commits_it_with_that_mode(mount: KernelLessMount) -> None:
+    await mount.write_file("a", b"x")
+    set_mode, opened = mount.peers.set_mode, []
+
+    async def open_and_set(uid: str, path: str, mode: int) -> int:
+        opened.append(await mount.open("a", os.O_RDWR))
+        return await set_mode(uid, path, mode)
+
+    mount.peers.set_mode = open_and_set  # type: ignore[method-assign]
+    await mount.operations.changes.setattr(await mount.inode("a"), mode=0o600)
+    await mount.operations.changes.write(opened[0], 0, b"y")
+    await mount.close(opened[0])
+    assert mount.dataset.files["a"].entry.mode == 0o600
+    assert mount.origin() == {"a": b"y"}
+
+
+async def test_times_and_owners_of_a_committed_file(mount: KernelLessMount) -> None:
     await mount.write_file("a", b"x")
     inode, changes = await mount.inode("a"), mount.operations.changes
-    await changes.setattr(inode, mode=0o644)
-    with pytest.raises(Unsupported):
-        await changes.setattr(inode, mode=0o600)
     await changes.setattr(inode, mtime_ns=5)
     await changes.setattr(inode, owner=(0, 0))
     with pytest.raises(NotPermitted):
@@ -318,6 +363,23 @@ async def test_a_file_is_closed_while_a_rename_commits_it_again(mount: KernelLes
     mount.peers.commits.release()
     await renaming
     assert mount.origin() == {"b": b"x"}
+
+
+async def test_a_file_that_is_created_while_its_directory_is_renamed_goes_along(mount: KernelLessMount) -> None:
+    await mount.operations.moves.mkdir(await mount.inode(""), b"d", 0o755)
+    await mount.write_file("d/old", b"old")
+    rename, created = mount.peers.rename, []
+
+    async def create_and_rename(uid: str, source: str, target: str) -> tuple[int, str]:
+        created.append(await mount.create("d/new"))
+        await mount.operations.changes.write(created[0], 0, b"new")
+        return await rename(uid, source, target)
+
+    mount.peers.rename = create_and_rename  # type: ignore[method-assign]
+    await mount.rename("d", "e")
+    await mount.close(created[0])
+    assert mount.origin() == {"e/old": b"old", "e/new": b"new"}
+    assert await mount.names("e") == ["new", "old"]
 
 
 async def test_a_writer_goes_on_under_the_new_name(mount: KernelLessMount) -> None:

@@ -1,6 +1,7 @@
 """The journal's form, and what another daemon makes of it."""
 
 import os
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,6 +22,7 @@ from fuse.core.journal import (
     encode,
     replay,
 )
+from fuse.core.moves import RENAME_NOREPLACE
 from fuse.core.open_modes import Choice
 from fuse.core.protocol import RESENT, Opcode
 from fuse.core.recorder import Recorder
@@ -186,6 +188,25 @@ async def test_a_written_file_is_committed_again_only_if_it_was_written_since() 
     assert mount.origin() == {"a": b"one"}
 
 
+@pytest.mark.parametrize("was_committed", [True, False])
+async def test_a_new_file_that_may_have_been_committed_before_a_death_is_removed(
+    was_committed: bool,
+) -> None:
+    """Whoever closed it was killed too, so nobody asks for the commit again."""
+    mount = MortalMount(writable=True)
+    number = await mount.create("a")
+    await mount.operations.changes.write(number, 0, b"one")
+    mount.record()
+    if was_committed:
+        await mount.operations.changes.fsync(number)
+    mount.die()
+    await mount.unlink("a")
+    assert mount.origin() == {}
+    with pytest.raises(NotFound):
+        await mount.stat("a")
+    assert await mount.read(number) == b"one"
+
+
 async def test_a_handle_that_was_not_written_down_never_reads_another_version() -> None:
     mount = MortalMount(writable=False)
     mount.peers.put(mount.dataset, "a", b"first")
@@ -243,6 +264,131 @@ class TestResent:
             await again.mkdir(root, b"file", 0o755)
         with pytest.raises(NotFound):
             await again.rename(root, b"none", root, b"neither", 0)
+
+
+class Death(BaseException):
+    """The daemon ends here."""
+
+
+class TestHalfDone:
+    """The peers did it, the daemon died before it noted that, and a file is open."""
+
+    @pytest.fixture
+    def mount(self) -> MortalMount:
+        return MortalMount(writable=True)
+
+    def dies_after(self, mount: MortalMount, name: str) -> None:
+        do = getattr(mount.peers, name)
+
+        async def do_and_die(*arguments: Any, **named: Any) -> None:
+            setattr(mount.peers, name, do)
+            await do(*arguments, **named)
+            raise Death
+
+        setattr(mount.peers, name, do_and_die)
+
+    async def written(self, mount: MortalMount, path: str) -> int:
+        """Commit a file, and write on."""
+        number = await mount.create(path)
+        await mount.operations.changes.write(number, 0, b"first")
+        await mount.operations.changes.fsync(number)
+        mount.record()
+        await mount.operations.changes.write(number, 0, b"later")
+        mount.clock.seconds += 1
+        mount.record()
+        return number
+
+    async def test_a_removed_file_is_not_brought_back_by_its_close(self, mount: MortalMount) -> None:
+        root, number = await mount.inode(""), await self.written(mount, "a")
+        self.dies_after(mount, "remove")
+        with pytest.raises(Death):
+            await mount.unlink("a")
+        mount.die()
+        await Resent(mount.operations).unlink(root, b"a")
+        mount.record()
+        assert await mount.read(number) == b"later"
+        await mount.close(number)
+        assert mount.origin() == {}
+
+    async def test_a_file_that_was_opened_for_writing_and_removed(self, mount: MortalMount) -> None:
+        root = await mount.inode("")
+        await mount.write_file("a", b"first")
+        number = await mount.open("a", os.O_RDWR)
+        mount.record()
+        self.dies_after(mount, "remove")
+        with pytest.raises(Death):
+            await mount.unlink("a")
+        mount.die()
+        await Resent(mount.operations).unlink(root, b"a")
+        mount.record()
+        assert await mount.read(number) == b"first"
+        await mount.operations.changes.write(number, 5, b" and on")
+        await mount.close(number)
+        assert mount.origin() == {}
+
+    async def test_what_replaced_a_file_is_not_overwritten_by_its_close(self, mount: MortalMount) -> None:
+        root, number = await mount.inode(""), await self.written(mount, "a")
+        await mount.write_file("b", b"new")
+        await mount.inode("b")
+        mount.record()
+        self.dies_after(mount, "rename")
+        with pytest.raises(Death):
+            await mount.rename("b", "a")
+        mount.die()
+        await Resent(mount.operations).rename(root, b"b", root, b"a", 0)
+        mount.record()
+        assert await mount.read(number) == b"later"
+        await mount.close(number)
+        assert mount.origin() == {"a": b"new"}
+
+    @pytest.mark.parametrize("flags", [0, RENAME_NOREPLACE])
+    async def test_a_written_file_is_renamed_once(self, mount: MortalMount, flags: int) -> None:
+        root, number = await mount.inode(""), await self.written(mount, "a")
+        self.dies_after(mount, "rename")
+        with pytest.raises(Death):
+            await mount.rename("a", "b", flags)
+        mount.die()
+        await Resent(mount.operations).rename(root, b"a", root, b"b", flags)
+        mount.record()
+        await mount.operations.changes.write(number, 0, b"again")
+        await mount.close(number)
+        assert mount.origin() == {"b": b"again"}
+
+    async def test_a_name_that_is_taken_is_still_not_replaced(self, mount: MortalMount) -> None:
+        root, number = await mount.inode(""), await self.written(mount, "a")
+        other = await mount.create("fresh")
+        await mount.write_file("b", b"other's")
+        mount.record()
+        mount.die()
+        for name in (b"a", b"fresh"):
+            with pytest.raises(AlreadyExists):
+                await Resent(mount.operations).rename(root, name, root, b"b", RENAME_NOREPLACE)
+        await mount.close(number)
+        await mount.close(other)
+        assert mount.origin() == {"a": b"later", "b": b"other's", "fresh": b""}
+
+    async def test_files_below_a_directory_that_was_renamed_go_on(self, mount: MortalMount) -> None:
+        root = await mount.inode("")
+        await mount.operations.moves.mkdir(root, b"d", 0o755)
+        number = await self.written(mount, "d/a")
+        lookup = mount.peers.lookup
+
+        async def note_and_die(uid: str, path: str) -> Entry:
+            if path != "e/a":
+                return await lookup(uid, path)
+            mount.record()  # another answer leaves: the directory is under its new name, the file has not followed
+            raise Death
+
+        mount.peers.lookup = note_and_die  # type: ignore[method-assign]
+        with pytest.raises(Death):
+            await mount.rename("d", "e")
+        mount.peers.lookup = lookup  # type: ignore[method-assign]
+        mount.die()
+        await Resent(mount.operations).rename(root, b"d", root, b"e", 0)
+        mount.record()
+        await mount.operations.changes.write(number, 0, b"again")
+        await mount.close(number)
+        assert mount.origin() == {"e/a": b"again"}
 
 
 async def test_numbers_of_handles_that_are_not_written_down_are_not_given_again() -> None:

@@ -102,6 +102,16 @@ def test_a_daemon_that_says_nothing_is_killed() -> None:
     assert mount.succession.died(1, -9, mount.now) == [Go(2, Reason.HUNG, refuses_resent=False)]
 
 
+def test_nobody_is_silent_whom_a_stopped_keeper_did_not_hear() -> None:
+    mount = _serving()
+    mount.now += 100.0
+    mount.succession.looked_away(mount.now)
+    assert mount.succession.silent(mount.now) == []
+    assert mount.succession.tick(mount.now) == []
+    mount.now += 5.0
+    assert mount.succession.tick(mount.now) == [Kill(1)]
+
+
 def test_a_dead_daemon_that_is_not_reaped_is_looked_at_within_half_a_second() -> None:
     """Nobody is told of one with a thread that waits in the kernel; its requests shall wait for a second at most."""
     mount = _serving()
@@ -128,19 +138,39 @@ def test_an_unmount_from_outside_and_a_stop_end_the_keeper() -> None:
 
 def test_an_upgrade_serves_by_a_daemon_that_was_started_after_it_was_asked_for() -> None:
     mount = _serving()
-    assert mount.do(mount.succession.hangup(mount.now)) == [Kill(2), Spawn()]
+    assert mount.do(mount.succession.hangup(mount.now)) == [Spawn()]
+    assert mount.do(mount.succession.warm(3, mount.now)) == [Kill(2), Leave(1)]
     assert mount.do(mount.succession.died(2, -9, mount.now)) == []
-    assert mount.do(mount.succession.warm(3, mount.now)) == [Leave(1)]
     assert mount.do(mount.succession.died(1, LEFT_STATUS, mount.now)) == [Go(3, Reason.UPGRADED, refuses_resent=False)]
     assert mount.do(mount.succession.serving(3, mount.now)) == [Spawn()]
     assert mount.do(mount.succession.warm(4, mount.now)) == [], "the upgrade is over"
 
 
+def test_a_death_while_an_upgrade_loads_is_followed_at_once() -> None:
+    """By what waited before; the upgrade goes on."""
+    mount = _serving()
+    mount.do(mount.succession.hangup(mount.now))
+    assert mount.do(mount.succession.died(1, -9, mount.now)) == [Go(2, Reason.KILLED, refuses_resent=False)]
+    assert mount.do(mount.succession.serving(2, mount.now)) == [], "one of the new version is being made"
+    assert mount.do(mount.succession.warm(3, mount.now)) == [Leave(2)]
+    assert mount.do(mount.succession.died(2, LEFT_STATUS, mount.now)) == [Go(3, Reason.UPGRADED, refuses_resent=False)]
+    assert mount.do(mount.succession.serving(3, mount.now)) == [Spawn()]
+
+
+def test_what_waited_before_an_upgrade_ends_when_the_new_one_goes_without_it() -> None:
+    mount = _Mount()
+    mount.serve(1)
+    mount.do(mount.succession.hangup(mount.now))
+    assert mount.do(mount.succession.died(1, -9, mount.now)) == [], "neither is warm"
+    assert mount.do(mount.succession.warm(3, mount.now)) == [Go(3, Reason.KILLED, refuses_resent=False), Kill(2)]
+    assert mount.do(mount.succession.died(2, -9, mount.now)) == [Spawn()]
+
+
 def test_a_daemon_that_does_not_leave_is_killed() -> None:
     mount = _serving()
     mount.do(mount.succession.hangup(mount.now))
-    mount.do(mount.succession.died(2, -9, mount.now))
     mount.do(mount.succession.warm(3, mount.now))
+    mount.do(mount.succession.died(2, -9, mount.now))
     mount.now += 3.0
     mount.succession.beat(1, mount.now)
     assert mount.succession.tick(mount.now) == [Kill(1)]

@@ -167,6 +167,19 @@ def test_a_path_inside_is_taken_relative() -> None:
     assert paths.below("/var/lib/kubelet/", "/var/lib/kubelet/pods/x/mount", "target_path") == "pods/x/mount"
 
 
+@pytest.mark.parametrize(
+    ("path", "pod"),
+    [
+        ("/var/lib/kubelet/pods/uid-1/volumes/kubernetes.io~csi/v/mount", "uid-1"),
+        ("/var/lib/kubelet/plugins/kubernetes.io/csi/x/globalmount", ""),
+        ("/elsewhere/pods/uid-1/volumes/mount", ""),
+        ("/var/lib/kubelet/pods/uid-1", ""),
+    ],
+)
+def test_a_target_tells_whose_pod_it_is(path: str, pod: str) -> None:
+    assert paths.pod_of("/var/lib/kubelet/", path) == pod
+
+
 # ---- capabilities --------------------------------------------------------------------------------
 
 

@@ -95,6 +95,38 @@ async def test_a_pod_that_is_gone_is_remembered(watched: Watched) -> None:
     assert watched.caches.gone_pods_of("job-uid") == {NAME}
 
 
+RUNNING = {"startedAt": "2023-11-14T22:13:30Z"}
+ENDED = {"exitCode": 0, "finishedAt": "2023-11-14T22:14:30Z"}
+
+
+@pytest.mark.parametrize(
+    ("last", "may_run"),
+    [
+        ({"phase": "Running", "containerStatuses": [{"name": "main", "state": {"running": RUNNING}}]}, True),
+        # As the pod garbage collector leaves it.
+        ({"phase": "Failed", "containerStatuses": [{"name": "main", "state": {"running": RUNNING}}]}, True),
+        ({"phase": "Running", "containerStatuses": [{"name": "main", "state": {"terminated": ENDED}}]}, False),
+        ({"phase": "Pending"}, False),
+    ],
+)
+async def test_a_pod_that_went_away_while_it_ran_is_lost_until_it_is_fenced(
+    watched: Watched, last: dict[str, Any], may_run: bool
+) -> None:
+    changes = Changes([Change(ChangeKind.ADDED, body()), Change(ChangeKind.DELETED, {**body(2), "status": last})])
+    await watched.play("pods", Listed([], "1"), changes)
+    assert [pod.uid for pod in watched.caches.lost_pods_of("job-uid")] == (["pod-uid"] if may_run else [])
+    watched.caches.fenced_pods("job-uid", ["pod-uid"])
+    assert watched.caches.lost_pods_of("job-uid") == ()
+
+
+async def test_a_pod_that_was_fenced_before_it_went_away_is_not_lost(watched: Watched) -> None:
+    watched.caches.fenced_pods("job-uid", ["pod-uid"])
+    last = {"phase": "Running", "containerStatuses": [{"name": "main", "state": {"running": RUNNING}}]}
+    changes = Changes([Change(ChangeKind.ADDED, body()), Change(ChangeKind.DELETED, {**body(2), "status": last})])
+    await watched.play("pods", Listed([], "1"), changes)
+    assert watched.caches.lost_pods_of("job-uid") == ()
+
+
 async def test_a_changed_dataset_touches_the_jobs_that_name_it(watched: Watched) -> None:
     assert watched.caches.dataset("ns", "d", ("ns", "tj")) is None
     await watched.play("datasets", Listed([{"metadata": {"name": "d", "namespace": "ns", "uid": "1"}}], "1"))

@@ -11,6 +11,7 @@ from jobcontroller.shell.caches import Caches
 from jobcontroller.shell.controller import Controller
 from jobcontroller.shell.directories import Directories
 from jobcontroller.shell.executor import Executor
+from jobcontroller.shell.fences import Fences
 from jobcontroller.shell.observe import Observer
 from jobcontroller.shell.queues import Queues
 from jobcontroller.shell.retention import Retention
@@ -70,6 +71,7 @@ def _controller(server: FakeServer) -> Controller:
         ),
         Executor(client, caches, recorder, creations=50),
         Retention(None),
+        Fences(None, caches),
         policy=Policy(),
         resync_seconds=30.0,
         checkpoint_seconds=10.0,

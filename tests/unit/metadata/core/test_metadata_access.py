@@ -10,16 +10,18 @@ from metadata.core.access import CALLERS, check, check_token
 from metadata.core.datasets import Dataset, Mount, Specification
 from metadata.errors import Forbidden
 from metadata.shell.checkpoint_service import CheckpointService
+from metadata.shell.fence_service import FenceService
 from metadata.shell.held_service import HeldService
 from metadata.shell.namespace_service import NamespaceService
 from metadata.shell.residency_service import ResidencyService
 from metadata.shell.trust_service import TrustService
 
-SERVICES = (NamespaceService, HeldService, ResidencyService, CheckpointService, TrustService)
+SERVICES = (NamespaceService, HeldService, ResidencyService, FenceService, CheckpointService, TrustService)
 SERVICERS = (
     rpc.NamespaceServicer,
     rpc.HeldServicer,
     rpc.ResidencyServicer,
+    rpc.FencesServicer,
     rpc.CheckpointsServicer,
     rpc.TrustServicer,
 )
@@ -50,6 +52,8 @@ def test_each_may_do_its_own_and_nothing_else() -> None:
     for method in ("ResidencyService.Register", "ResidencyService.Report"):
         with pytest.raises(Forbidden, match="of itself only"):
             check(method, WHO[Role.WORKER], "n2")
+    with pytest.raises(Forbidden, match="of itself only"):
+        check("FenceService.Lift", WHO[Role.NODE], "n2")
 
 
 def dataset(*, writable: bool = True, nodes: tuple[str, ...] = ()) -> Dataset:

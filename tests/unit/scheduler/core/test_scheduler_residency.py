@@ -1,7 +1,10 @@
 """Bytes to seconds: scheduler/core/residency_table.py."""
 
+from typing import Any
+
 import pytest
 from msgspec import structs
+from msgspec.structs import replace
 
 from kube.objects import DatasetStatus
 from scheduler.core.data_request import DataRequest
@@ -98,6 +101,30 @@ def test_an_unchanged_cache_is_no_change() -> None:
     _, residency = _table("a")
     assert residency.put_cache(a_cache("a", mem={"d": 1}))
     assert not residency.put_cache(a_cache("a", mem={"d": 1}))
+
+
+def test_reports_that_share_entries_with_the_last_one_say_the_same_as_the_newest_alone() -> None:
+    first = a_cache("a", mem={"d": 30 * MIB, "e": 5 * MIB}, ssd={"d": 10 * MIB})
+    kept, other = first.status.datasets[0], a_cache("a", mem={"d": 50 * MIB}).status.datasets[0]
+    datasets: tuple[list[Any], ...] = (
+        [kept, other],
+        [other, kept],
+        [kept],
+        [],
+        [other],
+        [other, first.status.datasets[1]],
+    )
+    reports = [replace(first, status=replace(first.status, datasets=held)) for held in datasets]
+    _, followed = _table("a", "b")
+    followed.put_dataset(a_dataset("d", 100 * MIB))
+    for report in (first, *reports):
+        followed.put_cache(report)
+        _, fresh = _table("a", "b")
+        fresh.put_dataset(a_dataset("d", 100 * MIB))
+        fresh.put_cache(report)
+        assert followed.sources(DATA).local.tolist() == fresh.sources(DATA).local.tolist()
+    assert followed.remove_cache("a")
+    assert followed.sources(DATA).local.sum() == 0
 
 
 def test_an_unknown_dataset_costs_nothing_and_is_resident_nowhere() -> None:
