@@ -6,7 +6,7 @@ Invariant: `lastTransitionTime` changes only when `status` does.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -25,6 +25,10 @@ class Condition(BaseModel):
     message: str = Field(default="", max_length=32768)
     last_transition_time: str = Field(default="", max_length=64, description="RFC 3339; when status last changed")
     observed_generation: int | None = None
+
+
+Conditions = Annotated[list[Condition], Field(max_length=16)]
+"""What most kinds have in their status."""
 
 
 def timestamp(now_seconds: float) -> str:

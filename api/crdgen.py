@@ -8,9 +8,12 @@ from typing import Any
 
 import yaml
 
+from api.cacheruntime_v1alpha1 import CacheRuntime
 from api.cron_v1alpha1 import CronTrainingJob
-from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, DatasetGrant, NodeCache
+from api.data_v1alpha1 import Dataset, DatasetGrant
+from api.dataload_v1alpha1 import DataLoad
 from api.model import KubeObject, Model
+from api.nodecache_v1alpha1 import NodeCache
 from api.podgroup import PodGroup
 from api.training_v1alpha1 import Queue, TrainingJob
 

@@ -1,4 +1,4 @@
-"""data.headrace.dev/v1alpha1: Dataset, CacheRuntime, DataLoad, NodeCache.
+"""data.headrace.dev/v1alpha1: Dataset, DatasetGrant.
 
 Owns the fields, limits and rules. Where Fluid has a field, ours has its name and meaning. `manifests/crds` is
 generated from here (`make generate`). Written by: users (spec), the cache controller (status).
@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import Field, StringConstraints
 
 from api import names
-from api.conditions import Condition
+from api.conditions import Conditions
 from api.model import (
     AnyObject,
     KubeObject,
@@ -19,15 +19,10 @@ from api.model import (
     Quantity,
     ShortText,
     StringMap,
-    Text,
     cel,
-    immutable,
-    rules,
 )
 
-Medium = Literal["MEM", "SSD", "HDD"]
 AccessMode = Literal["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce"]
-Conditions = Annotated[list[Condition], Field(max_length=16)]
 
 
 class SecretKeyRef(Model):
@@ -326,212 +321,6 @@ REASON_USERS_UNKNOWN = "UsersUnknown"
 REASON_CLEANUP_FAILED = "CleanupFailed"
 
 
-class TierLevel(Model):
-    """One medium of every worker."""
-
-    mediumtype: Medium
-    path: Path
-    quota: Quantity
-    high: ShortText | None = Field(default=None, description="demote above this part of the quota, e.g. 0.95")
-    low: ShortText | None = None
-
-
-class TieredStore(Model):
-    """Fastest first; all levels are used."""
-
-    levels: list[TierLevel] = Field(default_factory=list, max_length=8)
-
-
-class Component(Model):
-    """Pods of one part of the runtime."""
-
-    resources: AnyObject | None = None
-    node_selector: StringMap = Field(default_factory=dict)
-    tolerations: list[AnyObject] = Field(default_factory=list, max_length=32)
-    pod_metadata: AnyObject | None = None
-
-
-class FuseComponent(Component):
-    """The FUSE clients."""
-
-    clean_policy: Literal["OnRuntimeDeleted", "OnDemand"] = "OnRuntimeDeleted"
-
-
-CACHE_NODES_MAX: Final = 15000
-
-
-class CacheRuntimeSpec(Model):
-    """A pool of workers shared by many datasets."""
-
-    replicas: int | None = Field(
-        default=None,
-        ge=0,
-        le=CACHE_NODES_MAX,
-        description="nodes whose workers keep its datasets' blocks, which kubectl scale and autoscalers change too; "
-        "not given = all that fit nodeSelector",
-    )
-    node_selector: StringMap = Field(
-        default_factory=dict, description="labels of the nodes whose workers may keep its datasets' blocks; none = all"
-    )
-    tieredstore: TieredStore = Field(default_factory=TieredStore)
-    worker: Component = Field(default_factory=Component)
-    fuse: FuseComponent = Field(default_factory=FuseComponent)
-    metadata: Component = Field(default_factory=Component)
-    block_size: Quantity = "4Mi"
-
-
-class CacheRuntimeStatus(Model):
-    """What the cache controller saw last."""
-
-    worker_phase: Literal["NotReady", "PartialReady", "Ready"] = "NotReady"
-    worker_number_ready: int = 0
-    desired_worker_number_scheduled: int = 0
-    current_worker_number_scheduled: int = Field(default=0, description="what /scale shows as status.replicas")
-    capacity_used_percent: int = Field(default=0, description="used bytes of its live workers' room")
-    nodes: list[Name] = Field(
-        default_factory=list,
-        max_length=CACHE_NODES_MAX,
-        description="whose workers keep its datasets' blocks; empty when spec limits neither their number nor labels",
-    )
-    cache_states: CacheStates | None = None
-    selector: Text | None = None
-    conditions: Conditions = Field(default_factory=list)
-
-
-class CacheRuntime(KubeObject):
-    """A pool of cache workers."""
-
-    GROUP: ClassVar = names.DATA_GROUP
-    KIND: ClassVar = "CacheRuntime"
-    PLURAL: ClassVar = "cacheruntimes"
-    COLUMNS: ClassVar = (
-        ("Workers", "integer", ".status.workerNumberReady"),
-        ("Wanted", "integer", ".status.desiredWorkerNumberScheduled"),
-        ("Phase", "string", ".status.workerPhase"),
-        ("Cached", "string", ".status.cacheStates.cached"),
-        ("Capacity", "string", ".status.cacheStates.cacheCapacity"),
-        ("Used %", "integer", ".status.capacityUsedPercent"),
-        ("Age", "date", ".metadata.creationTimestamp"),
-    )
-    SCALE: ClassVar = (".spec.replicas", ".status.currentWorkerNumberScheduled", ".status.selector")
-
-    spec: CacheRuntimeSpec = Field(default_factory=CacheRuntimeSpec)
-    status: CacheRuntimeStatus | None = None
-
-
-class DatasetRef(Model):
-    """A Dataset, in the same namespace if none is given."""
-
-    name: Name
-    namespace: Name | None = None
-
-
-class LoadTarget(Model):
-    """What to load, and how many copies of it."""
-
-    path: Path = "/"
-    replicas: int = Field(default=1, ge=1, le=16)
-    priority: int = Field(default=0, ge=0, le=100)
-    nodes: list[Name] = Field(
-        default_factory=list, max_length=256, description="keep a whole copy on each of these nodes"
-    )
-
-
-class OperationRef(Model):
-    """An operation that comes first, in the same namespace if none is given."""
-
-    kind: Literal["DataLoad"] = "DataLoad"
-    name: Name
-    namespace: Name | None = None
-
-
-class DataLoadSpec(Model):
-    """Bring data into the cache before somebody waits for it."""
-
-    RULES: ClassVar = (
-        cel("self.policy != 'Cron' || has(self.schedule)", "policy Cron needs a schedule, as '0 2 * * *'"),
-    )
-
-    dataset: DatasetRef = Field(json_schema_extra=rules(immutable("dataset")))
-    target: list[LoadTarget] = Field(default_factory=lambda: [LoadTarget()], max_length=64)
-    load_metadata: bool = Field(default=False, description="list the dataset's under store anew first")
-    policy: Literal["Once", "Cron", "OnEvent"] = Field(
-        default="Once",
-        description="Cron: by schedule, again and again; OnEvent: whenever the dataset has a new snapshot",
-    )
-    schedule: ShortText | None = Field(
-        default=None, description="five fields as '0 2 * * *', or @hourly, @daily, @weekly, @monthly, @yearly"
-    )
-    time_zone: ShortText | None = Field(default=None, description="IANA name, as Europe/Berlin; default UTC")
-    run_after: OperationRef | None = Field(default=None, description="begin only when this one is complete")
-    ttl_seconds_after_finished: int | None = Field(default=None, ge=0, description="policy Once: delete it then")
-    rate_limit: Quantity | None = Field(default=None, description="bytes a second over all workers, e.g. 100Mi")
-    min_percent: int = Field(default=100, ge=1, le=100, description="loaded percent at which it counts as complete")
-
-
-class FailedFile(Model):
-    """A file that could not be loaded, and why."""
-
-    path: Path
-    error: Text
-
-
-class LoadProgress(Model):
-    """Verified bytes against the target's bytes; copies count each."""
-
-    bytes_total: int = 0
-    bytes_loaded: int = 0
-    files_total: int = 0
-    files_loaded: int = 0
-    bytes_per_second: int = 0
-    eta_seconds: int | None = None
-    origin_bytes: int = Field(default=0, description="fetched from the under store for this load")
-    failed: list[FailedFile] = Field(default_factory=list, max_length=100)
-
-
-class WaitingFor(Model):
-    """What holds a load back."""
-
-    operation_complete: bool = Field(default=False, description="the operation runAfter names is not complete yet")
-
-
-class DataLoadStatus(Model):
-    """Complete means: every block of the target is resident and its checksum was verified."""
-
-    phase: Literal["Pending", "Executing", "Complete", "Failed"] = "Pending"
-    duration: ShortText | None = None
-    started_at: ShortText | None = None
-    finished_at: ShortText | None = None
-    progress: LoadProgress = Field(default_factory=LoadProgress)
-    snapshot_version: int = 0
-    last_schedule_time: ShortText | None = Field(default=None, description="the time of the schedule it ran for last")
-    last_successful_time: ShortText | None = Field(default=None, description="when it was complete last")
-    next_schedule_time: ShortText | None = None
-    waiting_for: WaitingFor | None = None
-    conditions: Conditions = Field(default_factory=list)
-    observed_generation: int = 0
-
-
-class DataLoad(KubeObject):
-    """One load of a Dataset, or of parts of it, into the cache."""
-
-    GROUP: ClassVar = names.DATA_GROUP
-    KIND: ClassVar = "DataLoad"
-    PLURAL: ClassVar = "dataloads"
-    COLUMNS: ClassVar = (
-        ("Dataset", "string", ".spec.dataset.name"),
-        ("Phase", "string", ".status.phase"),
-        ("Loaded", "integer", ".status.progress.bytesLoaded"),
-        ("Total", "integer", ".status.progress.bytesTotal"),
-        ("ETA s", "integer", ".status.progress.etaSeconds"),
-        ("Duration", "string", ".status.duration"),
-        ("Age", "date", ".metadata.creationTimestamp"),
-    )
-
-    spec: DataLoadSpec
-    status: DataLoadStatus | None = None
-
-
 class DatasetGrantSpec(Model):
     """Which Datasets of this namespace others may have, and who."""
 
@@ -554,86 +343,3 @@ class DatasetGrant(KubeObject):
     )
 
     spec: DatasetGrantSpec
-
-
-class WorkerStatus(Model):
-    """The worker on this node; `epoch` changes with every restart."""
-
-    endpoint: ShortText
-    epoch: int
-
-
-class TierStatus(Model):
-    """One tier, measured."""
-
-    medium: Medium
-    capacity: int
-    used: int
-    read_bytes_per_second: int = 0
-
-
-class RateStatus(Model):
-    """A measured rate; 0 = not measured yet."""
-
-    read_bytes_per_second: int = 0
-
-
-class ResidentBytes(Model):
-    """Bytes by medium."""
-
-    mem: int = Field(default=0, alias="MEM")
-    ssd: int = Field(default=0, alias="SSD")
-    hdd: int = Field(default=0, alias="HDD")
-
-
-class DatasetOnNode(Model):
-    """Bytes of one dataset resident on this node, in verified blocks of that snapshot."""
-
-    namespace: ShortText
-    name: ShortText
-    uid: ShortText
-    snapshot: int
-    resident_bytes: ResidentBytes
-    groups: Annotated[dict[Annotated[str, StringConstraints(max_length=256)], int], Field(max_length=64)] | None = None
-
-
-DATASETS_ON_NODE_MAX: Final = 1024
-
-
-class LeavingStatus(Model):
-    """How far the worker is with handing its blocks over."""
-
-    done: bool = Field(default=False, description="nothing is left to hand over, or nobody has room for more")
-    moved_bytes: int = 0
-    refused_bytes: int = Field(default=0, description="that were not taken; they are fetched again once they are read")
-
-
-class NodeCacheStatus(Model):
-    """What the node's cache worker holds."""
-
-    worker: WorkerStatus | None = None
-    tiers: list[TierStatus] = Field(default_factory=list, max_length=8)
-    network: RateStatus = Field(default_factory=RateStatus)
-    origin: RateStatus = Field(default_factory=RateStatus)
-    datasets: list[DatasetOnNode] = Field(
-        default_factory=list,
-        max_length=DATASETS_ON_NODE_MAX,
-        description="if there are more, those with the most bytes",
-    )
-    leaving: LeavingStatus | None = Field(default=None, description="set while the node's cache is being drained")
-
-
-class NodeCache(KubeObject):
-    """What one node has cached; its name is the node's. Written by the cache controller only."""
-
-    GROUP: ClassVar = names.DATA_GROUP
-    KIND: ClassVar = "NodeCache"
-    PLURAL: ClassVar = "nodecaches"
-    NAMESPACED: ClassVar = False
-    COLUMNS: ClassVar = (
-        ("Worker", "string", ".status.worker.endpoint"),
-        ("Datasets", "string", ".status.datasets[*].name"),
-        ("Age", "date", ".metadata.creationTimestamp"),
-    )
-
-    status: NodeCacheStatus | None = None

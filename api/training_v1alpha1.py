@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from api import names
-from api.conditions import Condition
+from api.conditions import Conditions
 from api.model import AnyObject, KubeObject, Model, Name, Path, ShortText, StringMap, Text, cel, immutable, rules
 
 Framework = Literal["PyTorch", "TensorFlow", "MPI", "JAX", "XGBoost", "Paddle", "Custom"]
@@ -352,7 +352,7 @@ class ElasticStatus(Model):
 class TrainingJobStatus(Model):
     """What the job controller saw last; restart counts and the attempt live here, so they survive it."""
 
-    conditions: Annotated[list[Condition], Field(max_length=16)] = Field(default_factory=list)
+    conditions: Conditions = Field(default_factory=list)
     replica_statuses: Annotated[dict[RoleName, ReplicaStatus], Field(max_length=8)] = Field(default_factory=dict)
     attempt: int = 0
     restarts: RestartCounts = Field(default_factory=RestartCounts)

@@ -13,8 +13,10 @@ import structlog
 from prometheus_client import Gauge
 from pydantic import ValidationError
 
-from api.data_v1alpha1 import CacheRuntime, Dataset, NodeCacheStatus
+from api.cacheruntime_v1alpha1 import CacheRuntime
+from api.data_v1alpha1 import Dataset
 from api.gen import metadata_pb2, worker_pb2
+from api.nodecache_v1alpha1 import NodeCacheStatus
 from cacheruntime.controller import nodecache, runtime
 from cacheruntime.controller.objects import Key, Objects
 from cacheruntime.controller.queues import Queues

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from api.conditions import Condition, parse_timestamp, set_condition, timestamp
-from api.data_v1alpha1 import DataLoad, DataLoadStatus, FailedFile, LoadProgress, LoadTarget
+from api.dataload_v1alpha1 import DataLoad, DataLoadStatus, FailedFile, LoadProgress, LoadTarget
 from api.gen import metadata_pb2, worker_pb2
 from api.quantities import format_bytes, to_int
 

@@ -5,7 +5,9 @@ from typing import Any
 import kopf
 
 from api import names
-from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, DatasetGrant
+from api.cacheruntime_v1alpha1 import CacheRuntime
+from api.data_v1alpha1 import Dataset, DatasetGrant
+from api.dataload_v1alpha1 import DataLoad
 from cacheruntime.controller.objects import Objects
 from cacheruntime.controller.queues import Queues
 

@@ -12,7 +12,8 @@ import grpc
 import structlog
 from pydantic import ValidationError
 
-from api.data_v1alpha1 import DataLoad, Dataset
+from api.data_v1alpha1 import Dataset
+from api.dataload_v1alpha1 import DataLoad
 from api.gen import metadata_pb2
 from cacheruntime.controller import dataload, dataset, load_turns, sharing
 from cacheruntime.controller.objects import Key, Objects, load_dataset

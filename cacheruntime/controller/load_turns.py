@@ -11,7 +11,7 @@ from typing import Final
 
 from api import cron
 from api.conditions import Condition, parse_timestamp, set_condition, timestamp
-from api.data_v1alpha1 import DataLoad, DataLoadStatus, LoadProgress, WaitingFor
+from api.dataload_v1alpha1 import DataLoad, DataLoadStatus, LoadProgress, WaitingFor
 from cacheruntime.controller.dataload import COMPLETE, FAILED, FINISHED_PHASES, expiry_seconds
 
 LONGEST_REST_SECONDS: Final = 600.0

@@ -7,7 +7,8 @@ smaller change is written after a longer pause, or the last bytes of a load woul
 
 from collections.abc import Sequence
 
-from api.data_v1alpha1 import (
+from api.gen import metadata_pb2, worker_pb2
+from api.nodecache_v1alpha1 import (
     DATASETS_ON_NODE_MAX,
     DatasetOnNode,
     LeavingStatus,
@@ -17,7 +18,6 @@ from api.data_v1alpha1 import (
     TierStatus,
     WorkerStatus,
 )
-from api.gen import metadata_pb2, worker_pb2
 
 WRITE_INTERVAL_SECONDS = 2.0
 SMALL_CHANGE_INTERVAL_SECONDS = 10.0

@@ -11,8 +11,11 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from api import names
-from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset, DatasetGrant, DatasetSpec, NodeCacheStatus
+from api.cacheruntime_v1alpha1 import CacheRuntime
+from api.data_v1alpha1 import Dataset, DatasetGrant, DatasetSpec
+from api.dataload_v1alpha1 import DataLoad
 from api.model import KubeObject, Model, ObjectMeta
+from api.nodecache_v1alpha1 import NodeCacheStatus
 from cacheruntime.controller import sharing
 from kube.client import KubeClient
 from kube.errors import AlreadyExists, NotFound

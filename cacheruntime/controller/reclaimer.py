@@ -12,7 +12,8 @@ import structlog
 from prometheus_client import Counter
 
 from api.conditions import timestamp
-from api.data_v1alpha1 import DataLoad, Dataset, DatasetStatus, Reference
+from api.data_v1alpha1 import Dataset, DatasetStatus, Reference
+from api.dataload_v1alpha1 import DataLoad
 from api.gen import metadata_pb2
 from api.quantities import format_bytes
 from cacheruntime.controller import dataload, listings, reclaim, references

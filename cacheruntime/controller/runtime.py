@@ -9,8 +9,9 @@ that is dead for a moment stays a member, for its blocks have another home meanw
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
+from api.cacheruntime_v1alpha1 import CacheRuntime, CacheRuntimeStatus
 from api.conditions import Condition, set_condition
-from api.data_v1alpha1 import CacheRuntime, CacheRuntimeStatus, CacheStates
+from api.data_v1alpha1 import CacheStates
 from api.gen import metadata_pb2
 from api.quantities import format_bytes
 

@@ -5,10 +5,14 @@ is in use, all streams together: bytes over the time in which at least one trans
 time does not lower it.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from math import exp
-from typing import Final
+from typing import Final, TypeVar
 
+K = TypeVar("K", bound=Hashable)
+RATES_MAX: Final = 1000
+"""Paths whose speed is remembered: datasets' under stores, peers."""
 LIMITS_MAX: Final = 1000
 """Datasets of which is remembered what they fetched in the last second."""
 
@@ -53,6 +57,13 @@ class BusyRate:
             self._bytes *= kept
             self._seconds = self._seconds * kept + busy
         self._since = now_seconds
+
+
+def rate_of(rates: dict[K, BusyRate], key: K) -> BusyRate:
+    """Return the speed of one of many paths; the oldest of too many is forgotten."""
+    if key not in rates and len(rates) >= RATES_MAX:
+        del rates[next(iter(rates))]
+    return rates.setdefault(key, BusyRate())
 
 
 @dataclass(slots=True)

@@ -15,7 +15,8 @@ from contextlib import asynccontextmanager
 import grpc
 
 from api.conditions import timestamp
-from api.data_v1alpha1 import DataLoad, Dataset
+from api.data_v1alpha1 import Dataset
+from api.dataload_v1alpha1 import DataLoad
 from api.gen import metadata_pb2, worker_pb2
 from api.quantities import format_bytes
 from cacheruntime.controller import dataload, dataset, runtime

@@ -41,7 +41,7 @@ from cacheruntime.errors import BadRequest, CacheError, NoRoom, NotResident
 from cacheruntime.worker import tier_files
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import check_path
-from cacheruntime.worker.filler import Source
+from cacheruntime.worker.fetched import Source
 from cacheruntime.worker.frame_socket import FrameSocket
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.reader import Reader

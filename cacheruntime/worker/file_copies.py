@@ -1,7 +1,7 @@
 """A second copy of a cached file in another tier, and how it takes its place on disk.
 
 Owns the order of names: the copy is made under a staging name, then its bytes get theirs, then the map that makes them
-count. Does not count bytes and does not know the index (block_store.py), and does not choose (core/tiering.py).
+count. Does not count bytes and does not know the index (cached_files.py), and does not choose (core/tiering.py).
 """
 
 import os

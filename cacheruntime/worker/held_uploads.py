@@ -24,7 +24,8 @@ from cacheruntime.errors import CacheError, Missing, from_store
 from cacheruntime.worker import held_files
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Datasets
-from cacheruntime.worker.filler import Filler, Keep
+from cacheruntime.worker.fetched import Keep
+from cacheruntime.worker.filler import Filler
 from cacheruntime.worker.held_copies import Held, HeldCopies
 from cacheruntime.worker.metadata_client import MetadataClient
 from cacheruntime.worker.metrics import Metrics

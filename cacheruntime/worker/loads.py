@@ -27,7 +27,7 @@ from cacheruntime.core.rates import TokenBucket
 from cacheruntime.errors import CacheError, Missing
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Datasets
-from cacheruntime.worker.filler import Source
+from cacheruntime.worker.fetched import Source
 from cacheruntime.worker.metadata_client import MetadataClient
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.reader import Reader, in_parallel

@@ -194,10 +194,10 @@ async def _serve(settings: WorkerSettings, leavers: list[Leaver]) -> None:
         clock=time.monotonic,
         buffers=buffers,
     )
-    store.index.refetch_seconds_per_byte = filler.refetch_seconds_per_byte
+    store.index.refetch_seconds_per_byte = filler.origin.refetch_seconds_per_byte
     terms = TermsKeeper(store.index, datasets, workers, interval_seconds=tunables.dataset_seconds)
     store.index.terms = terms.of
-    filler.rates_allowed = lambda uid: terms.rates(uid, tunables.origin_bytes_per_second)
+    filler.origin.rates_allowed = lambda uid: terms.rates(uid, tunables.origin_bytes_per_second)
     reader = Reader(store, filler, datasets, metrics)
     turns = Turns(me, datasets, metadata, wait_seconds=tunables.turn_seconds)
     held_copies = HeldCopies(
@@ -227,7 +227,7 @@ async def _serve(settings: WorkerSettings, leavers: list[Leaver]) -> None:
         metrics=metrics,
         hold_seconds=tunables.hold_seconds,
     )
-    filler.fill_held = HeldReader(
+    filler.origin.fill_held = HeldReader(
         me=me, read_here=holding.read, workers=workers, peers=peers, datasets=datasets, metadata=metadata
     ).fill
     await held_copies.recover()

@@ -17,7 +17,7 @@ from cacheruntime.core.preheat import Key, Preheat
 from cacheruntime.errors import BadRequest, CacheError, Missing
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import check_path
-from cacheruntime.worker.filler import Source
+from cacheruntime.worker.fetched import Source
 from cacheruntime.worker.metadata_client import MetadataClient
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.reader import Reader

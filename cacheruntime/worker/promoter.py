@@ -15,7 +15,7 @@ from cacheruntime.core.blocks import block_count, blocks_of_range
 from cacheruntime.core.weights import WeightLike
 from cacheruntime.errors import CacheError
 from cacheruntime.worker.block_store import BlockStore
-from cacheruntime.worker.filler import Source
+from cacheruntime.worker.fetched import Source
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.tier_files import CachedFile
 

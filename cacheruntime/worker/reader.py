@@ -17,7 +17,8 @@ from cacheruntime.core.hit_ratio import PassReads
 from cacheruntime.errors import CacheError, MediumFailed, NoRoom
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Datasets
-from cacheruntime.worker.filler import Fetched, Filler, Keep, Source, Why
+from cacheruntime.worker.fetched import Fetched, Keep, Source, Why
+from cacheruntime.worker.filler import Filler
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.storing import Storing
 from cacheruntime.worker.tier_files import CachedFile
@@ -231,8 +232,8 @@ class Reader:
 
 
 class _Keeper:
-    """Implements filler.Keeper. Of a version and not of a file: the fetch may outlive the reader who began it, and with
-    it its file."""
+    """Implements fetched.Keeper. Of a version and not of a file: the fetch may outlive the reader who began it, and
+    with it its file."""
 
     __slots__ = ("_index", "_keep", "_reader", "_version")
 

@@ -17,7 +17,8 @@ from cacheruntime.core.tiers import levels_of
 from cacheruntime.errors import CacheError
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Datasets
-from cacheruntime.worker.filler import Filler, Source
+from cacheruntime.worker.fetched import Source
+from cacheruntime.worker.filler import Filler
 from cacheruntime.worker.metadata_client import Fenced, MetadataClient
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.reader import Reader
@@ -106,8 +107,8 @@ class Reporter:
             full=batch.is_full,
             files=files,
             tiers=self._tiers(),
-            network_read_bytes_per_second=int(self._filler.peer_rate.bytes_per_second),
-            origin_read_bytes_per_second=int(self._filler.origin_rate.bytes_per_second),
+            network_read_bytes_per_second=int(self._filler.peers.rate.bytes_per_second),
+            origin_read_bytes_per_second=int(self._filler.origin.rate.bytes_per_second),
             counters=_counters(self._reader.counters.by_source),
             leaving=self._is_leaving(),
             reads=[

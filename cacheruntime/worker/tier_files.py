@@ -1,7 +1,7 @@
 """One sparse file and its map on disk: the only code that reads and writes them.
 
 Owns `<tier>/<dataset hash>/<hh>/<version hash>` and `<same>.map`. Does not decide what is kept (core) nor count
-bytes (block_store.py). Functions named *_block, `verify` and `scan` block and run in threads; the rest is a few
+bytes (cached_files.py). Functions named *_block, `verify` and `scan` block and run in threads; the rest is a few
 system calls. No fsync: what is cached can be fetched again, and a block is resident only when its checksum is
 stored and matches, so what a crash tears is dropped, never served. A map that replaces another is made under a
 temporary name and renamed; in place, the checksum is written before the bit.

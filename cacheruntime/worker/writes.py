@@ -48,7 +48,8 @@ from cacheruntime.worker.ahead_upload import AheadUpload
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.buffers import Buffers
 from cacheruntime.worker.datasets import Datasets, Location
-from cacheruntime.worker.filler import Filler, Keep
+from cacheruntime.worker.fetched import Keep
+from cacheruntime.worker.filler import Filler
 from cacheruntime.worker.holding import Holding
 from cacheruntime.worker.metadata_client import MetadataClient
 from cacheruntime.worker.metrics import Metrics

@@ -11,8 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from api.cacheruntime_v1alpha1 import CacheRuntime
 from api.cron_v1alpha1 import CronTrainingJob
-from api.data_v1alpha1 import CacheRuntime, DataLoad, Dataset
+from api.data_v1alpha1 import Dataset
+from api.dataload_v1alpha1 import DataLoad
 from api.training_v1alpha1 import TrainingJob
 from headrace.convert.crons import KUBEDL_APPS, convert_cron, convert_job_with_policy, has_policy
 from headrace.convert.data import FLUID, RUNTIMES, convert_dataset, convert_load, convert_runtime

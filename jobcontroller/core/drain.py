@@ -14,7 +14,7 @@ from typing import Any
 
 from api import names
 from api.conditions import parse_timestamp, timestamp
-from api.data_v1alpha1 import DataLoad, DataLoadSpec, DatasetRef, LoadTarget
+from api.dataload_v1alpha1 import DataLoad, DataLoadSpec, DatasetRef, LoadTarget
 from api.training_v1alpha1 import TrainingJob, TrainingJobStatus
 from jobcontroller.core import attempts, checkpoints
 from jobcontroller.core.actions import ApplyDataLoad

@@ -22,7 +22,7 @@ from cacheruntime.core.tiers import Tier
 from cacheruntime.errors import CacheError, Missing, PeerFailed, from_store
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Location
-from cacheruntime.worker.filler import Keep
+from cacheruntime.worker.fetched import Keep
 from cacheruntime.worker.held_copies import HeldCopies
 from cacheruntime.worker.held_reader import HeldReader
 from cacheruntime.worker.held_uploads import HeldUploads

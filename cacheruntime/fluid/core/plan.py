@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from api.data_v1alpha1 import DataLoad, Dataset
+from api.data_v1alpha1 import Dataset
+from api.dataload_v1alpha1 import DataLoad
 from api.gen import metadata_pb2
 from api.quantities import to_int
 from cacheruntime.core.tiers import HIGH, LOW, MEDIA

@@ -25,7 +25,7 @@ from cacheruntime.core.tiers import Tier
 from cacheruntime.errors import CacheError
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Location
-from cacheruntime.worker.filler import Keep
+from cacheruntime.worker.fetched import Keep
 from cacheruntime.worker.frame_server import FrameServer
 from cacheruntime.worker.local_socket import LocalSession, listen
 from cacheruntime.worker.metrics import Metrics as WorkerMetrics

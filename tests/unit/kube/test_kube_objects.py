@@ -2,7 +2,7 @@
 
 import msgspec
 
-from api import data_v1alpha1 as data
+from api.nodecache_v1alpha1 import NodeCache
 from kube import objects
 from kube.identity import identity_of, reference_to
 
@@ -58,7 +58,7 @@ def test_defaults_are_left_out_when_encoding() -> None:
 
 
 def test_our_own_kinds_read_what_the_models_write() -> None:
-    cache = data.NodeCache.model_validate(
+    cache = NodeCache.model_validate(
         {
             "metadata": {"name": "n"},
             "status": {

@@ -2,8 +2,10 @@
 
 import pytest
 
-from api.data_v1alpha1 import DATASETS_ON_NODE_MAX, DataLoad, DataLoadStatus, Dataset, NodeCacheStatus
+from api.data_v1alpha1 import Dataset
+from api.dataload_v1alpha1 import DataLoad, DataLoadStatus
 from api.gen import metadata_pb2, worker_pb2
+from api.nodecache_v1alpha1 import DATASETS_ON_NODE_MAX, NodeCacheStatus
 from cacheruntime.controller import dataload, dataset, nodecache
 from cacheruntime.controller.listings import Listing
 from fuse.csi.core.volumes import parse_volume

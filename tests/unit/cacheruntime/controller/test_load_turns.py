@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.conditions import parse_timestamp, timestamp
-from api.data_v1alpha1 import DataLoad, DataLoadStatus
+from api.dataload_v1alpha1 import DataLoad, DataLoadStatus
 from api.gen import metadata_pb2
 from cacheruntime.controller import dataload, load_turns
 from cacheruntime.controller.load_turns import Key, Turn, next_turn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from api.data_v1alpha1 import NodeCacheStatus
+from api.nodecache_v1alpha1 import NodeCacheStatus
 from cacheruntime.controller.objects import Objects
 from kube.errors import NotFound
 from kube.resources import Resource

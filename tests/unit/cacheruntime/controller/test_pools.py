@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 from api import names
-from api.data_v1alpha1 import CacheRuntime, Dataset
+from api.cacheruntime_v1alpha1 import CacheRuntime
+from api.data_v1alpha1 import Dataset
 from api.gen import metadata_pb2
 from cacheruntime.controller.dataset_reconciler import SYNC_POLL_SECONDS
 from cacheruntime.controller.objects import Objects

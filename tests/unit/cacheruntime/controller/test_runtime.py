@@ -2,8 +2,8 @@
 
 import pytest
 
+from api.cacheruntime_v1alpha1 import CacheRuntime
 from api.crdgen import crd
-from api.data_v1alpha1 import CacheRuntime
 from api.gen import metadata_pb2
 from cacheruntime.controller import runtime
 

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from api import names
-from api.data_v1alpha1 import DataLoad, Dataset, DatasetGrant
+from api.data_v1alpha1 import Dataset, DatasetGrant
+from api.dataload_v1alpha1 import DataLoad
 from api.gen import metadata_pb2
 from cacheruntime.controller import dataload, sharing
 from cacheruntime.controller import dataset as datasets

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from api.data_v1alpha1 import DataLoad, DataLoadStatus, Dataset, DatasetStatus
+from api.data_v1alpha1 import Dataset, DatasetStatus
+from api.dataload_v1alpha1 import DataLoad, DataLoadStatus
 from cacheruntime.controller.objects import Objects
 from kube.resources import Resource
 

@@ -15,7 +15,8 @@ from cacheruntime.core.checksums import crc32c
 from cacheruntime.errors import NotResident, PeerFailed
 from cacheruntime.worker.buffers import Buffers
 from cacheruntime.worker.datasets import Datasets, Location
-from cacheruntime.worker.filler import Fetched, Filler, Source
+from cacheruntime.worker.fetched import Fetched, Source
+from cacheruntime.worker.filler import Filler
 from cacheruntime.worker.frame_server import FrameServer
 from cacheruntime.worker.frame_socket import FrameSocket
 from cacheruntime.worker.metrics import Metrics

@@ -14,7 +14,7 @@ from cacheruntime.core.blocks import Version
 from cacheruntime.core.load_plan import Scope, place_of
 from cacheruntime.errors import CacheError
 from cacheruntime.worker import loads as loads_module
-from cacheruntime.worker.filler import Source
+from cacheruntime.worker.fetched import Source
 from cacheruntime.worker.loads import Loads
 from cacheruntime.worker.metrics import Metrics
 

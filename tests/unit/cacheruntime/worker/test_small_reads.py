@@ -18,7 +18,7 @@ from cacheruntime.errors import NotResident
 from cacheruntime.worker import byte_plane, tier_files
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.byte_plane import ReadAnswerer
-from cacheruntime.worker.filler import Fetched, Source
+from cacheruntime.worker.fetched import Fetched, Source
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.rooms import TierFolder
 from cacheruntime.worker.tier_files import CachedFile

@@ -22,7 +22,8 @@ from cacheruntime.worker import tier_files
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.buffers import Buffers
 from cacheruntime.worker.datasets import Datasets, Location
-from cacheruntime.worker.filler import Fetched, Filler, Source
+from cacheruntime.worker.fetched import Fetched, Source
+from cacheruntime.worker.filler import Filler
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.peers import Peers
 from cacheruntime.worker.reader import Reader

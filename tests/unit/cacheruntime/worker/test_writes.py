@@ -17,7 +17,7 @@ from cacheruntime.errors import CacheError
 from cacheruntime.worker import tier_files
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Location
-from cacheruntime.worker.filler import Keep
+from cacheruntime.worker.fetched import Keep
 from cacheruntime.worker.metrics import Metrics
 from cacheruntime.worker.rooms import TierFolder
 from cacheruntime.worker.tier_files import CachedFile
