@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.conditions import Condition
+from api.conditions import Condition, timestamp
 from api.training_v1alpha1 import TrainingJob
 from jobcontroller.core.actions import CreatePod, DeletePod, Plan, RaiseFences
 from jobcontroller.core.observed import Checkpoints, DatasetView, PodPhase, PodView, Problem
@@ -114,3 +114,16 @@ def test_a_fence_that_was_not_raised_is_said_and_asked_for_again_after_a_while()
     assert plan.wake_after_seconds == pytest.approx(3)
     again = reconcile(seen, NOW + 3)
     assert (fences(again), forced(again)) == ([{old(0).node: (old(0).uid,)}], {old(0).uid})
+
+
+def test_a_pod_that_is_done_keeps_no_fence_away_from_its_node() -> None:
+    """The Master ended the job; a worker beside it is given up, and may save on."""
+    done = running(1, 1, phase=PodPhase.SUCCEEDED, node="n1")
+    left = running(0, 1, deletion_at=DUE, node="n1")
+    finished = saving(
+        started_attempt=1,
+        completion_time=timestamp(NOW - 100),
+        conditions=[Condition(type="Succeeded", status="True", reason="Succeeded")],
+    )
+    plan = reconcile(observed(finished, done, left), NOW)
+    assert (fences(plan), forced(plan)) == ([{"n1": (left.uid,)}], {left.uid})
