@@ -8,7 +8,7 @@ import pytest
 
 from api.conditions import Condition, timestamp
 from api.training_v1alpha1 import TrainingJob
-from jobcontroller.core.actions import CreatePod, DeletePod, Plan, RaiseFences
+from jobcontroller.core.actions import CreatePod, DeleteJob, DeletePod, Plan, RaiseFences
 from jobcontroller.core.observed import Checkpoints, DatasetView, PodPhase, PodView, Problem
 from jobcontroller.core.reconcile import reconcile
 from jobcontroller.core.turn import Policy
@@ -127,3 +127,28 @@ def test_a_pod_that_is_done_keeps_no_fence_away_from_its_node() -> None:
     )
     plan = reconcile(observed(finished, done, left), NOW)
     assert (fences(plan), forced(plan)) == ([{"n1": (left.uid,)}], {left.uid})
+
+
+def test_a_suspended_job_says_why_its_pods_do_not_end() -> None:
+    problem = Problem("FenceNotRaised", "the metadata service is away", False, retry_at=NOW + 3)
+    one = saving(conditions=[Condition(type="Suspended", status="True", reason="SuspendedByUser")])
+    one.spec.run_policy.suspend = True
+    plan = reconcile(observed(one, running(0, 1, deletion_at=DUE), fence_problem=problem), NOW)
+    assert plan.status is not None
+    assert plan.status.message == "1 pods are ending: the metadata service is away"
+
+
+def test_a_finished_job_is_there_until_its_pods_have_ended() -> None:
+    """Without the job nobody would fence them, nor delete by force what its node never confirms."""
+    finished = saving(
+        started_attempt=1,
+        completion_time=timestamp(NOW - 100),
+        conditions=[Condition(type="Succeeded", status="True", reason="Succeeded")],
+    )
+    finished.spec.run_policy.ttl_seconds_after_finished = 60
+    left = running(0, 1, deletion_at=DUE + 10)
+    waits = reconcile(observed(finished, left), NOW)
+    assert not [action for action in waits.actions if isinstance(action, DeleteJob)]
+    assert waits.wake_after_seconds == pytest.approx(10)
+    gone = reconcile(observed(finished, running(1, 1, phase=PodPhase.SUCCEEDED)), NOW)
+    assert [action for action in gone.actions if isinstance(action, DeleteJob)]
