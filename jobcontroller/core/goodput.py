@@ -15,7 +15,7 @@ from api.training_v1alpha1 import Goodput
 from jobcontroller.core.observed import PodView
 
 MAX_ATTEMPTS = 64
-#: while an attempt trains its seconds are rounded down to this, or every look at it would be a status write
+#: the seconds of what goes on are rounded down to this, or every look at it would be a status write
 GRAIN_SECONDS = 60.0
 
 
@@ -52,7 +52,7 @@ def measure(
     if has_ended and last_checkpoint_at is not None:
         lost = min(training, max(0.0, until - max(last_checkpoint_at, start)))
     elif not has_ended:
-        training = math.floor(training / GRAIN_SECONDS) * GRAIN_SECONDS
+        training = _grains(training)
     return Goodput(
         attempt=attempt,
         queued=_whole(queued, has_ended or len(spans) > 1),
@@ -79,5 +79,8 @@ def _last(times: Iterable[float | None], is_whole: bool) -> float | None:
 
 
 def _whole(seconds: float, is_over: bool) -> float:
-    # An activity that goes on is not shown yet: it would change with every look.
-    return round(seconds, 1) if is_over else 0.0
+    return round(seconds, 1) if is_over else _grains(seconds)
+
+
+def _grains(seconds: float) -> float:
+    return math.floor(seconds / GRAIN_SECONDS) * GRAIN_SECONDS

@@ -187,6 +187,7 @@ def _hold_back_suspended(turn: Turn) -> Plan | None:
     if pods:
         problem = turn.observed.fence_problem
         left = f"{len(pods)} pods are ending{f': {problem.message}' if problem is not None else ''}"
+    turn.draft.unplace(reasons.SUSPENDED, "the job is suspended")
     turn.draft.enter(SUSPENDED, reasons.SUSPENDED, left)
     ending = fencing.end_pods(turn, pods, _grace_seconds(turn))
     turn.act(ending.actions)
@@ -489,6 +490,7 @@ def _begin_attempt(turn: Turn, attempt: int, workers: int | None = None) -> None
         turn.status.elastic.replicas = workers if workers is not None else asked.replicas
     turn.status.attempt = attempt
     turn.status.attempt_began_at = timestamp(turn.now)
+    turn.draft.unplace(reasons.WAITING_FOR_PLACEMENT, f"attempt {attempt} has no pods yet")
 
 
 def _size_clause(turn: Turn) -> str:

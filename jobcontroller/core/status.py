@@ -64,6 +64,11 @@ class StatusDraft:
         )
         self.value.conditions = set_condition(self.value.conditions, condition, self._now)
 
+    def unplace(self, reason: str, message: str) -> None:
+        """The pods that had nodes are none of the attempt that counts now."""
+        if self.is_true(PODS_SCHEDULED):
+            self.set(PODS_SCHEDULED, False, reason, message)
+
     def enter(self, state: str, reason: str, message: str) -> None:
         """Make `state` the job's one state."""
         if self._state in (SUCCEEDED, FAILED) and state != self._state:

@@ -31,6 +31,16 @@ def test_a_pending_attempt_shows_only_what_is_over() -> None:
     assert found == Goodput(attempt=1, queued=0)
 
 
+def test_an_attempt_that_waits_for_hours_shows_whole_minutes_of_it() -> None:
+    waits = [pod(0, created_at=CREATED_AT + 3), pod(1, created_at=CREATED_AT + 3)]
+
+    def at(seconds: float) -> Goodput:
+        until = CREATED_AT + 3 + seconds
+        return measure(attempt=0, began_at=CREATED_AT, pods=waits, wanted_pods=2, until=until, has_ended=False)
+
+    assert at(7250) == at(7201) == Goodput(attempt=0, queued=3, placing=7200)
+
+
 def test_a_running_attempt_changes_once_a_minute() -> None:
     def at(seconds: float) -> Goodput:
         return measure(

@@ -93,6 +93,18 @@ def test_running_is_true_only_when_every_pod_runs() -> None:
     assert conditions(plan)["PodsScheduled"] == ("True", "AllScheduled")
 
 
+def test_pods_that_are_ended_are_not_said_to_have_nodes() -> None:
+    """Of the next attempt no pod is there yet, and of a suspended job none will be."""
+    one = after(with_status(job()), reconcile(observed(with_status(job()), running(0), running(1)), NOW))
+    restarts = reconcile(observed(one, ended(137, 0), running(1)), NOW + 1)
+    assert conditions(restarts)["PodsScheduled"] == ("False", "WaitingForPlacement")
+    one.spec.run_policy.suspend = True
+    suspends = reconcile(observed(one, running(0), running(1)), NOW + 1)
+    assert conditions(suspends)["PodsScheduled"] == ("False", "SuspendedByUser")
+    waits = reconcile(observed(with_status(job(**{"runPolicy": {"suspend": True}}))), NOW)
+    assert "PodsScheduled" not in conditions(waits)
+
+
 def test_what_the_scheduler_says_is_grouped_in_the_condition() -> None:
     text = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
     one = with_status(job())
