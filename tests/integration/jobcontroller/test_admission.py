@@ -136,6 +136,12 @@ SECRETS = {
     "all variables": a_container(envFrom=[{"secretRef": {"name": "s"}}]),
     "of an init container": a_pod(initContainers=[{"name": "i", "envFrom": [{"secretRef": {"name": "s"}}]}]),
     "to pull": a_pod(imagePullSecrets=[{"name": "s"}]),
+    "of a CSI driver": a_pod(volumes=[{"name": "v", "csi": {"driver": "d", "nodePublishSecretRef": {"name": "s"}}}]),
+    "of a file share": a_pod(volumes=[{"name": "v", "azureFile": {"secretName": "s", "shareName": "f"}}]),
+    "of a flex volume": a_pod(volumes=[{"name": "v", "flexVolume": {"driver": "d", "secretRef": {"name": "s"}}}]),
+    "of a block device": a_pod(
+        volumes=[{"name": "v", "iscsi": {"targetPortal": "p", "iqn": "q", "lun": 0, "secretRef": {"name": "s"}}}]
+    ),
 }
 ACCOUNTS = {
     "by name": a_pod(serviceAccountName="boss"),
@@ -158,6 +164,7 @@ PLAIN = {
         volumes=[
             {"name": "v", "persistentVolumeClaim": {"claimName": "c"}},
             {"name": "w", "projected": {"sources": [{"configMap": {"name": "m"}}]}},
+            {"name": "x", "iscsi": {"targetPortal": "p", "iqn": "q", "lun": 0}},
         ],
     ),
     "a variable": a_container(env=[{"name": "A", "value": "b"}], envFrom=[{"configMapRef": {"name": "m"}}]),

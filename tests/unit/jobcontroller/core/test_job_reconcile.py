@@ -101,7 +101,7 @@ def test_pods_that_are_ended_are_not_said_to_have_nodes() -> None:
     one.spec.run_policy.suspend = True
     suspends = reconcile(observed(one, running(0), running(1)), NOW + 1)
     assert conditions(suspends)["PodsScheduled"] == ("False", "SuspendedByUser")
-    waits = reconcile(observed(with_status(job(**{"runPolicy": {"suspend": True}}))), NOW)
+    waits = reconcile(observed(with_status(job(runPolicy={"suspend": True}))), NOW)
     assert "PodsScheduled" not in conditions(waits)
 
 
