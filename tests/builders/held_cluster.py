@@ -508,8 +508,7 @@ class Node:
         for step in list(self._steps):
             step.cancel()
         await asyncio.gather(*self._steps, return_exceptions=True)
-        await self.holding.close()
-        await self.copies.close()
+        await asyncio.gather(self.holding.close(), self.copies.close())  # cut off at once, both
         await self.turns.close()
         self.cache.close()
 
