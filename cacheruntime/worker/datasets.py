@@ -86,9 +86,9 @@ class Datasets:
 
     async def read_all(self) -> None:
         """Read every record anew; CacheError."""
+        asked_at = self._clock()
         listed = await self._metadata.datasets("")
-        now = self._clock()
-        self._records = {info.uid: _Record(info, now) for info in listed}
+        self._records = {info.uid: _Record(info, asked_at) for info in listed}
         self._has_all = True
 
     async def get(self, uid: str) -> pb.DatasetInfo:
@@ -108,6 +108,7 @@ class Datasets:
             task.exception()  # seen by whoever waits; nobody may be left
 
     async def _read(self, uid: str) -> pb.DatasetInfo:
+        asked_at = self._clock()
         try:
             info = await self._metadata.dataset(uid)
         except Missing:
@@ -120,8 +121,14 @@ class Datasets:
             log.warning("dataset_not_confirmed", dataset=uid, error=error.message)
             record.read_at_seconds, record.is_confirmed = self._clock(), False
             return record.info
-        self._records[uid] = _Record(info, self._clock())
+        self._note(uid, info, asked_at)
         return info
+
+    def _note(self, uid: str, info: pb.DatasetInfo, asked_at: float) -> None:
+        """Keep an answer, which is as old as the question; a newer one may have come first."""
+        known = self._records.get(uid)
+        if known is None or not known.is_confirmed or known.read_at_seconds <= asked_at:
+            self._records[uid] = _Record(info, asked_at)
 
     async def locate(self, uid: str, path: str) -> Location:
         """Return the store and key of a path; Missing when no mount holds it."""
@@ -151,7 +158,10 @@ class Datasets:
         record = self._records.get(uid)
         is_fresh = record is not None and self._clock() - record.read_at_seconds < self._fresh_seconds
         if record is None or not is_fresh or not record.is_confirmed:
-            record = self._records[uid] = _Record(await self._metadata.confirmed_dataset(uid), self._clock())
+            asked_at = self._clock()
+            info = await self._metadata.confirmed_dataset(uid)
+            self._note(uid, info, asked_at)
+            return info
         return record.info
 
     def _writable(self, info: pb.DatasetInfo, path: str) -> Location:

@@ -140,6 +140,11 @@ def _rendezvous(source: Fields, elastic: Body, options: Body) -> None:
     host, port = source.take("rdzvHost"), source.take("rdzvPort")
     if host is not None and port is not None:
         elastic["rdzvEndpoint"] = f"{host}:{port}"
+        source.note(f"rdzvHost {host} is taken for a store outside the job; take rdzvEndpoint out for one of its pods")
+    elif port is not None:
+        options["port"] = port
+    elif host is not None:
+        source.note("rdzvHost was left out: it needs rdzvPort")
     conf = {str(one.take("key")): str(one.take("value")) for one in source.parts("rdzvConf")}
     if conf:
         elastic["rdzvConf"] = conf
@@ -154,6 +159,8 @@ def _run_policy(source: Fields, policy: Body) -> None:
         policy, "cleanPodPolicy", "ttlSecondsAfterFinished", "activeDeadlineSeconds", "backoffLimit", "suspend",
         "managedBy",
     )  # fmt: skip
+    if str(policy.get("managedBy", "")).startswith(f"{KUBEFLOW}/"):
+        source.note(f"managedBy {policy.pop('managedBy')} was left out: that operator does not run TrainingJobs")
     scheduling = source.part("schedulingPolicy")
     found: Body = {}
     scheduling.copy(found, "minAvailable", "queue", "priorityClassName")

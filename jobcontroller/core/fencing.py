@@ -76,7 +76,7 @@ def _may_write(job: TrainingJob, pod: PodView) -> bool:
 def _fences(turn: Turn, pods: Iterable[PodView]) -> list[RaiseFences]:
     """Return the fences around these pods; none on a node where the attempt that counts runs: it saves from there."""
     found: dict[str, tuple[str, ...]] = {}
-    busy = {pod.node for pod in turn.current_pods() if pod.deletion_at is None}
+    busy = {pod.node for pod in turn.current_pods() if pod.deletion_at is None and not pod.is_finished}
     for pod in pods:
         if _may_write(turn.job, pod) and pod.node not in busy:
             found[pod.node] = (*found.get(pod.node, ()), pod.uid)

@@ -114,7 +114,8 @@ def _clean_up_finished(turn: Turn) -> Plan | None:
     ending = fencing.end_pods(turn, going)
     actions = [*ending.actions, *(DeletePodGroup(name) for name in sorted(turn.observed.groups))]
     expires_at = cleanup.expires_at(policy, status)
-    if expires_at is not None and turn.now >= expires_at:
+    is_expired = expires_at is not None and turn.now >= expires_at
+    if is_expired and not going:
         return Plan(None, actions=(DeleteJob(job.metadata.uid),))
     # The last checkpoints were written after the last look.
     retention.apply(turn)
@@ -122,7 +123,8 @@ def _clean_up_finished(turn: Turn) -> Plan | None:
     if seen is not None and seen.error:
         turn.wake_at(turn.now + ASK_AGAIN_SECONDS)
     turn.act(actions)
-    turn.wake_at(expires_at)
+    if not is_expired:
+        turn.wake_at(expires_at)
     turn.wake_after(ending.again_seconds)
     return turn.plan_of_finished()
 
@@ -181,7 +183,10 @@ def _hold_back_suspended(turn: Turn) -> Plan | None:
         turn.status.start_time = None
         turn.event(SUSPENDED, "the job was suspended; its pods are deleted")
         turn.outcome = reasons.SUSPENDED
-    left = f"{len(pods)} pods are ending" if pods else "no pods are left; set spec.runPolicy.suspend to false to go on"
+    left = "no pods are left; set spec.runPolicy.suspend to false to go on"
+    if pods:
+        problem = turn.observed.fence_problem
+        left = f"{len(pods)} pods are ending{f': {problem.message}' if problem is not None else ''}"
     turn.draft.enter(SUSPENDED, reasons.SUSPENDED, left)
     ending = fencing.end_pods(turn, pods, _grace_seconds(turn))
     turn.act(ending.actions)

@@ -60,6 +60,10 @@ class Fences:
                 for node, some in action.pods.items():
                     pods.setdefault(node, []).extend(some)
         if not pods or spec is None or self._fencer is None:
+            known = self._problems.get(key)
+            if known is not None and self._wall_clock() >= known.retry_at:
+                # The next try was due and nothing asked for it: the pods have ended after all.
+                del self._problems[key]
             return actions
         uids = {uid for some in pods.values() for uid in some}
         try:

@@ -338,3 +338,32 @@ theirs = st.recursive(
 def test_no_shape_of_an_object_breaks_the_conversion(kind: tuple[str, str], metadata: Any, spec: Any) -> None:
     found = convert([{"apiVersion": kind[0], "kind": kind[1], "metadata": metadata, "spec": spec}])
     assert found.bodies or found.notes
+
+
+def elastic_pytorch(policy: str) -> tuple[dict[str, Any], list[str]]:
+    spec, notes = job_of("PyTorchJob", f"{{elasticPolicy: {{{policy}}}, pytorchReplicaSpecs: {{Worker: {{{POD}}}}}}}")
+    return spec["pytorch"], notes
+
+
+def test_the_place_of_the_rendezvous_is_kept_or_told_of() -> None:
+    found, notes = elastic_pytorch("rdzvHost: etcd, rdzvPort: 2379, rdzvBackend: etcd")
+    assert found["elastic"] == {"rdzvBackend": "etcd", "rdzvEndpoint": "etcd:2379"}
+    assert any("rdzvHost etcd is taken for a store outside the job" in note for note in notes)
+    found, notes = elastic_pytorch("minReplicas: 1, rdzvPort: 29411")
+    assert found["port"] == 29411 and found["elastic"] == {"min": 1}
+    found, notes = elastic_pytorch("minReplicas: 1, rdzvHost: etcd")
+    assert found["elastic"] == {"min": 1}
+    assert any("rdzvHost was left out: it needs rdzvPort" in note for note in notes)
+
+
+def test_a_job_its_own_operator_managed_is_managed_here() -> None:
+    """With the name of another controller nobody would run it, or say why."""
+    for manager, kept in (
+        ("kubeflow.org/training-operator", {}),
+        ("kueue.x-k8s.io/multikueue", {"managedBy": "kueue.x-k8s.io/multikueue"}),
+    ):
+        spec, notes = job_of(
+            "PyTorchJob", f"{{runPolicy: {{managedBy: {manager}}}, pytorchReplicaSpecs: {{Worker: {{{POD}}}}}}}"
+        )
+        assert spec["runPolicy"] == {"cleanPodPolicy": "None", **kept}
+        assert any(f"managedBy {manager} was left out" in note for note in notes) == (not kept)

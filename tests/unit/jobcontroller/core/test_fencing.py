@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from api.conditions import Condition
+from api.conditions import Condition, timestamp
 from api.training_v1alpha1 import TrainingJob
-from jobcontroller.core.actions import CreatePod, DeletePod, Plan, RaiseFences
+from jobcontroller.core.actions import CreatePod, DeleteJob, DeletePod, Plan, RaiseFences
 from jobcontroller.core.observed import Checkpoints, DatasetView, PodPhase, PodView, Problem
 from jobcontroller.core.reconcile import reconcile
 from jobcontroller.core.turn import Policy
@@ -114,3 +114,41 @@ def test_a_fence_that_was_not_raised_is_said_and_asked_for_again_after_a_while()
     assert plan.wake_after_seconds == pytest.approx(3)
     again = reconcile(seen, NOW + 3)
     assert (fences(again), forced(again)) == ([{old(0).node: (old(0).uid,)}], {old(0).uid})
+
+
+def test_a_pod_that_is_done_keeps_no_fence_away_from_its_node() -> None:
+    """The Master ended the job; a worker beside it is given up, and may save on."""
+    done = running(1, 1, phase=PodPhase.SUCCEEDED, node="n1")
+    left = running(0, 1, deletion_at=DUE, node="n1")
+    finished = saving(
+        started_attempt=1,
+        completion_time=timestamp(NOW - 100),
+        conditions=[Condition(type="Succeeded", status="True", reason="Succeeded")],
+    )
+    plan = reconcile(observed(finished, done, left), NOW)
+    assert (fences(plan), forced(plan)) == ([{"n1": (left.uid,)}], {left.uid})
+
+
+def test_a_suspended_job_says_why_its_pods_do_not_end() -> None:
+    problem = Problem("FenceNotRaised", "the metadata service is away", False, retry_at=NOW + 3)
+    one = saving(conditions=[Condition(type="Suspended", status="True", reason="SuspendedByUser")])
+    one.spec.run_policy.suspend = True
+    plan = reconcile(observed(one, running(0, 1, deletion_at=DUE), fence_problem=problem), NOW)
+    assert plan.status is not None
+    assert plan.status.message == "1 pods are ending: the metadata service is away"
+
+
+def test_a_finished_job_is_there_until_its_pods_have_ended() -> None:
+    """Without the job nobody would fence them, nor delete by force what its node never confirms."""
+    finished = saving(
+        started_attempt=1,
+        completion_time=timestamp(NOW - 100),
+        conditions=[Condition(type="Succeeded", status="True", reason="Succeeded")],
+    )
+    finished.spec.run_policy.ttl_seconds_after_finished = 60
+    left = running(0, 1, deletion_at=DUE + 10)
+    waits = reconcile(observed(finished, left), NOW)
+    assert not [action for action in waits.actions if isinstance(action, DeleteJob)]
+    assert waits.wake_after_seconds == pytest.approx(10)
+    gone = reconcile(observed(finished, running(1, 1, phase=PodPhase.SUCCEEDED)), NOW)
+    assert [action for action in gone.actions if isinstance(action, DeleteJob)]

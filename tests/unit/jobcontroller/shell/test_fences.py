@@ -77,3 +77,16 @@ async def test_without_a_cache_nothing_is_held_up() -> None:
     metadata = Metadata()
     assert list(await Fences(metadata, no_caches()).perform(KEY, saving(), [OTHER])) == [OTHER]
     assert metadata.raised == []
+
+
+async def test_a_fence_that_is_not_needed_any_more_is_no_problem_any_more() -> None:
+    """The node came back and confirmed the end: nothing asks for the fence again, and nothing is to be looked at."""
+    metadata, now = Metadata(), NOW
+    metadata.is_away = True
+    fences = Fences(metadata, no_caches(), wall_clock=lambda: now)
+    await fences.perform(KEY, saving(), [FENCE, *FORCED])
+    await fences.perform(KEY, saving(), [OTHER])
+    assert fences.problem(KEY) is not None, "nobody asks while the next try is not due"
+    now = NOW + RETRY_SECONDS
+    assert list(await fences.perform(KEY, saving(), [OTHER])) == [OTHER]
+    assert fences.problem(KEY) is None
