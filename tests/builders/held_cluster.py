@@ -258,9 +258,18 @@ class Client:
 
     def __init__(self, node: "Node") -> None:
         self._node = node
+        self.under_way = 0
+        """Calls that have reached the service."""
 
     async def _call(self, method: str, request: Any) -> Any:
-        return await self._node.asks(self._node.plane.call(method, request))
+        return await self._node.asks(self._answered(method, request))
+
+    async def _answered(self, method: str, request: Any) -> Any:
+        self.under_way += 1
+        try:
+            return await self._node.plane.call(method, request)
+        finally:
+            self.under_way -= 1
 
     async def lookup(self, uid: str, path: str) -> pb.Entry:
         return cast(pb.Entry, await self._call("Lookup", pb.LookupRequest(uid=uid, path=path)))
@@ -502,16 +511,18 @@ class Node:
             self._steps.discard(task)
 
     async def kill(self) -> None:
-        """SIGKILL: nothing it does from here on is seen by anybody."""
+        """SIGKILL: nothing it does from here on is seen by anybody. What has reached the metadata service is carried
+        out all the same, and is when this returns: who looked in between would see the change later."""
         self.is_dead = True
         self.gone.set()
         for step in list(self._steps):
             step.cancel()
         await asyncio.gather(*self._steps, return_exceptions=True)
-        await self.holding.close()
-        await self.copies.close()
+        await asyncio.gather(self.holding.close(), self.copies.close())  # cut off at once, both
         await self.turns.close()
         self.cache.close()
+        while self.metadata.under_way:
+            await asyncio.sleep(0.0001)
 
 
 async def _for_ever() -> NoReturn:

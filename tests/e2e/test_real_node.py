@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,19 @@ while rank == 0 and not all((folder / f"rank-{one}").exists() for one in range(s
     time.sleep(0.2)
 if rank == 0:
     (folder / "COMPLETE").write_text("")
+"""
+#: Saves a file of its own again and again, and goes on when that is refused.
+SAVER = """
+import os, pathlib, time
+folder, attempt, number = pathlib.Path(os.environ["HEADRACE_CHECKPOINT_DIR"]), os.environ["HEADRACE_ATTEMPT"], 0
+folder.mkdir(parents=True, exist_ok=True)
+while True:
+    number += 1
+    try:
+        (folder / f"{attempt}-{number}").write_text(attempt)
+    except PermissionError as error:
+        print("refused", number, flush=True)
+    time.sleep(0.2)
 """
 
 
@@ -332,6 +346,61 @@ def test_a_training_job_reads_and_writes_checkpoints(real_cluster: RealCluster, 
         written |= {name: digest for digest, name in (line.split() for line in text.splitlines())}
     assert written == {Path(key).name: hashlib.sha256(data).hexdigest() for key, data in corpus.files.items()}
     real_cluster.kubectl("delete", "trainingjob", "train")
+
+
+def test_a_node_whose_kubelet_is_silent_saves_no_more_for_the_attempt_that_was_given_up(
+    real_cluster: RealCluster, corpus: Bucket
+) -> None:
+    container = {"name": "train", "image": IMAGE, "command": ["python", "-c", SAVER]}
+    template = {"spec": {"containers": [container], "terminationGracePeriodSeconds": 1}}
+    job = {
+        "apiVersion": "training.headrace.dev/v1alpha1",
+        "kind": "TrainingJob",
+        "metadata": {"name": "silent"},
+        "spec": {
+            "framework": "PyTorch",
+            "datasets": [{"name": "checkpoints", "mountPath": "/checkpoints", "readOnly": False}],
+            "checkpoint": {"dataset": "checkpoints", "path": "silent", "marker": "COMPLETE"},
+            "replicaSpecs": {"Worker": {"replicas": 1, "template": template}},
+        },
+    }
+    bucket = corpus.client("checkpoints")
+
+    def saved(attempt: int) -> int:
+        found = [one["path"] for page in bucket.list("silent/") for one in page]
+        return sum(path.startswith(f"silent/{attempt}-") for path in found)
+
+    real_cluster.apply(job)
+    eventually("the first attempt saves", lambda: saved(0) > 2)
+    (name,) = [one for one in real_cluster.kubectl("get", "pods", "-o", "name").split() if "silent" in one]
+    on = json.loads(real_cluster.kubectl("get", name, "-o", "json"))["spec"]["nodeName"]
+    node = next(one for one in real_cluster.nodes() if one.name == on)
+    (kubelet,) = [pid for pid, words in processes_of(node).items() if words[0].endswith("kubelet")]
+    (saver,) = [pid for pid, words in processes_of(node).items() if any("HEADRACE_ATTEMPT" in word for word in words)]
+    os.kill(kubelet, signal.SIGSTOP)
+    try:
+        real_cluster.kubectl("delete", name, "--force", "--grace-period=0")
+
+        def is_fenced() -> bool:
+            return "Fenced" in real_cluster.kubectl("get", "events", "--field-selector", "reason=Fenced")
+
+        eventually("the node is fenced", is_fenced)
+
+        def stands_still() -> bool:
+            """It tries five times a second."""
+            counts = set()
+            for _ in range(10):
+                counts.add(saved(0))
+                time.sleep(0.5)
+            return len(counts) == 1
+
+        eventually("no save comes through any more", stands_still)
+        assert saver in processes_of(node), "nothing ended it"
+    finally:
+        os.kill(kubelet, signal.SIGCONT)
+    eventually("the second attempt saves from the same node", lambda: saved(1) > 2)
+    assert saver not in processes_of(node)
+    real_cluster.kubectl("delete", "trainingjob", "silent")
 
 
 def test_deaths_disturb_no_reader_and_leave_nothing(real_cluster: RealCluster, corpus: Bucket) -> None:

@@ -326,12 +326,12 @@ def _churn_at_once(node: CsiNode, lives: int, seed: int) -> None:
     eventually(lambda: node.mounts() == [] and node.daemons() == [])
 
 
-def test_nothing_is_left_of_30_pods_with_kills(node: CsiNode) -> None:
-    _churn(node, 30, seed=1)
+def test_nothing_is_left_of_20_pods_with_kills(node: CsiNode) -> None:
+    _churn(node, 20, seed=1)
 
 
-def test_nothing_is_left_of_60_pods_at_once_with_kills(node: CsiNode) -> None:
-    _churn_at_once(node, 60, seed=1)
+def test_nothing_is_left_of_40_pods_at_once_with_kills(node: CsiNode) -> None:
+    _churn_at_once(node, 40, seed=1)
 
 
 @pytest.mark.nightly
