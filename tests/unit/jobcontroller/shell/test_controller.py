@@ -5,8 +5,12 @@ from __future__ import annotations
 from random import Random
 from typing import Any, cast
 
+from prometheus_client import Histogram
+
+from api.conditions import timestamp
 from jobcontroller.core.turn import Policy
 from jobcontroller.frameworks.registry import FRAMEWORKS
+from jobcontroller.shell import metrics
 from jobcontroller.shell.caches import Caches
 from jobcontroller.shell.controller import Controller
 from jobcontroller.shell.directories import Directories
@@ -19,9 +23,11 @@ from jobcontroller.shell.signs import SignReader
 from kube.client import KubeClient
 from kube.errors import NotFound
 from kube.events import EventRecorder
-from tests.builders.training_jobs import job
+from kube.resources import PODS
+from tests.builders.training_jobs import CREATED_AT, job
 
 KEY = ("ns", "tj")
+NOW = CREATED_AT + 30
 
 
 class FakeServer:
@@ -31,6 +37,7 @@ class FakeServer:
         self.job: dict[str, Any] | None = job().to_wire()
         self.reads = 0
         self.created: list[str] = []
+        self.pod_statuses: list[dict[str, Any]] = []
 
     async def get(self, resource: Any, name: str, namespace: str) -> Any:
         self.reads += 1
@@ -47,7 +54,8 @@ class FakeServer:
 
     async def create(self, resource: Any, body: Any, namespace: str, **_: Any) -> Any:
         self.created.append(resource.kind)
-        return {**body, "metadata": {**body["metadata"], "uid": f"uid-{len(self.created)}"}}
+        found = {**body, "metadata": {**body["metadata"], "uid": f"uid-{len(self.created)}"}}
+        return found | ({"status": self.pod_statuses.pop()} if resource is PODS and self.pod_statuses else {})
 
 
 def _controller(server: FakeServer) -> Controller:
@@ -75,6 +83,7 @@ def _controller(server: FakeServer) -> Controller:
         policy=Policy(),
         resync_seconds=30.0,
         checkpoint_seconds=10.0,
+        wall_clock=lambda: NOW,
     )
 
 
@@ -102,3 +111,27 @@ async def test_what_is_known_of_a_job_is_forgotten_with_it() -> None:
     server.job = None
     assert await controller.reconcile(KEY) is None
     assert not controller.has_written(KEY, version)
+
+
+def observed_by(histogram: Histogram) -> tuple[float, float]:
+    """How often, and all together."""
+    values = {sample.name.rpartition("_")[2]: sample.value for sample in histogram.collect()[0].samples}
+    return values["count"], values["sum"]
+
+
+async def test_the_launch_of_the_first_attempt_is_measured_once() -> None:
+    """KubeDL's two: until its first pod ran, and until all did."""
+    server = FakeServer()
+    for seconds in (12, 20):
+        state = {"running": {"startedAt": timestamp(CREATED_AT + seconds)}}
+        status = {"phase": "Running", "containerStatuses": [{"name": "main", "state": state}]}
+        server.pod_statuses.append(status)
+    controller = _controller(server)
+    before = observed_by(metrics.FIRST_POD_SECONDS), observed_by(metrics.ALL_PODS_SECONDS)
+    for _ in range(2):
+        await controller.reconcile(KEY)
+        assert server.job is not None
+        assert server.job["status"]["conditions"][-1]["type"] == "Running"
+        after = observed_by(metrics.FIRST_POD_SECONDS), observed_by(metrics.ALL_PODS_SECONDS)
+        changes = [(new[0] - old[0], new[1] - old[1]) for old, new in zip(before, after, strict=True)]
+        assert changes == [(1.0, 12.0), (1.0, 30.0)]
