@@ -280,12 +280,17 @@ Global___RaiseFencesRequest: _TypeAlias = RaiseFencesRequest  # noqa: Y015
 class RaiseFencesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    SETTLE_SECONDS_FIELD_NUMBER: _builtins.int
+    settle_seconds: _builtins.float
+    """until then something may be changed from there; 0 = they stand"""
     def __init__(
         self,
+        *,
+        settle_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["settle_seconds", b"settle_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1245,7 +1245,7 @@ class FencesServicer:
 
     def Raise(self, request, context):
         """Refuses changes from these nodes at and below these paths until all the pods named are known to be gone from there.
-        Returns when no worker goes by an older record of the dataset, some seconds later. Idempotent. What a fenced node changes in the under store after that is shown to nobody.
+        They stand once no worker goes by an older record of the dataset: the answer says when. Idempotent. What a fenced node changes in the under store after that is shown to nobody.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -385,7 +385,7 @@ class FencesStub:
     def __new__(cls, channel: _aio.Channel) -> FencesAsyncStub: ...
     Raise: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.RaiseFencesRequest, _metadata_pb2.RaiseFencesResponse]
     """Refuses changes from these nodes at and below these paths until all the pods named are known to be gone from there.
-    Returns when no worker goes by an older record of the dataset, some seconds later. Idempotent. What a fenced node changes in the under store after that is shown to nobody.
+    They stand once no worker goes by an older record of the dataset: the answer says when. Idempotent. What a fenced node changes in the under store after that is shown to nobody.
     """
     Lift: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.LiftFencesRequest, _metadata_pb2.LiftFencesResponse]
     """These pods have ended on that node, by the word of who runs or mounts for them there. Idempotent."""
@@ -399,7 +399,7 @@ class FencesAsyncStub(FencesStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Raise: _aio.UnaryUnaryMultiCallable[_metadata_pb2.RaiseFencesRequest, _metadata_pb2.RaiseFencesResponse]  # type: ignore[assignment]
     """Refuses changes from these nodes at and below these paths until all the pods named are known to be gone from there.
-    Returns when no worker goes by an older record of the dataset, some seconds later. Idempotent. What a fenced node changes in the under store after that is shown to nobody.
+    They stand once no worker goes by an older record of the dataset: the answer says when. Idempotent. What a fenced node changes in the under store after that is shown to nobody.
     """
     Lift: _aio.UnaryUnaryMultiCallable[_metadata_pb2.LiftFencesRequest, _metadata_pb2.LiftFencesResponse]  # type: ignore[assignment]
     """These pods have ended on that node, by the word of who runs or mounts for them there. Idempotent."""
@@ -416,7 +416,7 @@ class FencesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_metadata_pb2.RaiseFencesResponse, _abc.Awaitable[_metadata_pb2.RaiseFencesResponse]]:
         """Refuses changes from these nodes at and below these paths until all the pods named are known to be gone from there.
-        Returns when no worker goes by an older record of the dataset, some seconds later. Idempotent. What a fenced node changes in the under store after that is shown to nobody.
+        They stand once no worker goes by an older record of the dataset: the answer says when. Idempotent. What a fenced node changes in the under store after that is shown to nobody.
         """
 
     @_abc_1.abstractmethod

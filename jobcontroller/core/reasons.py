@@ -64,6 +64,8 @@ CHECKPOINT_DISTRUSTED: Final = "CheckpointDistrusted"
 
 FENCE_NOT_RAISED: Final = "FenceNotRaised"
 """Pods whose end nobody confirms are not deleted by force before the cache refuses their checkpoints."""
+FENCING: Final = "Fencing"
+"""They are about to be: it takes a few seconds until every worker knows."""
 FENCED: Final = "Fenced"
 """An event only: a node may not change checkpoints until the pods that were deleted by force have ended there."""
 

@@ -101,22 +101,26 @@ class CheckpointClient:
             text = f"a cache worker answered {refusal.code().name}: {(refusal.details() or 'no details')[:300]}"
         raise RemovalFailed(f"checkpoint {path} in Dataset {spec.dataset} is not removed: {text}")
 
-    async def raise_fences(self, namespace: str, spec: CheckpointSpec, pods: Mapping[str, Sequence[str]]) -> bool:
-        """Have changes of the job's checkpoints refused from these nodes: uids of pods by node.
+    async def raise_fences(
+        self, namespace: str, spec: CheckpointSpec, pods: Mapping[str, Sequence[str]]
+    ) -> float | None:
+        """Have changes of the job's checkpoints refused from these nodes: uids of pods by node. Return the seconds
+        until they are.
 
-        Fine if the Dataset is gone; False: the metadata service is of a release that knows no fences. Raises
+        Fine if the Dataset is gone; None: the metadata service is of a release that knows no fences. Raises
         MetadataUnavailable."""
         path = spec.path.strip("/")
         fences = [metadata_pb2.Fence(node=node, path=path, pods=uids) for node, uids in pods.items()]
         request = metadata_pb2.RaiseFencesRequest(namespace=namespace, name=spec.dataset or "", fences=fences)
         try:
-            await self._fences.Raise(request, timeout=self._deadline_seconds)
+            answer = await self._fences.Raise(request, timeout=self._deadline_seconds)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                return False
+                return None
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 raise MetadataUnavailable(f"Dataset {spec.dataset}: {_text(error)}") from error
-        return True
+            return 0.0
+        return answer.settle_seconds
 
     async def _workers(self, dataset: metadata_pb2.DatasetInfo) -> list[metadata_pb2.Worker]:
         """Return live workers that know the dataset's under store, by node name."""

@@ -28,9 +28,11 @@ _KIND = RaiseFences.__name__
 class Fencer(Protocol):
     """What is asked of the checkpoint client."""
 
-    async def raise_fences(self, namespace: str, spec: CheckpointSpec, pods: Mapping[str, Sequence[str]]) -> bool:
-        """Have changes of the checkpoints refused: uids of pods by node; whether that is known there. Raises
-        MetadataUnavailable."""
+    async def raise_fences(
+        self, namespace: str, spec: CheckpointSpec, pods: Mapping[str, Sequence[str]]
+    ) -> float | None:
+        """Have changes of the checkpoints refused: uids of pods by node. Return the seconds until they are; None = it
+        knows no fences. Raises MetadataUnavailable."""
         ...
 
 
@@ -67,7 +69,7 @@ class Fences:
             return actions
         uids = {uid for some in pods.values() for uid in some}
         try:
-            is_up = await self._fencer.raise_fences(job.metadata.namespace, spec, pods)
+            settle_seconds = await self._fencer.raise_fences(job.metadata.namespace, spec, pods)
         except MetadataUnavailable as error:
             metrics.ACTIONS.labels(_KIND, "failed").inc()
             _log.warning("fence_not_raised", namespace=key[0], job=key[1], nodes=sorted(pods), error=str(error))
@@ -75,13 +77,16 @@ class Fences:
                 f"{len(uids)} pods may still run on {_listed(pods)}, and the cache cannot be told to take no more"
                 f" checkpoints from there: {error}"
             )
-            retry_at = self._wall_clock() + RETRY_SECONDS
-            self._problems[key] = Problem(reasons.FENCE_NOT_RAISED, text, False, retry_at)
-            return [one for one in actions if not (isinstance(one, CreatePod) or _is_deletion(one, uids))]
-        metrics.ACTIONS.labels(_KIND, "done" if is_up else "refused").inc()
+            self._wait(key, reasons.FENCE_NOT_RAISED, text, RETRY_SECONDS)
+            return _without_what_follows(actions, uids)
+        if settle_seconds:
+            text = f"{len(uids)} pods may still run on {_listed(pods)}; soon the cache takes no checkpoints from there"
+            self._wait(key, reasons.FENCING, text, settle_seconds)
+            return _without_what_follows(actions, uids)
+        metrics.ACTIONS.labels(_KIND, "refused" if settle_seconds is None else "done").inc()
         self._problems.pop(key, None)
         self._caches.fenced_pods(job.metadata.uid, uids)
-        if not is_up:
+        if settle_seconds is None:
             # Jobs go on as they did before there were fences, rather than stand still until the service is upgraded.
             text = "the metadata service is of an older release and knows no fences; upgrade it"
             _log.warning("fence_not_known", namespace=key[0], job=key[1], nodes=sorted(pods), error=text)
@@ -92,9 +97,15 @@ class Fences:
         )
         return [EmitEvent(reasons.FENCED, note, "Warning"), *actions]
 
+    def _wait(self, key: Key, reason: str, text: str, seconds: float) -> None:
+        self._problems[key] = Problem(reason, text, False, self._wall_clock() + seconds)
 
-def _is_deletion(action: Action, uids: Container[str]) -> bool:
-    return isinstance(action, DeletePod) and action.uid in uids
+
+def _without_what_follows(actions: Sequence[Action], uids: Container[str]) -> list[Action]:
+    """Without what has to come after the fences around these pods."""
+    return [
+        one for one in actions if not (isinstance(one, CreatePod) or (isinstance(one, DeletePod) and one.uid in uids))
+    ]
 
 
 def _listed(pods: Mapping[str, object]) -> str:

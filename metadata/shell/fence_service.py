@@ -1,6 +1,5 @@
 """gRPC service Fences: who may not change what. Owns requests and answers; what they mean is `core/fences.py`'s."""
 
-import asyncio
 import time
 from dataclasses import replace
 
@@ -46,8 +45,7 @@ class FenceService(metadata_pb2_grpc.FencesServicer):
             log.info("metadata.fence_raised", dataset=dataset.label, node=one.node, path=one.path, pods=len(one.pods))
         wanted = {(one.node, one.path) for one in asked}
         stands_at_ns = max(one.stands_at_ns for one in dataset.fences if (one.node, one.path) in wanted)
-        await asyncio.sleep(max(0.0, (stands_at_ns - time.time_ns()) / 1e9))
-        return pb.RaiseFencesResponse()
+        return pb.RaiseFencesResponse(settle_seconds=max(0.0, (stands_at_ns - time.time_ns()) / 1e9))
 
     @edge.unary
     async def Lift(self, request: pb.LiftFencesRequest, context: Context) -> pb.LiftFencesResponse:

@@ -835,8 +835,11 @@ def test_fenced_node(site: Site, work: Path) -> None:
         fences = metadata_pb2_grpc.FencesStub(channel)
         named = pb.DatasetRequest(namespace="bench", name="work")
         uid = metadata_pb2_grpc.NamespaceStub(channel).GetDataset(named, timeout=10).uid
-        fences.Raise(pb.RaiseFencesRequest(uid=uid, fences=[fence]), timeout=10)
         try:
+            while settle_seconds := fences.Raise(
+                pb.RaiseFencesRequest(uid=uid, fences=[fence]), timeout=10
+            ).settle_seconds:
+                time.sleep(settle_seconds)
             _fails(errno.EACCES, lambda: os.close(written))
             for change in (
                 (work / "d").mkdir,

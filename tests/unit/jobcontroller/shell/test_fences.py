@@ -24,13 +24,16 @@ OTHER = DeletePod("p3", "u3")
 class Metadata:
     def __init__(self) -> None:
         self.is_away = self.is_old = False
+        self.settle_seconds = 0.0
         self.raised: list[tuple[str, str | None, Mapping[str, Sequence[str]]]] = []
 
-    async def raise_fences(self, namespace: str, spec: CheckpointSpec, pods: Mapping[str, Sequence[str]]) -> bool:
+    async def raise_fences(
+        self, namespace: str, spec: CheckpointSpec, pods: Mapping[str, Sequence[str]]
+    ) -> float | None:
         if self.is_away:
             raise MetadataUnavailable("the metadata service answered UNAVAILABLE")
         self.raised.append((namespace, spec.dataset, pods))
-        return not self.is_old
+        return None if self.is_old else self.settle_seconds
 
 
 def no_caches() -> Caches:
@@ -61,6 +64,20 @@ async def test_pods_are_deleted_by_force_once_their_fence_is_up() -> None:
     assert isinstance(event, EmitEvent) and event.reason == "Fenced" and "changes of run in Dataset ckpt" in event.note
     assert left == plan
     assert metadata.raised == [("ns", "ckpt", {"n1": ["u1", "u2"]})]
+    assert fences.problem(KEY) is None
+
+
+async def test_what_has_to_come_after_a_fence_waits_until_it_stands() -> None:
+    metadata = Metadata()
+    metadata.settle_seconds = 3.5
+    fences = Fences(metadata, no_caches(), wall_clock=lambda: NOW)
+    plan: list[Action] = [OTHER, FENCE, *FORCED, CreatePod("p4", {})]
+    assert list(await fences.perform(KEY, saving(), plan)) == [OTHER, FENCE]
+    problem = fences.problem(KEY)
+    assert problem is not None and (problem.reason, problem.retry_at) == ("Fencing", NOW + 3.5)
+    metadata.settle_seconds = 0.0
+    event, *left = await fences.perform(KEY, saving(), plan)
+    assert isinstance(event, EmitEvent) and left == plan
     assert fences.problem(KEY) is None
 
 
