@@ -43,6 +43,8 @@ DEPLOYMENTS = {
     parts.CACHE_CONTROLLER: "cacheruntime",
     parts.JOB_CONTROLLER: "jobcontroller",
 }
+#: As a namespace of Pod Security `restricted` demands: what it writes, it writes as one of its fsGroup.
+NOBODY = {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 2000}
 #: Prints the digest of every file below /data.
 DIGESTS = """
 import hashlib, json, pathlib
@@ -315,9 +317,7 @@ def test_a_training_job_reads_and_writes_checkpoints(real_cluster: RealCluster, 
         "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
-    # As a namespace of Pod Security `restricted` demands: what it writes, it writes as one of its fsGroup.
-    nobody = {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 2000}
-    template = {"spec": {"containers": [container], "securityContext": nobody}}
+    template = {"spec": {"containers": [container], "securityContext": NOBODY}}
     job = {
         "apiVersion": "training.headrace.dev/v1alpha1",
         "kind": "TrainingJob",
@@ -352,7 +352,7 @@ def test_a_node_whose_kubelet_is_silent_saves_no_more_for_the_attempt_that_was_g
     real_cluster: RealCluster, corpus: Bucket
 ) -> None:
     container = {"name": "train", "image": IMAGE, "command": ["python", "-c", SAVER]}
-    template = {"spec": {"containers": [container], "terminationGracePeriodSeconds": 1}}
+    template = {"spec": {"containers": [container], "securityContext": NOBODY, "terminationGracePeriodSeconds": 1}}
     job = {
         "apiVersion": "training.headrace.dev/v1alpha1",
         "kind": "TrainingJob",
