@@ -14,6 +14,7 @@ from typing import Final
 
 from cacheruntime.core.blocks import Version, block_count, block_length
 from cacheruntime.core.homes import homes_of, rank
+from cacheruntime.core.paths import is_at_or_below
 
 FAILED_FILES_MAX: Final = 100
 FAN_OUT: Final = 2
@@ -101,7 +102,7 @@ def _is_home(version: Version, block: int, scope: Scope) -> bool:
 def is_below(path: str, targets: Iterable[str]) -> bool:
     """Whether a path is one of the targets or below one; no targets or "" = everything."""
     wanted = [target.strip("/") for target in targets]
-    return not wanted or any(t in ("", path) or path.startswith(t + "/") for t in wanted)
+    return not wanted or any(is_at_or_below(path, top) for top in wanted)
 
 
 @dataclass(slots=True)

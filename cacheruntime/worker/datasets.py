@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from api.gen import metadata_pb2 as pb
+from cacheruntime.core.paths import is_at_or_below
 from cacheruntime.errors import BadRequest, CacheError, Denied, Missing, ReadOnly, from_store
 from cacheruntime.worker.metadata_client import MetadataClient
 from understores.base import UnderStore
@@ -213,11 +214,6 @@ class Datasets:
             task.cancel()
         for store in self._stores.values():
             await store.close()
-
-
-def is_at_or_below(path: str, top: str) -> bool:
-    """Whether a path is `top` or lies in it; "" is the root."""
-    return not top or path == top or path.startswith(top + "/")
 
 
 def check_path(path: str) -> None:

@@ -206,7 +206,7 @@ class Observed:
     checkpoint_sharers: tuple[str, ...] = ()
     #: why the last removal of a checkpoint failed; None = it did not
     removal_problem: Problem | None = None
-    #: why the last fence was not raised; None = it was, or there was none to raise
+    #: why the last fence does not stand yet; None = it does, or there is none
     fence_problem: Problem | None = None
     #: None = the job asks for no hang detection, or no reading was due yet
     signs: Signs | None = None

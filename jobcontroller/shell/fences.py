@@ -1,6 +1,6 @@
 """Raises fences before pods are deleted by force, and before others take the place of those that were.
 
-Owns the calls, the memory of the last one that failed, and that nothing is done then that has to come after. Decides
+Owns the calls, the memory of the last one that does not stand yet, and that nothing is done then that has to come after. Decides
 nothing (core/fencing.py). Invariant: raising a fence is harmless when repeated."""
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Fences:
         self._problems: dict[Key, Problem] = {}
 
     def problem(self, key: Key) -> Problem | None:
-        """Return why the job's last fence was not raised; None = it was."""
+        """Return why the job's last fence does not stand yet; None = it does."""
         return self._problems.get(key)
 
     def forget(self, key: Key) -> None:
