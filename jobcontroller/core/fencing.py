@@ -11,43 +11,31 @@ ever hold the same GPUs; what may still run has a fence around it, if the job ha
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from api.training_v1alpha1 import TrainingJob
-from jobcontroller.core.actions import Action, DeletePod, RaiseFences
+from jobcontroller.core.actions import DeletePod, RaiseFences
 from jobcontroller.core.observed import PodView
 from jobcontroller.core.turn import Turn
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """What is to be done now, and the seconds until more may be (None = a watch will tell)."""
-
-    actions: list[Action]
-    again_seconds: float | None
-
-
-def end_pods(turn: Turn, pods: Iterable[PodView], grace_seconds: int | None = None) -> Ending:
-    """Return the deletions due now. `grace_seconds` None leaves each pod its own.
+def end_pods(turn: Turn, pods: Iterable[PodView], grace_seconds: int | None = None) -> None:
+    """Ask for the deletions due now, and to look again when more are. `grace_seconds` None leaves each pod its own.
 
     Asking again for a pod that is ending does nothing. After its grace it is given `force_after_seconds` for its node
     to confirm the end: on a dead node nobody ever confirms. Names, hosts and port of the next attempt differ, so a
     straggler cannot join."""
-    actions: list[Action] = []
     forced: list[PodView] = []
-    waits: list[float] = []
     for pod in pods:
         if pod.deletion_at is None:
             # A finished pod has nothing left to do in its grace.
             grace = 0 if pod.is_finished else grace_seconds
-            actions.append(DeletePod(name=pod.name, uid=pod.uid, grace_seconds=grace))
+            turn.act([DeletePod(name=pod.name, uid=pod.uid, grace_seconds=grace)])
         elif turn.now >= (due := _force_at(turn, pod, pod.deletion_at)):
             forced.append(pod)
         else:
-            waits.append(due - turn.now)
-    actions.extend(_fences(turn, forced))
-    actions.extend(DeletePod(name=pod.name, uid=pod.uid, grace_seconds=0) for pod in forced)
-    return Ending(actions, min(waits, default=None))
+            turn.wake_at(due)
+    turn.act(_fences(turn, forced))
+    turn.act(DeletePod(name=pod.name, uid=pod.uid, grace_seconds=0) for pod in forced)
 
 
 def _force_at(turn: Turn, pod: PodView, grace_ends_at: float) -> float:

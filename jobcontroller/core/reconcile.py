@@ -111,8 +111,7 @@ def _clean_up_finished(turn: Turn) -> Plan | None:
         return None
     policy = job.spec.run_policy
     going = cleanup.pods_to_end(policy, turn.observed.pods, status)
-    ending = fencing.end_pods(turn, going)
-    actions = [*ending.actions, *(DeletePodGroup(name) for name in sorted(turn.observed.groups))]
+    fencing.end_pods(turn, going)
     expires_at = cleanup.expires_at(policy, status)
     is_expired = expires_at is not None and turn.now >= expires_at
     if is_expired and not going:
@@ -122,10 +121,9 @@ def _clean_up_finished(turn: Turn) -> Plan | None:
     seen = turn.observed.checkpoints
     if seen is not None and seen.error:
         turn.wake_at(turn.now + ASK_AGAIN_SECONDS)
-    turn.act(actions)
+    turn.act(DeletePodGroup(name) for name in sorted(turn.observed.groups))
     if not is_expired:
         turn.wake_at(expires_at)
-    turn.wake_after(ending.again_seconds)
     return turn.plan_of_finished()
 
 
@@ -189,10 +187,8 @@ def _hold_back_suspended(turn: Turn) -> Plan | None:
         left = f"{len(pods)} pods are ending{f': {problem.message}' if problem is not None else ''}"
     turn.draft.unplace(reasons.SUSPENDED, "the job is suspended")
     turn.draft.enter(SUSPENDED, reasons.SUSPENDED, left)
-    ending = fencing.end_pods(turn, pods, _grace_seconds(turn))
-    turn.act(ending.actions)
+    fencing.end_pods(turn, pods, _grace_seconds(turn))
     turn.act(DeletePodGroup(name) for name in sorted(turn.observed.groups))
-    turn.wake_after(ending.again_seconds)
     return turn.plan()
 
 
@@ -299,17 +295,13 @@ def _doubt_checkpoint(turn: Turn) -> None:
 
 def _end_older_attempts(turn: Turn) -> Plan | None:
     older = turn.other_pods()
-    ending = fencing.end_pods(turn, older, _grace_seconds(turn))
-    turn.act(ending.actions)
+    fencing.end_pods(turn, older, _grace_seconds(turn))
     outsiders = [pod for pod in turn.other_workers() if pod.index not in elastic.reserves(turn.status)]
-    ending_outsiders = fencing.end_pods(turn, outsiders, _grace_seconds(turn))
-    turn.act(ending_outsiders.actions)
-    turn.wake_after(ending_outsiders.again_seconds)
+    fencing.end_pods(turn, outsiders, _grace_seconds(turn))
     current = attempts.group_name(turn.job.metadata.name, turn.attempt)
     turn.act(DeletePodGroup(name) for name in sorted(turn.observed.groups - {current}))
     if not older:
         return None
-    turn.wake_after(ending.again_seconds)
     problem = turn.observed.fence_problem
     if problem is not None:
         turn.draft.wait(problem.reason, problem.message)

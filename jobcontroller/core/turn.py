@@ -91,10 +91,6 @@ class Turn:
         if at is not None:
             self.wakes.append(max(0.0, at - self.now))
 
-    def wake_after(self, seconds: float | None) -> None:
-        """Look again after so many seconds at the latest."""
-        self.wake_at(self.now + seconds if seconds is not None else None)
-
     def plan(self) -> Plan:
         """End the turn: fill in what every status shows."""
         pods = self.current_pods()

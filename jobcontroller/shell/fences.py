@@ -1,7 +1,7 @@
 """Raises fences before pods are deleted by force, and before others take the place of those that were.
 
-Owns the calls, the memory of the last one that does not stand yet, and that nothing is done then that has to come after. Decides
-nothing (core/fencing.py). Invariant: raising a fence is harmless when repeated."""
+Owns the calls, the memory of the last fence that does not stand yet, and that nothing is done then that has to come
+after. Decides nothing (core/fencing.py). Invariant: raising a fence is harmless when repeated."""
 
 from __future__ import annotations
 
