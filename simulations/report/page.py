@@ -5,7 +5,7 @@ from html import escape
 
 import yaml
 
-from simulations.report.plots import figures
+from simulations.report.plots import Counted, figures, silent
 from simulations.report.tables import by_size, cells_of
 from simulations.run import Result
 
@@ -17,13 +17,15 @@ STYLE = (
 )
 
 
-def page(result: Result, command: str) -> str:
-    """The report as HTML; `command` made it."""
+def page(result: Result, command: str, counted: Counted = silent) -> str:
+    """The report as HTML; `command` made it; `counted` hears of each picture."""
     names = list(result.runs)
     about = "".join(f"<li><b>{escape(name)}</b>: {escape(text)}</li>" for name, text in result.about.items())
     notes = "".join(f"<p>{escape(note)}</p>" for note in result.notes)
     faults = {name: runs[0].faults for name, runs in result.runs.items() if runs and runs[0].faults}
-    pictures = "".join(f"<h2>{escape(title)}</h2><img alt='' src='{uri}'>" for title, uri in figures(result).items())
+    pictures = "".join(
+        f"<h2>{escape(title)}</h2><img alt='' src='{uri}'>" for title, uri in figures(result, counted).items()
+    )
     traces = ", ".join(result.traces) or "none: synthetic, with published marginals where the scenario names a trace"
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(result.scenario.name)}</title>"

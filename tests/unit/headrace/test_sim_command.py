@@ -1,15 +1,83 @@
 """`headrace sim`, through the command line."""
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from headrace.__main__ import app
+from headrace.cli.progress import Bar
 from headrace.errors import UsageError
+from simulations.run import Step
+from simulations.run import run as run_event
+from tests.unit.simulations.test_whatif import a_cluster
 
 runner = CliRunner()
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
+    """Every step that a bar is told."""
+    steps: list[Step] = []
+    monkeypatch.setattr(Bar, "tell", lambda _, step: steps.append(step))
+    return steps
+
+
+def test_a_bar_says_what_is_done_how_far_it_is_and_the_time_left() -> None:
+    file = io.StringIO()
+    with Bar(Console(file=file, force_terminal=True, width=100)) as bar:
+        bar.part("event")(Step("headrace, seed 0", 0.25, 1234.4))
+    text = file.getvalue()
+    assert "event: headrace, seed 0" in text
+    assert "25%" in text
+    assert "1,234 s left" in text
+
+
+def test_pieces_of_work_are_counted_and_the_pace_gives_the_time_left(told: list[Step]) -> None:
+    next_is = Bar().counted(4)
+    for label in ("a", "b", "c"):
+        next_is(label)
+    assert [(step.label, step.share) for step in told] == [("a", 0.0), ("b", 0.25), ("c", 0.5)]
+    assert told[0].seconds_left == float("inf")
+    assert 0 < told[2].seconds_left < 60
+
+
+def test_nothing_is_drawn_where_no_terminal_is() -> None:
+    file = io.StringIO()
+    with Bar(Console(file=file)) as bar:
+        bar.tell(Step("headrace, seed 0", 0.25, 1234.4))
+    assert file.getvalue() == ""
+
+
+def test_calibrate_tells_how_far_both_engines_are(told: list[Step], monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_kwok(scenario: Any, schedulers: Any, start: Any, **more: Any) -> Any:
+        return run_event(scenario, policies=[item.name for item in schedulers], **more)
+
+    monkeypatch.setattr("simulations.kwok.runs.run", in_kwok)
+    done = runner.invoke(app, ["sim", "calibrate", "--nodes", "8", "--jobs", "6"])
+    assert done.exit_code == 0, done.output
+    labels = list(dict.fromkeys(step.label for step in told))
+    assert labels == ["event: headrace, seed 0", "kwok: headrace, seed 0"]
+
+
+def test_whatif_tells_how_far_its_answers_are(told: list[Step], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.cli.whatif.run", lambda *_: a_cluster())
+    done = runner.invoke(app, ["sim", "whatif", "--ssd", "2"])
+    assert done.exit_code == 0, done.output
+    assert list(dict.fromkeys(step.label for step in told)) == ["as it is", "SSD × 2"]
+    assert told[-1].share >= 0.5
+
+
+def test_drawing_tells_which_picture_it_is_at(told: list[Step], tmp_path: Path) -> None:
+    words = ["sim", "run", "partial-cache", "--seeds", "1", "--policies", "headrace"]
+    done = runner.invoke(app, [*words, "--report", str(tmp_path / "a.html"), "--plots", str(tmp_path / "pictures")])
+    assert done.exit_code == 0, done.output
+    drawn = [step.label for step in told if step.label != "headrace, seed 0"]
+    assert drawn == ["Bytes by source", "Completion times", "Nodes × datasets over time: headrace"] * 2
 
 
 def test_a_run_is_a_table_and_a_self_contained_report(tmp_path: Path) -> None:
