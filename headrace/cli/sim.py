@@ -5,6 +5,7 @@ Owns options and output. What is simulated lives in simulations/."""
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -79,6 +80,10 @@ def run_scenario(
     ] = False,
     nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="scale the scenario to so many nodes")] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="and to so many jobs; default: as nodes")] = None,
+    origin_price: Annotated[
+        float | None,
+        typer.Option("--origin-price", help="of a GiB that leaves the origin; default: the scenario's"),
+    ] = None,
     trace: Annotated[list[Path] | None, typer.Option("--trace", help="a CSV of openb or Philly; repeatable")] = None,
     output: Annotated[str, typer.Option("-o", "--output", help="table, json or yaml")] = "table",
     report: Annotated[Path | None, typer.Option("--report", help=REPORT)] = None,
@@ -104,8 +109,12 @@ def run_scenario(
         raise UsageError("--scheduler, --without-gangs and --training-jobs are for --engine kwok; use --policies")
     if engine == "kwok" and policies:
         raise UsageError("--policies is for the event engine; --engine kwok takes --scheduler")
+    if origin_price is not None and not 0 <= origin_price < math.inf:
+        raise UsageError(f"--origin-price {origin_price} is no price; give a number from 0 on")
     try:
         loaded, notes = scaled(load(find(scenario)), nodes=nodes, jobs=jobs)
+        if origin_price is not None:
+            loaded = loaded.model_copy(update={"origin_price_per_gib": origin_price})
         traces = read(trace or [])
         for note in notes:
             print(note, file=sys.stderr)

@@ -70,7 +70,7 @@ def _drawn(pyplot: Any, result: Result, counted: Counted) -> Iterator[tuple[str,
     for name in with_nodes:
         word, title = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-"), f"Nodes × datasets over time: {name}"
         next_is(title)
-        yield title, f"nodes-{word}", _residency(pyplot, result.runs[name][0].pictures)
+        yield title, f"nodes-{word}", _residency(pyplot, result, result.runs[name][0].pictures)
 
 
 def _pyplot() -> Any:
@@ -121,13 +121,24 @@ def _completion(pyplot: Any, result: Result) -> Any:
     return figure
 
 
-def _residency(pyplot: Any, pictures: list[Any]) -> Any:
-    figure, axes = pyplot.subplots(1, len(pictures), figsize=(12, 3.2), squeeze=False, sharey=True)
+def _residency(pyplot: Any, result: Result, pictures: list[Any]) -> Any:
+    figure, axes = pyplot.subplots(
+        1, len(pictures), figsize=(12, 3.4), squeeze=False, sharey=True, layout="constrained"
+    )
     for axis, picture in zip(axes[0], pictures, strict=True):
-        axis.imshow(picture.shares, aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
+        image = axis.imshow(picture.shares, aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
         axis.set_title(f"{picture.at / 3600:.1f} h", fontsize=8)
         axis.set_xlabel("node", fontsize=7)
         axis.tick_params(labelsize=6)
     axes[0][0].set_ylabel("dataset")
-    figure.tight_layout()
+    figure.colorbar(image, ax=axes[0], label="share of the dataset on the node")
+    figure.suptitle(_shown(result, pictures[0]), fontsize=8)
     return figure
+
+
+def _shown(result: Result, picture: Any) -> str:
+    """How much of all there is a picture shows: the first ones."""
+    scenario, datasets = result.scenario, len(picture.shares)
+    there = scenario.workload.jobs if scenario.workload.reads == "own" else scenario.datasets.count
+    nodes = scenario.cluster.openb_nodes + sum(pool.count for pool in scenario.cluster.pools)
+    return f"{datasets} of {max(datasets, there)} datasets, {len(picture.shares[0])} of {nodes} nodes"

@@ -182,7 +182,7 @@ class Scenario(Model):
         "gpu-best-fit",
     )
     seeds: Count = 3
-    origin_price_per_gib: Annotated[float, Field(ge=0)] = 0.05
+    origin_price_per_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
     tick_seconds: Seconds = 1.0
     end_spread_seconds: Seconds = 0.0
     """The pods of a job that is done leave their nodes within so long; 0: all at once."""

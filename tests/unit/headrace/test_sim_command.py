@@ -120,6 +120,31 @@ def test_a_kept_run_has_the_tables_and_pictures_of_the_run(tmp_path: Path) -> No
     }
 
 
+def test_what_leaves_the_origin_costs_the_price_given() -> None:
+    words = ["sim", "run", "sweep", "--nodes", "2", "--jobs", "4", "--seeds", "1", "--policies", "headrace"]
+    done = runner.invoke(app, [*words, "--origin-price", "0.25", "-o", "json"])
+    assert done.exit_code == 0, done.output
+    runs = json.loads(done.stdout)["runs"]
+    for name in ("headrace", "bound"):
+        figures = runs[name][0]["figures"]
+        assert figures["origin_egress_bytes"] > 0
+        assert figures["origin_egress_cost"] == pytest.approx(figures["origin_egress_bytes"] / 2**30 * 0.25)
+    for price in ("-1", "nan", "inf"):
+        refused = runner.invoke(app, [*words, "--origin-price", price])
+        assert refused.exit_code == 2 or isinstance(refused.exception, UsageError), price
+
+
+def test_a_report_says_what_its_figures_mean_and_how_much_its_pictures_show(tmp_path: Path) -> None:
+    page, plots = tmp_path / "page.html", tmp_path / "pictures"
+    words = ["automl-zipf", "--nodes", "2", "--jobs", "5", "--seeds", "1", "--policies", "headrace"]
+    done = runner.invoke(app, ["sim", "run", *words, "--report", str(page), "--plots", str(plots)])
+    assert done.exit_code == 0, done.output
+    for word in ("GAR", "SOR", "GFR", "goodput", "fairness", "GPUs waiting for data"):
+        assert f"<dt>{word}" in page.read_text(), word
+    # Text of an SVG is drawn as paths, with the words beside them.
+    assert "12 of 300 datasets, 2 of 2 nodes" in (plots / "automl-zipf-nodes-headrace.svg").read_text()
+
+
 @pytest.mark.parametrize("text", ["no JSON", "[]", '{"runs": {}}', '{"runs": {"a": []}, "scenario": {}}'])
 def test_what_is_no_kept_run_is_refused(tmp_path: Path, text: str) -> None:
     kept = tmp_path / "run.json"
