@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from headrace.__main__ import app
+from headrace.__main__ import app, main
 from headrace.cli.progress import Bar
 from headrace.errors import UsageError
+from simulations.engine.core_driver import CoreDriver
 from simulations.run import Step
 from simulations.run import run as run_event
 from tests.unit.simulations.test_whatif import a_cluster
@@ -152,6 +153,18 @@ def test_what_is_no_kept_run_is_refused(tmp_path: Path, text: str) -> None:
     done = runner.invoke(app, ["sim", "report", str(kept)])
     assert isinstance(done.exception, UsageError)
     assert "is not what `headrace sim run … -o json` writes" in str(done.exception)
+
+
+def test_a_run_that_breaks_an_invariant_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turn = CoreDriver.turn
+    monkeypatch.setattr(CoreDriver, "turn", lambda self, now: [(uid, 0, job) for uid, _, job in turn(self, now)])
+    monkeypatch.setattr("sys.argv", ["headrace", "sim", "run", "spot-storm", "--nodes", "4", "--jobs", "9"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "headrace: scenario spot-storm: over-committed node at" in capsys.readouterr().err
 
 
 def test_list_names_scenarios_and_policies() -> None:
