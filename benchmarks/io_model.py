@@ -12,7 +12,7 @@ import random
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -86,27 +86,36 @@ QUICK: Final = Sizes(32, 2, (Shape(1, 0.5),))
 def main(arguments: list[str]) -> int:
     """Measure and report."""
     parser = frame.parser("io-model", __doc__ or "")
+    parser.add_argument(
+        "--slower",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="readers and origin at an N-th of their speeds: seconds then depend less on a processor others use too",
+    )
     parser.add_argument("--only", choices=[shape.name for shape in FULL.shapes], help="one of the cases")
     options = parser.parse_args(arguments)
+    if not 1.0 <= options.slower < math.inf:
+        parser.error(f"--slower is {options.slower}; give a number from 1 on")
     sizes = QUICK if options.quick else FULL
     cases: list[Case] = []
     chosen = [shape for shape in sizes.shapes if options.only in (None, shape.name)]
     with Bar() as bar:
         next_is = bar.counted(len(chosen) * options.runs * sizes.epochs)
         for shape in chosen:
-            cases += _cases(shape.name, _readers(sizes, shape), options.runs, next_is)
+            cases += _cases(shape.name, _readers(sizes, shape, options.slower), options.runs, next_is)
     frame.report("io-model", cases, options.json, options.plot)
     return 0
 
 
-def _readers(sizes: Sizes, shape: Shape) -> Readers:
+def _readers(sizes: Sizes, shape: Shape, slower: float) -> Readers:
     return Readers(
         shape.nodes,
         shape.fraction,
         sizes.files * JOB.file_bytes,
         sizes.epochs,
-        WANTED_BYTES_PER_SECOND,
-        ORIGIN_BYTES_PER_SECOND,
+        WANTED_BYTES_PER_SECOND / slower,
+        ORIGIN_BYTES_PER_SECOND / slower,
         idle_nodes=shape.idle,
         first_part=shape.first_part,
         file_bytes=JOB.file_bytes,
@@ -148,6 +157,7 @@ def measured(
     room = math.ceil(readers.fraction * readers.dataset_bytes)
     nodes = [f"node-{number}" for number in range(readers.nodes + readers.idle_nodes)]
     reading = nodes[: readers.nodes]
+    job = replace(JOB, batch_seconds=JOB.batch * JOB.file_bytes / readers.reader_bytes_per_second)
     with (
         OriginProcess(directory / "origin", readers.origin_bytes_per_second) as origin,
         DataPlane(directory / "plane", tier_bytes=room) as plane,
@@ -170,15 +180,15 @@ def measured(
             sent, local = origin.sent_bytes(), _local_bytes(ports)
             seeds = [1000 * run + number * len(reading) + index for index in range(len(reading))]
             count = files if number else round(readers.first_part * files)
-            seconds = max(pool.map(partial(_epoch, sorted(entries), count), sources, seeds))
+            seconds = max(pool.map(partial(_epoch, job, sorted(entries), count), sources, seeds))
             fetched, here = origin.sent_bytes() - sent, _local_bytes(ports) - local
             read = len(reading) * count * JOB.file_bytes
             found.append(Epoch(here, read - here - fetched, fetched, seconds))
         return found
 
 
-def _epoch(paths: Sequence[str], count: int, source: CachedReader, seed: int) -> float:
-    return epoch(JOB, source, random.Random(seed).sample(paths, count), seed)
+def _epoch(job: Workload, paths: Sequence[str], count: int, source: CachedReader, seed: int) -> float:
+    return epoch(job, source, random.Random(seed).sample(paths, count), seed)
 
 
 def _local_bytes(ports: Sequence[int]) -> float:
