@@ -6,8 +6,10 @@ The socket is read with recvmsg, because a descriptor comes as ancillary data of
 The kernel never merges the bytes of two descriptors into one recvmsg, and keeps their order; so the n-th frame
 with flag FD owns the n-th descriptor.
 
+Data of a reply goes from the socket straight to where who asked wants it.
+
 Invariants: a request ends with its reply, its deadline or the connection, whichever comes first; a descriptor
-nobody waits for any more is closed.
+nobody waits for any more is closed; memory for data is asked for only while somebody waits for it.
 """
 
 import array
@@ -15,6 +17,7 @@ import asyncio
 import os
 import socket
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from api.byteplane import (
@@ -51,13 +54,23 @@ class Refused(Exception):
 
 
 class Reply:
-    """Meta of an answer, and the descriptor that came with it (the receiver's to close)."""
+    """Meta of an answer, its data, and the descriptor that came with it (the receiver's to close)."""
 
-    __slots__ = ("descriptor", "meta")
+    __slots__ = ("data", "descriptor", "meta")
 
-    def __init__(self, meta: bytes, descriptor: int | None) -> None:
+    def __init__(self, meta: bytes, descriptor: int | None, data: memoryview | None = None) -> None:
         self.meta = meta
         self.descriptor = descriptor
+        self.data = data
+
+
+class _Arrival:
+    """A frame whose data is on its way."""
+
+    __slots__ = ("data", "header", "is_wanted", "meta", "rest")
+
+    def __init__(self, header: Header, meta: bytes, data: memoryview, *, is_wanted: bool) -> None:
+        self.header, self.meta, self.data, self.rest, self.is_wanted = header, meta, data, data, is_wanted
 
 
 class Connection:
@@ -68,6 +81,9 @@ class Connection:
         self._loop = loop
         self._next_id = 1
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
+        self._memory: dict[int, Callable[[int], memoryview]] = {}
+        """Where the data of an answer goes, for those who asked for some."""
+        self._arrival: _Arrival | None = None
         self._descriptors: deque[int] = deque()
         self._received = bytearray()
         self._unsent = bytearray()
@@ -80,15 +96,20 @@ class Connection:
         self.sets_modes = False
         loop.add_reader(sock.fileno(), self._readable)
 
-    async def request(self, op: Op, meta: Struct, timeout_seconds: float) -> Reply:
+    async def request(
+        self, op: Op, meta: Struct, timeout_seconds: float, memory: Callable[[int], memoryview] | None = None
+    ) -> Reply:
         """Send one request and return its reply. Refused, ConnectionLost (also when the deadline passes: a worker
-        that does not answer is as good as gone, but its late answer is still read)."""
+        that does not answer is as good as gone, but its late answer is still read). `memory` is asked for the place of
+        so many bytes of data when they begin to come; without it they are dropped."""
         if not self.is_open:
             raise ConnectionLost("the connection is closed")
         request_id = self._next_id
         self._next_id += 1
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._waiting[request_id] = future
+        if memory is not None:
+            self._memory[request_id] = memory
         self._send(encode(op, request_id, meta))
         timer = self._loop.call_later(timeout_seconds, self._expire, request_id, timeout_seconds, op)
         try:
@@ -96,6 +117,7 @@ class Connection:
         finally:
             timer.cancel()
             self._waiting.pop(request_id, None)
+            self._memory.pop(request_id, None)
 
     def notify(self, op: Op, meta: Struct) -> None:
         """Send a request whose reply does not matter, with the next one or a moment later: whoever closes one file
@@ -163,6 +185,9 @@ class Connection:
             self._loop.remove_writer(self._socket.fileno())
 
     def _readable(self) -> None:
+        if self._arrival is not None:
+            self._receive_data(self._arrival)
+            return
         try:
             data, ancillary, _, _ = self._socket.recvmsg(RECEIVE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
@@ -184,22 +209,60 @@ class Connection:
         except FrameError as error:
             self.close(str(error))
 
+    def _receive_data(self, arrival: _Arrival) -> None:
+        # No further than this frame: a descriptor that comes with the next one would be lost here.
+        try:
+            count = self._socket.recv_into(arrival.rest)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.close(f"receive failed: {error.strerror}")
+            return
+        if not count:
+            self.close("the worker hung up")
+            return
+        arrival.rest = arrival.rest[count:]
+        if arrival.rest:
+            return
+        self._arrival = None
+        try:
+            self._deliver(arrival.header, arrival.meta, arrival.data if arrival.is_wanted else None)
+        except FrameError as error:
+            self.close(str(error))
+
     def _take_frames(self) -> None:
         at = 0
         received = self._received
-        while len(received) - at >= HEADER.size:
+        while len(received) - at >= HEADER.size and self._arrival is None:
             header = decode_header(memoryview(received)[at : at + HEADER.size])
-            end = at + HEADER.size + header.meta_bytes + header.data_bytes
+            end = at + HEADER.size + header.meta_bytes
             if len(received) < end:
                 break
-            meta = bytes(received[at + HEADER.size : at + HEADER.size + header.meta_bytes])
+            meta = bytes(received[at + HEADER.size : end])
             at = end
-            self._deliver(header, meta)
+            if not header.data_bytes:
+                self._deliver(header, meta)
+            else:
+                at += self._begin_data(header, meta, memoryview(received)[at : at + header.data_bytes])
             if not self.is_open:
                 return
         del received[:at]
 
-    def _deliver(self, header: Header, meta: bytes) -> None:
+    def _begin_data(self, header: Header, meta: bytes, here: memoryview) -> int:
+        """Take what has come of a frame's data; return its bytes."""
+        with here:
+            memory = self._memory.get(header.request_id)
+            is_wanted = memory is not None and not header.status
+            data = memory(header.data_bytes) if memory and is_wanted else memoryview(bytearray(header.data_bytes))
+            data[: len(here)] = here
+            if len(here) == header.data_bytes:
+                self._deliver(header, meta, data if is_wanted else None)
+            else:
+                self._arrival = _Arrival(header, meta, data, is_wanted=is_wanted)
+                self._arrival.rest = data[len(here) :]
+            return len(here)
+
+    def _deliver(self, header: Header, meta: bytes, data: memoryview | None = None) -> None:
         descriptor = None
         if header.flags & Flag.FD:
             if not self._descriptors:
@@ -215,7 +278,7 @@ class Connection:
             message = decode_meta(meta, Failure).message
             future.set_exception(Refused(header.status, message))
         else:
-            future.set_result(Reply(meta, descriptor))
+            future.set_result(Reply(meta, descriptor, data))
 
 
 async def connect(path: str, timeout_seconds: float) -> Connection:
