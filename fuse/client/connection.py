@@ -9,7 +9,7 @@ with flag FD owns the n-th descriptor.
 Data of a reply goes from the socket straight to where who asked wants it.
 
 Invariants: a request ends with its reply, its deadline or the connection, whichever comes first; a descriptor
-nobody waits for any more is closed; memory for data is asked for only while somebody waits for it.
+nobody waits for any more is closed; data is put where somebody wants it only if it has room there.
 """
 
 import array
@@ -17,10 +17,10 @@ import asyncio
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
 from typing import Final
 
 from api.byteplane import (
+    BLOCK_SIZE_BYTES,
     HEADER,
     Failure,
     Flag,
@@ -54,23 +54,24 @@ class Refused(Exception):
 
 
 class Reply:
-    """Meta of an answer, its data, and the descriptor that came with it (the receiver's to close)."""
+    """Meta of an answer, the descriptor that came with it (the receiver's to close), and how much data was put where
+    the request wanted it."""
 
-    __slots__ = ("data", "descriptor", "meta")
+    __slots__ = ("data_bytes", "descriptor", "meta")
 
-    def __init__(self, meta: bytes, descriptor: int | None, data: memoryview | None = None) -> None:
+    def __init__(self, meta: bytes, descriptor: int | None, data_bytes: int = 0) -> None:
         self.meta = meta
         self.descriptor = descriptor
-        self.data = data
+        self.data_bytes = data_bytes
 
 
 class _Arrival:
     """A frame whose data is on its way."""
 
-    __slots__ = ("data", "header", "is_wanted", "meta", "rest")
+    __slots__ = ("header", "meta", "rest")
 
-    def __init__(self, header: Header, meta: bytes, data: memoryview, *, is_wanted: bool) -> None:
-        self.header, self.meta, self.data, self.rest, self.is_wanted = header, meta, data, data, is_wanted
+    def __init__(self, header: Header, meta: bytes, rest: memoryview) -> None:
+        self.header, self.meta, self.rest = header, meta, rest
 
 
 class Connection:
@@ -81,7 +82,7 @@ class Connection:
         self._loop = loop
         self._next_id = 1
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
-        self._memory: dict[int, Callable[[int], memoryview]] = {}
+        self._places: dict[int, memoryview] = {}
         """Where the data of an answer goes, for those who asked for some."""
         self._arrival: _Arrival | None = None
         self._descriptors: deque[int] = deque()
@@ -92,24 +93,24 @@ class Connection:
         self.is_open = True
         #: Tokens this connection has shown; None: the worker wants none.
         self.shown: Shown | None = None
+        #: No READ asks for more than one of the worker's blocks.
+        self.block_size_bytes = BLOCK_SIZE_BYTES
         #: The worker knows SET_MODE.
         self.sets_modes = False
         loop.add_reader(sock.fileno(), self._readable)
 
-    async def request(
-        self, op: Op, meta: Struct, timeout_seconds: float, memory: Callable[[int], memoryview] | None = None
-    ) -> Reply:
+    async def request(self, op: Op, meta: Struct, timeout_seconds: float, into: memoryview | None = None) -> Reply:
         """Send one request and return its reply. Refused, ConnectionLost (also when the deadline passes: a worker
-        that does not answer is as good as gone, but its late answer is still read). `memory` is asked for the place of
-        so many bytes of data when they begin to come; without it they are dropped."""
+        that does not answer is as good as gone, but its late answer is still read). Data of the answer goes
+        `into` memory if it has room there, else it is dropped; after a failure some may still be written to it."""
         if not self.is_open:
             raise ConnectionLost("the connection is closed")
         request_id = self._next_id
         self._next_id += 1
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._waiting[request_id] = future
-        if memory is not None:
-            self._memory[request_id] = memory
+        if into is not None:
+            self._places[request_id] = into
         self._send(encode(op, request_id, meta))
         timer = self._loop.call_later(timeout_seconds, self._expire, request_id, timeout_seconds, op)
         try:
@@ -117,7 +118,7 @@ class Connection:
         finally:
             timer.cancel()
             self._waiting.pop(request_id, None)
-            self._memory.pop(request_id, None)
+            self._places.pop(request_id, None)
 
     def notify(self, op: Op, meta: Struct) -> None:
         """Send a request whose reply does not matter, with the next one or a moment later: whoever closes one file
@@ -226,7 +227,7 @@ class Connection:
             return
         self._arrival = None
         try:
-            self._deliver(arrival.header, arrival.meta, arrival.data if arrival.is_wanted else None)
+            self._deliver(arrival.header, arrival.meta)
         except FrameError as error:
             self.close(str(error))
 
@@ -251,18 +252,17 @@ class Connection:
     def _begin_data(self, header: Header, meta: bytes, here: memoryview) -> int:
         """Take what has come of a frame's data; return its bytes."""
         with here:
-            memory = self._memory.get(header.request_id)
-            is_wanted = memory is not None and not header.status
-            data = memory(header.data_bytes) if memory and is_wanted else memoryview(bytearray(header.data_bytes))
-            data[: len(here)] = here
+            place = self._places.get(header.request_id)
+            if place is None or len(place) < header.data_bytes:
+                place = memoryview(bytearray(header.data_bytes))
+            place[: len(here)] = here
             if len(here) == header.data_bytes:
-                self._deliver(header, meta, data if is_wanted else None)
+                self._deliver(header, meta)
             else:
-                self._arrival = _Arrival(header, meta, data, is_wanted=is_wanted)
-                self._arrival.rest = data[len(here) :]
+                self._arrival = _Arrival(header, meta, place[len(here) : header.data_bytes])
             return len(here)
 
-    def _deliver(self, header: Header, meta: bytes, data: memoryview | None = None) -> None:
+    def _deliver(self, header: Header, meta: bytes) -> None:
         descriptor = None
         if header.flags & Flag.FD:
             if not self._descriptors:
@@ -278,7 +278,7 @@ class Connection:
             message = decode_meta(meta, Failure).message
             future.set_exception(Refused(header.status, message))
         else:
-            future.set_result(Reply(meta, descriptor, data))
+            future.set_result(Reply(meta, descriptor, header.data_bytes))
 
 
 async def connect(path: str, timeout_seconds: float) -> Connection:

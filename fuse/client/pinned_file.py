@@ -26,7 +26,7 @@ import structlog
 from api.byteplane import Ensure, Ensured, Handle, Op, Open, Opened, Read, ReadReply, decode_meta
 from fuse.client.connection import Connection, ConnectionLost
 from fuse.core.contracts import Bytes
-from fuse.core.read_plan import BLOCK_BYTES, WHOLE_FILE_BYTES, Range, ResidentBlocks, whole_pieces
+from fuse.core.read_plan import BLOCK_BYTES, WHOLE_FILE_BYTES, Range, ResidentBlocks, needed_range, whole_pieces
 from fuse.errors import NoRoom, Unavailable
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class PinnedWorkerFile:
         while not self.is_resident(*wanted):
             try:
                 if is_inline:
-                    for piece in self._pieces(*wanted):
+                    for piece in self._pieces(*needed_range(*wanted, self._open.size_bytes)):
                         await self._bring_inline(piece, is_ahead=False)
                     return
                 await self._opened(first_bytes)
@@ -188,36 +188,39 @@ class PinnedWorkerFile:
 
     async def _bring_inline(self, wanted: Range, *, is_ahead: bool) -> None:
         """Have one block sent, which needs no handle; ConnectionLost, Stale, Unavailable."""
+        inline, (offset, length) = self._client.inline, wanted
+        memory = inline.take(length)
+        try:
+            connection, _ = await self._client.connected()
+            at = offset
+            while at < offset + length:
+                end = min((at // connection.block_size_bytes + 1) * connection.block_size_bytes, offset + length)
+                await self._read_inline(connection, at, memory[at - offset : end - offset])
+                at = end
+        except BaseException:
+            if is_ahead:
+                self._inline.failed(length)
+            # Not to be used again: what is still coming may be written to it.
+            inline.lose(length)
+            raise
+        self._inline.arrived(offset // BLOCK_BYTES, memory, time.monotonic(), is_ahead=is_ahead)
+        if self._is_closed:
+            self._inline.clear()
+
+    async def _read_inline(self, connection: Connection, offset_bytes: int, target: memoryview) -> None:
         opened = self._open
         meta = Read(
             uid=opened.uid,
             path=opened.path,
             etag=opened.etag,
             size_bytes=opened.size_bytes,
-            offset_bytes=wanted[0],
-            length_bytes=wanted[1],
+            offset_bytes=offset_bytes,
+            length_bytes=len(target),
         )
-        blocks, taken = self._client.inline, list[memoryview]()
-
-        def memory(size_bytes: int) -> memoryview:
-            taken.append(blocks.take(size_bytes))
-            return taken[-1]
-
-        try:
-            connection, _ = await self._client.connected()
-            reply = await self._client.request(connection, Op.READ, meta, uid=opened.uid, memory=memory)
-            if reply.data is None or len(reply.data) != wanted[1]:
-                raise Unavailable(f"the worker sent another range of {opened.path} than it was asked for")
-        except BaseException:
-            if is_ahead:
-                self._inline.failed(wanted[1])
-            # Only to be counted: bytes that are still coming may be written to it.
-            blocks.lose(sum(len(each) for each in taken))
-            raise
-        self._client.metrics.sent_inline(wanted[1], from_origin=decode_meta(reply.meta, ReadReply).from_origin)
-        self._inline.arrived(wanted[0] // BLOCK_BYTES, reply.data, time.monotonic(), is_ahead=is_ahead)
-        if self._is_closed:
-            self._inline.clear()
+        reply = await self._client.request(connection, Op.READ, meta, uid=opened.uid, into=target)
+        if reply.data_bytes != len(target):
+            raise Unavailable(f"the worker sent {reply.data_bytes} bytes of {opened.path} instead of {len(target)}")
+        self._client.metrics.sent_inline(len(target), from_origin=decode_meta(reply.meta, ReadReply).from_origin)
 
     async def _opened(self, first_bytes: int = 0) -> None:
         """Have the file open; who opens it may ask for its first bytes too. Only for tasks nobody cancels."""

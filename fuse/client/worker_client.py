@@ -13,7 +13,7 @@ import errno
 import os
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -122,13 +122,13 @@ class WorkerClient:
         uid: str,
         write: bool = False,
         timeout_seconds: float | None = None,
-        memory: Callable[[int], memoryview] | None = None,
+        into: memoryview | None = None,
     ) -> Reply:
         """Send on this very connection: for requests that name a handle of it. `uid` is the dataset it is about,
-        `memory` gives the place of an answer's data. ConnectionLost, domain errors."""
+        data of the answer goes `into` memory. ConnectionLost, domain errors."""
         try:
             seconds = timeout_seconds or self._request_seconds
-            return await self._asked(connection, op, meta, uid=uid, write=write, timeout_seconds=seconds, memory=memory)
+            return await self._asked(connection, op, meta, uid=uid, write=write, timeout_seconds=seconds, into=into)
         except Refused as refused:
             raise error_of(refused.number, str(refused)) from refused
 
@@ -141,16 +141,16 @@ class WorkerClient:
         uid: str,
         write: bool,
         timeout_seconds: float,
-        memory: Callable[[int], memoryview] | None = None,
+        into: memoryview | None = None,
     ) -> Reply:
         """Send, with a token for the dataset shown before; a token that is refused is replaced once."""
         shown = connection.shown
         if shown is None:
-            return await connection.request(op, meta, timeout_seconds, memory)
+            return await connection.request(op, meta, timeout_seconds, into)
         try:
             if not shown.is_good(uid, write=write):
                 await self._show(shown, uid, write=write)
-            return await connection.request(op, meta, timeout_seconds, memory)
+            return await connection.request(op, meta, timeout_seconds, into)
         except Refused as refused:
             if refused.number not in TOKEN_ERRNOS:
                 raise
@@ -159,7 +159,7 @@ class WorkerClient:
         shown.forget(uid)
         try:
             await self._show(shown, uid, write=write)
-            return await connection.request(op, meta, timeout_seconds, memory)
+            return await connection.request(op, meta, timeout_seconds, into)
         except Refused as refused:
             if refused.number not in TOKEN_ERRNOS:
                 raise
@@ -214,6 +214,7 @@ class WorkerClient:
             connection.close("hello failed")
             raise
         connection.sets_modes = hello.sets_modes
+        connection.block_size_bytes = hello.block_size_bytes
         if hello.needs_tokens:
             if self._tokens is None:
                 connection.close("no tokens")

@@ -1,4 +1,4 @@
-"""A real mount of files the cache may not keep: they are read whole, however small its room for a moment is."""
+"""What SEMANTICS.md says of files the node's cache may not keep."""
 
 import hashlib
 import mmap
@@ -46,6 +46,8 @@ def _sha(path: Path) -> str:
 
 
 def test_a_file_larger_than_the_temporary_room_is_read_in_order(mounted: Mounted) -> None:
+    """A file is read whole, in order, at random or through a map, also where the node's cache may not keep it and has
+    less room for a moment than it is large."""
     assert _sha(mounted.folder / "in-order") == _sha(mounted.origin / "in-order")
 
 
