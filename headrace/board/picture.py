@@ -79,6 +79,14 @@ class DatasetRow(msgspec.Struct, frozen=True, rename="camel"):
     nodes: int
 
 
+class HeldRow(msgspec.Struct, frozen=True, rename="camel"):
+    """A dataset with files that only workers hold: they are not in the under store yet."""
+
+    key: str
+    files: int
+    bytes: int
+
+
 class LoadRow(msgspec.Struct, frozen=True, rename="camel"):
     """A load that is not complete, or was lately."""
 
@@ -153,6 +161,7 @@ class Picture(msgspec.Struct, frozen=True, rename="camel"):
     totals: Totals
     nodes: list[CacheNode]
     datasets: list[DatasetRow]
+    held: list[HeldRow]
     loads: list[LoadRow]
     jobs: list[JobRow]
     waiting: list[Waiting]
@@ -177,12 +186,13 @@ def picture(objects: Objects, now: float, wanted: Wanted = EVERYTHING) -> Pictur
     more: dict[str, int] = {}
     nodes = [_node(body) for body in objects.node_caches]
     nodes.sort(key=lambda node: node.name)
-    held: dict[str, list[int]] = {}
+    cached: dict[str, list[int]] = {}
     for node in nodes:
         for key, media in node.resident.items():
-            held.setdefault(key, []).append(sum(media.values()))
-    datasets = [_dataset(body, held.get(_key(body), [])) for body in objects.datasets]
+            cached.setdefault(key, []).append(sum(media.values()))
+    datasets = [_dataset(body, cached.get(_key(body), [])) for body in objects.datasets]
     datasets.sort(key=lambda row: (-row.resident_bytes, row.key))
+    held = sorted(_held(objects.datasets), key=lambda row: (-row.bytes, row.key))
     loads = sorted((_load(body) for body in objects.loads), key=lambda row: (row.phase == "Complete", row.key))
     jobs = [_job(body, now) for body in objects.jobs]
     jobs.sort(key=lambda row: (row.state in ENDED, row.age_seconds, row.key))
@@ -204,6 +214,7 @@ def picture(objects: Objects, now: float, wanted: Wanted = EVERYTHING) -> Pictur
         totals=totals,
         nodes=[msgspec.structs.replace(node, resident=_shown_of(node.resident, drawn)) for node in nodes],
         datasets=datasets,
+        held=_limited(held, ROWS_MAX, "held", more),
         loads=_limited(loads, ROWS_MAX, "loads", more),
         jobs=_limited(jobs, ROWS_MAX, "jobs", more),
         waiting=_limited(waiting, ROWS_MAX, "waiting", more),
@@ -270,6 +281,13 @@ def _dataset(body: Body, held: Sequence[int]) -> DatasetRow:
         resident_bytes=sum(held),
         nodes=sum(size > 0 for size in held),
     )
+
+
+def _held(bodies: Iterable[Body]) -> Iterable[HeldRow]:
+    for body in bodies:
+        state = _status(body).get("writeBack") or {}
+        if state.get("files"):
+            yield HeldRow(_key(body), state["files"], state.get("bytes", 0))
 
 
 def _load(body: Body) -> LoadRow:

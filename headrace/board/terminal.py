@@ -29,6 +29,8 @@ def screen(picture: Picture, missing: list[str], trouble: str = "") -> Renderabl
         parts.append(Text(f"not shown by the API server: {', '.join(missing)}", style="yellow"))
     if picture.nodes:
         parts.append(_nodes(picture))
+    if picture.held:
+        parts.append(_held(picture))
     if picture.loads:
         parts.append(_loads(picture))
     if picture.jobs:
@@ -69,6 +71,13 @@ def _nodes(picture: Picture) -> Table:
             share = tier.used_bytes / tier.capacity_bytes if tier.capacity_bytes else 0.0
             said = f"{format_bytes(tier.used_bytes)} of {format_bytes(tier.capacity_bytes)}"
             table.add_row(node.name if not number else "", tier.medium, said, bar(share), _most(node, tier.medium))
+    return table
+
+
+def _held(picture: Picture) -> Table:
+    table = _table("not uploaded yet", "DATASET", "FILES", "BYTES")
+    for row in picture.held[:ROWS_MAX]:
+        table.add_row(row.key, str(row.files), format_bytes(row.bytes))
     return table
 
 

@@ -154,6 +154,8 @@ function draw(answer) {
   say("state", answer.trouble || (answer.missing.length ? `not shown by the API server: ${answer.missing.join(", ")}` : ""));
   byId("waiting-section").hidden = !picture.waiting.length;
   fill("waiting", picture.waiting.map((row) => [row.key, row.kind, duration(row.sinceSeconds), row.why]));
+  byId("held-section").hidden = !picture.held.length;
+  fill("held", picture.held.map((row) => [row.key, `${row.files}`, size(row.bytes)]));
   drawMap(picture);
   drawJobs(picture);
   fill("loads", picture.loads.map((load) => {

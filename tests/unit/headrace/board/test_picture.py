@@ -64,6 +64,14 @@ def test_what_is_left_out_is_counted() -> None:
     assert seen.more == {"datasets": 3}
 
 
+def test_what_only_workers_hold_is_said() -> None:
+    seen = picture(a_cluster(), NOW)
+    assert [(row.key, row.files, row.bytes) for row in seen.held] == [("ml/images-00", 12, 90 * GIB)]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(screen(seen, []))
+    assert "not uploaded yet" in (text := console.export_text()) and "90.0 GiB" in text
+
+
 HUGE = "9" * 400
 
 
