@@ -148,6 +148,8 @@ async def test_hostile_names_and_messages_are_text_and_stay_in_their_place(tmp_p
         assert await page.value("document.querySelectorAll('img, body script').length") == 0
         assert await page.value("document.documentElement.scrollWidth") <= width, "nothing sticks out"
         assert HOSTILE in await page.value("document.getElementById('waiting').textContent")
+        why = "Math.max(...[...document.querySelectorAll('td.why')].map((cell) => cell.getBoundingClientRect().left))"
+        assert await page.value(why) < width, "a long name does not push the reason out of sight"
         assert page.errors == []
         await page.screenshot(tmp_path / "hostile.png")
 
