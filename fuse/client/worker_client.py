@@ -48,8 +48,10 @@ from fuse.metrics import Metrics
 log = structlog.get_logger()
 
 CONNECT_SECONDS: Final = 5.0
-BACKOFF_FIRST_SECONDS: Final = 0.02
-BACKOFF_MAX_SECONDS: Final = 1.0
+PAUSE_MIN_SECONDS: Final = 0.02
+PAUSE_MAX_SECONDS: Final = 1.0
+PAUSE_PART: Final = 0.1
+"""A worker is looked for again after so much of the time it has been away: its clients wait little longer than it."""
 TOKEN_PAUSE_SECONDS: Final = 0.2
 _NO_TOKEN: Final = {grpc.StatusCode.PERMISSION_DENIED: AccessDenied, grpc.StatusCode.NOT_FOUND: NotFound}
 """What the metadata service means for good; for the rest it is asked again."""
@@ -58,6 +60,11 @@ _DONE_BEFORE: Final = {Op.MAKE_DIRECTORY: errno.EEXIST, Op.REMOVE: errno.ENOENT,
 """Refusals of a second try that the first one's success explains."""
 
 M = TypeVar("M", bound=Struct)
+
+
+def pause_seconds(away_seconds: float) -> float:
+    """Return when to look again for a worker that has been away for so long."""
+    return min(max(away_seconds * PAUSE_PART, PAUSE_MIN_SECONDS), PAUSE_MAX_SECONDS)
 
 
 class WorkerClient:
@@ -178,7 +185,7 @@ class WorkerClient:
         if deadline is None:
             deadline = time.monotonic() + self.patience_seconds
         async with self._connecting:
-            pause = BACKOFF_FIRST_SECONDS
+            began = time.monotonic()
             while self._connection is None or not self._connection.is_open:
                 if self._is_closed:
                     raise Unavailable("the mount is being closed")
@@ -186,10 +193,11 @@ class WorkerClient:
                     self._connection = await self._connect()
                     self._generation += 1
                 except (OSError, TimeoutError, ConnectionLost) as error:
-                    if time.monotonic() + pause >= deadline:
+                    now = time.monotonic()
+                    pause = pause_seconds(now - began)
+                    if now + pause >= deadline:
                         raise Unavailable(f"no worker at {self._socket_path}: {error}") from error
                     await asyncio.sleep(pause * random.uniform(0.75, 1.25))
-                    pause = min(pause * 2, BACKOFF_MAX_SECONDS)
             return self._connection, self._generation
 
     async def _connect(self) -> Connection:

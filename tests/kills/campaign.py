@@ -35,7 +35,7 @@ PAUSE_SECONDS: Final = (0.1, 2.0)
 WAYS: Final = {"kill": 6, "stop": 1, "crash": 2, "upgrade": 1}
 """How a daemon ends, and how often: SIGKILL, SIGSTOP (the watchdog's business), SIGSEGV, SIGHUP to the keeper."""
 WORKER: Final = "worker"
-"""No daemon ends but the worker, by SIGKILL, and is started anew."""
+"""No daemon ends but the worker, by SIGKILL, and its keeper lets another one follow."""
 
 
 _UNKNOWN: Final = {
@@ -52,9 +52,9 @@ class Outcome:
     kills: Counter[str] = field(default_factory=Counter)
     reports: list[dict[str, Any]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    """What is wrong besides what applications saw."""
     left_over: list[str] = field(default_factory=list)
     """Files that are stored and not on the mount."""
-    """What is wrong besides what applications saw."""
     deaths: list[Death] = field(default_factory=list)
     worker_deaths: list[Death] = field(default_factory=list)
 
@@ -75,6 +75,11 @@ class Outcome:
         for report in self.reports:
             counts.update(report["calls"])
         return rows(counts, [call for call in self.calls() if not self._met_worker(call)], self.deaths)
+
+    def worker_rows(self) -> list[Row]:
+        """Return how long calls took that met a worker's death, by what was called."""
+        met = [call for call in self.calls() if self._met_worker(call)]
+        return rows(Counter(call.what for call in met), met, self.worker_deaths)
 
     def calls(self) -> list[Call]:
         """Return the calls that took long enough to be told of."""
@@ -102,7 +107,7 @@ def run(
     _fill(origin, chance)
     outcome = Outcome()
     with DataPlane(directory / "plane") as plane:
-        plane.start_worker("n1")
+        plane.start_worker("n1", more=["--keeper"])
         plane.sync("books", f"file://{origin / 'books'}")
         plane.sync("work", f"file://{origin / 'work'}", writable=True)
         mount = plane.start_mount("n1", "--backend", "raw")
@@ -126,8 +131,7 @@ def run(
                 last = [*last, way][1 - CRASHES_MAX :]
                 began = time.monotonic()
                 if way == WORKER:
-                    plane.workers["n1"].stop(signal.SIGKILL)
-                    plane.start_worker("n1")
+                    _end_worker(plane.workers["n1"])
                     outcome.worker_deaths.append(Death(way, began, time.monotonic()))
                     continue
                 served += 1
@@ -210,6 +214,21 @@ def end_daemon(keeper: Process, way: str) -> None:
         return
     number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "crash": signal.SIGSEGV}[way]
     os.kill(serving_pids(keeper)[-1], number)
+
+
+def _end_worker(keeper: Process) -> None:
+    """Kill the worker; return when another one serves."""
+
+    def ready() -> list[int]:
+        return [each["pid"] for each in keeper.events() if each["event"] == "worker_ready"]
+
+    before = ready()
+    os.kill(before[-1], signal.SIGKILL)
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while len(ready()) == len(before):
+        if time.monotonic() > deadline or keeper.popen.poll() is not None:
+            raise RuntimeError(f"no worker follows: {keeper.tail()}")
+        time.sleep(0.01)
 
 
 @dataclass(frozen=True)
