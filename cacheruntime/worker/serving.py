@@ -38,6 +38,7 @@ from cacheruntime.worker.held_reader import HeldReader
 from cacheruntime.worker.held_uploads import HeldUploads
 from cacheruntime.worker.holding import Holding
 from cacheruntime.worker.leaver import Leaver
+from cacheruntime.worker.left_objects import LeftObjects
 from cacheruntime.worker.loads import Loads
 from cacheruntime.worker.local_socket import LocalSession
 from cacheruntime.worker.metadata_client import MetadataClient
@@ -199,7 +200,9 @@ async def serve_until_cancelled(settings: WorkerSettings, leavers: list[Leaver])
         holding=holding,
         turns=turns,
     )
-    renames = Renames(store, writes, datasets, metadata)
+    order = PathOrder()
+    left_objects = LeftObjects(node=me.node, datasets=datasets, metadata=metadata, order=order, turns=turns)
+    renames = Renames(store, writes, datasets, metadata, left_objects)
     names = Names(metadata)
     answerer = ReadAnswerer(store, reader, metrics, senders)
     loads = Loads(
@@ -264,8 +267,6 @@ async def serve_until_cancelled(settings: WorkerSettings, leavers: list[Leaver])
     def peer_session(link: FrameSocket, peer: Identity | None) -> PeerSession:
         return PeerSession(link, greeting, answerer, gate_of(peer), holding)
 
-    order = PathOrder()
-
     def local_session(link: FrameSocket, peer: Identity | None) -> LocalSession:
         return LocalSession(
             link,
@@ -323,6 +324,7 @@ async def serve_until_cancelled(settings: WorkerSettings, leavers: list[Leaver])
                 await keys.refresh()
                 tasks.create_task(keys.run())
             await workers.refresh()
+            await left_objects.begin()
             tasks.create_task(FrameServer(local_listener, local_session, metrics).run())
             tasks.create_task(reporter.run())
             tasks.create_task(workers.run())
@@ -331,6 +333,7 @@ async def serve_until_cancelled(settings: WorkerSettings, leavers: list[Leaver])
             tasks.create_task(_recheck(store, found))
             tasks.create_task(mover.run())
             tasks.create_task(held_uploads.run())
+            tasks.create_task(left_objects.run())
             tasks.create_task(preheater.run())
             if tunables.scrub_bytes_per_second:
                 tasks.create_task(scrubber.run())

@@ -45,7 +45,6 @@ def main() -> int:
         deaths = [astuple(each) for each in [*outcome.deaths, *outcome.worker_deaths]]
         options.calls.write_text(json.dumps({"calls": long, "deaths": deaths}))
     if options.worker:
-        print(f"Objects that a worker's death left over, unseen: {len(outcome.left_over)}")
         print(f"Calls that met a worker's death are not in this, but here; the longest: {outcome.worker_stall():.2f} s")
         print(HEAD)
         for row in outcome.worker_rows():
