@@ -30,6 +30,7 @@ ERRNOS: Final[dict[type[errors.FileSystemError], int]] = {
     errors.NoSpace: errno.ENOSPC,
     errors.TooLarge: errno.EFBIG,
     errors.Busy: errno.EBUSY,
+    errors.TooManyFiles: errno.ENFILE,
     # EIO, not ETIMEDOUT or EAGAIN: programs know that a read may give EIO, and must not spin on it.
     errors.Unavailable: errno.EIO,
     errors.FileSystemError: errno.EIO,
