@@ -208,7 +208,7 @@ class NamespaceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """One message a dataset whose snapshot version changes, starting with the current state of each; one with
+        """One message a dataset whose snapshot version or record changes, starting with the current state of each; one with
         `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

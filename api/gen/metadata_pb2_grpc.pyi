@@ -63,7 +63,7 @@ class NamespaceStub:
     ForgetLeft: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.LeftObjects, _metadata_pb2.ForgetLeftResponse]
     """They are gone, or their names have other objects by now: by uid, path and version. Idempotent."""
     Watch: _grpc.UnaryStreamMultiCallable[_metadata_pb2.WatchRequest, _metadata_pb2.DatasetInfo]
-    """One message a dataset whose snapshot version changes, starting with the current state of each; one with
+    """One message a dataset whose snapshot version or record changes, starting with the current state of each; one with
     `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
     """
 
@@ -97,7 +97,7 @@ class NamespaceAsyncStub(NamespaceStub):
     ForgetLeft: _aio.UnaryUnaryMultiCallable[_metadata_pb2.LeftObjects, _metadata_pb2.ForgetLeftResponse]  # type: ignore[assignment]
     """They are gone, or their names have other objects by now: by uid, path and version. Idempotent."""
     Watch: _aio.UnaryStreamMultiCallable[_metadata_pb2.WatchRequest, _metadata_pb2.DatasetInfo]  # type: ignore[assignment]
-    """One message a dataset whose snapshot version changes, starting with the current state of each; one with
+    """One message a dataset whose snapshot version or record changes, starting with the current state of each; one with
     `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
     """
 
@@ -218,7 +218,7 @@ class NamespaceServicer(metaclass=_abc_1.ABCMeta):
         request: _metadata_pb2.WatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_metadata_pb2.DatasetInfo], _abc.AsyncIterator[_metadata_pb2.DatasetInfo]]:
-        """One message a dataset whose snapshot version changes, starting with the current state of each; one with
+        """One message a dataset whose snapshot version or record changes, starting with the current state of each; one with
         `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
         """
 

@@ -50,17 +50,19 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
     async def Sync(self, request: pb.SyncRequest, context: Context) -> pb.DatasetInfo:
         specification = datasets.check(convert.specification(request))
 
-        def record(transaction: Transaction) -> tuple[Dataset, bool]:
+        def record(transaction: Transaction) -> tuple[Dataset, bool, bool]:
             known = transaction.dataset(specification.uid)
             wanted = datasets.with_specification(known, specification)
             has_new_mounts = known is None or known.specification.mounts != specification.mounts
             stored = known if known == wanted and known is not None else transaction.put_dataset(wanted)
-            return stored, has_new_mounts
+            return stored, has_new_mounts, known is not None and known != stored
 
         listings = self._catalog.listings
         async with self._control:
             ended = listings.ended
-            dataset, has_new_mounts = await self._database.write(record)
+            dataset, has_new_mounts, is_another = await self._database.write(record)
+            if is_another:
+                self._catalog.watchers.changed(dataset.uid)
             if listings.ended != ended:
                 # Settled and old at once: who sees that lists again for nothing.
                 dataset = await self._catalog.read(lambda reader: require_dataset(reader, dataset.uid))
