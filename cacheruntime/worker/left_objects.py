@@ -2,7 +2,8 @@
 
 Owns that they go. Metadata knows of each from the moment the file is shown under its new name (metadata/core/left.py),
 and no listing shows it; it is told when the object is gone. Deletions that fail are tried again, and what a worker that
-ended has left is looked for.
+ended has left is looked for. Nobody waits until a deletion is durable, as what metadata knows is: it has to be before
+metadata forgets.
 
 Invariants: an object that is no longer the version that was renamed stays, and one whose name is shown again; on this
 node nothing is written under the name meanwhile (path_order.py), nor elsewhere where turns are taken. A worker of
@@ -11,16 +12,18 @@ the moment after any rename: the under stores cannot delete one version only.
 """
 
 import asyncio
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, cast
 
 import structlog
 
 from api.gen import metadata_pb2 as pb
-from cacheruntime.errors import CacheError, Missing
+from cacheruntime.errors import CacheError, Missing, from_store
 from cacheruntime.worker.datasets import Datasets, Location
 from cacheruntime.worker.metadata_client import MetadataClient
 from cacheruntime.worker.path_order import PathOrder
 from cacheruntime.worker.turns import Turns
+from understores.base import SettlingStore
 from understores.errors import NotFound, UnderStoreError
 
 log = structlog.get_logger()
@@ -35,6 +38,14 @@ TELL_SECONDS: Final = 0.5
 TOLD_MAX: Final = 1000
 
 
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    """An object that was taken away, from where; None = there is no such place any more."""
+
+    one: pb.LeftObject
+    origin: Location | None
+
+
 class LeftObjects:
     """The ones this worker takes away."""
 
@@ -47,24 +58,24 @@ class LeftObjects:
         self._metadata = metadata
         self._order = order
         self._turns = turns
-        self._gone: list[pb.LeftObject] = []
+        self._gone: list[_Gone] = []
         self._wake = asyncio.Event()
         self._look_at = 0.0
-        self._looking: asyncio.Future[None] | None = None
+        self._looking: asyncio.Future[bool] | None = None
 
     async def take_away(self, uid: str, path: str, version: int, origin: Location) -> None:
         """Delete the object of a file that was shown under another name by that version; later if that fails now."""
         try:
-            await origin.store.delete(origin.key)
+            if (settling := _settling(origin)) is not None:
+                await settling.unlink(origin.key)
+            else:
+                await origin.store.delete(origin.key)
         except UnderStoreError as error:
             log.warning("old_object_stays", dataset=uid, path=path, error=error.message)
             self._look_again()
         else:
-            self._is_gone(pb.LeftObject(uid=uid, path=path, version=version))
-
-    def _is_gone(self, one: pb.LeftObject) -> None:
-        self._gone.append(one)
-        self._wake.set()
+            self._gone.append(_Gone(pb.LeftObject(uid=uid, path=path, version=version), origin))
+            self._wake.set()
 
     def _look_again(self) -> None:
         self._look_at = min(self._look_at, asyncio.get_running_loop().time() + AGAIN_SECONDS)
@@ -84,7 +95,8 @@ class LeftObjects:
                 if loop.time() >= self._look_at:
                     self._look_at = loop.time() + LOOK_SECONDS
                     looking, self._looking = self._looking or self._look(), None
-                    await looking
+                    if not await looking:
+                        self._look_again()
                 await self._tell()
             except CacheError as error:
                 # Whatever metadata was not told it will show us again.
@@ -102,17 +114,35 @@ class LeftObjects:
     async def _tell(self) -> None:
         while self._gone:
             told = self._gone[:TOLD_MAX]
-            await self._metadata.forget_left(told)
+            await self._settle(told)
+            await self._metadata.forget_left([each.one for each in told])
             del self._gone[: len(told)]
 
-    async def _look(self) -> None:
+    @staticmethod
+    async def _settle(gone: list["_Gone"]) -> None:
+        stores: dict[int, tuple[SettlingStore, list[str]]] = {}
+        for each in gone:
+            settling = _settling(each.origin)
+            if settling is not None and each.origin is not None:
+                stores.setdefault(id(settling), (settling, []))[1].append(each.origin.key)
+        for settling, keys in stores.values():
+            try:
+                await settling.settle(keys)
+            except UnderStoreError as error:
+                raise from_store(error) from error
+
+    async def _look(self) -> bool:
+        """Take away what was left; return whether that is done."""
+        is_done = True
         for one in await self._metadata.left_objects(self._node):
             try:
                 await self._finish(one)
             except Missing:
-                self._gone.append(one)  # with its dataset
+                self._gone.append(_Gone(one, None))  # with its dataset
             except (CacheError, UnderStoreError) as error:
                 log.warning("old_object_stays", dataset=one.uid, path=one.path, error=error.message)
+                is_done = False
+        return is_done
 
     async def _finish(self, one: pb.LeftObject) -> None:
         async with self._order.turn(one.uid, one.path), self._turns.turn(one.uid, one.path):
@@ -130,4 +160,10 @@ class LeftObjects:
             if found is not None and found.etag == one.etag:
                 await location.store.delete(location.key)
                 log.info("old_object_taken_away", dataset=one.uid, path=one.path)
-        self._gone.append(one)
+        # Also when nothing was there: the worker before us may have removed it, and not lived to settle that.
+        self._gone.append(_Gone(one, location))
+
+
+def _settling(origin: Location | None) -> SettlingStore | None:
+    is_settling = origin is not None and getattr(origin.store, "can_settle", False)
+    return cast(SettlingStore, origin.store) if origin is not None and is_settling else None
