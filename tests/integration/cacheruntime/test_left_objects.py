@@ -28,7 +28,13 @@ class Place:
         """Start a worker that dies at one of the points, or none; return a connection."""
         self.plane.armed["worker"] = frozenset(points), 1
         self.plane.start("worker")
-        return LocalClient(self.plane.socket("n1"))
+        return wait_for("a worker that answers", self._connected)
+
+    def _connected(self) -> LocalClient | None:
+        try:
+            return LocalClient(self.plane.socket("n1"))
+        except ConnectionRefusedError:
+            return None  # bound, and not listening yet
 
     def dies(self, client: LocalClient, op: Op, meta: bp.Rename | bp.Remove) -> None:
         """Ask for a change that ends the worker."""
