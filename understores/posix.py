@@ -375,7 +375,9 @@ class PosixStore:
             os.unlink(name, dir_fd=directory_fd)
 
     def _settle(self, directory: str) -> None:
-        with suppress(NotFound), self._translated(directory), self._directory(directory) as directory_fd:
+        # Where there is a file by now a directory was removed, too.
+        gone = suppress(NotFound, AlreadyExists)
+        with gone, self._translated(directory), self._directory(directory) as directory_fd:
             os.fsync(directory_fd)
 
     def _remove_directory(self, path: str) -> None:

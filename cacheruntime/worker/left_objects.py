@@ -24,7 +24,7 @@ from cacheruntime.worker.metadata_client import MetadataClient
 from cacheruntime.worker.path_order import PathOrder
 from cacheruntime.worker.turns import Turns
 from understores.base import SettlingStore
-from understores.errors import NotFound, UnderStoreError
+from understores.errors import AlreadyExists, NotFound, UnderStoreError
 
 log = structlog.get_logger()
 
@@ -155,8 +155,8 @@ class LeftObjects:
                 return  # shown again, so metadata has forgotten it
             try:
                 found = await location.store.head(location.key)
-            except NotFound:
-                found = None
+            except (NotFound, AlreadyExists):
+                found = None  # or a file stands where its directory was
             if found is not None and found.etag == one.etag:
                 await location.store.delete(location.key)
                 log.info("old_object_taken_away", dataset=one.uid, path=one.path)

@@ -109,8 +109,9 @@ async def test_names_that_went_are_settled_together(store: Any, monkeypatch: pyt
         await store.unlink(key)
     assert await keys(store) == ["a/", "b/"] and synced == []
     await store.remove_directory("b")
+    await store.put("c", io.BytesIO(b""), 0)
     synced.clear()
-    await store.settle(["a/one", "a/two", "b/three"])
+    await store.settle(["a/one", "a/two", "b/three", "c/where a file is now"])
     assert synced == ["a"]
 
 

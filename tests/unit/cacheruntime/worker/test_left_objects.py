@@ -14,7 +14,7 @@ from cacheruntime.worker.datasets import Location
 from cacheruntime.worker.left_objects import LeftObjects
 from cacheruntime.worker.path_order import PathOrder
 from understores.base import ObjectInfo
-from understores.errors import NotFound, StoreFailed
+from understores.errors import AlreadyExists, NotFound, StoreFailed
 
 UID = "u"
 
@@ -65,6 +65,8 @@ class Site:
     async def head(self, key: str) -> ObjectInfo:
         if key not in self.objects:
             raise NotFound(f"no {key}")
+        if not self.objects[key]:
+            raise AlreadyExists(f"{key} meets a file in its place")
         return ObjectInfo(key, 1, self.objects[key], 0)
 
     async def delete(self, key: str) -> None:
@@ -118,6 +120,12 @@ async def test_what_the_worker_before_left_is_taken_away(site: Site) -> None:
 
 async def test_what_the_worker_before_had_removed_is_settled_too(site: Site) -> None:
     site.objects.clear()
+    await site.objects_left.begin()
+    assert await site.forgotten() == ["settle old", "forget old 3"]
+
+
+async def test_a_file_where_its_directory_was_has_nothing_of_it(site: Site) -> None:
+    site.objects["old"] = ""
     await site.objects_left.begin()
     assert await site.forgotten() == ["settle old", "forget old 3"]
 
