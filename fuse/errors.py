@@ -21,6 +21,7 @@
     ├── TooLarge            beyond the largest file
     ├── Busy                in use elsewhere
     ├── TooManyFiles        nobody keeps a descriptor of another file that is written
+    ├── NoRoom              this node's cache has no room for the bytes even for a moment; they can be sent inline
     └── Unavailable         worker, metadata or under store did not answer in time, or failed
 
 Owns the tree only. Which errno each becomes is in core/errnos.py, and nowhere else.
@@ -109,6 +110,10 @@ class Busy(FileSystemError):
 
 class TooManyFiles(FileSystemError):
     """Nobody keeps a descriptor of another file that is written."""
+
+
+class NoRoom(FileSystemError):
+    """This node's cache has no room for the bytes even for a moment; they can be sent inline."""
 
 
 class Unavailable(FileSystemError):

@@ -31,6 +31,8 @@ ERRNOS: Final[dict[type[errors.FileSystemError], int]] = {
     errors.TooLarge: errno.EFBIG,
     errors.Busy: errno.EBUSY,
     errors.TooManyFiles: errno.ENFILE,
+    # Not ENOBUFS, which programs do not expect of a read; it is asked for another way before anybody sees it.
+    errors.NoRoom: errno.EIO,
     # EIO, not ETIMEDOUT or EAGAIN: programs know that a read may give EIO, and must not spin on it.
     errors.Unavailable: errno.EIO,
     errors.FileSystemError: errno.EIO,
@@ -40,6 +42,7 @@ _SAME_MEANING: Final[dict[int, type[errors.FileSystemError]]] = {
     errno.EDQUOT: errors.NoSpace,
     errno.EOPNOTSUPP: errors.Unsupported,
     errno.ENOSYS: errors.Unsupported,
+    errno.ENOBUFS: errors.NoRoom,
 }
 
 ERRORS: Final[dict[int, type[errors.FileSystemError]]] = {
