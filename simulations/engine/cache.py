@@ -199,6 +199,11 @@ class Cache:
         """A node's copies of a dataset; not to be changed."""
         return self._nodes[node].copies.get(dataset) or Copies()
 
+    def gave_way(self, node: int, dataset: int) -> float:
+        """How many of a node's copies of a dataset gave way to home bytes, all in all."""
+        copies = self._nodes[node].copies.get(dataset)
+        return copies.gave_way if copies is not None else 0.0
+
     def local(self, node: int, dataset: int) -> float:
         """Bytes of a dataset on a node."""
         return self.homes.here(dataset, node) + self.holders[dataset].get(node, 0.0)
@@ -285,12 +290,16 @@ class Cache:
         parts = homes.parts(dataset)[gang.rows].tolist()
         in_racks = homes.in_racks(dataset)[gang.racks].tolist()
         known: dict[_Here, Shares] = {}
-        found = []
+        last: _Here | None = None
+        found: list[Shares] = []
         for index, node in enumerate(gang.nodes):
             copies = nodes[node].copies.get(dataset)
             mem, ssd, paired = NO_COPIES if copies is None else (*copies.by_tier, copies.paired)
             here = (at_home[index], parts[index], in_racks[index], gang.on_ssd[index], mem, ssd, paired, reads[index])
-            at = known.get(here)
+            if here == last:
+                found.append(found[-1])
+                continue
+            last, at = here, known.get(here)
             if at is None:
                 at = known[here] = _shares(size, total, here)
             found.append(at)
@@ -449,7 +458,7 @@ class Cache:
         spec = self._specs[dataset]
         if spec.homes and node not in spec.homes:
             return 0.0
-        share, here = self.homes.share(dataset, node), self.homes.here(dataset, node)
+        share, here = self.homes.share(dataset, node), float(self.homes.held[dataset, node])
         missing = spec.size_bytes - (share if share > here else here) - self.holders[dataset].get(node, 0.0)
         return missing if missing > 0.0 else 0.0
 

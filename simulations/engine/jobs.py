@@ -130,7 +130,7 @@ class Reading:
         if into == 0.0:
             job.read.clear()
         shares = self._shares(job, spec.dataset)
-        is_all_local = all(item.remote <= HARDLY_ANY for item in set(shares.values()))
+        is_all_local = all(at.remote <= HARDLY_ANY for at in _kinds(shares))
         if is_all_local:
             units = left
         elif into > 0.0 or self._fills(job, spec.dataset):
@@ -152,7 +152,7 @@ class Reading:
         job's first epoch they were read in it, later in the one before."""
         dataset = job.spec.dataset
         assert dataset is not None
-        read, gone = job.read.get(node, NOTHING_YET), self._cache.copies(node, dataset).gave_way
+        read, gone = job.read.get(node, NOTHING_YET), self._cache.gave_way(node, dataset)
         more = gone - job.gave_way.get(node, gone)
         job.gave_way[node] = gone
         if more > 0 and job.done < self._world.datasets[dataset].size_bytes:
@@ -188,7 +188,7 @@ class Reading:
         """Where a job's bytes are in the mean of a segment: others bring some of what is missing at its start."""
         dataset = job.spec.dataset
         assert dataset is not None
-        if all(at.remote <= HARDLY_ANY for at in set(shares.values())):
+        if all(at.remote <= HARDLY_ANY for at in _kinds(shares)):
             return shares
         cache, size = self._cache, self._world.datasets[dataset].size_bytes
         # Pods of one job share an epoch: they do not bring each other what they want.
@@ -197,14 +197,14 @@ class Reading:
         alone = 1.0 - self._in_flight(job, dataset)
         absent = cache.absent(dataset)
         found: dict[int, Shares] = {}
-        known: dict[tuple[Shares, float, int, int], Shares] = {}
+        known: dict[tuple[int, float, int, int], Shares] = {}
         for node, pods in job.pods_on.items():
             at, read = shares[node], job.read.get(node, NOTHING_YET).size
             here = cache.readers(node, dataset)
             if here > 1 and not cache.can_admit(node, dataset):
                 here = 1
-            # Most nodes are alike.
-            key = (at, read, pods, here)
+            # Most nodes are alike, and those have one object.
+            key = (id(at), read, pods, here)
             then = known.get(key)
             if then is None:
                 unread = size - read
@@ -233,7 +233,7 @@ class Reading:
         nics: dict[int, float] = {}
         uplinks: dict[int, float] = {}
         disks: dict[int, float] = {}
-        seen: set[tuple[Shares, int]] = set()
+        seen: set[tuple[int, int]] = set()
         meanwhile = self._meanwhile(job, shares, units)
         for node, pods in job.pods_on.items():
             part, at = pods / spec.pods, meanwhile[node]
@@ -243,9 +243,9 @@ class Reading:
             origin += part * at.origin
             disks[node] = part * at.ssd
             peers += part * peer
-            if (at, pods) in seen:
+            if (id(at), pods) in seen:
                 continue
-            seen.add((at, pods))
+            seen.add((id(at), pods))
             worst = max(worst, remote)
             if at.mem > 0:
                 cap = min(cap, speeds.mem / (part * at.mem))
@@ -305,10 +305,10 @@ class Reading:
         pods_on, then = job.pods_on, segment.shares
         in_flight = self._in_flight(job, dataset)
         afterwards: dict[int, Shares] = {}
-        if len(pods_on) > 1 and not cache.may_bring(dataset) and any(at.remote > 0.0 for at in set(then.values())):
+        if len(pods_on) > 1 and not cache.may_bring(dataset) and any(at.remote > 0.0 for at in _kinds(then)):
             # Homes get nothing: what one node reads changes nothing for another.
             afterwards = self._shares(job, dataset)
-        known: dict[tuple[Shares, Shares, int], _Came] = {}
+        known: dict[tuple[int, int, int], _Came] = {}
         for node, pods in pods_on.items():
             size = units * pods / job.spec.pods
             read = job.read.get(node, NOTHING_YET) if afterwards else self._read_so_far(job, node)
@@ -318,11 +318,11 @@ class Reading:
                 total.local += size
                 continue
             after = afterwards[node] if afterwards else cache.shares(node, dataset, read)
-            came = known.get((before, after, pods)) if afterwards else None
+            came = known.get((id(before), id(after), pods)) if afterwards else None
             if came is None:
                 came = _came(size, before, after)
                 if afterwards:
-                    known[before, after, pods] = came
+                    known[id(before), id(after), pods] = came
             self._keep(job, node, came, read, now=now, in_flight=in_flight, total=total)
 
     def _keep(
@@ -381,6 +381,11 @@ def _came(size: float, then: Shares, after: Shares) -> _Came:
         fetched * at.origin / remote,
         fetched * at.own / remote,
     )
+
+
+def _kinds(shares: dict[int, Shares]) -> Collection[Shares]:
+    """What differs among them: nodes that are alike have one object."""
+    return {id(at): at for at in shares.values()}.values()
 
 
 def _still_missing(readers: int, part: float) -> float:
