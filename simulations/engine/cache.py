@@ -13,7 +13,6 @@ Blocks are not told apart: which are resident is random, but copies are mostly o
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from cacheruntime.core.admission import EVICT_PERCENT
 from simulations.engine.homes import Homes
 from simulations.engine.model import DatasetSpec, NodeSpec
 from simulations.engine.network import FloatArray, IntArray
+from simulations.engine.shares import NO_COPIES, NOTHING_YET, Here, Read, Shares, near_part, shares_at
 
 TIERS = 2  # MEM, SSD
 MAX_PARTS = 16
@@ -29,39 +29,6 @@ Held = list[float]
 TOLD_PART = 0.01
 """Of a dataset: a node that has less of it at home, and no copies, does not tell of it. What is so little on each of a
 hundred nodes or more tells none of them apart."""
-
-
-class Shares(NamedTuple):
-    """Of the bytes a reader has not read in this epoch: where they are. They add up to 1 without `own`, which is the
-    part of `origin` whose home is the reader's own node."""
-
-    mem: float
-    ssd: float
-    near: float  # at homes in the same rack
-    far: float  # at homes across racks
-    origin: float
-    own: float = 0.0
-
-    @property
-    def remote(self) -> float:
-        """What is not on this node."""
-        return self.near + self.far + self.origin
-
-
-class Read(NamedTuple):
-    """What a reader read in this epoch, in bytes; `passed`: of that what came from afar and is not kept; `found`: of
-    what passed, what homes have."""
-
-    size: float = 0.0
-    passed: float = 0.0
-    found: float = 0.0
-
-
-NOTHING_YET = Read()
-NO_COPIES = (0.0, 0.0, 0.0)
-# What a node's shares of a dataset hang on: bytes at home here, its part of all homes, bytes at homes in its rack,
-# whether home bytes are on its SSD, copies by tier, those that have a pair, and what its reader read.
-_Here = tuple[float, float, float, bool, float, float, float, Read]
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +245,7 @@ class Cache:
             paired,
             read,
         )
-        return _shares(self._size[dataset], homes.total[dataset], here)
+        return shares_at(self._size[dataset], homes.total[dataset], here)
 
     def shares_of_gang(self, gang: Gang, dataset: int, reads: Sequence[Read]) -> list[Shares]:
         """The same of a job's nodes, in their order. Most are alike: what is alike is worked out once."""
@@ -289,8 +256,8 @@ class Cache:
         at_home = homes.held[dataset, gang.rows].tolist()
         parts = homes.parts(dataset)[gang.rows].tolist()
         in_racks = homes.in_racks(dataset)[gang.racks].tolist()
-        known: dict[_Here, Shares] = {}
-        last: _Here | None = None
+        known: dict[Here, Shares] = {}
+        last: Here | None = None
         found: list[Shares] = []
         for index, node in enumerate(gang.nodes):
             copies = nodes[node].copies.get(dataset)
@@ -301,7 +268,7 @@ class Cache:
                 continue
             last, at = here, known.get(here)
             if at is None:
-                at = known[here] = _shares(size, total, here)
+                at = known[here] = shares_at(size, total, here)
             found.append(at)
         return found
 
@@ -309,7 +276,7 @@ class Cache:
         """Of what a node finds at other homes: the part in its rack; 0.0 while they have nothing."""
         at_home = self.homes.here(dataset, node)
         in_rack = self.homes.in_rack(dataset, self._rack[node])
-        return _near(self.homes.total[dataset] - at_home, in_rack - at_home)
+        return near_part(self.homes.total[dataset] - at_home, in_rack - at_home)
 
     # ---- what may come ----------------------------------------------------------------------
 
@@ -611,34 +578,6 @@ class Cache:
             if wanted <= 0.0:
                 return
             wanted -= self._drop_home(node, other, wanted)
-
-
-def _shares(size: float, total: float, here: _Here) -> Shares:
-    """Where the unread bytes of an epoch are. What was read and is kept is not missing any more, so all that is missing
-    and did not pass is unread."""
-    at_home, part, in_rack, on_ssd, in_mem, in_ssd, paired, read = here
-    local = min(size, at_home + (in_mem + in_ssd))
-    unread, absent = size - read.size, size - local
-    missing = min(1.0, max(0.0, absent - read.passed) / unread) if unread > 0.5 else 0.0
-    found_here = 1.0 - missing
-    memory = in_mem if on_ssd else in_mem + at_home
-    in_memory = found_here * min(1.0, memory / local) if local > 0 else 0.0
-    if missing <= 0.0 or absent <= 0.0:
-        return Shares(in_memory, found_here - in_memory, 0.0, 0.0, 0.0)
-    # Of those of our own share nobody else has any; of all others, those at their homes that we have no copy of.
-    own = min(absent, max(0.0, size * part - at_home))
-    others = total - at_home
-    found = min(absent - own, max(0.0, others - paired))
-    ahead = max(absent - read.passed, found - read.found, 1e-9)
-    on_peers = missing * min(1.0, max(0.0, found - read.found) / ahead)
-    near = on_peers * _near(others, in_rack - at_home)
-    own = (missing - on_peers) * min(1.0, own / max(absent - found, own, 1e-9))
-    return Shares(in_memory, found_here - in_memory, near, on_peers - near, missing - on_peers, own)
-
-
-def _near(others: float, in_rack: float) -> float:
-    """Of bytes at other homes, of which some are in the rack: that part; 0.0 while they have nothing."""
-    return min(1.0, max(0.0, in_rack) / others) if others > 0.5 else 0.0
 
 
 def _only(nodes: FloatArray, homes: tuple[int, ...]) -> FloatArray:

@@ -18,10 +18,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from simulations.engine.cache import NOTHING_YET, Cache, Gang, Read, Shares
+from simulations.engine.cache import Cache, Gang
 from simulations.engine.driver import Attempt
 from simulations.engine.model import JobSpec, World
 from simulations.engine.network import NOTHING, Links, Usage, usage
+from simulations.engine.shares import NOTHING_YET, Read, Shares
 
 HARDLY_ANY = 1e-5
 """Of what a reader reads next: so little from afar changes nothing that is worth a segment of its own, as when one of
