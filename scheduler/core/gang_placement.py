@@ -27,7 +27,7 @@ from scheduler.core.gang_one_by_one import are_entangled, place_one_by_one
 from scheduler.core.gang_topology import MAX_TRIES, NO_WISH, Kind, Search, Wish
 from scheduler.core.node_table import IntArray
 from scheduler.core.placement import Pass, Placer
-from scheduler.core.plugin import DependsOn
+from scheduler.core.plugin import DependsOn, FloatArray
 from scheduler.core.pod_request import PodRequest
 
 # Rows this much slower than the fastest possible gang (share, seconds) count as equally fast.
@@ -139,7 +139,7 @@ def _place(placer: Placer, view: ClusterView, members: Sequence[PodRequest], nee
             if is_entangled:
                 result = _one_by_one(placer, view, order, needed, wish)
             else:
-                result = _try(placer, view.what_if(), order, needed, wish, by_seconds=by_seconds)
+                result = _try(placer, view, order, needed, wish, by_seconds=by_seconds)
             if result.placed:
                 return result
             if best is None or result.fitting > best.fitting:
@@ -202,18 +202,19 @@ def _size(pod: PodRequest) -> tuple[int, int, int]:
 
 def _try(
     placer: Placer,
-    view: ClusterView,
+    base: ClusterView,
     groups: Sequence[Sequence[PodRequest]],
     needed: int,
     wish: Wish,
     *,
     by_seconds: bool,
 ) -> GangPlacement:
+    view = base.what_if()
     placed: list[Placed] = []
     blocked: Pass | None = None
     blocked_view: ClusterView | None = None
     for group in groups:
-        found = placer.compute(group[0], view)
+        found = placer.compute(group[0], view, usage_of=view if placed else base)
         rows = _rows_for(placer, view, found, group, by_seconds=by_seconds)
         vector = view.table.vector(group[0].shape.requests)
         for pod, row in zip(group, rows, strict=False):
@@ -264,7 +265,7 @@ def slowest_needed(found: Pass, capacity: IntArray, count: int) -> float:
     rows = np.flatnonzero(capacity > 0)
     if not len(rows):
         return 0.0
-    rows = rows[np.argsort(found.seconds[rows], kind="stable")]
+    rows = rows[_first((found.seconds[rows],), count)]
     held = np.cumsum(capacity[rows])
     enough = int(np.searchsorted(held, min(count, int(held[-1]))))
     seconds = float(found.seconds[rows[enough]])
@@ -275,12 +276,30 @@ def _with_slack(seconds: float) -> float:
     return seconds + max(SLACK_SECONDS, seconds * SLACK_SHARE)
 
 
+def _first(keys: Sequence[FloatArray | IntArray], count: int) -> IntArray:
+    """The first `count` entries in the order of several keys, the first key first, equals as they come. A gang takes
+    few of the rows there are: they are picked, and only they are sorted."""
+    sure: list[IntArray] = []
+    equal, missing = np.arange(len(keys[0])), count
+    for key in keys:
+        if missing >= len(equal):
+            break
+        values = key[equal]
+        bound = np.partition(values, missing - 1)[missing - 1]
+        below = equal[values < bound]
+        sure.append(below)
+        equal, missing = equal[values == bound], missing - len(below)
+    picked = np.sort(np.concatenate((*sure, equal[:missing])))
+    return np.asarray(picked[np.lexsort([key[picked] for key in reversed(keys)])])
+
+
 def _packed(view: ClusterView, found: Pass, capacity: IntArray, count: int) -> list[int]:
     column = view.table.resources[names.GPU_RESOURCE]
     rows = np.flatnonzero(capacity > 0)
     left_over = view.allocatable[rows, column] - view.requested[rows, column] - capacity[rows] * found.pod.shape.gpus
-    order = np.lexsort((found.total[rows], left_over, -capacity[rows]))
-    rows = rows[order]
+    # Where rows hold several members the last of them may share one with others, of all that are left.
+    is_one_each = bool((capacity[rows] == 1).all())
+    rows = rows[_first((-capacity[rows], left_over, found.total[rows]), count if is_one_each else len(rows))]
     chosen: list[int] = []
     for index, row in enumerate(rows.tolist()):
         missing = count - len(chosen)

@@ -191,8 +191,9 @@ class Placer:
             self._passes.popitem(last=False)
         return made
 
-    def compute(self, pod: PodRequest, view: ClusterView) -> Pass:
-        """A pass from nothing, on any view (also a what-if copy)."""
+    def compute(self, pod: PodRequest, view: ClusterView, *, usage_of: ClusterView | None = None) -> Pass:
+        """A pass from nothing, on any view (also a what-if copy). `usage_of`: a view on which the same is taken: what
+        is kept of the cluster's own serves its copy too, until something is placed there."""
         refusal, only = self._prefilter(pod, view)
         scores = self._scores_of(pod)
         mask = view.alive.copy()
@@ -218,7 +219,7 @@ class Placer:
         if refusal is not None:
             made.total = np.full(view.size, np.inf)
         else:
-            is_own = view is self._look()
+            is_own = (usage_of or view) is self._look()
             by_shape = scores.shapes.current(pod, view) if is_own else scores.shapes.anew(pod, view)
             made.total = self._total(made, by_shape, view, ALL)
             self._look_at_pods(made, view)

@@ -19,9 +19,12 @@ import numpy as np
 from cacheruntime.core.admission import EVICT_PERCENT
 from simulations.engine.homes import Homes
 from simulations.engine.model import DatasetSpec, NodeSpec
-from simulations.engine.network import FloatArray
+from simulations.engine.network import FloatArray, IntArray
+from simulations.engine.shares import NO_COPIES, NOTHING_YET, Here, Read, Shares, near_part, shares_at
 
 TIERS = 2  # MEM, SSD
+MAX_PARTS = 16
+"""Of shares a home had of a dataset, for which is kept what follows: they change with every node that goes."""
 Held = list[float]
 TOLD_PART = 0.01
 """Of a dataset: a node that has less of it at home, and no copies, does not tell of it. What is so little on each of a
@@ -29,34 +32,13 @@ hundred nodes or more tells none of them apart."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shares:
-    """Of the bytes a reader has not read in this epoch: where they are. They add up to 1 without `own`, which is the
-    part of `origin` whose home is the reader's own node."""
+class Gang:
+    """The nodes of a job, also as rows of arrays; their racks; and where their home bytes are."""
 
-    mem: float
-    ssd: float
-    near: float  # at homes in the same rack
-    far: float  # at homes across racks
-    origin: float
-    own: float = 0.0
-
-    @property
-    def remote(self) -> float:
-        """What is not on this node."""
-        return self.near + self.far + self.origin
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """What a reader read in this epoch, in bytes; `passed`: of that what came from afar and is not kept; `found`: of
-    what passed, what homes have."""
-
-    size: float = 0.0
-    passed: float = 0.0
-    found: float = 0.0
-
-
-NOTHING_YET = Read()
+    nodes: tuple[int, ...]
+    rows: IntArray
+    racks: IntArray
+    on_ssd: tuple[bool, ...]
 
 
 @dataclass(slots=True)
@@ -73,7 +55,7 @@ class Copies:
     @property
     def size(self) -> float:
         """All of them."""
-        return sum(self.by_tier)
+        return self.by_tier[0] + self.by_tier[1]
 
     def shrink(self, share: float) -> None:
         """Only this share is left of what they were paired with."""
@@ -107,20 +89,28 @@ class Cache:
         """`workers`: the only homes of each dataset, by dataset, and nobody keeps copies (Fluid); empty: every node
         with a cache, or those the dataset names, are its homes, and keep copies of what they read."""
         self._rack = [node.rack for node in nodes]
+        self._racks = np.array(self._rack, dtype=np.int64)
         self._nodes = [_Node() for _ in nodes]
         self._specs = datasets
         self._size = [dataset.size_bytes for dataset in datasets]
         self._capacity: FloatArray = np.array([[node.mem_bytes for node in nodes], [node.ssd_bytes for node in nodes]])
         self._used: FloatArray = np.zeros_like(self._capacity)
         self._on_ssd = self._capacity[1] > 0
+        self._is_all_ssd = bool(self._on_ssd.all())
         self._keeps_copies = not workers
         count = int((self._capacity.sum(axis=0) > 0).sum())
         self._telling = np.full(len(nodes), bool(workers) or count * TOLD_PART <= 1.0)
+        self._is_telling = bool(self._telling.any())
         self.homes = Homes(self._size, self._rack, self._home_shares(workers))
         self.holders: list[dict[int, float]] = [{} for _ in datasets]
         """Copies by dataset and node."""
         self._reading: list[dict[int, int]] = [{} for _ in datasets]  # node → jobs
+        self._readers = [0] * len(datasets)  # all of them added
         self._read_at = [0.0] * len(datasets)
+        self._loose_parts: list[dict[float, float]] = [{} for _ in datasets]  # by a home's share
+        # How often anything here changed, and what `bringable` said when it had changed so often, by dataset.
+        self._changes = 0
+        self._bringable: dict[int, tuple[int, float]] = {}
         self.dirty: set[int] = set()
         self._changed: list[set[int]] = [set() for _ in nodes]
         for number in range(len(datasets)):
@@ -176,6 +166,11 @@ class Cache:
         """A node's copies of a dataset; not to be changed."""
         return self._nodes[node].copies.get(dataset) or Copies()
 
+    def gave_way(self, node: int, dataset: int) -> float:
+        """How many of a node's copies of a dataset gave way to home bytes, all in all."""
+        copies = self._nodes[node].copies.get(dataset)
+        return copies.gave_way if copies is not None else 0.0
+
     def local(self, node: int, dataset: int) -> float:
         """Bytes of a dataset on a node."""
         return self.homes.here(dataset, node) + self.holders[dataset].get(node, 0.0)
@@ -183,6 +178,10 @@ class Cache:
     def absent(self, dataset: int) -> float:
         """Bytes of a dataset that its homes do not have: they come from the origin."""
         return self.homes.absent(dataset)
+
+    def may_bring(self, dataset: int) -> bool:
+        """Whether `bring` would do anything."""
+        return self.homes.absent(dataset) > 0.0 and self.homes.lacking(dataset) > 0.5
 
     def is_absent(self, dataset: int) -> bool:
         """Whether there are any."""
@@ -196,13 +195,18 @@ class Cache:
         """Bytes taken by tier."""
         return [float(self._used[tier, node]) for tier in range(TIERS)]
 
+    def gang(self, nodes: Collection[int]) -> Gang:
+        """Nodes that are asked about together."""
+        rows = np.array(list(nodes), dtype=np.int64)
+        return Gang(tuple(nodes), rows, self._racks[rows], tuple(self._on_ssd[rows].tolist()))
+
     def readers(self, node: int, dataset: int) -> int:
         """Jobs that read a dataset on a node."""
         return self._reading[dataset].get(node, 0)
 
     def readers_everywhere(self, dataset: int) -> int:
         """Jobs that read a dataset, each counted once for every node it is on."""
-        return sum(self._reading[dataset].values())
+        return self._readers[dataset]
 
     def is_read_beside(self, dataset: int, nodes: Collection[int]) -> bool:
         """Whether others read a dataset than one job on these nodes."""
@@ -211,50 +215,68 @@ class Cache:
     def start_reading(self, node: int, dataset: int, now: float) -> None:
         """A reader came: its dataset stays until it left."""
         reading = self._reading[dataset]
+        self._changes += 1
         reading[node] = reading.get(node, 0) + 1
+        self._readers[dataset] += 1
         self._nodes[node].read_at[dataset] = self._read_at[dataset] = now
 
     def stop_reading(self, node: int, dataset: int, now: float) -> None:
         """A reader left."""
         reading = self._reading[dataset]
+        self._changes += 1
         reading[node] -= 1
+        self._readers[dataset] -= 1
         if not reading[node]:
             del reading[node]
         self._nodes[node].read_at[dataset] = self._read_at[dataset] = now
 
     def shares(self, node: int, dataset: int, read: Read = NOTHING_YET) -> Shares:
-        """Where the unread bytes of an epoch are, for a reader that read as much of it. What it read and is kept is
-        not missing any more, so all that is missing and did not pass is unread."""
-        size, homes = self._size[dataset], self.homes
+        """Where the unread bytes of an epoch are, for a reader that read as much of it."""
+        homes = self.homes
         copies = self._nodes[node].copies.get(dataset)
-        at_home = homes.here(dataset, node)
-        local = min(size, at_home + (copies.size if copies is not None else 0.0))
-        unread, absent = size - read.size, size - local
-        missing = min(1.0, max(0.0, absent - read.passed) / unread) if unread > 0.5 else 0.0
-        here = 1.0 - missing
-        memory = copies.by_tier[0] if copies is not None else 0.0
-        if not self._on_ssd[node]:
-            memory += at_home
-        in_memory = here * min(1.0, memory / local) if local > 0 else 0.0
-        if missing <= 0.0 or absent <= 0.0:
-            return Shares(in_memory, here - in_memory, 0.0, 0.0, 0.0)
-        # Of those of our own share nobody else has any; of all others, those at their homes that we have no copy of.
-        own = min(absent, max(0.0, homes.share(dataset, node) - at_home))
-        others = homes.total[dataset] - at_home
-        found = min(absent - own, max(0.0, others - (copies.paired if copies is not None else 0.0)))
-        ahead = max(absent - read.passed, found - read.found, 1e-9)
-        on_peers = missing * min(1.0, max(0.0, found - read.found) / ahead)
-        near = on_peers * self.near_part(node, dataset)
-        own = (missing - on_peers) * min(1.0, own / max(absent - found, own, 1e-9))
-        return Shares(in_memory, here - in_memory, near, on_peers - near, missing - on_peers, own)
+        mem, ssd, paired = NO_COPIES if copies is None else (*copies.by_tier, copies.paired)
+        here = (
+            homes.here(dataset, node),
+            homes.part(dataset, node),
+            homes.in_rack(dataset, self._rack[node]),
+            bool(self._on_ssd[node]),
+            mem,
+            ssd,
+            paired,
+            read,
+        )
+        return shares_at(self._size[dataset], homes.total[dataset], here)
+
+    def shares_of_gang(self, gang: Gang, dataset: int, reads: Sequence[Read]) -> list[Shares]:
+        """The same of a job's nodes, in their order. Most are alike: what is alike is worked out once."""
+        if len(reads) == 1:
+            return [self.shares(gang.nodes[0], dataset, reads[0])]
+        homes, size, nodes = self.homes, self._size[dataset], self._nodes
+        total = homes.total[dataset]
+        at_home = homes.held[dataset, gang.rows].tolist()
+        parts = homes.parts(dataset)[gang.rows].tolist()
+        in_racks = homes.in_racks(dataset)[gang.racks].tolist()
+        known: dict[Here, Shares] = {}
+        last: Here | None = None
+        found: list[Shares] = []
+        for index, node in enumerate(gang.nodes):
+            copies = nodes[node].copies.get(dataset)
+            mem, ssd, paired = NO_COPIES if copies is None else (*copies.by_tier, copies.paired)
+            here = (at_home[index], parts[index], in_racks[index], gang.on_ssd[index], mem, ssd, paired, reads[index])
+            if here == last:
+                found.append(found[-1])
+                continue
+            last, at = here, known.get(here)
+            if at is None:
+                at = known[here] = shares_at(size, total, here)
+            found.append(at)
+        return found
 
     def near_part(self, node: int, dataset: int) -> float:
         """Of what a node finds at other homes: the part in its rack; 0.0 while they have nothing."""
         at_home = self.homes.here(dataset, node)
-        others = self.homes.total[dataset] - at_home
-        if others <= 0.5:
-            return 0.0
-        return min(1.0, max(0.0, self.homes.in_rack(dataset, self._rack[node]) - at_home) / others)
+        in_rack = self.homes.in_rack(dataset, self._rack[node])
+        return near_part(self.homes.total[dataset] - at_home, in_rack - at_home)
 
     # ---- what may come ----------------------------------------------------------------------
 
@@ -273,6 +295,12 @@ class Cache:
         absent = self.homes.absent(dataset)
         if absent <= 1.0:
             return 0.0
+        known = self._bringable.get(dataset)
+        if known is None or known[0] != self._changes:
+            known = self._bringable[dataset] = self._changes, self._would_keep(dataset, absent)
+        return known[1]
+
+    def _would_keep(self, dataset: int, absent: float) -> float:
         lacking, room = self.homes.missing(dataset), self._home_rooms()
         fits = float(np.minimum(lacking, room).sum())
         if fits >= absent - 1.0:
@@ -292,10 +320,10 @@ class Cache:
     def bring(self, dataset: int, size_bytes: float, now: float, *, beside: float = 0.0) -> float:
         """The origin sent `size_bytes` that homes did not have: each keeps its share of them; returns what was kept.
         `beside`: what a reader wants copied meanwhile, as all others do."""
-        lacking = self.homes.missing(dataset)
-        whole = float(lacking.sum())
+        whole = self.homes.lacking(dataset)
         if whole <= 0.5 or size_bytes <= 0.0:
             return 0.0
+        lacking = self.homes.missing(dataset)
         coming = lacking * min(1.0, size_bytes / whole)
         room = self._home_rooms()
         kept: FloatArray = np.minimum(coming, room)
@@ -311,24 +339,55 @@ class Cache:
         if more <= 0.0:
             return 0.0
         self.homes.keep(dataset, kept)
-        self._used[1] += np.where(self._on_ssd, kept, 0.0)
-        self._used[0] += np.where(self._on_ssd, 0.0, kept)
-        for node in list(self.holders[dataset]):
-            # Of copies whose homes lacked them, as many as of all that homes lacked.
-            copies = self._nodes[node].copies[dataset]
-            copies.paired += (copies.size - copies.paired) * min(1.0, more / max(absent, more))
+        if self._is_all_ssd:
+            self._used[1] += kept
+        else:
+            self._used[1] += np.where(self._on_ssd, kept, 0.0)
+            self._used[0] += np.where(self._on_ssd, 0.0, kept)
+        self._changes += 1
+        holders = self.holders[dataset]
+        if holders:
+            self._pair(dataset, absent, more)
+            nodes = np.fromiter(holders, dtype=np.int64, count=len(holders))
+            gained = kept[nodes] > 0.0
             # A node has a block once: copies of what is now its own share were fetched before others went.
-            twice = self.local(node, dataset) - self._size[dataset]
-            if kept[node] > 0.0 and twice > 0.0:
-                self._cut_copies(node, dataset, twice)
-        for node in np.flatnonzero((kept > 0.0) & self._telling).tolist():
-            self._touch(node, dataset)
-        for node in self.holders[dataset]:
-            if kept[node] > 0.0:
+            twice = (
+                self.homes.held[dataset, nodes] + np.fromiter(holders.values(), dtype=np.float64) - self._size[dataset]
+            )
+            for index in np.flatnonzero(gained & (twice > 0.0)).tolist():
+                self._cut_copies(int(nodes[index]), dataset, float(twice[index]))
+            for node in nodes[gained].tolist():
+                self._touch(node, dataset)
+        if self._is_telling:
+            for node in np.flatnonzero((kept > 0.0) & self._telling).tolist():
                 self._touch(node, dataset)
         return more
 
+    def _keep_home(self, dataset: int, node: int, size_bytes: float) -> None:
+        """`_keep_homes` of one home."""
+        if size_bytes <= 0.0:
+            return
+        absent = self.homes.absent(dataset)
+        self.homes.keep_one(dataset, node, size_bytes)
+        self._used[self._home_tier(node), node] += size_bytes
+        self._pair(dataset, absent, size_bytes)
+        twice = self.local(node, dataset) - self._size[dataset]
+        is_holder = node in self.holders[dataset]
+        if is_holder and twice > 0.0:
+            self._cut_copies(node, dataset, twice)
+        if is_holder or self._telling[node]:
+            self._touch(node, dataset)
+        self._changes += 1
+
+    def _pair(self, dataset: int, absent: float, more: float) -> None:
+        """Of copies whose homes lacked them, as many have a pair now as of all that homes lacked."""
+        share = min(1.0, more / max(absent, more))
+        for node in self.holders[dataset]:
+            copies = self._nodes[node].copies[dataset]
+            copies.paired += (copies.size - copies.paired) * share
+
     def _touch(self, node: int, dataset: int) -> None:
+        self._changes += 1
         self.dirty.add(node)
         self._changed[node].add(dataset)
 
@@ -337,25 +396,27 @@ class Cache:
         return self._admit(node, dataset, size_bytes, paired, now) if self._keeps_copies else 0.0
 
     def _admit(self, node: int, dataset: int, size_bytes: float, paired: float, now: float) -> float:
-        at = self._nodes[node]
-        wanted = min(size_bytes, self._copies_missing(node, dataset))
+        missing = self._copies_missing(node, dataset)
+        wanted = missing if missing < size_bytes else size_bytes
         if wanted <= 0:
             return 0.0
-        self._make_room(node, dataset, wanted)
-        kept = 0.0
+        if self._free(node) < wanted:
+            self._make_room(node, dataset, wanted)
+        kept, at = 0.0, self._nodes[node]
         copies = at.copies.get(dataset) or Copies()
         for tier in range(TIERS):
-            part = min(wanted - kept, float(self._capacity[tier, node] - self._used[tier, node]))
+            room = float(self._capacity[tier, node] - self._used[tier, node])
+            part = room if room < wanted - kept else wanted - kept
             if part > 0:
                 copies.by_tier[tier] += part
                 self._used[tier, node] += part
                 kept += part
         if kept > 0:
             at.copies[dataset] = copies
-            copies.paired += kept * min(1.0, paired)
+            copies.paired += kept * (paired if paired < 1.0 else 1.0)
             copies.loose += kept * self._loose_part(node, dataset)
             at.read_at[dataset] = now
-            self.holders[dataset][node] = copies.size
+            self.holders[dataset][node] = copies.by_tier[0] + copies.by_tier[1]
             self._touch(node, dataset)
         return kept
 
@@ -364,14 +425,22 @@ class Cache:
         spec = self._specs[dataset]
         if spec.homes and node not in spec.homes:
             return 0.0
-        own = max(self.homes.share(dataset, node), self.homes.here(dataset, node))
-        return max(0.0, spec.size_bytes - own - self.holders[dataset].get(node, 0.0))
+        share, here = self.homes.share(dataset, node), float(self.homes.held[dataset, node])
+        missing = spec.size_bytes - (share if share > here else here) - self.holders[dataset].get(node, 0.0)
+        return missing if missing > 0.0 else 0.0
 
     def _loose_part(self, node: int, dataset: int) -> float:
         """Of copies: those in files of which none of the other blocks has its home here either."""
-        spec = self._specs[dataset]
-        blocks = max(1.0, spec.file_bytes / spec.block_bytes)
-        return float((1.0 - self.homes.part(dataset, node)) ** (blocks - 1.0))
+        part = self.homes.part(dataset, node)
+        known = self._loose_parts[dataset]
+        found = known.get(part)
+        if found is None:
+            if len(known) > MAX_PARTS:
+                known.clear()
+            spec = self._specs[dataset]
+            blocks = max(1.0, spec.file_bytes / spec.block_bytes)
+            found = known[part] = float((1.0 - part) ** (blocks - 1.0))
+        return found
 
     # ---- nodes that go and come -------------------------------------------------------------
 
@@ -387,16 +456,17 @@ class Cache:
                 disk.homes[dataset] = gone
         self._used[:, node] = 0.0
         self.homes.set_up(node, is_up=False)
+        self._changes += 1
         return disk
 
     def bring_back(self, node: int, disk: Disk, now: float) -> None:
         """A node's worker is there again with what was on its disk. What others fetched meanwhile for its share counts
         once."""
         self.homes.set_up(node, is_up=True)
+        self._changes += 1
         for dataset, size in disk.homes.items():
-            kept = np.zeros(len(self._nodes))
-            kept[node] = min(size, self.homes.absent(dataset), self.homes.share(dataset, node), self._home_room(node))
-            self._keep_homes(dataset, kept)
+            back = min(size, self.homes.absent(dataset), self.homes.share(dataset, node), self._home_room(node))
+            self._keep_home(dataset, node, back)
         memory = float(self._capacity[0, node])
         self._capacity[0, node] = 0.0
         for dataset, size in disk.copies.items():
@@ -410,6 +480,8 @@ class Cache:
         return 1 if self._on_ssd[node] else 0
 
     def _home_rooms(self) -> FloatArray:
+        if self._is_all_ssd:
+            return np.asarray(np.maximum(self._capacity[1] - self._used[1], 0.0))
         free = self._capacity - self._used
         rooms: FloatArray = np.maximum(np.where(self._on_ssd, free[1], free[0]), 0.0)
         return rooms

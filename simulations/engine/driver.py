@@ -28,11 +28,11 @@ class Attempt:
     spec: JobSpec
     node_of: dict[str, int] = field(default_factory=dict)  # bound pods
     permits: dict[str, int] = field(default_factory=dict)  # placed, waiting for the others
+    uids: tuple[str, ...] = field(init=False)  # its pods
 
-    @property
-    def uids(self) -> list[str]:
-        """Its pods."""
-        return [f"{self.job}.{self.number}.{pod}" for pod in range(self.spec.pods)]
+    def __post_init__(self) -> None:
+        # Asked for in every turn of a gang that waits: made once.
+        self.uids = tuple(f"{self.job}.{self.number}.{pod}" for pod in range(self.spec.pods))
 
     @property
     def group(self) -> str:

@@ -87,7 +87,7 @@ class Faults:
         sim.account.faults[kind] += 1
         sim.give_up_permits(node)
         # Away before its jobs wait again, so that none of them can be put back here.
-        sim.ledger.is_up[node] = False
+        sim.ledger.set_up(node, is_up=False)
         for number in sim.jobs_on(node):
             sim.account.faults["jobs_stopped"] += 1
             sim.stop(number, saves=saves)
@@ -100,7 +100,8 @@ class Faults:
         sim = self._sim
         if sim.ledger.is_up[node]:
             return
-        sim.ledger.is_up[node] = sim.ledger.is_open[node] = True
+        sim.ledger.set_up(node, is_up=True)
+        sim.ledger.is_open[node] = True
         sim.cache.bring_back(node, self._disks.pop(node, Disk()), sim.heap.now)
         sim.driver.node(node, is_up=True, is_open=True)
 

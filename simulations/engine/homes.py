@@ -29,6 +29,9 @@ class Homes:
         self.total = [0.0] * len(sizes)
         self.width: FloatArray = np.ones(len(sizes))
         self._in_rack: FloatArray = np.zeros((len(sizes), self._racks))
+        # What `lacking` said, and what `missing` said last, until it changes.
+        self._lacking: dict[int, float] = {}
+        self._missing: tuple[int, FloatArray] | None = None
         self._spread()
 
     def _spread(self) -> None:
@@ -38,6 +41,8 @@ class Homes:
                 up = base * self._is_up
                 shares = up / max(float(up.sum()), 1e-300)
                 made[id(base)] = shares, 1.0 / max(float(shares.max(initial=0.0)), 1e-9)
+        self._lacking.clear()
+        self._missing = None
         self._shares = [made[id(base)][0] for base in self._base]
         self.width = np.array([made[id(base)][1] for base in self._base])
 
@@ -55,6 +60,10 @@ class Homes:
         """The same as a part of the dataset."""
         return float(self._shares[dataset][node])
 
+    def parts(self, dataset: int) -> FloatArray:
+        """The same by node; not to be changed."""
+        return self._shares[dataset]
+
     def here(self, dataset: int, node: int) -> float:
         """Bytes of its own share that a node has."""
         return float(self.held[dataset, node])
@@ -63,20 +72,47 @@ class Homes:
         """Bytes at homes in a rack."""
         return float(self._in_rack[dataset, rack])
 
+    def in_racks(self, dataset: int) -> FloatArray:
+        """The same by rack; not to be changed."""
+        found: FloatArray = self._in_rack[dataset]
+        return found
+
     def absent(self, dataset: int) -> float:
         """Bytes that are not at their homes."""
         return max(0.0, self._sizes[dataset] - self.total[dataset])
 
     def missing(self, dataset: int) -> FloatArray:
-        """The same by node."""
+        """The same by node; not to be changed."""
+        if self._missing is not None and self._missing[0] == dataset:
+            return self._missing[1]
         lacking: FloatArray = np.maximum(self._sizes[dataset] * self._shares[dataset] - self.held[dataset], 0.0)
+        self._missing = dataset, lacking
         return lacking
+
+    def lacking(self, dataset: int) -> float:
+        """All of `missing`: more than is absent where some homes have more than their share."""
+        found = self._lacking.get(dataset)
+        if found is None:
+            found = self._lacking[dataset] = float(self.missing(dataset).sum())
+        return found
+
+    def _changed(self, dataset: int) -> None:
+        self._lacking.pop(dataset, None)
+        self._missing = None
 
     def keep(self, dataset: int, kept: FloatArray) -> None:
         """Bytes by node that are there now."""
+        self._changed(dataset)
         self.held[dataset] += kept
         self.total[dataset] += float(kept.sum())
         self._in_rack[dataset] += np.bincount(self._rack, kept, self._racks)
+
+    def keep_one(self, dataset: int, node: int, size_bytes: float) -> None:
+        """The same of one node."""
+        self._changed(dataset)
+        self.held[dataset, node] += size_bytes
+        self.total[dataset] += size_bytes
+        self._in_rack[dataset, self._rack[node]] += size_bytes
 
     def lose(self, dataset: int, node: int, size_bytes: float) -> float:
         """Up to so many bytes of a node are gone, or all when next to nothing would be left; returns how many."""
@@ -85,6 +121,7 @@ class Homes:
         if left <= 0.5:
             left = 0.0
         gone, rack = before - left, self._rack[node]
+        self._changed(dataset)
         self.held[dataset, node] = left
         self.total[dataset] = max(0.0, self.total[dataset] - gone)
         self._in_rack[dataset, rack] = max(0.0, float(self._in_rack[dataset, rack]) - gone)

@@ -16,11 +16,13 @@ n times that.
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from simulations.engine.cache import NOTHING_YET, Cache, Read, Shares
+from simulations.engine.cache import Cache, Gang
 from simulations.engine.driver import Attempt
 from simulations.engine.model import JobSpec, World
 from simulations.engine.network import NOTHING, Links, Usage, usage
+from simulations.engine.shares import NOTHING_YET, Read, Shares
 
 HARDLY_ANY = 1e-5
 """Of what a reader reads next: so little from afar changes nothing that is worth a segment of its own, as when one of
@@ -68,7 +70,7 @@ class Segment:
 @dataclass(slots=True)
 class Running:
     """A started attempt. `done` and `goal` are in units; `read`: by node, in this training epoch; `gave_way`: by node,
-    what was last seen of Copies.gave_way."""
+    what was last seen of Copies.gave_way; `gang`: its nodes as the cache has them."""
 
     attempt: Attempt
     slot: int
@@ -80,6 +82,7 @@ class Running:
     restore_bytes: float = 0.0
     read: dict[int, Read] = field(default_factory=dict)
     gave_way: dict[int, float] = field(default_factory=dict)
+    gang: Gang | None = None
     segment: Segment | None = None
     segment_started: float = 0.0
 
@@ -127,8 +130,8 @@ class Reading:
             into = 0.0
         if into == 0.0:
             job.read.clear()
-        shares = {node: self._cache.shares(node, spec.dataset, self._read_so_far(job, node)) for node in job.pods_on}
-        is_all_local = all(item.remote <= HARDLY_ANY for item in shares.values())
+        shares = self._shares(job, spec.dataset)
+        is_all_local = all(at.remote <= HARDLY_ANY for at in _kinds(shares))
         if is_all_local:
             units = left
         elif into > 0.0 or self._fills(job, spec.dataset):
@@ -137,12 +140,20 @@ class Reading:
             units = min(left, size * max(1.0, round(left / size / 2)))
         return self._segment(job, shares, units)
 
+    def _shares(self, job: Running, dataset: int) -> dict[int, Shares]:
+        """Where what a job reads next is, by node."""
+        gang = job.gang
+        if gang is None:
+            gang = job.gang = self._cache.gang(job.pods_on)
+        reads = [self._read_so_far(job, node) for node in gang.nodes]
+        return dict(zip(gang.nodes, self._cache.shares_of_gang(gang, dataset, reads), strict=True))
+
     def _read_so_far(self, job: Running, node: int) -> Read:
         """`read` of a node. Of copies that gave way to home bytes meanwhile those not used for longest went first: in a
         job's first epoch they were read in it, later in the one before."""
         dataset = job.spec.dataset
         assert dataset is not None
-        read, gone = job.read.get(node, NOTHING_YET), self._cache.copies(node, dataset).gave_way
+        read, gone = job.read.get(node, NOTHING_YET), self._cache.gave_way(node, dataset)
         more = gone - job.gave_way.get(node, gone)
         job.gave_way[node] = gone
         if more > 0 and job.done < self._world.datasets[dataset].size_bytes:
@@ -178,54 +189,74 @@ class Reading:
         """Where a job's bytes are in the mean of a segment: others bring some of what is missing at its start."""
         dataset = job.spec.dataset
         assert dataset is not None
-        if all(at.remote <= HARDLY_ANY for at in shares.values()):
+        if all(at.remote <= HARDLY_ANY for at in _kinds(shares)):
             return shares
         cache, size = self._cache, self._world.datasets[dataset].size_bytes
         # Pods of one job share an epoch: they do not bring each other what they want.
         fits = cache.bringable(dataset)
         others = cache.readers_everywhere(dataset) - (len(job.pods_on) - 1)
         alone = 1.0 - self._in_flight(job, dataset)
+        absent = cache.absent(dataset)
         found: dict[int, Shares] = {}
+        known: dict[tuple[int, float, int, int], Shares] = {}
         for node, pods in job.pods_on.items():
-            at, unread = shares[node], size - job.read.get(node, NOTHING_YET).size
-            part = min(1.0, units * pods / job.spec.pods / unread) if unread > 0 else 1.0
-            here = cache.readers(node, dataset) if cache.can_admit(node, dataset) else 1
-            copied = _still_missing(here, part)
-            # Of what all of them want of the origin, homes keep what fits; others have no more than is on its way.
-            wanted = cache.absent(dataset) * (1.0 - (1.0 - part) ** others)
-            stays = min(1.0, fits / wanted) if wanted > 1.0 else 1.0
-            brought = stays * _still_missing(others, part) + (1.0 - stays) * alone
-            own = at.own * min(copied, brought)
-            origin = (at.origin - at.own) * min(copied, brought) + own
-            remote = (at.remote - at.own) * copied + own
-            peers, known = remote - origin, at.near + at.far
-            near = peers * (at.near / known if known > 0 else cache.near_part(node, dataset))
-            found[node] = Shares(at.mem + at.remote - remote, at.ssd, near, peers - near, origin, own)
+            at, read = shares[node], job.read.get(node, NOTHING_YET).size
+            here = cache.readers(node, dataset)
+            if here > 1 and not cache.can_admit(node, dataset):
+                here = 1
+            # Most nodes are alike, and those have one object.
+            key = (id(at), read, pods, here)
+            then = known.get(key)
+            if then is None:
+                unread = size - read
+                part = min(1.0, units * pods / job.spec.pods / unread) if unread > 0 else 1.0
+                copied = _still_missing(here, part)
+                # Of what all of them want of the origin, homes keep what fits; others have no more than is on its way.
+                wanted = absent * (1.0 - (1.0 - part) ** others)
+                stays = min(1.0, fits / wanted) if wanted > 1.0 else 1.0
+                brought = stays * _still_missing(others, part) + (1.0 - stays) * alone
+                own = at.own * min(copied, brought)
+                origin = (at.origin - at.own) * min(copied, brought) + own
+                remote = (at.remote - at.own) * copied + own
+                peers, told = remote - origin, at.near + at.far
+                near = peers * (at.near / told if told > 0 else cache.near_part(node, dataset))
+                then = Shares(at.mem + at.remote - remote, at.ssd, near, peers - near, origin, own)
+                if told > 0:
+                    known[key] = then
+            found[node] = then
         return found
 
     def _segment(self, job: Running, shares: dict[int, Shares], units: float) -> Segment:
         spec, links, speeds = job.spec, self._links, self._world.speeds
         assert spec.dataset is not None
-        uses: dict[int, float] = {}
         cap = full_speed(spec, self._world)
-        worst = 0.0
+        worst = origin = peers = 0.0
+        nics: dict[int, float] = {}
+        uplinks: dict[int, float] = {}
+        disks: dict[int, float] = {}
+        seen: set[tuple[int, int]] = set()
         meanwhile = self._meanwhile(job, shares, units)
         for node, pods in job.pods_on.items():
             part, at = pods / spec.pods, meanwhile[node]
-            _add(uses, node, part * at.remote)
-            _add(uses, links.uplink(self._rack[node]), part * (at.far + at.origin))
-            _add(uses, links.origin, part * at.origin)
-            _add(uses, links.disk(node), part * at.ssd)
-            _add(uses, links.peers(spec.dataset), part * (at.near + at.far))
-            worst = max(worst, at.remote)
+            peer, remote, rack = at.near + at.far, at.near + at.far + at.origin, self._rack[node]
+            nics[node] = part * remote
+            uplinks[rack] = uplinks.get(rack, 0.0) + part * (at.far + at.origin)
+            origin += part * at.origin
+            disks[node] = part * at.ssd
+            peers += part * peer
+            if (id(at), pods) in seen:
+                continue
+            seen.add((id(at), pods))
+            worst = max(worst, remote)
             if at.mem > 0:
                 cap = min(cap, speeds.mem / (part * at.mem))
             # The most one pod's stream gets, whatever is free.
-            if at.near + at.far > 1e-9:
-                cap = min(cap, speeds.peer_stream * spec.pods / (at.near + at.far))
+            if peer > 1e-9:
+                cap = min(cap, speeds.peer_stream * spec.pods / peer)
             if at.origin > 1e-9:
                 cap = min(cap, speeds.origin_stream * spec.pods / at.origin)
-        return Segment(False, units, cap, spec.pods / max(worst, 1e-6), usage(uses), shares)
+        used = links.usage(nics, uplinks, origin, disks, (spec.dataset, peers))
+        return Segment(False, units, cap, spec.pods / max(worst, 1e-6), used, shares)
 
     def _restore(self, job: Running) -> Segment:
         spec, links, speeds = job.spec, self._links, self._world.speeds
@@ -265,38 +296,97 @@ class Reading:
             return total
         job.done = job.goal if job.goal - job.done - units < 1e-6 * job.goal else job.done + units
         if spec.dataset is not None:
-            for node, pods in job.pods_on.items():
-                total.add(self._read(job, node, units * pods / spec.pods, segment.shares[node], now))
+            self._read(job, spec.dataset, units, now, total)
         return total
 
-    def _read(self, job: Running, node: int, size: float, then: Shares, now: float) -> Bytes:
+    def _read(self, job: Running, dataset: int, units: float, now: float, total: Bytes) -> None:
+        """`units` of a dataset were read: what each node's part leaves in caches; its bytes are added to `total`."""
+        segment, cache = job.segment, self._cache
+        assert segment is not None
+        pods_on, then = job.pods_on, segment.shares
+        in_flight = self._in_flight(job, dataset)
+        afterwards: dict[int, Shares] = {}
+        if len(pods_on) > 1 and not cache.may_bring(dataset) and any(at.remote > 0.0 for at in _kinds(then)):
+            # Homes get nothing: what one node reads changes nothing for another.
+            afterwards = self._shares(job, dataset)
+        known: dict[tuple[int, int, int], _Came] = {}
+        for node, pods in pods_on.items():
+            size = units * pods / job.spec.pods
+            read = job.read.get(node, NOTHING_YET) if afterwards else self._read_so_far(job, node)
+            before = then[node]
+            if size * before.remote <= 0:
+                job.read[node] = Read(read.size + size, read.passed, read.found)
+                total.local += size
+                continue
+            after = afterwards[node] if afterwards else cache.shares(node, dataset, read)
+            came = known.get((id(before), id(after), pods)) if afterwards else None
+            if came is None:
+                came = _came(size, before, after)
+                if afterwards:
+                    known[id(before), id(after), pods] = came
+            self._keep(job, node, came, read, now=now, in_flight=in_flight, total=total)
+
+    def _keep(
+        self, job: Running, node: int, came: "_Came", read: Read, *, now: float, in_flight: float, total: Bytes
+    ) -> None:
+        """What a node does with what came: `_read` of one node that lacked some."""
         dataset, cache = job.spec.dataset, self._cache
         assert dataset is not None
-        missing = size * then.remote
-        read = self._read_so_far(job, node)
-        if missing <= 0:
-            job.read[node] = Read(read.size + size, read.passed, read.found)
-            return Bytes(local=size)
-        after = cache.shares(node, dataset, read)
-        fetched = missing * min(1.0, after.remote / then.remote)
-        at = after if after.remote > 0 else then
-        near, far, origin, own = (fetched * part / at.remote for part in (at.near, at.far, at.origin, at.own))
+        size, fetched, near, far, origin, own = came
         foreign = fetched - own
-        before = cache.homes.here(dataset, node)
-        # What several nodes fetched from the origin at once is new only once.
-        brought = cache.bring(dataset, min(origin, cache.absent(dataset)), now, beside=foreign)
-        mine = min(own, cache.homes.here(dataset, node) - before)
+        brought = mine = 0.0
+        if origin > 0.0 and cache.may_bring(dataset):
+            before = cache.homes.here(dataset, node)
+            # What several nodes fetched from the origin at once is new only once.
+            brought = cache.bring(dataset, min(origin, cache.absent(dataset)), now, beside=foreign)
+            mine = min(own, cache.homes.here(dataset, node) - before)
         kept = brought / origin if origin > 0 else 0.0
-        paired = (near + far + (origin - own) * kept) / max(1.0, foreign)
+        paired = (near + far + (origin - own) * kept) / (foreign if foreign > 1.0 else 1.0)
         copied = cache.admit(node, dataset, foreign, paired, now)
-        passed = max(0.0, fetched - mine - copied)
+        passed = fetched - mine - copied
+        passed = passed if passed > 0.0 else 0.0
         found = min(passed, paired * (foreign - copied))
         job.read[node] = Read(read.size + size, read.passed + passed, read.found + found)
         # What no home keeps, another reader may want at the same moment.
-        joined = (origin - brought) * self._in_flight(job, dataset)
+        joined = (origin - brought) * in_flight
         others = joined * (origin - own) / origin if origin > 0 else 0.0
-        close = others * cache.near_part(node, dataset)
-        return Bytes(size - fetched + joined - others, near + close, far + others - close, origin - joined)
+        close = others * cache.near_part(node, dataset) if others else 0.0
+        total.local += size - fetched + joined - others
+        total.near += near + close
+        total.far += far + others - close
+        total.origin += origin - joined
+
+
+class _Came(NamedTuple):
+    """Of `size` bytes that a node read: what was fetched, and from where; `own`: of those from the origin, whose home
+    is the node itself."""
+
+    size: float
+    fetched: float
+    near: float
+    far: float
+    origin: float
+    own: float
+
+
+def _came(size: float, then: Shares, after: Shares) -> _Came:
+    """Bytes of a segment at whose start the unread was as in `then`, and at whose end as in `after`."""
+    fetched = size * then.remote * min(1.0, after.remote / then.remote)
+    at = after if after.remote > 0 else then
+    remote = at.remote
+    return _Came(
+        size,
+        fetched,
+        fetched * at.near / remote,
+        fetched * at.far / remote,
+        fetched * at.origin / remote,
+        fetched * at.own / remote,
+    )
+
+
+def _kinds(shares: dict[int, Shares]) -> Collection[Shares]:
+    """What differs among them: nodes that are alike have one object."""
+    return {id(at): at for at in shares.values()}.values()
 
 
 def _still_missing(readers: int, part: float) -> float:

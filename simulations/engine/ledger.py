@@ -29,6 +29,23 @@ class Ledger:
         self.is_up: NDArray[np.bool_] = np.ones(len(rows), dtype=np.bool_)
         self.is_open: NDArray[np.bool_] = np.ones(len(rows), dtype=np.bool_)  # not cordoned
         self._pods: dict[str, tuple[int, NDArray[np.int64]]] = {}
+        # GPUs in all, in use, nodes in part taken, nodes: of nodes that are up, brought up to date with each change.
+        self._whole = [node.gpus for node in nodes]
+        self._used = self._partly = 0
+        self._there, self._nodes = sum(self._whole), sum(count > 0 for count in self._whole)
+
+    def set_up(self, node: int, *, is_up: bool) -> None:
+        """A node comes or goes, with what is on it."""
+        if bool(self.is_up[node]) == is_up:
+            return
+        if not is_up:
+            self._count(node, -1)
+        self.is_up[node] = is_up
+        if is_up:
+            self._count(node, 1)
+        sign = 1 if is_up else -1
+        self._there += sign * self._whole[node]
+        self._nodes += sign * (self._whole[node] > 0)
 
     def bind(self, uid: str, node: int, asks: NDArray[np.int64], now: float) -> None:
         """A pod is put on a node."""
@@ -42,13 +59,23 @@ class Ledger:
         if (left < 0).any():
             short = ", ".join(f"{-amount} {RESOURCES[i]}" for i, amount in enumerate(left.tolist()) if amount < 0)
             raise InvariantViolation(f"over-committed node at {now:.1f} s: pod {uid} on {name} lacks {short}")
+        self._count(node, -1)
         self.free[node] = left
+        self._count(node, 1)
         self._pods[uid] = (node, asks)
 
     def free_up(self, uid: str) -> None:
         """A pod ended."""
         node, asks = self._pods.pop(uid)
+        self._count(node, -1)
         self.free[node] += asks
+        self._count(node, 1)
+
+    def _count(self, node: int, sign: int) -> None:
+        if self.is_up[node]:
+            used = self._whole[node] - int(self.free[node, 0])
+            self._used += sign * used
+            self._partly += sign * (0 < used < self._whole[node])
 
     def fits(self, asks: NDArray[np.int64], held: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         """How many such pods would fit on each node now, with `held` kept free for others."""
@@ -61,7 +88,4 @@ class Ledger:
 
     def gpus(self) -> tuple[int, int, int, int]:
         """GPUs in use, GPUs there, nodes with some but not all GPUs taken, and GPU nodes there."""
-        up = self.is_up & (self.whole[:, 0] > 0)
-        whole, free = self.whole[up, 0], self.free[up, 0]
-        partly = int(np.count_nonzero((free > 0) & (free < whole)))
-        return int((whole - free).sum()), int(whole.sum()), partly, len(whole)
+        return self._used, self._there, self._partly, self._nodes

@@ -33,7 +33,11 @@ NOTHING = Usage(np.zeros(0, dtype=np.int64), np.zeros(0))
 
 def usage(shares: dict[int, float]) -> Usage:
     """Usage from resource → share; shares of nothing are left out."""
-    kept = [(resource, share) for resource, share in sorted(shares.items()) if share > ROUNDING]
+    return _usage(sorted(shares.items()))
+
+
+def _usage(shares: list[tuple[int, float]]) -> Usage:
+    kept = [item for item in shares if item[1] > ROUNDING]
     if not kept:
         return NOTHING
     return Usage(np.array([item[0] for item in kept], dtype=np.int64), np.array([item[1] for item in kept]))
@@ -60,6 +64,22 @@ class Links:
     def peers(self, dataset: int) -> int:
         """All NICs that serve a dataset to peers, taken together."""
         return self._peers + dataset
+
+    def usage(
+        self,
+        nics: dict[int, float],
+        uplinks: dict[int, float],
+        origin: float,
+        disks: dict[int, float],
+        peers: tuple[int, float],
+    ) -> Usage:
+        """`usage` of shares by kind: by node in their order, by rack, of the origin, and of a dataset's holders."""
+        shares = list(nics.items())
+        shares += [(self.nodes + rack, share) for rack, share in sorted(uplinks.items())]
+        shares.append((self.origin, origin))
+        shares += [(self._disks + node, share) for node, share in disks.items()]
+        shares.append((self._peers + peers[0], peers[1]))
+        return _usage(shares)
 
 
 def fair_rates(capacity: FloatArray, uses: list[Usage], caps: FloatArray, growth: FloatArray) -> FloatArray:

@@ -10,6 +10,8 @@ from simulations.engine.clock import NEVER
 from simulations.engine.network import NOTHING, FloatArray, Usage, fair_rates
 
 FIRST_SLOTS = 64
+AMPLE = 1.0 - 1e-6
+"""Of every link: up to here, what streams would take at their caps is less than there is, whatever was rounded."""
 
 
 class Streams:
@@ -25,6 +27,8 @@ class Streams:
         self._ends: FloatArray = np.full(FIRST_SLOTS, NEVER)
         self._uses: list[Usage] = [NOTHING] * FIRST_SLOTS
         self._sharing: dict[int, None] = {}
+        # What those of `_sharing` would take of each link at their caps.
+        self._wanted: FloatArray = np.zeros(len(capacity))
         self._free = list(range(FIRST_SLOTS - 1, -1, -1))
         self._top = 0
         self.is_stale = False
@@ -40,21 +44,28 @@ class Streams:
     def set(self, slot: int, left: float, now: float, *, cap: float, growth: float, use: Usage) -> None:
         """Start a segment of `left` bytes. It moves at once when it shares nothing, else from the next `share` on;
         until then it goes on as fast as the slot's last segment, if that shared links too."""
+        is_sharing = slot in self._sharing
+        if is_sharing:
+            self._count(slot, -1.0)
         self._left[slot], self._since[slot] = left, now
         self._cap[slot], self._growth[slot], self._uses[slot] = cap, growth, use
         if len(use.resources):
-            rate = min(cap, float(self._rate[slot])) if slot in self._sharing else 0.0
+            rate = min(cap, float(self._rate[slot])) if is_sharing else 0.0
             self._sharing[slot] = None
+            self._count(slot, 1.0)
             self._rate[slot], self._ends[slot] = rate, now + left / rate if rate > 0 else NEVER
             self.is_stale = True
             return
-        if self._sharing.pop(slot, 0) is None:
+        if is_sharing:
+            del self._sharing[slot]
             self.is_stale = True
         self._rate[slot], self._ends[slot] = cap, now + left / cap
 
     def close(self, slot: int) -> None:
         """The stream is over."""
-        if self._sharing.pop(slot, 0) is None:
+        if slot in self._sharing:
+            self._count(slot, -1.0)
+            del self._sharing[slot]
             self.is_stale = True
         self._ends[slot], self._rate[slot], self._uses[slot] = NEVER, 0.0, NOTHING
         self._free.append(slot)
@@ -69,13 +80,22 @@ class Streams:
         slots = np.fromiter(self._sharing, dtype=np.int64, count=len(self._sharing))
         slots.sort()
         if not len(slots):
+            self._wanted[:] = 0.0
             return
         left = np.maximum(0.0, self._left[slots] - self._rate[slots] * (now - self._since[slots]))
-        uses = [self._uses[slot] for slot in slots.tolist()]
-        rates = fair_rates(self._capacity, uses, self._cap[slots], self._growth[slots])
+        if bool((self._wanted <= self._capacity * AMPLE).all()):
+            # As most of the time: nobody is in anybody's way, so that filling links would come to just that.
+            rates = self._cap[slots]
+        else:
+            uses = [self._uses[slot] for slot in slots.tolist()]
+            rates = fair_rates(self._capacity, uses, self._cap[slots], self._growth[slots])
         self._left[slots], self._since[slots], self._rate[slots] = left, now, rates
         with np.errstate(divide="ignore"):
             self._ends[slots] = np.where(rates > 0, now + left / np.maximum(rates, 1e-300), NEVER)
+
+    def _count(self, slot: int, times: float) -> None:
+        use = self._uses[slot]
+        self._wanted[use.resources] += use.coefficients * (times * float(self._cap[slot]))
 
     def next_end(self) -> float:
         """When the next segment ends; inf when none does."""

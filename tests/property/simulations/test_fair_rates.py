@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulations.engine.network import Usage, fair_rates, usage
+from simulations.engine.streams import Streams
 
 RESOURCES = 6
 streams = st.lists(
@@ -54,3 +55,26 @@ def test_nothing_is_overloaded_and_nobody_could_have_more(
             )
             for resource in bottlenecks
         )
+
+
+@given(streams, capacities, st.floats(0.5, 100.0))
+def test_streams_go_as_fast_as_their_fair_rates_say(
+    wanted: list[tuple[dict[int, float], float, float]], capacity_list: list[float], times: float
+) -> None:
+    """To the last bit, whether or not anybody is in anybody's way, and after others came and went."""
+    capacity = np.array(capacity_list) * times
+    running = Streams(capacity)
+    kept = []
+    for index, (shares, cap, growth) in enumerate(wanted):
+        slot, use = running.open(), usage(shares)
+        running.set(slot, 1e6, 0.0, cap=3.0 * cap, growth=growth, use=use)
+        running.set(slot, 1e6, 0.0, cap=cap, growth=growth, use=use)
+        if index % 3 == 2:
+            running.close(slot)
+        elif len(use.resources):
+            kept.append((slot, use, cap, growth))
+    running.share(0.0)
+    caps, growths = (np.array([item[column] for item in kept]) for column in (2, 3))
+    rates = fair_rates(capacity, [use for _, use, _, _ in kept], caps, growths)
+    for (slot, _, _, _), rate in zip(kept, rates.tolist(), strict=True):
+        assert running.left(slot, 1.0) == 1e6 - rate

@@ -2,10 +2,11 @@
 
 import pytest
 
-from simulations.engine.cache import Cache, Read, Shares
+from simulations.engine.cache import Cache
 from simulations.engine.jobs import Segment
 from simulations.engine.model import DatasetSpec, JobSpec, NodeSpec, Speeds, World
 from simulations.engine.network import NOTHING
+from simulations.engine.shares import Read, Shares
 from simulations.engine.simulation import Simulation
 from simulations.policies.registry import POLICIES
 
