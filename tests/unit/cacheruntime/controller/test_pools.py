@@ -124,3 +124,13 @@ async def test_a_change_of_the_pool_wakes_its_datasets_and_nobody_elses() -> Non
     await bench.reconciler.nodes.poll()
     await bench.reconciler.nodes.poll()
     assert woken == [KEY]
+
+
+async def test_where_workers_are_no_pods_a_cache_runtime_hears_that_its_tiers_have_no_effect() -> None:
+    bench = Bench()
+    level = {"mediumtype": "SSD", "path": "/var/lib/headrace/cache", "quota": "1Gi"}
+    bench.put("CacheRuntime", "default", {"tieredstore": {"levels": [level]}})
+    await bench.reconciler.workloads.turn()
+    assert await bench.turn() == ("Bound", "3.0 GiB")
+    conditions = {one["type"]: one for one in bench.client.bodies["CacheRuntime"]["status"]["conditions"]}
+    assert (conditions["Applied"]["status"], conditions["Applied"]["reason"]) == ("False", "WorkersAreNoPods")
