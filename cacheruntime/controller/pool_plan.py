@@ -95,9 +95,10 @@ def condition(runtime: CacheRuntime, live: Body | None, problem: str | None) -> 
         )
         return _condition("False", NO_NODES, message)
     done, wanted = _rolled_out(live)
+    message = f"{done} of {wanted} workers run as tieredstore and worker say"
     if done < wanted or not wanted:
-        return _condition("False", ROLLING_OUT, f"{done} of {wanted} workers run as tieredstore and worker say")
-    return _condition("True", ROLLED_OUT, f"{wanted} workers run as tieredstore and worker say")
+        return _condition("False", ROLLING_OUT, message)
+    return _condition("True", ROLLED_OUT, message)
 
 
 def not_pods() -> Condition:

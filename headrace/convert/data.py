@@ -13,7 +13,7 @@ from headrace.convert.fields import Body, Fields
 
 FLUID = "data.fluid.io"
 RUNTIMES = ("AlluxioRuntime", "GooseFSRuntime", "JindoRuntime", "JuiceFSRuntime", "EFCRuntime", "VineyardRuntime")
-SCHEMES = ("dataset", "file", "hdfs", "http", "https", "oss", "pvc", "s3", "webhdfs")
+SCHEMES = ("dataset", "file", "hdfs", "http", "https", "oss", "s3", "webhdfs")
 
 
 def convert_dataset(name: str, source: Fields, runtimes: Collection[str]) -> Body:
@@ -38,6 +38,11 @@ def _mount(source: Fields, index: int) -> Body:
     scheme, separator, rest = point.partition("://")
     if separator and scheme == "local":
         point = f"file://{rest}"
+    elif scheme == "pvc":
+        source.note(
+            f"mountPoint {point!r} has no counterpart: pods of another namespace cannot mount a claim; write the "
+            "URL of the store behind it, or file:// of where its file system is mounted for metadata and all workers"
+        )
     elif not separator or scheme not in SCHEMES:
         source.note(f"mountPoint {point!r} has no counterpart; write a URL of {', '.join(SCHEMES)}")
     found["mountPoint"] = point

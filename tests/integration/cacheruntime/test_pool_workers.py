@@ -225,7 +225,7 @@ async def test_workers_come_change_one_at_a_time_and_go(cluster: Cluster) -> Non
     for node in ("a", "b"):
         await cluster.give(node, "fast")
     await cluster.until("its nodes have its workers", lambda: are("team.fast", "team.fast", ""))
-    assert await cluster.until_told("fast", "RolledOut") == "2 workers run as tieredstore and worker say"
+    assert await cluster.until_told("fast", "RolledOut") == "2 of 2 workers run as tieredstore and worker say"
     pool = await cluster.pool("fast")
     assert pool is not None
     (container,) = pool["spec"]["template"]["spec"]["containers"]
@@ -338,6 +338,14 @@ async def test_admission_takes_copies_of_the_installed_workers_only(plane: Contr
             ("run what DaemonSet", lambda _, spec: spec["containers"][0].update(command=["sh"])),
             ("run what DaemonSet", lambda _, spec: spec["containers"][0]["args"].append("--trust=/x")),
             ("run what DaemonSet", lambda _, spec: spec["containers"][0]["env"].append({"name": "X", "value": "1"})),
+            (
+                "run what DaemonSet",
+                lambda _, spec: spec["containers"][0].update(readinessProbe={"exec": {"command": ["x"]}}),
+            ),
+            (
+                "account, security context and namespaces",
+                lambda _, spec: spec.update(hostAliases=[{"ip": "1.2.3.4", "hostnames": ["x"]}]),
+            ),
             (
                 "run what DaemonSet",
                 lambda _, spec: spec["containers"][0].update(

@@ -270,7 +270,7 @@ def test_the_condition_counts_workers_that_are_as_they_should_be() -> None:
     assert (told.status, told.reason, told.message) == (
         "True",
         "RolledOut",
-        "3 workers run as tieredstore and worker say",
+        "3 of 3 workers run as tieredstore and worker say",
     )
     for changes, count in (
         ({"updatedNumberScheduled": 1}, 1),

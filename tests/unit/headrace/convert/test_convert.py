@@ -98,6 +98,13 @@ def test_each_path_of_a_tier_becomes_a_level_with_its_own_quota() -> None:
     assert bodies["DataLoad/warm"]["spec"]["target"] == [{"path": "/train", "replicas": 2}]
 
 
+def test_a_claim_as_a_mount_is_told_of_with_what_can_be_done() -> None:
+    mounts = [{"mountPoint": "pvc://claim/path", "name": "x"}]
+    body = {"apiVersion": "data.fluid.io/v1alpha1", "kind": "Dataset", "metadata": {"name": "x"}}
+    (note,) = [one for one in convert([body | {"spec": {"mounts": mounts}}]).notes if "pvc://" in one]
+    assert "'pvc://claim/path' has no counterpart" in note and "file:// of where its file system is mounted" in note
+
+
 def test_clients_of_a_runtime_that_should_outlive_their_pods_are_told_of() -> None:
     for policy, note in (
         ("OnRuntimeDeleted", "cleanPolicy OnRuntimeDeleted was left out: a node's client ends"),
