@@ -1,9 +1,12 @@
 """Many Datasets on a real API server: what cache controller and metadata service cost, and how soon one is bound.
 
 Owns the cluster of a run (etcd and kube-apiserver as processes, our metadata service on SQLite, our cache controller;
-no workers, so nothing is cached) and the clock: an independent watch of the Datasets. A few are under way at a time:
-the next one is made when one is bound. Bound means status.phase Bound. `late` are the last tenth, made when nine tenths
-are there; `idle` is the time after the last."""
+no workers, so nothing is cached) and the clock: an independent watch of the Datasets. They arrive in three ways, each
+in a cluster of its own: `steady`, so many a second whatever becomes of them; `turns`, a few at a time, the next one
+when one is bound; `at-once`, as fast as the API server takes them, 32 requests at a time. Bound means status.phase
+Bound, and its seconds count from the request that makes the Dataset. `late` are the last tenth, made when nine tenths
+are there; `idle` is the time after the last.
+"""
 
 import argparse
 import asyncio
@@ -21,7 +24,7 @@ from typing import Any
 import msgspec
 
 from benchmarks import frame
-from benchmarks.cluster import Meta, cpu_seconds, peak_mib
+from benchmarks.cluster import CREATE_IN_FLIGHT, Meta, cpu_seconds, peak_mib
 from headrace.cluster import manifests, ports
 from headrace.cluster.binaries import require
 from headrace.cluster.control_plane import WITHOUT_CONTROLLERS, ControlPlane
@@ -32,7 +35,9 @@ from kube.watch import list_watch
 
 NAMESPACE = "default"
 COUNT, QUICK_COUNT = 10_000, 300
+ARRIVALS = ("steady", "turns", "at-once")
 UNDER_WAY = 8
+EACH_SECOND = 20.0
 FOLDERS, FILES = 16, 4
 IDLE_SECONDS = 20.0
 GOAL_SECONDS = 2.0
@@ -57,6 +62,7 @@ class _Dataset(msgspec.Struct, gc=False):
 class Run:
     """What one run showed; seconds in order of creation."""
 
+    arrival: str
     seconds: list[float]
     rate: float
     memory_mib: Mapping[str, float]
@@ -68,15 +74,27 @@ def main(arguments: list[str]) -> int:
     """Measure; prints the report."""
     options = _options(arguments)
     binaries = require(("etcd", "kube-apiserver"))
-    runs = [_run(binaries, options) for _ in range(options.runs)]
-    frame.report("datasets", _cases(runs, options), options.json, options.plot)
+    cases = []
+    for arrival in options.arrival or ARRIVALS:
+        cases += _cases([_run(binaries, options, arrival) for _ in range(options.runs)], options)
+    frame.report("datasets", cases, options.json, options.plot)
     return 0
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = frame.parser("datasets", __doc__ or "")
     parser.add_argument("--count", type=int, default=0, metavar="N", help=f"Datasets ({COUNT}; quick {QUICK_COUNT})")
-    parser.add_argument("--under-way", type=int, default=UNDER_WAY, metavar="N", help=f"at a time ({UNDER_WAY})")
+    parser.add_argument("--arrival", action="append", choices=ARRIVALS, help="only this way; may be repeated (all)")
+    parser.add_argument(
+        "--each-second",
+        type=float,
+        default=EACH_SECOND,
+        metavar="N",
+        help=f"Datasets a second that arrive steadily ({EACH_SECOND:g})",
+    )
+    parser.add_argument(
+        "--under-way", type=int, default=UNDER_WAY, metavar="N", help=f"in turns, at a time ({UNDER_WAY})"
+    )
     parser.set_defaults(runs=1)
     options = parser.parse_args(arguments)
     options.count = options.count or (QUICK_COUNT if options.quick else COUNT)
@@ -88,18 +106,26 @@ def _percentile(values: list[float], percent: int) -> float:
 
 
 def _cases(runs: list[Run], options: argparse.Namespace) -> list[frame.Case]:
-    name, late = f"datasets-{options.count}", options.count // 10
+    arrival = runs[0].arrival
+    name, late = f"datasets-{options.count}-{arrival}", options.count // 10
+    # Those that come all at once wait for each other: what counts then is the rate.
+    goal = None if arrival == "at-once" else GOAL_SECONDS
 
     def each(value: Any) -> list[frame.Run]:
         return [(float(value(run)),) for run in runs]
 
     parts = tuple(runs[0].memory_mib)
-    note = f"{options.under_way} under way at a time"
+    note = {
+        "steady": f"{options.each_second:g} a second arrive",
+        "turns": f"{options.under_way} under way at a time",
+        "at-once": "as fast as they can be made",
+    }[arrival]
     return [
         frame.Case(f"{name}-bound-p99", "s", each(lambda run: _percentile(run.seconds, 99)), higher_is_better=False,
-                   goal=GOAL_SECONDS, note=note),
+                   goal=goal, note=note),
         frame.Case(f"{name}-bound-late-p99", "s", each(lambda run: _percentile(run.seconds[-late:], 99)),
-                   higher_is_better=False, goal=GOAL_SECONDS, note=f"the last {late}"),
+                   higher_is_better=False, goal=goal, note=f"the last {late}"),
+        frame.Case(f"{name}-bound-slowest", "s", each(lambda run: max(run.seconds)), higher_is_better=False, note=note),
         frame.Case(f"{name}-bound-median", "s", each(lambda run: statistics.median(run.seconds)),
                    higher_is_better=False, note=note),
         frame.Case(f"{name}-rate", "datasets/s", each(lambda run: run.rate), note=note),
@@ -114,7 +140,7 @@ def _cases(runs: list[Run], options: argparse.Namespace) -> list[frame.Case]:
     ]  # fmt: skip
 
 
-def _run(binaries: Mapping[str, Path], options: argparse.Namespace) -> Run:
+def _run(binaries: Mapping[str, Path], options: argparse.Namespace, arrival: str) -> Run:
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as name:
         folder = Path(name)
         for index in range(FOLDERS):
@@ -128,16 +154,16 @@ def _run(binaries: Mapping[str, Path], options: argparse.Namespace) -> Run:
             components=("etcd", "kube-apiserver"),
             extra_args={"kube-apiserver": WITHOUT_CONTROLLERS},
         )
-        frame.progress("starting etcd and kube-apiserver")
+        frame.progress(f"{arrival}: starting etcd and kube-apiserver")
         try:
             plane.start()
             manifests.apply(plane.kubeconfig, manifests.crd_files())
-            return asyncio.run(_measure(plane.kubeconfig, folder, options))
+            return asyncio.run(_measure(plane.kubeconfig, folder, options, arrival))
         finally:
             plane.stop()
 
 
-async def _measure(kubeconfig: Path, folder: Path, options: argparse.Namespace) -> Run:
+async def _measure(kubeconfig: Path, folder: Path, options: argparse.Namespace, arrival: str) -> Run:
     address = f"127.0.0.1:{ports.pick_free(())}"
     commands = {
         "metadata": ["metadata", "--listen", address, "--store", f"sqlite://{folder}/metadata.db",
@@ -156,12 +182,13 @@ async def _measure(kubeconfig: Path, folder: Path, options: argparse.Namespace) 
         await clock.make(client, "first", _body("first", folder, 0))
         before = {name: cpu_seconds(pid) for name, pid in pids.items()}
         began = time.monotonic()
-        seconds = await _fill(clock, client, folder, options)
+        seconds = await _fill(clock, client, folder, options, arrival)
         rate = options.count / (time.monotonic() - began)
         busy = {name: cpu_seconds(pid) for name, pid in pids.items()}
         frame.progress(f"{options.count} bound, {rate:.0f}/s; looking on for {IDLE_SECONDS:.0f} s")
         await asyncio.sleep(IDLE_SECONDS)
         return Run(
+            arrival,
             seconds,
             rate,
             {name: peak_mib(pid) for name, pid in pids.items()},
@@ -170,22 +197,29 @@ async def _measure(kubeconfig: Path, folder: Path, options: argparse.Namespace) 
         )
 
 
-async def _fill(clock: "_Clock", client: KubeClient, folder: Path, options: argparse.Namespace) -> list[float]:
+async def _fill(
+    clock: "_Clock", client: KubeClient, folder: Path, options: argparse.Namespace, arrival: str
+) -> list[float]:
     seconds = [0.0] * options.count
-    waiting = iter(range(options.count))
+    at_a_time = {"steady": options.count, "turns": options.under_way, "at-once": options.count}[arrival]
+    rooms = asyncio.Semaphore(at_a_time)
+    began = time.monotonic()
 
-    async def make() -> None:
-        for index in waiting:
-            name = f"dataset-{index}"
+    async def make(index: int) -> None:
+        name = f"dataset-{index}"
+        try:
             seconds[index] = await clock.make(client, name, _body(name, folder, index))
-            if index and index % 1000 == 0:
-                frame.progress(
-                    f"{index} bound; median of the last 1000: {statistics.median(seconds[index - 1000 : index]):.2f} s"
-                )
+        finally:
+            rooms.release()
 
     async with asyncio.TaskGroup() as tasks:
-        for _ in range(options.under_way):
-            tasks.create_task(make())
+        for index in range(options.count):
+            await rooms.acquire()
+            if arrival == "steady":
+                await asyncio.sleep(began + index / options.each_second - time.monotonic())
+            tasks.create_task(make(index))
+            if index and index % 1000 == 0:
+                frame.progress(f"{arrival}: {index} asked for, {clock.bound} bound in {time.monotonic() - began:.0f} s")
     return seconds
 
 
@@ -200,7 +234,10 @@ class _Clock:
     """Tells when a Dataset is bound."""
 
     kubeconfig: Path
+    bound: int = 0
+    _latest: float = 0.0
     _waiting: dict[str, asyncio.Event] = field(default_factory=dict)
+    _requests: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CREATE_IN_FLIGHT))
 
     async def run(self) -> None:
         async with KubeClient(load_config(self.kubeconfig), user_agent="headrace-bench-watch") as client:
@@ -208,18 +245,25 @@ class _Clock:
             async for batch in batches:
                 for change in getattr(batch, "events", ()):
                     if change.object.status.phase == "Bound":
-                        event = self._waiting.get(change.object.metadata.name)
+                        event = self._waiting.pop(change.object.metadata.name, None)
                         if event is not None:
+                            self.bound += 1
+                            self._latest = time.monotonic()
                             event.set()
 
     async def make(self, client: KubeClient, name: str, body: dict[str, Any]) -> float:
-        """Create a Dataset; the seconds until it is bound."""
+        """Create a Dataset; the seconds until it is bound. TimeoutError when none is bound for long."""
         event = self._waiting[name] = asyncio.Event()
-        began = time.monotonic()
-        await client.create(DATASETS, body, NAMESPACE)
-        async with asyncio.timeout(STUCK_SECONDS):
-            await event.wait()
-        del self._waiting[name]
+        async with self._requests:
+            began = time.monotonic()
+            await client.create(DATASETS, body, NAMESPACE)
+        while not event.is_set():
+            try:
+                async with asyncio.timeout(STUCK_SECONDS):
+                    await event.wait()
+            except TimeoutError:
+                if time.monotonic() - self._latest > STUCK_SECONDS:
+                    raise
         return time.monotonic() - began
 
 

@@ -1,6 +1,7 @@
 """`python -m cacheruntime worker|controller|fsck|gc`: picks the process; each brings only what it needs."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -29,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = [*(sys.argv[1:] if argv is None else argv), ""]
     arguments = rest[:-1]
     if name == "worker":
+        # numpy brings a pool of threads for linear algebra, of which there is none; a keeper forks, and has one thread.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from cacheruntime.worker.main import run as run_worker
 
         configure_logging()

@@ -20,6 +20,7 @@
     ├── NoSpace             the worker's disk or the store is full
     ├── TooLarge            beyond the largest file
     ├── Busy                in use elsewhere
+    ├── TooManyFiles        nobody keeps a descriptor of another file that is written
     ├── NoRoom              this node's cache has no room for the bytes even for a moment; they can be sent inline
     └── Unavailable         worker, metadata or under store did not answer in time, or failed
 
@@ -105,6 +106,10 @@ class TooLarge(FileSystemError):
 
 class Busy(FileSystemError):
     """In use elsewhere."""
+
+
+class TooManyFiles(FileSystemError):
+    """Nobody keeps a descriptor of another file that is written."""
 
 
 class NoRoom(FileSystemError):

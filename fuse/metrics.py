@@ -26,6 +26,7 @@ PASSTHROUGH_OPENS: Final = "headrace_fuse_passthrough_opens"
 RESENT: Final = "headrace_fuse_resent_requests"
 TAKEOVERS: Final = "headrace_fuse_takeovers"
 JOURNAL_BYTES: Final = "headrace_fuse_journal_bytes"
+KEEPER_UNREAD_BYTES: Final = "headrace_fuse_keeper_unread_bytes"
 INODES: Final = "headrace_fuse_inodes"
 
 
@@ -46,6 +47,7 @@ class Metrics(Collector):
         self.resent = 0
         self.takeovers: Counter[str] = Counter()
         self.journal_bytes = 0
+        self.keeper_unread_bytes = 0
         self.passthrough_opens = 0
         self.passthrough_refusals = 0
 
@@ -88,6 +90,9 @@ class Metrics(Collector):
         yield CounterMetricFamily(RESENT, "Requests an earlier daemon left unanswered.", value=self.resent)
         yield _labelled(TAKEOVERS, "Daemons of this mount that were followed by another.", "reason", self.takeovers)
         yield GaugeMetricFamily(JOURNAL_BYTES, "What is written down for the next daemon.", value=self.journal_bytes)
+        yield GaugeMetricFamily(
+            KEEPER_UNREAD_BYTES, "What the keeper was sent and has not read.", value=self.keeper_unread_bytes
+        )
         yield GaugeMetricFamily(INODES, "Inodes known.", value=self.inodes)
 
 

@@ -134,6 +134,23 @@ class StagingStore(Protocol):
         ...
 
 
+class SettlingStore(Protocol):
+    """What a store has beside `UnderStore` when a name that goes and its being durable are two steps: who has written
+    down elsewhere that it goes need not wait for the medium, and many names of a directory are one step."""
+
+    can_settle: bool
+    """False: neither call is to be made."""
+
+    async def unlink(self, key: str) -> None:
+        """Remove the object for all who look; a power loss before `settle` may bring it back. No error when there is
+        none."""
+        ...
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        """Make it durable that these were removed."""
+        ...
+
+
 class StreamingStore(Protocol):
     """What a store has beside `UnderStore` when an object can be sent while it is still being made."""
 

@@ -12,7 +12,7 @@ import builtins
 import errno
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from enum import Enum, auto
@@ -86,6 +86,7 @@ class PosixStore:
     can_stream = True
     can_stage = True
     can_sink = True
+    can_settle = True
     piece_bytes: int | None = STREAM_PIECE_BYTES
 
     def __init__(self, root: Path) -> None:
@@ -150,6 +151,15 @@ class PosixStore:
 
     async def delete(self, key: str) -> None:
         await self._run(self._delete, key)
+
+    async def unlink(self, key: str) -> None:
+        """See `SettlingStore`."""
+        await self._run(self._unlink, key)
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        """See `SettlingStore`. A directory that is gone has nothing to settle: its own name went later."""
+        for directory in sorted({_split(key)[0] for key in keys}):
+            await self._run(self._settle, directory)
 
     async def make_directory(self, path: str) -> None:
         def make() -> None:
@@ -357,6 +367,17 @@ class PosixStore:
         directory, name = _split(key)
         with suppress(NotFound), self._translated(key), self._directory(directory) as directory_fd:
             os.unlink(name, dir_fd=directory_fd)
+            os.fsync(directory_fd)
+
+    def _unlink(self, key: str) -> None:
+        directory, name = _split(key)
+        with suppress(NotFound), self._translated(key), self._directory(directory) as directory_fd:
+            os.unlink(name, dir_fd=directory_fd)
+
+    def _settle(self, directory: str) -> None:
+        # Where there is a file by now a directory was removed, too.
+        gone = suppress(NotFound, AlreadyExists)
+        with gone, self._translated(directory), self._directory(directory) as directory_fd:
             os.fsync(directory_fd)
 
     def _remove_directory(self, path: str) -> None:

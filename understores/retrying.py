@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeVar, cast
 
-from understores.base import ObjectInfo, Piece, Sink, Source, StagingStore, StreamingStore, ThreadedStore, UnderStore
+from understores.base import (
+    ObjectInfo,
+    Piece,
+    SettlingStore,
+    Sink,
+    Source,
+    StagingStore,
+    StreamingStore,
+    ThreadedStore,
+    UnderStore,
+)
 from understores.credentials import SecretOptions
 from understores.errors import AccessDenied, Throttled, UnderStoreError, Unreachable
 
@@ -180,6 +190,19 @@ class RetryingStore:
 
     async def delete(self, key: str) -> None:
         await self._repeat(lambda: self._store.delete(key))
+
+    @property
+    def can_settle(self) -> bool:
+        """See `SettlingStore`."""
+        return getattr(self._store, "can_settle", False)
+
+    async def unlink(self, key: str) -> None:
+        """See `SettlingStore`."""
+        await self._repeat(lambda: cast(SettlingStore, self._store).unlink(key))
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        """See `SettlingStore`."""
+        await self._repeat(lambda: cast(SettlingStore, self._store).settle(keys))
 
     async def make_directory(self, path: str) -> None:
         await self._repeat(lambda: self._store.make_directory(path))

@@ -942,6 +942,7 @@ class RenameRequest(_message.Message):
     TURN_FIELD_NUMBER: _builtins.int
     SOURCE_ETAG_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
+    LEAVES_SOURCE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     uid: _builtins.str
     source: _builtins.str
@@ -954,6 +955,8 @@ class RenameRequest(_message.Message):
     """for a file: FAILED_PRECONDITION when it is another version; empty = any"""
     node: _builtins.str
     """see PutFileRequest"""
+    leaves_source: _builtins.bool
+    """of a file: its object is still there; ForgetLeft says when it is gone"""
     def __init__(
         self,
         *,
@@ -965,14 +968,99 @@ class RenameRequest(_message.Message):
         turn: _builtins.str = ...,
         source_etag: _builtins.str = ...,
         node: _builtins.str = ...,
+        leaves_source: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "request_id", b"request_id", "source", b"source", "source_etag", b"source_etag", "target", b"target", "target_etag", b"target_etag", "turn", b"turn", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaves_source", b"leaves_source", "node", b"node", "request_id", b"request_id", "source", b"source", "source_etag", b"source_etag", "target", b"target", "target_etag", b"target_etag", "turn", b"turn", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RenameRequest: _TypeAlias = RenameRequest  # noqa: Y015
+
+@_typing.final
+class ListLeftRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLeftRequest: _TypeAlias = ListLeftRequest  # noqa: Y015
+
+@_typing.final
+class LeftObject(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    path: _builtins.str
+    etag: _builtins.str
+    """of the object that is to go; another one stays"""
+    version: _builtins.int
+    """the snapshot version of the rename"""
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        path: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "path", b"path", "uid", b"uid", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeftObject: _TypeAlias = LeftObject  # noqa: Y015
+
+@_typing.final
+class LeftObjects(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def objects(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeftObject]: ...
+    def __init__(
+        self,
+        *,
+        objects: _abc.Iterable[Global___LeftObject] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["objects", b"objects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeftObjects: _TypeAlias = LeftObjects  # noqa: Y015
+
+@_typing.final
+class ForgetLeftResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetLeftResponse: _TypeAlias = ForgetLeftResponse  # noqa: Y015
 
 @_typing.final
 class SetModeRequest(_message.Message):

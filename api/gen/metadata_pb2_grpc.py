@@ -94,6 +94,16 @@ class NamespaceStub:
                 request_serializer=api_dot_gen_dot_metadata__pb2.SetModeRequest.SerializeToString,
                 response_deserializer=api_dot_gen_dot_metadata__pb2.Mutation.FromString,
                 _registered_method=True)
+        self.ListLeft = channel.unary_unary(
+                '/headrace.v1.Namespace/ListLeft',
+                request_serializer=api_dot_gen_dot_metadata__pb2.ListLeftRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.LeftObjects.FromString,
+                _registered_method=True)
+        self.ForgetLeft = channel.unary_unary(
+                '/headrace.v1.Namespace/ForgetLeft',
+                request_serializer=api_dot_gen_dot_metadata__pb2.LeftObjects.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.ForgetLeftResponse.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/headrace.v1.Namespace/Watch',
                 request_serializer=api_dot_gen_dot_metadata__pb2.WatchRequest.SerializeToString,
@@ -182,8 +192,23 @@ class NamespaceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListLeft(self, request, context):
+        """Objects in the under store that a rename left under their old names, by workers that did not say yet that they are
+        gone: those of `node`, and of workers that have ended. A listing does not show them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetLeft(self, request, context):
+        """They are gone, or their names have other objects by now: by uid, path and version. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Watch(self, request, context):
-        """One message a dataset whose snapshot version changes, starting with the current state of each; one with
+        """One message a dataset whose snapshot version or record changes, starting with the current state of each; one with
         `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -252,6 +277,16 @@ def add_NamespaceServicer_to_server(servicer, server):
                     servicer.SetMode,
                     request_deserializer=api_dot_gen_dot_metadata__pb2.SetModeRequest.FromString,
                     response_serializer=api_dot_gen_dot_metadata__pb2.Mutation.SerializeToString,
+            ),
+            'ListLeft': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLeft,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.ListLeftRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.LeftObjects.SerializeToString,
+            ),
+            'ForgetLeft': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetLeft,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.LeftObjects.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.ForgetLeftResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -583,6 +618,60 @@ class Namespace:
             '/headrace.v1.Namespace/SetMode',
             api_dot_gen_dot_metadata__pb2.SetModeRequest.SerializeToString,
             api_dot_gen_dot_metadata__pb2.Mutation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLeft(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Namespace/ListLeft',
+            api_dot_gen_dot_metadata__pb2.ListLeftRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.LeftObjects.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetLeft(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Namespace/ForgetLeft',
+            api_dot_gen_dot_metadata__pb2.LeftObjects.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.ForgetLeftResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,8 +56,14 @@ class NamespaceStub:
     Remove: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.RemoveRequest, _metadata_pb2.Mutation]
     Rename: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.RenameRequest, _metadata_pb2.Mutation]
     SetMode: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.SetModeRequest, _metadata_pb2.Mutation]
+    ListLeft: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ListLeftRequest, _metadata_pb2.LeftObjects]
+    """Objects in the under store that a rename left under their old names, by workers that did not say yet that they are
+    gone: those of `node`, and of workers that have ended. A listing does not show them.
+    """
+    ForgetLeft: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.LeftObjects, _metadata_pb2.ForgetLeftResponse]
+    """They are gone, or their names have other objects by now: by uid, path and version. Idempotent."""
     Watch: _grpc.UnaryStreamMultiCallable[_metadata_pb2.WatchRequest, _metadata_pb2.DatasetInfo]
-    """One message a dataset whose snapshot version changes, starting with the current state of each; one with
+    """One message a dataset whose snapshot version or record changes, starting with the current state of each; one with
     `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
     """
 
@@ -84,8 +90,14 @@ class NamespaceAsyncStub(NamespaceStub):
     Remove: _aio.UnaryUnaryMultiCallable[_metadata_pb2.RemoveRequest, _metadata_pb2.Mutation]  # type: ignore[assignment]
     Rename: _aio.UnaryUnaryMultiCallable[_metadata_pb2.RenameRequest, _metadata_pb2.Mutation]  # type: ignore[assignment]
     SetMode: _aio.UnaryUnaryMultiCallable[_metadata_pb2.SetModeRequest, _metadata_pb2.Mutation]  # type: ignore[assignment]
+    ListLeft: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ListLeftRequest, _metadata_pb2.LeftObjects]  # type: ignore[assignment]
+    """Objects in the under store that a rename left under their old names, by workers that did not say yet that they are
+    gone: those of `node`, and of workers that have ended. A listing does not show them.
+    """
+    ForgetLeft: _aio.UnaryUnaryMultiCallable[_metadata_pb2.LeftObjects, _metadata_pb2.ForgetLeftResponse]  # type: ignore[assignment]
+    """They are gone, or their names have other objects by now: by uid, path and version. Idempotent."""
     Watch: _aio.UnaryStreamMultiCallable[_metadata_pb2.WatchRequest, _metadata_pb2.DatasetInfo]  # type: ignore[assignment]
-    """One message a dataset whose snapshot version changes, starting with the current state of each; one with
+    """One message a dataset whose snapshot version or record changes, starting with the current state of each; one with
     `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
     """
 
@@ -183,12 +195,30 @@ class NamespaceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_metadata_pb2.Mutation, _abc.Awaitable[_metadata_pb2.Mutation]]: ...
 
     @_abc_1.abstractmethod
+    def ListLeft(
+        self,
+        request: _metadata_pb2.ListLeftRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.LeftObjects, _abc.Awaitable[_metadata_pb2.LeftObjects]]:
+        """Objects in the under store that a rename left under their old names, by workers that did not say yet that they are
+        gone: those of `node`, and of workers that have ended. A listing does not show them.
+        """
+
+    @_abc_1.abstractmethod
+    def ForgetLeft(
+        self,
+        request: _metadata_pb2.LeftObjects,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.ForgetLeftResponse, _abc.Awaitable[_metadata_pb2.ForgetLeftResponse]]:
+        """They are gone, or their names have other objects by now: by uid, path and version. Idempotent."""
+
+    @_abc_1.abstractmethod
     def Watch(
         self,
         request: _metadata_pb2.WatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_metadata_pb2.DatasetInfo], _abc.AsyncIterator[_metadata_pb2.DatasetInfo]]:
-        """One message a dataset whose snapshot version changes, starting with the current state of each; one with
+        """One message a dataset whose snapshot version or record changes, starting with the current state of each; one with
         `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
         """
 

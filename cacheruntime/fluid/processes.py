@@ -125,7 +125,7 @@ def _worker_command(one: Runtime, node: str, tiers: Sequence[str]) -> list[str]:
     # /dev/shm is either a tier of Fluid's or the 64 MiB every container has: no room to lend.
     os.environ.setdefault("HEADRACE_WORKER_SPARE_DIRECTORY", "")
     return [
-        *("cacheruntime", "worker", "--node", node, "--metadata", one.address),
+        *("cacheruntime", "worker", "--keeper", "--node", node, "--metadata", one.address),
         *("--listen", f"{settings.address}:{settings.byte_port}"),
         *("--control", f"{settings.address}:{settings.control_port}"),
         *("--socket", str(_socket(one)), "--credentials-dir", str(one.settings.secrets.absolute())),

@@ -206,9 +206,18 @@ class MetadataClient:
         )
 
     async def rename(
-        self, uid: str, source: str, target: str, *, target_etag: str, source_etag: str = "", turn: str = ""
+        self,
+        uid: str,
+        source: str,
+        target: str,
+        *,
+        target_etag: str,
+        source_etag: str = "",
+        turn: str = "",
+        leaves_source: bool = False,
     ) -> int:
-        """Rename a file, of that version if one is given; return the snapshot version."""
+        """Rename a file, of that version if one is given; return the snapshot version. `leaves_source`: its object is
+        still under the old name."""
         request = pb.RenameRequest(
             request_id=_request_id(),
             uid=uid,
@@ -218,12 +227,24 @@ class MetadataClient:
             source_etag=source_etag,
             turn=turn,
             node=self._node,
+            leaves_source=leaves_source,
         )
         return await self._mutate(
             "Rename",
             lambda: self._namespace.Rename(request, timeout=self._call_seconds),
             precondition=errno.EISDIR,
         )
+
+    async def left_objects(self, node: str) -> list[pb.LeftObject]:
+        """Return objects that renames left, which the worker of that node has to take away."""
+        request = pb.ListLeftRequest(node=node)
+        answer = await self._call("ListLeft", self._namespace.ListLeft(request, timeout=self._call_seconds))
+        return list(answer.objects)
+
+    async def forget_left(self, objects: list[pb.LeftObject]) -> None:
+        """Say that such objects are gone."""
+        request = pb.LeftObjects(objects=objects)
+        await self._call("ForgetLeft", self._namespace.ForgetLeft(request, timeout=self._call_seconds))
 
     async def take_turn(self, uid: str, paths: list[str], node: str, epoch: int, turn: str) -> None:
         """Take the turn of paths; a retryable CacheError while somebody else has it."""

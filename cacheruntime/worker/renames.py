@@ -1,9 +1,9 @@
 """Renames over stores that have none: copy, show, delete.
 
 Owns the order. A file is copied, the namespace switches, then the old object goes: a crash in between leaves an object
-too many, never one too few. A file that waits for its upload only changes its name; one whose upload is under way waits
-for that. A directory moves file by file, so others may see it half way; it ends either whole under the new name or,
-after an error, with every file under one of the two.
+too many, never one too few, and what is left is known and taken away (left_objects.py). A file that waits for its
+upload only changes its name; one whose upload is under way waits for that. A directory moves file by file, so others
+may see it half way; it ends either whole under the new name or, after an error, with every file under one of the two.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from cacheruntime.core.blocks import Version
 from cacheruntime.errors import CacheError, Missing, VersionChanged, from_store
 from cacheruntime.worker.block_store import BlockStore
 from cacheruntime.worker.datasets import Datasets, Location
+from cacheruntime.worker.left_objects import LeftObjects
 from cacheruntime.worker.metadata_client import MetadataClient
 from cacheruntime.worker.writes import Writes
 from understores.errors import UnderStoreError
@@ -28,7 +29,10 @@ TRIES: Final = 8
 class Renames:
     """Renames in under store, namespace and cache."""
 
-    def __init__(self, store: BlockStore, writes: Writes, datasets: Datasets, metadata: MetadataClient) -> None:
+    def __init__(
+        self, store: BlockStore, writes: Writes, datasets: Datasets, metadata: MetadataClient, left: LeftObjects
+    ) -> None:
+        self._left = left
         self._store = store
         self._writes = writes
         self._datasets = datasets
@@ -102,10 +106,12 @@ class Renames:
                 if (await origin.store.head(origin.key)).etag != entry.etag:
                     raise VersionChanged(f"{source!r} is not the version the namespace knows")
                 info = await origin.store.copy(origin.key, destination.key)
-                snapshot_version = await self._metadata.rename(uid, source, target, target_etag=info.etag, turn=turn)
-                await origin.store.delete(origin.key)
             except UnderStoreError as error:
                 raise from_store(error) from error
+            snapshot_version = await self._metadata.rename(
+                uid, source, target, target_etag=info.etag, turn=turn, leaves_source=True
+            )
+            await self._left.take_away(uid, source, snapshot_version, origin)
         self._moved(uid, source, target, entry, info.etag)
         return Mutated(snapshot_version=snapshot_version, etag=info.etag)
 

@@ -149,6 +149,7 @@ class WorkerSettings:
     credentials_dir: Path
     trust: Path | None
     metrics: Address | None
+    keeper: bool
     tunables: Tunables
 
     def loggable(self) -> dict[str, Any]:
@@ -160,6 +161,7 @@ class WorkerSettings:
             "control": str(self.control),
             "socket": str(self.socket),
             "trust": str(self.trust or "off"),
+            "keeper": self.keeper,
             "tiers": [f"{t.medium}:{t.directory}:{t.quota_bytes},high={t.high},low={t.low}" for t in self.tiers],
             **self.tunables.model_dump(),
         }
@@ -237,6 +239,11 @@ def _parser() -> argparse.ArgumentParser:
         help="folder with ca.crt, tls.crt and tls.key of this worker; without it whoever reaches a port is believed",
     )
     parser.add_argument("--metrics", type=parse_address, default=None, metavar="HOST:PORT")
+    parser.add_argument(
+        "--keeper",
+        action="store_true",
+        help="stay with everything loaded while a child serves, and follow it at once by another when it dies",
+    )
     return parser
 
 
@@ -262,5 +269,6 @@ def parse(argv: Sequence[str]) -> WorkerSettings:
         credentials_dir=given.credentials_dir,
         trust=given.trust,
         metrics=given.metrics,
+        keeper=given.keeper,
         tunables=tunables,
     )

@@ -138,7 +138,10 @@ class StagedWorkerFile:
             elif old is not None:
                 await self._carry_over(old, reply.descriptor, needed_bytes)
                 log.info("staging_carried_over", path=self.path, generation=generation)
-            self._client.keep(self.number, reply.descriptor)
+            await self._client.keep(self.number, reply.descriptor)
+            if self._is_closed:
+                self._client.let_go(self.number)
+                self._check_open()
         except BaseException:
             os.close(reply.descriptor)
             connection.notify(Op.ABORT, Handle(handle=created.handle))

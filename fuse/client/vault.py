@@ -15,7 +15,8 @@ class Vault(Protocol):
         ...
 
     def keep(self, number: int, descriptor: int) -> None:
-        """Keep a copy of the descriptor, in place of what was kept under the number. OSError when it cannot."""
+        """Keep a copy of the descriptor, in place of what was kept under the number. BlockingIOError when there is no
+        room for it now, another OSError when it cannot."""
         ...
 
     def let_go(self, number: int) -> None:

@@ -43,15 +43,20 @@ from fuse.client.staging_file import StagedWorkerFile
 from fuse.client.vault import NoVault, Vault
 from fuse.core.contracts import Restaged
 from fuse.core.errnos import error_of
-from fuse.errors import AccessDenied, NotFound, Unavailable, Unsupported
+from fuse.errors import AccessDenied, NotFound, TooManyFiles, Unavailable, Unsupported
 from fuse.metrics import Metrics
 
 log = structlog.get_logger()
 
 CONNECT_SECONDS: Final = 5.0
-BACKOFF_FIRST_SECONDS: Final = 0.02
-BACKOFF_MAX_SECONDS: Final = 1.0
+PAUSE_MIN_SECONDS: Final = 0.02
+PAUSE_MAX_SECONDS: Final = 1.0
+PAUSE_PART: Final = 0.1
+"""A worker is looked for again after so much of the time it has been away: its clients wait little longer than it."""
 TOKEN_PAUSE_SECONDS: Final = 0.2
+KEEP_SECONDS: Final = 5.0
+"""How long the keeper may take to make room for a descriptor; everything else goes on meanwhile."""
+KEEP_PAUSE_SECONDS: Final = 0.05
 _NO_TOKEN: Final = {grpc.StatusCode.PERMISSION_DENIED: AccessDenied, grpc.StatusCode.NOT_FOUND: NotFound}
 """What the metadata service means for good; for the rest it is asked again."""
 
@@ -59,6 +64,11 @@ _DONE_BEFORE: Final = {Op.MAKE_DIRECTORY: errno.EEXIST, Op.REMOVE: errno.ENOENT,
 """Refusals of a second try that the first one's success explains."""
 
 M = TypeVar("M", bound=Struct)
+
+
+def pause_seconds(away_seconds: float) -> float:
+    """Return when to look again for a worker that has been away for so long."""
+    return min(max(away_seconds * PAUSE_PART, PAUSE_MIN_SECONDS), PAUSE_MAX_SECONDS)
 
 
 class WorkerClient:
@@ -188,7 +198,7 @@ class WorkerClient:
         if deadline is None:
             deadline = time.monotonic() + self.patience_seconds
         async with self._connecting:
-            pause = BACKOFF_FIRST_SECONDS
+            began = time.monotonic()
             while self._connection is None or not self._connection.is_open:
                 if self._is_closed:
                     raise Unavailable("the mount is being closed")
@@ -196,10 +206,11 @@ class WorkerClient:
                     self._connection = await self._connect()
                     self._generation += 1
                 except (OSError, TimeoutError, ConnectionLost) as error:
-                    if time.monotonic() + pause >= deadline:
+                    now = time.monotonic()
+                    pause = pause_seconds(now - began)
+                    if now + pause >= deadline:
                         raise Unavailable(f"no worker at {self._socket_path}: {error}") from error
                     await asyncio.sleep(pause * random.uniform(0.75, 1.25))
-                    pause = min(pause * 2, BACKOFF_MAX_SECONDS)
             return self._connection, self._generation
 
     async def _connect(self) -> Connection:
@@ -265,12 +276,22 @@ class WorkerClient:
         status = os.fstat(descriptor)
         return Restaged(staging=staging, is_kept=True, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
 
-    def keep(self, number: int, descriptor: int) -> None:
-        """Let the descriptor of a staging file outlive this daemon; Unavailable when that cannot be promised."""
-        try:
-            self._vault.keep(number, descriptor)
-        except OSError as error:
-            raise Unavailable(f"the keeper of the mount takes no descriptor: {error.strerror}") from error
+    async def keep(self, number: int, descriptor: int) -> None:
+        """Let the descriptor of a staging file outlive this daemon, waiting a while for room; TooManyFiles, Unavailable
+        when that cannot be promised."""
+        deadline = time.monotonic() + KEEP_SECONDS
+        while True:
+            try:
+                self._vault.keep(number, descriptor)
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    what = f"the keeper of the mount took no descriptor for {KEEP_SECONDS} s"
+                    raise TooManyFiles(what) from error
+            except OSError as error:
+                raise Unavailable(f"the keeper of the mount takes no descriptor: {error.strerror}") from error
+            else:
+                return
+            await asyncio.sleep(KEEP_PAUSE_SECONDS)
 
     def let_go(self, number: int) -> None:
         """The staging file is closed."""

@@ -1,13 +1,22 @@
 """Which datasets there are: the two top levels of the tree.
 
-Owns the table of datasets, fed by ListDatasets (which also shows removals) and by the watch (which is faster).
-Invariant: once a list was read, a failing metadata service leaves the last good one in place.
+Owns the table of datasets, fed by ListDatasets (which shows all, also what happened while nobody told us) and by the
+watch (which is faster). While the watch stands, what it has not taken back is there: only a name that is not known, and
+who wants to see all names, has the list read again.
+
+Invariants: once a list was read, a failing metadata service leaves the last good one in place; a list does not undo
+what the watch told while it was read.
 """
 
+import math
 from collections.abc import Callable
+from typing import Final
 
 from fuse.core.contracts import Dataset, Namespace
 from fuse.errors import NotFound, Unavailable
+
+WATCHED_SECONDS: Final = 30.0
+"""While the watch stands: for what it may have lost."""
 
 
 class Catalogue:
@@ -20,28 +29,64 @@ class Catalogue:
         self._datasets: dict[tuple[str, str], Dataset] = {}
         self._by_uid: dict[str, Dataset] = {}
         self._loaded_at: float | None = None
+        self._is_watched = False
+        self._told: list[dict[str, Dataset | None]] = []
+        """What the watch told since each list that is being read was asked for, by uid; None = removed."""
+
+    def watching(self, *, is_watching: bool) -> None:
+        """The watch came up or went down. One that comes up does not tell what was removed before."""
+        if is_watching and not self._is_watched and self._loaded_at is not None:
+            self._loaded_at = -math.inf
+        self._is_watched = is_watching
 
     async def datasets(self) -> dict[tuple[str, str], Dataset]:
         """Return every dataset, at most `fresh_seconds` old. Unavailable when there was never a list."""
-        now = self._monotonic()
-        if self._loaded_at is None or now - self._loaded_at > self._fresh_seconds:
+        if not self._is_younger(self._fresh_seconds):
+            told: dict[str, Dataset | None] = {}
+            self._told.append(told)
+            asked_at = self._monotonic()
             try:
                 listed = await self._namespace.list_datasets()
             except Unavailable:
                 if self._loaded_at is None:
                     raise
             else:
-                self._datasets = {(each.namespace, each.name): each for each in listed}
-                self._by_uid = {each.uid: each for each in listed}
-            self._loaded_at = now
+                self._take(listed, told)
+            finally:
+                self._told.remove(told)
+            self._loaded_at = asked_at
         return self._datasets
+
+    def _is_younger(self, seconds: float) -> bool:
+        return self._loaded_at is not None and self._monotonic() - self._loaded_at <= seconds
+
+    def _take(self, listed: list[Dataset], told: dict[str, Dataset | None]) -> None:
+        found = {each.uid: each for each in listed}
+        for uid, news in told.items():
+            if news is None:
+                found.pop(uid, None)
+            elif uid not in found or found[uid].snapshot_version <= news.snapshot_version:
+                found[uid] = news
+        self._by_uid = found
+        self._datasets = {(each.namespace, each.name): each for each in found.values()}
+
+    @property
+    def _is_known_by_watch(self) -> bool:
+        return self._is_watched and self._is_younger(WATCHED_SECONDS)
 
     async def find(self, namespace: str, name: str) -> Dataset:
         """Return one dataset; NotFound."""
-        dataset = (await self.datasets()).get((namespace, name))
+        known = self._datasets.get((namespace, name)) if self._is_known_by_watch else None
+        dataset = known or (await self.datasets()).get((namespace, name))
         if dataset is None:
             raise NotFound(f"no dataset {namespace}/{name}")
         return dataset
+
+    async def has_namespace(self, name: str) -> bool:
+        """Whether a dataset is in the namespace."""
+        if self._is_known_by_watch and any(namespace == name for namespace, _ in self._datasets):
+            return True
+        return any(namespace == name for namespace, _ in await self.datasets())
 
     def by_uid(self, uid: str) -> Dataset | None:
         """Return the dataset as last heard of."""
@@ -51,9 +96,13 @@ class Catalogue:
         """The watch told of this dataset."""
         self._datasets[(dataset.namespace, dataset.name)] = dataset
         self._by_uid[dataset.uid] = dataset
+        for told in self._told:
+            told[dataset.uid] = dataset
 
     def remove(self, uid: str) -> Dataset | None:
         """The watch told that this dataset is gone; returns it as last heard of. Its name may be another's by now."""
+        for told in self._told:
+            told[uid] = None
         dataset = self._by_uid.pop(uid, None)
         if dataset is not None:
             name = (dataset.namespace, dataset.name)

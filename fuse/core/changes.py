@@ -29,6 +29,7 @@ from fuse.errors import (
     NotFound,
     NotPermitted,
     ReadOnly,
+    Stale,
     TooLarge,
     Unsupported,
 )
@@ -113,6 +114,9 @@ class Changes:
         node = state.inodes.get(inode)
         dataset = writable_dataset(node)
         await self._reads.revalidate(node)
+        if state.inodes.find(inode) is not node:
+            # Created by nobody, nor told to the kernel yet, so its last handle's close took it out of the table.
+            raise Stale(f"{node.name} was let go while it was opened")
         truncates = bool(flags & os.O_TRUNC)
         writing = node.writing
         if writing is None:
@@ -132,6 +136,8 @@ class Changes:
         return number, keeps_cache
 
     def _begin(self, node: Node, dataset: Dataset, *, empty: bool) -> Writing:
+        if node.is_detached:
+            raise Stale(f"{node.last_path} was removed or replaced while it was opened")
         entry = node.entry
         base = ("", 0) if empty else (entry.etag, entry.size_bytes)
         staging = self._state.worker.stage(dataset.uid, node.path, *base)

@@ -30,6 +30,7 @@ ERRNOS: Final[dict[type[errors.FileSystemError], int]] = {
     errors.NoSpace: errno.ENOSPC,
     errors.TooLarge: errno.EFBIG,
     errors.Busy: errno.EBUSY,
+    errors.TooManyFiles: errno.ENFILE,
     # Not ENOBUFS, which programs do not expect of a read; it is asked for another way before anybody sees it.
     errors.NoRoom: errno.EIO,
     # EIO, not ETIMEDOUT or EAGAIN: programs know that a read may give EIO, and must not spin on it.

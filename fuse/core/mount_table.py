@@ -10,6 +10,8 @@ from typing import Final
 
 FILE_SYSTEM: Final = "fuse.headrace"
 """Type of the daemon's mounts, and of all their binds."""
+_GONE: Final = "//deleted"
+"""What the kernel puts behind the root of a mount whose directory is no longer found where it was."""
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -28,6 +30,16 @@ class Mount:
         """Whether a daemon of this project made the file system."""
         return self.fs_type == FILE_SYSTEM
 
+    @property
+    def directory(self) -> str:
+        """The directory that was mounted, also when it is gone."""
+        return self.root.removesuffix(_GONE)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether that directory was removed, or removed and made again, since it was mounted."""
+        return self.root.endswith(_GONE)
+
 
 @dataclass(frozen=True, slots=True)
 class MountTable:
@@ -42,6 +54,10 @@ class MountTable:
     def of_device(self, device: str) -> list[Mount]:
         """Return all mounts of one file system."""
         return [mount for mount in self.mounts if mount.device == device]
+
+    def around(self, path: str) -> list[Mount]:
+        """Return all mounts a path is inside of."""
+        return [mount for mount in self.mounts if path.startswith(mount.point.rstrip("/") + "/")]
 
 
 def parse(lines: Iterable[str]) -> MountTable:

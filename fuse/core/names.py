@@ -104,7 +104,7 @@ class Names:
         """Return the node of a name, without counting a lookup; NotFound, NotADirectory."""
         state = self._state
         if parent.kind is Kind.ROOT:
-            if any(namespace == name for namespace, _ in await state.catalogue.datasets()):
+            if await state.catalogue.has_namespace(name):
                 return state.inodes.child(parent, name, Kind.NAMESPACE, None, DIRECTORY_ENTRY)
             raise NotFound(f"no namespace {name}")
         if parent.kind is Kind.NAMESPACE:

@@ -126,3 +126,4 @@ class Operations:
     def watching(self, *, is_watching: bool) -> None:
         """The watch came up or went down; while it is down listings time out."""
         self.state.is_watching = is_watching
+        self.state.catalogue.watching(is_watching=is_watching)

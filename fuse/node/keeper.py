@@ -32,6 +32,9 @@ from fuse.settings import Settings
 log = structlog.get_logger()
 
 NURSERY_PAUSE_SECONDS: Final = 0.2
+ROOM_BYTES: Final = 1 << 20
+"""For what a daemon sends while we are stopped: descriptors of some two thousand files, as a message takes 1.2 KiB and
+the kernel gives twice what it is asked for."""
 END_SECONDS: Final = 2.0
 """For the killed daemons to be gone; one that waits in the kernel is not waited for."""
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -267,6 +270,7 @@ class Keeper:
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         wire.set_deadline(ours, SEND_SECONDS)
+        wire.make_room(theirs, ROOM_BYTES)
         daemon = theirs.detach()
         self._unborn[daemon] = ours
         self._nursery.fork(daemon, self._born)

@@ -31,7 +31,7 @@ from fuse.node.follower import Follower
 log = structlog.get_logger()
 
 SEND_SECONDS: Final = 5
-"""How long the keeper may take to make room for a message."""
+"""How long either side may take to make room for what has to be said before anything else."""
 BEATS_BYTES_MAX: Final = 64 << 10
 """Of what a stopped keeper has not read; the rest of the room is for descriptors, which it must get."""
 JOURNAL_BYTES_MIN: Final = 512 << 10
@@ -64,6 +64,8 @@ class Session:
         self._recorder: Recorder | None = None
         self._dropped: list[int] = []
         self._metrics = Metrics()
+        self._is_silent = False
+        """The keeper does not read what it is sent."""
         self._nodes: Callable[[], int] = lambda: 0
 
     async def wait(self) -> None:
@@ -155,8 +157,8 @@ class Session:
         return self._recorder.next_staging()
 
     def keep(self, number: int, descriptor: int) -> None:
-        """Let the keeper have a copy of the descriptor; OSError."""
-        wire.send(self._channel, wire.Keep(number), [descriptor])
+        """Let the keeper have a copy of the descriptor; BlockingIOError when it has no room, OSError."""
+        wire.send(self._channel, wire.Keep(number), [descriptor], socket.MSG_DONTWAIT)
 
     def let_go(self, number: int) -> None:
         """Drop what is kept under the number after the next record."""
@@ -285,8 +287,15 @@ class Session:
         os._exit(LEFT_STATUS)
 
     def _beat(self) -> None:
-        if wire.unread_bytes(self._channel) < BEATS_BYTES_MAX:
+        unread_bytes = self._metrics.keeper_unread_bytes = wire.unread_bytes(self._channel)
+        if unread_bytes < BEATS_BYTES_MAX:
             self._tell(wire.Beat())
+        if self._is_silent is not (is_silent := unread_bytes >= BEATS_BYTES_MAX):
+            self._is_silent = is_silent
+            if is_silent:
+                log.warning("keeper_silent", unread_bytes=unread_bytes)
+            else:
+                log.info("keeper_reads_again")
         asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
 
     def _told(self, leaving: asyncio.Event) -> None:

@@ -18,6 +18,7 @@ DESCRIPTORS_MAX: Final = 250
 """The kernel takes 253 with one packet."""
 _TIMEVAL: Final = struct.Struct("@ll")
 _INT: Final = struct.Struct("@i")
+_SO_SNDBUFFORCE: Final = 32
 _PACKET_BYTES: Final = 64 << 10
 
 
@@ -92,6 +93,14 @@ def set_deadline(channel: socket.socket, seconds: int) -> None:
     """Make blocking calls fail with BlockingIOError after so long."""
     for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
         channel.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(seconds, 0))
+
+
+def make_room(channel: socket.socket, room_bytes: int) -> None:
+    """Let so much be under way from this end. Without CAP_NET_ADMIN it is what the system lets everybody have."""
+    try:
+        channel.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, room_bytes)
+    except PermissionError:
+        channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room_bytes)
 
 
 def send(channel: socket.socket, message: Message, descriptors: Sequence[int] = (), flags: int = 0) -> None:

@@ -2,12 +2,14 @@
 
 Owns the reading of objects as the API server shows them. Pure: objects in, plain values out; the clock is passed in.
 Invariants: an object that lacks fields (an older or half-made one) is shown with what it has; what does not fit the
-limits is counted, never silently left out; nothing but names, sizes, states and messages of status gets in.
+limits is counted, never silently left out; nothing but names, sizes, states and messages of status gets in. What any
+author of a pod may write (its annotations) can spoil nothing but its own line.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from heapq import nlargest
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -18,9 +20,24 @@ Body = Mapping[str, Any]
 MEDIA: Final = ("MEM", "SSD", "HDD")
 ACTIVITIES: Final = ("queued", "placing", "staging", "starting", "training", "lost")
 ENDED: Final = frozenset({"Succeeded", "Failed"})
-NODES_MAX: Final = 500
-DATASETS_MAX: Final = 100
+NODES_MAX: Final = 120
+DATASETS_MAX: Final = 60
 ROWS_MAX: Final = 200
+LARGEST_A_NODE: Final = 3
+"""Datasets a node is shown with that are not among the datasets shown."""
+MESSAGE_CHARACTERS_MAX: Final = 1000
+BYTES_MAX: Final = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Parts of names: which nodes and datasets are looked for; "" = all."""
+
+    nodes: str = ""
+    datasets: str = ""
+
+
+EVERYTHING: Final = Wanted()
 
 
 class Tier(msgspec.Struct, frozen=True, rename="camel"):
@@ -40,6 +57,17 @@ class CacheNode(msgspec.Struct, frozen=True, rename="camel"):
     resident: dict[str, dict[str, int]]
 
 
+class Totals(msgspec.Struct, frozen=True, rename="camel"):
+    """Of all there is, whatever is looked for and shown. `jobs` have not ended."""
+
+    nodes: int
+    serving: int
+    used_bytes: int
+    capacity_bytes: int
+    jobs: int
+    waiting: int
+
+
 class DatasetRow(msgspec.Struct, frozen=True, rename="camel"):
     """A dataset: `resident_bytes` counts copies, on `nodes` nodes."""
 
@@ -49,6 +77,14 @@ class DatasetRow(msgspec.Struct, frozen=True, rename="camel"):
     files: int
     resident_bytes: int
     nodes: int
+
+
+class HeldRow(msgspec.Struct, frozen=True, rename="camel"):
+    """A dataset with files that only workers hold: they are not in the under store yet."""
+
+    key: str
+    files: int
+    bytes: int
 
 
 class LoadRow(msgspec.Struct, frozen=True, rename="camel"):
@@ -104,11 +140,28 @@ class Arrived(msgspec.Struct, frozen=True, rename="camel"):
     origin_bytes: int
 
 
+_Bytes = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Sources(msgspec.Struct):
+    local: dict[str, _Bytes] = {}
+    peers: _Bytes = 0
+    origin: _Bytes = 0
+
+
+class _Decision(msgspec.Struct):
+    """What is read of the scheduler's annotation."""
+
+    sources: _Sources = msgspec.field(name="bytesBySource", default_factory=_Sources)
+
+
 class Picture(msgspec.Struct, frozen=True, rename="camel"):
     """Everything shown; `more` counts what the limits left out, by list."""
 
+    totals: Totals
     nodes: list[CacheNode]
     datasets: list[DatasetRow]
+    held: list[HeldRow]
     loads: list[LoadRow]
     jobs: list[JobRow]
     waiting: list[Waiting]
@@ -128,32 +181,60 @@ class Objects:
     pods: Iterable[Body] = field(default=())
 
 
-def picture(objects: Objects, now: float) -> Picture:
-    """The picture at `now` (seconds since the epoch)."""
+def picture(objects: Objects, now: float, wanted: Wanted = EVERYTHING) -> Picture:
+    """The picture at `now` (seconds since the epoch) of the nodes and datasets that are looked for."""
     more: dict[str, int] = {}
     nodes = [_node(body) for body in objects.node_caches]
     nodes.sort(key=lambda node: node.name)
-    held: dict[str, list[int]] = {}
+    cached: dict[str, list[int]] = {}
     for node in nodes:
         for key, media in node.resident.items():
-            held.setdefault(key, []).append(sum(media.values()))
-    datasets = [_dataset(body, held.get(_key(body), [])) for body in objects.datasets]
+            cached.setdefault(key, []).append(sum(media.values()))
+    datasets = [_dataset(body, cached.get(_key(body), [])) for body in objects.datasets]
     datasets.sort(key=lambda row: (-row.resident_bytes, row.key))
+    held = sorted(_held(objects.datasets), key=lambda row: (-row.bytes, row.key))
     loads = sorted((_load(body) for body in objects.loads), key=lambda row: (row.phase == "Complete", row.key))
     jobs = [_job(body, now) for body in objects.jobs]
     jobs.sort(key=lambda row: (row.state in ENDED, row.age_seconds, row.key))
     pods = list(objects.pods)
     waiting = [*_waiting_gangs(objects.pod_groups, now), *_waiting_pods(pods, now)]
     waiting.sort(key=lambda row: (-row.since_seconds, row.key))
+    totals = Totals(
+        nodes=len(nodes),
+        serving=sum(node.is_serving for node in nodes),
+        used_bytes=sum(tier.used_bytes for node in nodes for tier in node.tiers),
+        capacity_bytes=sum(tier.capacity_bytes for node in nodes for tier in node.tiers),
+        jobs=sum(job.state not in ENDED for job in jobs),
+        waiting=len(waiting),
+    )
+    datasets = _limited([row for row in datasets if _matches(row.key, wanted.datasets)], DATASETS_MAX, "datasets", more)
+    nodes = _limited([node for node in nodes if _matches(node.name, wanted.nodes)], NODES_MAX, "nodes", more)
+    drawn = {row.key for row in datasets}
     return Picture(
-        nodes=_limited(nodes, NODES_MAX, "nodes", more),
-        datasets=_limited(datasets, DATASETS_MAX, "datasets", more),
+        totals=totals,
+        nodes=[msgspec.structs.replace(node, resident=_shown_of(node.resident, drawn)) for node in nodes],
+        datasets=datasets,
+        held=_limited(held, ROWS_MAX, "held", more),
         loads=_limited(loads, ROWS_MAX, "loads", more),
         jobs=_limited(jobs, ROWS_MAX, "jobs", more),
         waiting=_limited(waiting, ROWS_MAX, "waiting", more),
         arrived=_arrived(pods),
         more=more,
     )
+
+
+def _matches(name: str, part: str) -> bool:
+    return part.strip().lower() in name.lower()
+
+
+def _shown_of(resident: dict[str, dict[str, int]], drawn: set[str]) -> dict[str, dict[str, int]]:
+    """What is drawn of a node: it may hold a thousand datasets, of a thousand nodes that is ten megabytes."""
+    largest = nlargest(LARGEST_A_NODE, resident, key=lambda key: sum(resident[key].values()))
+    return {key: media for key, media in resident.items() if key in drawn or key in largest}
+
+
+def _cut(message: str) -> str:
+    return message if len(message) <= MESSAGE_CHARACTERS_MAX else message[:MESSAGE_CHARACTERS_MAX] + "…"
 
 
 def _limited(rows: list[Any], limit: int, name: str, more: dict[str, int]) -> list[Any]:
@@ -202,6 +283,13 @@ def _dataset(body: Body, held: Sequence[int]) -> DatasetRow:
     )
 
 
+def _held(bodies: Iterable[Body]) -> Iterable[HeldRow]:
+    for body in bodies:
+        state = _status(body).get("writeBack") or {}
+        if state.get("files"):
+            yield HeldRow(_key(body), state["files"], state.get("bytes", 0))
+
+
 def _load(body: Body) -> LoadRow:
     status = _status(body)
     progress = status.get("progress") or {}
@@ -233,7 +321,7 @@ def _job(body: Body, now: float) -> JobRow:
         framework=body["spec"].get("framework", "Custom"),
         state=conditions[-1].get("type", "New"),
         reason=conditions[-1].get("reason", ""),
-        message=status.get("message") or conditions[-1].get("message", ""),
+        message=_cut(status.get("message") or conditions[-1].get("message", "")),
         attempt=status.get("attempt", 0),
         restarts=sum((status.get("restarts") or {}).values()),
         resume_step=status.get("resumeStep"),
@@ -251,7 +339,7 @@ def _waiting_gangs(groups: Iterable[Body], now: float) -> Iterable[Waiting]:
         conditions = status.get("conditions") or ()
         why = next((one["message"] for one in reversed(conditions) if one.get("message")), "")
         if why or status.get("phase"):
-            yield Waiting(_key(body), "gang", _age(body, now), why or str(status.get("phase")))
+            yield Waiting(_key(body), "gang", _age(body, now), _cut(why or str(status.get("phase"))))
 
 
 def _waiting_pods(pods: Iterable[Body], now: float) -> Iterable[Waiting]:
@@ -263,7 +351,7 @@ def _waiting_pods(pods: Iterable[Body], now: float) -> Iterable[Waiting]:
             continue
         conditions = _status(body).get("conditions") or ()
         why = next((one.get("message", "") for one in conditions if one.get("type") == "PodScheduled"), "")
-        yield Waiting(_key(body), "pod", _age(body, now), why or "not looked at by a scheduler yet")
+        yield Waiting(_key(body), "pod", _age(body, now), _cut(why or "not looked at by a scheduler yet"))
 
 
 def _arrived(pods: Iterable[Body]) -> Arrived:
@@ -273,11 +361,11 @@ def _arrived(pods: Iterable[Body]) -> Arrived:
         if not text:
             continue
         try:
-            source = msgspec.json.decode(text).get("bytesBySource") or {}
-        except (msgspec.DecodeError, AttributeError):
+            source = msgspec.json.decode(text, type=_Decision).sources
+        except msgspec.DecodeError:
             continue  # not written by our scheduler
         count += 1
-        local += sum((source.get("local") or {}).values())
-        peers += source.get("peers", 0)
-        origin += source.get("origin", 0)
-    return Arrived(count, local, peers, origin)
+        local += sum(source.local.values())
+        peers += source.peers
+        origin += source.origin
+    return Arrived(count, *(min(total, BYTES_MAX) for total in (local, peers, origin)))

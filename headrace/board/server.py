@@ -1,6 +1,7 @@
 """`headrace dashboard`: a page and the picture behind it, over plain HTTP, read only.
 
-Owns the paths: `/` and its two files, `/api/picture` once, `/api/events` as it changes. Invariants: nothing can be
+Owns the paths: `/` and its two files, `/api/picture` once, `/api/events` as it changes, both of the nodes and datasets
+with these parts of names in them (`?nodes=…&datasets=…`). Invariants: nothing can be
 changed through it; a page in a browser is sent nothing but the picture; on a loopback address only requests for a
 loopback host are answered, so that no web site can read it through a visitor's browser.
 """
@@ -8,6 +9,7 @@ loopback host are answered, so that no web site can read it through a visitor's 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
@@ -17,7 +19,7 @@ from typing import Final, Protocol
 import msgspec
 from aiohttp import web
 
-from headrace.board.picture import Picture
+from headrace.board.picture import Picture, Wanted
 from headrace.errors import UsageError
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -35,6 +37,9 @@ HEADERS: Final = {
 }
 REST_SECONDS: Final = 1.0
 """Between two pictures, however much changes."""
+RESTS: Final = 4.0
+"""Times as long as a picture took is rested, so that a large cluster takes a fifth of a core at most."""
+WANTED_CHARACTERS_MAX: Final = 253
 HEARTBEAT_SECONDS: Final = 10.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -42,18 +47,44 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Source(Protocol):
     """Where pictures come from: `feed.Feed`."""
 
+    #: Grows with each change.
+    version: int
+    #: What the picture suffers from, in one sentence.
+    trouble: str
+
     @property
     def missing(self) -> list[str]:
         """Kinds the API server does not show."""
         ...
 
-    def picture(self) -> Picture:
+    def picture(self, wanted: Wanted) -> Picture:
         """The picture now."""
         ...
 
-    async def changed(self, at_most_seconds: float) -> bool:
-        """Wait for a change; False when there was none in time."""
+    async def changed(self, at_most_seconds: float, since: int) -> bool:
+        """Wait for a change after version `since`; False when there was none in time."""
         ...
+
+
+class _Pictures:
+    """Pictures as they are sent: each is made once for all who look for the same, and not all the time."""
+
+    def __init__(self, feed: Source) -> None:
+        self._feed = feed
+        self._made: dict[Wanted, tuple[float, int, bytes]] = {}
+
+    def now(self, wanted: Wanted) -> tuple[int, bytes]:
+        """The picture, and which version of the feed it is of: whoever got an old one has to come again."""
+        began = time.monotonic()
+        self._made = {each: made for each, made in self._made.items() if made[0] > began}
+        if wanted in self._made:
+            return self._made[wanted][1:]
+        feed = self._feed
+        answer = {"picture": feed.picture(wanted), "missing": feed.missing, "trouble": feed.trouble}
+        encoded = msgspec.json.encode(answer)
+        ended = time.monotonic()
+        self._made[wanted] = (ended + RESTS * (ended - began), feed.version, encoded)
+        return self._made[wanted][1:]
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -76,15 +107,18 @@ def application(feed: Source, *, only_loopback: bool) -> web.Application:
     async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(HEADERS)
 
-    async def once(_: web.Request) -> web.Response:
-        return web.Response(body=_encoded(feed), content_type="application/json")
+    pictures = _Pictures(feed)
+
+    async def once(request: web.Request) -> web.Response:
+        return web.Response(body=pictures.now(_wanted(request))[1], content_type="application/json")
 
     async def events(request: web.Request) -> web.StreamResponse:
+        wanted = _wanted(request)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         last = b""
         while True:
-            now = _encoded(feed)
+            seen, now = pictures.now(wanted)
             # A comment line keeps proxies from closing the connection, and finds out that nobody listens.
             try:
                 await response.write(b": nothing new\n\n" if now == last else b"data: " + now + b"\n\n")
@@ -92,7 +126,7 @@ def application(feed: Source, *, only_loopback: bool) -> web.Application:
                 return response
             last = now
             await asyncio.sleep(REST_SECONDS)
-            await feed.changed(HEARTBEAT_SECONDS)
+            await feed.changed(HEARTBEAT_SECONDS, seen)
 
     app = web.Application(middlewares=[guarded])
     app.on_response_prepare.append(add_headers)
@@ -132,8 +166,9 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _encoded(feed: Source) -> bytes:
-    return msgspec.json.encode({"picture": feed.picture(), "missing": feed.missing})
+def _wanted(request: web.Request) -> Wanted:
+    nodes, datasets = (request.query.get(key, "")[:WANTED_CHARACTERS_MAX] for key in ("nodes", "datasets"))
+    return Wanted(nodes, datasets)
 
 
 async def _healthy(_: web.Request) -> web.Response:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from api.quantities import format_bytes
-from headrace.board.picture import ENDED, CacheNode, JobRow, Picture
+from headrace.board.picture import CacheNode, JobRow, Picture
 
 BAR_CELLS: Final = 20
 JOBS_MAX: Final = 15
@@ -20,13 +20,17 @@ ROWS_MAX: Final = 10
 DATASETS_A_NODE: Final = 3
 
 
-def screen(picture: Picture, missing: list[str]) -> RenderableType:
+def screen(picture: Picture, missing: list[str], trouble: str = "") -> RenderableType:
     """Everything of interest now, the most urgent last where the eye is."""
     parts: list[RenderableType] = [_summary(picture)]
+    if trouble:
+        parts.append(Text(trouble, style="red"))
     if missing:
         parts.append(Text(f"not shown by the API server: {', '.join(missing)}", style="yellow"))
     if picture.nodes:
         parts.append(_nodes(picture))
+    if picture.held:
+        parts.append(_held(picture))
     if picture.loads:
         parts.append(_loads(picture))
     if picture.jobs:
@@ -37,14 +41,11 @@ def screen(picture: Picture, missing: list[str]) -> RenderableType:
 
 
 def _summary(picture: Picture) -> Text:
-    used = sum(tier.used_bytes for node in picture.nodes for tier in node.tiers)
-    capacity = sum(tier.capacity_bytes for node in picture.nodes for tier in node.tiers)
-    serving = sum(node.is_serving for node in picture.nodes)
-    running = sum(job.state not in ENDED for job in picture.jobs)
+    totals = picture.totals
     arrived = picture.arrived
     text = (
-        f"{serving} of {len(picture.nodes)} caches serve, {format_bytes(used)} of {format_bytes(capacity)} used; "
-        f"{running} jobs, {len(picture.waiting)} waiting"
+        f"{totals.serving} of {totals.nodes} caches serve, {format_bytes(totals.used_bytes)} of "
+        f"{format_bytes(totals.capacity_bytes)} used; {totals.jobs} jobs, {totals.waiting} waiting"
     )
     total = arrived.local_bytes + arrived.peer_bytes + arrived.origin_bytes
     if total:
@@ -70,6 +71,13 @@ def _nodes(picture: Picture) -> Table:
             share = tier.used_bytes / tier.capacity_bytes if tier.capacity_bytes else 0.0
             said = f"{format_bytes(tier.used_bytes)} of {format_bytes(tier.capacity_bytes)}"
             table.add_row(node.name if not number else "", tier.medium, said, bar(share), _most(node, tier.medium))
+    return table
+
+
+def _held(picture: Picture) -> Table:
+    table = _table("not uploaded yet", "DATASET", "FILES", "BYTES")
+    for row in picture.held[:ROWS_MAX]:
+        table.add_row(row.key, str(row.files), format_bytes(row.bytes))
     return table
 
 

@@ -56,13 +56,14 @@ def top(
             elif output == "yaml":
                 typer.echo(msgspec.yaml.encode(feed.picture()).decode(), nl=False)
             elif once or not console().is_terminal:
-                console().print(screen(feed.picture(), feed.missing))
+                console().print(screen(feed.picture(), feed.missing, feed.trouble))
             else:
                 with Live(console=console(), screen=True, auto_refresh=False) as live:
                     while True:
-                        live.update(screen(feed.picture(), feed.missing), refresh=True)
+                        shown = feed.version
+                        live.update(screen(feed.picture(), feed.missing, feed.trouble), refresh=True)
                         await asyncio.sleep(REFRESH_SECONDS)
-                        await feed.changed(REFRESH_SECONDS)
+                        await feed.changed(REFRESH_SECONDS, shown)
 
     run(work, kubeconfig)
 

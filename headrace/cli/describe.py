@@ -139,6 +139,19 @@ def print_node(node: Body) -> None:
     _print(out, "Datasets", ("DATASET", "SNAPSHOT", *media), datasets)
 
 
+def print_fences(rows: Sequence[Sequence[str]]) -> None:
+    """Print what a node may not write to, and whose pods are waited for."""
+    out = console()
+    if not rows:
+        out.print("Fences     none: it may write wherever its pods may")
+    _print(
+        out,
+        "Fences: changed from here no more until these pods are known to have ended",
+        ("DATASET", "DIRECTORY", "SINCE", "PODS"),
+        rows,
+    )
+
+
 def _rate(bytes_per_second: int) -> str:
     return f"{format_bytes(bytes_per_second)}/s" if bytes_per_second else "not measured"
 

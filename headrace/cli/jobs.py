@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +16,7 @@ import msgspec
 import typer
 
 from api import names
-from headrace.cli import describe, explain, tables, user_files
+from headrace.cli import describe, explain, fences, tables, user_files
 from headrace.cli.connection import Kubeconfig, Namespace, run, sentences
 from headrace.cli.follow import Follower, pod_order
 from headrace.cli.user_files import UserObject
@@ -24,7 +25,7 @@ from headrace.errors import HeadraceError, UsageError
 from kube.client import KubeClient, PatchKind
 from kube.errors import AlreadyExists, Invalid, NotFound
 from kube.objects import Pod
-from kube.resources import DATA_LOADS, EVENTS, PODS, TRAINING_JOBS, Resource
+from kube.resources import DATA_LOADS, DATASETS, EVENTS, PODS, TRAINING_JOBS, Resource
 from scheduler.shell.outlook import outlooks
 
 FIELD_MANAGER = "headrace-submit"
@@ -129,11 +130,17 @@ def describe_command(
     name: Name,
     *,
     namespace: Namespace = "default",
+    metadata: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="of a node also its fences, by this metadata service")
+    ] = None,
+    trust: Annotated[Path | None, typer.Option(help="folder with an administrator's certificate for it")] = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Show a job: state, pods, checkpoints, seconds by activity, events; a dataset: what is cached, hit ratios; how
-    far a load is; the workers of a runtime; or what a node has cached."""
+    far a load is; the workers of a runtime; or what a node has cached, and what it may not write to (--metadata)."""
     _expect(what, "job", "dataset", "load", "runtime", "node")
+    if metadata is not None and what != "node":
+        raise UsageError(f"--metadata tells of a node's fences; leave it out for a {what}")
     resource = tables.listing(what).resource
 
     async def work(client: KubeClient) -> tuple[Body, list[Body], list[Body]]:
@@ -146,9 +153,18 @@ def describe_command(
         describe.print_job(body, pods, events)
     elif what == "node":
         describe.print_node(body)
+        if metadata is not None:
+            described = fences.fences_of(metadata, trust, name)
+            describe.print_fences(fences.rows(described, run(_labels, kubeconfig) if described else {}, time.time()))
     else:
         shows = {"dataset": describe.print_dataset, "load": describe.print_load, "runtime": describe.print_runtime}
         shows[what](body, events)
+
+
+async def _labels(client: KubeClient) -> dict[str, str]:
+    """Namespace and name of every Dataset by its uid."""
+    metas = [body["metadata"] for body in (await client.list(DATASETS)).items]
+    return {meta["uid"]: f"{meta['namespace']}/{meta['name']}" for meta in metas}
 
 
 async def _events(client: KubeClient, resource: Resource, body: Body) -> list[Body]:

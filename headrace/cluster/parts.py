@@ -247,6 +247,7 @@ def worker(layout: Layout, node: NodePaths, metadata_port: int, port: int) -> Co
     return _part(
         f"{node.name}/worker",
         "cacheruntime worker",
+        "--keeper",
         *("--node", node.name),
         *("--metadata", f"{LOOPBACK}:{metadata_port}"),
         *("--listen", f"{LOOPBACK}:{port}"),

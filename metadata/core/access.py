@@ -28,6 +28,8 @@ CALLERS: Final[dict[str, frozenset[Role]]] = {
     "NamespaceService.Remove": _WORKERS,
     "NamespaceService.Rename": _WORKERS,
     "NamespaceService.SetMode": _WORKERS,
+    "NamespaceService.ListLeft": _WORKERS,
+    "NamespaceService.ForgetLeft": _WORKERS,
     "HeldService.PutHeld": _WORKERS,
     "HeldService.TakeTurn": _WORKERS,
     "HeldService.EndTurn": _WORKERS,
@@ -56,6 +58,7 @@ _ABOUT_ITSELF: Final = frozenset(
         "HeldService.TakeTurn",
         "HeldService.ClaimHeld",
         "HeldService.ForgetHeld",
+        "NamespaceService.ListLeft",
         "FenceService.Lift",
     }
 )

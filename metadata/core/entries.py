@@ -44,6 +44,8 @@ class Changes:
 
     upserts: list[Entry] = field(default_factory=list)
     removals: list[str] = field(default_factory=list)
+    left: list[tuple[str, str]] = field(default_factory=list)
+    """Path and etag of objects that stay in the under store, and are to go (left.py)."""
 
     def __bool__(self) -> bool:
         return bool(self.upserts or self.removals)

@@ -129,8 +129,17 @@ def require_turns(changes: Changes, mine: str, entry_at: EntryAt, turn_at: TurnA
             raise Precondition(f"{path!r} is not in the under store yet; it changes only for who has its turn.")
 
 
-def effects(changes: Changes, entry_at: EntryAt, held_of: HeldOf, turn_at: TurnAt, now_ns: int) -> Effects:
-    """What becomes of the held versions that `changes` shows, moves, replaces and removes; before they are applied."""
+def effects(
+    changes: Changes,
+    entry_at: EntryAt,
+    held_of: HeldOf,
+    turn_at: TurnAt,
+    now_ns: int,
+    *,
+    is_left: Callable[[str], bool] = lambda _: False,
+) -> Effects:
+    """What becomes of the held versions that `changes` shows, moves, replaces and removes; before they are applied.
+    `is_left`: whether an object is left at a path that has no entry."""
     before: dict[str, Entry] = {}
     for path in (*changes.removals, *(entry.path for entry in changes.upserts)):
         entry = entry_at(path)
@@ -148,7 +157,7 @@ def effects(changes: Changes, entry_at: EntryAt, held_of: HeldOf, turn_at: TurnA
         old = known.get(entry.etag)
         if old is not None and old.path == entry.path:
             continue
-        leaves = _leaves(entry.path, before, rows, turn_at)
+        leaves = _leaves(entry.path, before, rows, turn_at) or is_left(entry.path)
         if old is not None:
             found.append(replace(old, path=entry.path, leaves_object=leaves))
         else:

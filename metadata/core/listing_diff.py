@@ -4,11 +4,12 @@ Owns the comparison, and what happens to names that were changed through us whil
 come sorted by (parent, name) and are read once. Invariants: the result is a tree; a name changed after the
 listing began is left as it is, since the listing may have looked too early or too late; a file with the same
 etag and size is unchanged, whatever its mode and mtime say; a file that the under store does not have yet stays,
-whatever older object the listing shows in its place.
+whatever older object the listing shows in its place; an object that a rename left (left.py) is as good as not listed.
 """
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from api.held import is_held
 from metadata.core import paths
@@ -34,18 +35,24 @@ def plan_sync(
     base_version: int,
     removed_since: Set[str] = frozenset(),
     keeps_made_directories: bool = True,
+    left: Mapping[str, str] = MappingProxyType({}),
 ) -> SyncPlan:
     """Compare. `base_version` is the snapshot's version when the listing began, `removed_since` the paths that
-    were removed or replaced after it; `keeps_made_directories` when the store cannot list empty ones."""
+    were removed or replaced after it; `keeps_made_directories` when the store cannot list empty ones; `left` the etags
+    of objects that are to go, by path."""
     plan = SyncPlan()
     protected: set[str] = set()  # directories that must stay or come: something below them stays
     fixed_files: set[str] = set()  # files written while listing: nothing listed below them counts
     withheld: dict[str, Entry] = {}  # listed, but removed through us since
     leaving: list[Entry] = []
     replaced: set[str] = set()
-    for before, now in _merge(old, listed):
-        path = (before or now).path  # type: ignore[union-attr]  # one of the two is there
-        plan.listed += now is not None and not now.is_directory
+    for before, found in _merge(old, listed):
+        path = (before or found).path  # type: ignore[union-attr]  # one of the two is there
+        plan.listed += found is not None and not found.is_directory
+        is_left = found is not None and not found.is_directory and left.get(path) == found.etag
+        now = None if is_left else found
+        if before is None and now is None:
+            continue
         is_fixed = before is not None and (path in removed_since or is_held(before.etag))
         if before is not None and (is_fixed or before.version > base_version):
             _protect(path, protected)

@@ -81,9 +81,10 @@ def rename(
     mtime_ns: int,
     mounts: Sequence[Mount] = (),
     source_etag: str = "",
+    leaves_source: bool = False,
 ) -> Changes:
     """A file now has another name, over whatever file was there; or a directory, onto nothing, with all in it.
-    `source_etag`: the version it has to be; "" = any."""
+    `source_etag`: the version it has to be; "" = any. `leaves_source`: a file's object is still under its old name."""
     paths.checked("source", source)
     paths.checked("target", target)
     current = _existing(view, source)
@@ -102,7 +103,8 @@ def rename(
     if taken is not None and taken.is_directory:
         raise Precondition(f"{target!r} is a directory; a file cannot take its place.")
     moved = replace(current, path=target, etag=target_etag or current.etag)
-    return Changes([*_missing_directories(view, target, mtime_ns), moved], [source])
+    left = [(source, current.etag)] if leaves_source else []
+    return Changes([*_missing_directories(view, target, mtime_ns), moved], [source], left)
 
 
 def set_mode(view: View, path: str, mode: int) -> Changes:

@@ -13,6 +13,7 @@ from api.gen import metadata_pb2 as pb
 from metadata.core import datasets, fences, held
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Changes, Entry
+from metadata.core.left import LeftObject
 from metadata.core.mutations import View
 from metadata.errors import InvalidRequest, NotFound
 from metadata.shell import convert
@@ -93,6 +94,7 @@ class Catalog:
                 if turn or datasets.uses_turns(dataset):
                     dataset = _follow_held(transaction, dataset, changes, turn, standing)
                 files, size = transaction.apply(dataset.id, changes, version)
+                _follow_left(transaction, dataset, changes, node, version)
                 transaction.put_dataset(
                     replace(dataset, version=version, files=dataset.files + files, bytes=dataset.bytes + size)
                 )
@@ -121,11 +123,27 @@ def _follow_held(
         return transaction.turn(dataset.id, path)
 
     held.require_turns(changes, turn, entry_at, turn_at, standing)
-    found = held.effects(changes, entry_at, lambda etag: transaction.held(dataset.id, etag), turn_at, time.time_ns())
+    found = held.effects(
+        changes,
+        entry_at,
+        lambda etag: transaction.held(dataset.id, etag),
+        turn_at,
+        time.time_ns(),
+        is_left=lambda path: transaction.left_at(dataset.id, path) is not None,
+    )
     for row in found.rows:
         transaction.put_held(dataset.id, row)
     tally = held.HeldTally(dataset.held.files + found.files, dataset.held.bytes + found.bytes)
     return replace(dataset, held=tally)
+
+
+def _follow_left(transaction: Transaction, dataset: Dataset, changes: Changes, node: str, version: int) -> None:
+    """Note objects that changes leave; those whose names have files now are others."""
+    for entry in changes.upserts:
+        if not entry.is_directory:
+            transaction.drop_left(dataset.id, entry.path)
+    for path, etag in changes.left:
+        transaction.put_left(dataset.id, LeftObject(path, etag, node, version))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from metadata.core import fences
 from metadata.core.datasets import Dataset
 from metadata.core.fences import Fence
 from metadata.errors import InvalidRequest
-from metadata.shell import convert, edge
+from metadata.shell import convert, edge, metrics
 from metadata.shell.catalog import Catalog, find_dataset, require_dataset
 from metadata.shell.edge import Context
 from metadata.stores.base import Transaction
@@ -33,13 +33,15 @@ class FenceService(metadata_pb2_grpc.FencesServicer):
         if not asked:
             raise InvalidRequest("fences is empty; it must name a node and its pods.")
 
-        def record(transaction: Transaction) -> Dataset:
+        def record(transaction: Transaction) -> tuple[Dataset, int]:
             named = pb.DatasetRequest(uid=request.uid, namespace=request.namespace, name=request.name)
             dataset = find_dataset(transaction, named)
             found = fences.raised(dataset.fences, asked, time.time_ns(), settle_seconds=self._settle_seconds)
-            return transaction.put_dataset(replace(dataset, fences=found))
+            changed = transaction.put_dataset(replace(dataset, fences=found))
+            return changed, len(_places(changed) - _places(dataset))
 
-        dataset = await self._database.write(record)
+        dataset, added = await self._database.write(record)
+        metrics.FENCES.labels("raised").inc(added)
         self._catalog.watchers.changed(dataset.uid)
         for one in asked:
             log.info("metadata.fence_raised", dataset=dataset.label, node=one.node, path=one.path, pods=len(one.pods))
@@ -51,15 +53,16 @@ class FenceService(metadata_pb2_grpc.FencesServicer):
     async def Lift(self, request: pb.LiftFencesRequest, context: Context) -> pb.LiftFencesResponse:
         pods = frozenset(request.pods)
 
-        def record(transaction: Transaction) -> bool:
+        def record(transaction: Transaction) -> int | None:
             dataset = require_dataset(transaction, request.uid)
             left = fences.lifted(dataset.fences, request.node, pods)
             if left == dataset.fences:
-                return False
-            transaction.put_dataset(replace(dataset, fences=left))
-            return True
+                return None
+            return len(_places(dataset) - _places(transaction.put_dataset(replace(dataset, fences=left))))
 
-        if await self._database.write(record):
+        opened = await self._database.write(record)
+        if opened is not None:
+            metrics.FENCES.labels("lifted").inc(opened)
             self._catalog.watchers.changed(request.uid)
             log.info("metadata.fence_lifted", dataset=request.uid, node=request.node, pods=len(pods))
         return pb.LiftFencesResponse()
@@ -77,3 +80,7 @@ class FenceService(metadata_pb2_grpc.FencesServicer):
                 if fence.node == request.node
             ]
         )
+
+
+def _places(dataset: Dataset) -> set[tuple[str, str]]:
+    return {(one.node, one.path) for one in dataset.fences}

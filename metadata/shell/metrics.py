@@ -58,6 +58,11 @@ INTERNAL_ERRORS = Counter(
     "Exceptions that are bugs (stable).",
     ["place"],  # request, listing, purge, leases
 )
+FENCES = Counter(
+    "headrace_metadata_fences",
+    "Directories of datasets closed to a node whose pods nobody knows the end of, and opened again (stable).",
+    ["event"],  # raised, lifted
+)
 TOKENS = Counter(
     "headrace_metadata_tokens",
     "Capability tokens issued (stable).",

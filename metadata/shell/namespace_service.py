@@ -16,7 +16,7 @@ import structlog
 from api.gen import metadata_pb2 as pb
 from api.gen import metadata_pb2_grpc
 from api.held import is_held
-from metadata.core import datasets, fences, mutations, paths
+from metadata.core import datasets, fences, left, mutations, paths
 from metadata.core.datasets import Dataset
 from metadata.core.entries import DIRECTORY_MODE, FILE_MODE, Changes, Entry, Kind
 from metadata.errors import InvalidRequest, MetadataError, NotFound, Precondition, Unavailable
@@ -29,6 +29,8 @@ PAGE_ENTRIES_MAX: Final = 10_000
 PAGE_PATH_BYTES_MAX: Final = 2 << 20
 """Paths of one answer: with 4 KiB paths 10,000 entries would pass gRPC's 4 MiB."""
 MANIFEST_ENTRIES: Final = 500
+LEFT_OBJECTS: Final = 1000
+"""Of one answer: who took them away asks again."""
 PURGE_ROWS: Final = 10_000
 """Rows of a removed dataset deleted a commit: a few tens of ms, so that others' writes are not held up."""
 
@@ -48,17 +50,19 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
     async def Sync(self, request: pb.SyncRequest, context: Context) -> pb.DatasetInfo:
         specification = datasets.check(convert.specification(request))
 
-        def record(transaction: Transaction) -> tuple[Dataset, bool]:
+        def record(transaction: Transaction) -> tuple[Dataset, bool, bool]:
             known = transaction.dataset(specification.uid)
             wanted = datasets.with_specification(known, specification)
             has_new_mounts = known is None or known.specification.mounts != specification.mounts
             stored = known if known == wanted and known is not None else transaction.put_dataset(wanted)
-            return stored, has_new_mounts
+            return stored, has_new_mounts, known is not None and known != stored
 
         listings = self._catalog.listings
         async with self._control:
             ended = listings.ended
-            dataset, has_new_mounts = await self._database.write(record)
+            dataset, has_new_mounts, is_another = await self._database.write(record)
+            if is_another:
+                self._catalog.watchers.changed(dataset.uid)
             if listings.ended != ended:
                 # Settled and old at once: who sees that lists again for nothing.
                 dataset = await self._catalog.read(lambda reader: require_dataset(reader, dataset.uid))
@@ -194,6 +198,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
                 request.target,
                 target_etag=request.target_etag,
                 source_etag=request.source_etag,
+                leaves_source=request.leaves_source,
                 mtime_ns=now_ns,
                 mounts=dataset.specification.mounts,
             )
@@ -202,6 +207,36 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
             request.uid, request.request_id, request.target, decide, node=node, turn=request.turn
         )
         return pb.Mutation(snapshot_version=version)
+
+    @edge.unary
+    async def ListLeft(self, request: pb.ListLeftRequest, context: Context) -> pb.LeftObjects:
+        found = await self._database.read(lambda reader: reader.all_left())
+        standing = self._catalog.residency.standing()
+        return pb.LeftObjects(
+            objects=[
+                pb.LeftObject(uid=uid, path=one.path, etag=one.etag, version=one.version)
+                for uid, objects in found.items()
+                for one in left.to_take_away(objects, request.node, standing)
+            ][:LEFT_OBJECTS]
+        )
+
+    @edge.unary
+    async def ForgetLeft(self, request: pb.LeftObjects, context: Context) -> pb.ForgetLeftResponse:
+        def forget(transaction: Transaction) -> None:
+            listed = {listing.origin.uid for listing in transaction.unfinished_listings()}
+            for one in request.objects:
+                dataset = transaction.dataset(one.uid)
+                known = None if dataset is None else transaction.left_at(dataset.id, one.path)
+                if dataset is None or known is None or known.version != one.version:
+                    continue
+                kept = left.gone(known, is_listing=one.uid in listed)
+                if kept is None:
+                    transaction.drop_left(dataset.id, one.path)
+                else:
+                    transaction.put_left(dataset.id, kept)
+
+        await self._database.write(forget)
+        return pb.ForgetLeftResponse()
 
     @edge.stream
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.DatasetInfo]:

@@ -1,5 +1,8 @@
 """gRPC service Residency: workers report, others ask where bytes are. Owns requests and answers only."""
 
+from collections.abc import Set
+from typing import Final
+
 from api.gen import metadata_pb2 as pb
 from api.gen import metadata_pb2_grpc
 from metadata.core import paths
@@ -9,6 +12,9 @@ from metadata.shell import convert, edge
 from metadata.shell.catalog import Catalog, require_dataset
 from metadata.shell.edge import Context
 from metadata.stores.base import Reader
+
+ONE_BY_ONE_MAX: Final = 500
+"""Datasets that are read one by one; of more, all are."""
 
 
 class ResidencyService(metadata_pb2_grpc.ResidencyServicer):
@@ -43,22 +49,24 @@ class ResidencyService(metadata_pb2_grpc.ResidencyServicer):
 
     @edge.unary
     async def ByNode(self, request: pb.ByNodeRequest, context: Context) -> pb.ByNodeResponse:
-        known = {one.uid: one for one in await self._database.read(lambda reader: reader.datasets())}
-        answer = pb.ByNodeResponse()
-        for worker in self._residency.workers.all():
-            node = worker.registration.node
-            if request.node not in ("", node):
-                continue
-            resident = self._residency.ledger.on_node(node)
-            answer.nodes.append(
+        found = [
+            (worker, self._residency.ledger.on_node(worker.registration.node))
+            for worker in self._residency.workers.all()
+            if request.node in ("", worker.registration.node)
+        ]
+        wanted = {uid for _, resident in found for uid in resident}
+        known = await self._database.read(lambda reader: known_datasets(reader, wanted)) if wanted else {}
+        return pb.ByNodeResponse(
+            nodes=[
                 pb.NodeResidency(
                     worker=convert.worker_message(worker),
                     datasets=[
                         _dataset_on_node(known[uid], counts) for uid, counts in sorted(resident.items()) if uid in known
                     ],
                 )
-            )
-        return answer
+                for worker, resident in found
+            ]
+        )
 
     @edge.unary
     async def Locate(self, request: pb.LocateRequest, context: Context) -> pb.LocateResponse:
@@ -67,6 +75,13 @@ class ResidencyService(metadata_pb2_grpc.ResidencyServicer):
         tops = paths.without_nested(request.paths) or [""]
         total = await self._database.read(lambda reader: _total_bytes(reader, request.uid, tops))
         return pb.LocateResponse(resident_bytes=self._residency.ledger.below(request.uid, tops), total_bytes=total)
+
+
+def known_datasets(reader: Reader, wanted: Set[str]) -> dict[str, Dataset]:
+    """Return those of these uids that there are. Asked for every second, so what nobody caches must cost nothing."""
+    if len(wanted) > ONE_BY_ONE_MAX:
+        return {one.uid: one for one in reader.datasets() if one.uid in wanted}
+    return {uid: one for uid in wanted if (one := reader.dataset(uid)) is not None}
 
 
 def _dataset_on_node(dataset: Dataset, counts: NodeBytes) -> pb.DatasetOnNode:

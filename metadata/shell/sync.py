@@ -282,6 +282,9 @@ class Listings:
             removed=plan.removed,
         )
         transaction.put_dataset(datasets.listed(snapshot, listing))
+        for one in transaction.left(current.id):
+            if one.is_gone:  # for this listing, which may have seen it, and no other
+                transaction.drop_left(current.id, one.path)
         return version, plan
 
     async def _fail(self, dataset: Dataset, progress: Progress, reason: str, message: str) -> None:
@@ -323,6 +326,7 @@ class _Planner:
             base_version=self.origin.base_version,
             removed_since=reader.replaced_since(current.id, self.origin.base_version),
             keeps_made_directories=not all(has_directories(mount.mount_point) for mount in mounts),
+            left={one.path: one.etag for one in reader.left(current.id)},
         )
         return _Planned(current.version, plan)
 

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Changes, Entry
 from metadata.core.held import HeldFile, Turn
+from metadata.core.left import LeftObject
 from metadata.core.listing_progress import ListingOrigin, ListingProgress, UnfinishedListing
 from metadata.core.workers import Registration
 from metadata.errors import MetadataError
@@ -85,6 +86,18 @@ class Reader(Protocol):
 
     def turn(self, dataset_id: int, path: str) -> Turn | None:
         """Who has the turn of a path."""
+        ...
+
+    def left(self, dataset_id: int) -> list[LeftObject]:
+        """Objects that renames left, by path."""
+        ...
+
+    def left_at(self, dataset_id: int, path: str) -> LeftObject | None:
+        """The object that a rename left at a path."""
+        ...
+
+    def all_left(self) -> dict[str, list[LeftObject]]:
+        """Objects that renames left, of every dataset that has any, by its uid."""
         ...
 
 
@@ -165,6 +178,14 @@ class Transaction(Reader, Protocol):
 
     def end_turn(self, dataset_id: int, turn_id: str) -> None:
         """Take a turn of all its paths away; no error when it is gone."""
+        ...
+
+    def put_left(self, dataset_id: int, left: LeftObject) -> None:
+        """Keep an object that a rename left, in place of what was left at its path."""
+        ...
+
+    def drop_left(self, dataset_id: int, path: str) -> None:
+        """Forget what was left at a path; no error when nothing is."""
         ...
 
 

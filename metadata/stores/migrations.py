@@ -89,4 +89,12 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ALTER TABLE datasets ADD COLUMN fences BLOB NOT NULL DEFAULT x'5B5D';  -- JSON of core.fences.Fence, many
     CREATE INDEX datasets_fenced ON datasets (id) WHERE fences <> x'5B5D';
     """,
+    """
+    CREATE TABLE left_objects (
+        dataset_id INTEGER NOT NULL,
+        path TEXT NOT NULL,
+        record BLOB NOT NULL,  -- JSON of core.left.LeftObject
+        PRIMARY KEY (dataset_id, path)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )

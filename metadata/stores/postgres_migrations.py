@@ -70,4 +70,9 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE datasets ADD COLUMN fences BYTEA NOT NULL DEFAULT '[]'",
         "CREATE INDEX datasets_fenced ON datasets (id) WHERE fences <> '[]'",
     ),
+    (
+        # JSON of core.left.LeftObject
+        "CREATE TABLE left_objects (dataset_id BIGINT NOT NULL, path BYTEA NOT NULL, record BYTEA NOT NULL,"
+        " PRIMARY KEY (dataset_id, path))",
+    ),
 )

@@ -9,6 +9,7 @@ from metadata.core import paths
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Entry, Kind
 from metadata.core.held import HeldFile, Turn
+from metadata.core.left import LeftObject
 from metadata.core.listing_progress import UnfinishedListing
 from metadata.core.workers import Registration
 from metadata.stores import rows
@@ -122,6 +123,23 @@ class PostgresReader:
     def turn(self, dataset_id: int, path: str) -> Turn | None:
         row = self._one("SELECT record FROM turns WHERE dataset_id = %s AND path = %s", (dataset_id, path.encode()))
         return rows.turn(row[0]) if row else None
+
+    def left(self, dataset_id: int) -> list[LeftObject]:
+        found = self._all("SELECT record FROM left_objects WHERE dataset_id = %s ORDER BY path", (dataset_id,))
+        return [rows.left(blob) for (blob,) in found]
+
+    def left_at(self, dataset_id: int, path: str) -> LeftObject | None:
+        query = "SELECT record FROM left_objects WHERE dataset_id = %s AND path = %s"
+        row = self._one(query, (dataset_id, path.encode()))
+        return rows.left(row[0]) if row else None
+
+    def all_left(self) -> dict[str, list[LeftObject]]:
+        found: dict[str, list[LeftObject]] = {}
+        for uid, blob in self._all(
+            "SELECT datasets.uid, record FROM left_objects JOIN datasets ON datasets.id = dataset_id"
+        ):
+            found.setdefault(uid, []).append(rows.left(blob))
+        return found
 
     def _one(self, query: str, parameters: Sequence[Any] = ()) -> Any:
         return self._connection.execute(query.encode(), parameters, binary=True).fetchone()

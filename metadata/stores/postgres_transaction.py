@@ -8,6 +8,7 @@ from metadata.core import paths
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Changes, Entry, Kind
 from metadata.core.held import HeldFile, Turn
+from metadata.core.left import LeftObject
 from metadata.core.listing_progress import ListingOrigin, ListingProgress
 from metadata.core.workers import Registration
 from metadata.stores import rows
@@ -20,6 +21,7 @@ PURGED = (
     ("removed_entries", "removed_version, parent, name"),
     ("held", "etag"),
     ("turns", "path"),
+    ("left_objects", "path"),
 )
 """Tables of a dataset's rows, and what tells them apart."""
 _ENTRY_TYPES = ("bytea", "bytea", "int8", "int8", "text", "int8", "int8", "int8")
@@ -176,6 +178,16 @@ class PostgresTransaction(PostgresReader):
 
     def end_turn(self, dataset_id: int, turn_id: str) -> None:
         self._do("DELETE FROM turns WHERE dataset_id = %s AND turn_id = %s", (dataset_id, turn_id))
+
+    def put_left(self, dataset_id: int, left: LeftObject) -> None:
+        self._do(
+            "INSERT INTO left_objects (dataset_id, path, record) VALUES (%s, %s, %s)"
+            " ON CONFLICT (dataset_id, path) DO UPDATE SET record = excluded.record",
+            (dataset_id, left.path.encode(), rows.encode(left)),
+        )
+
+    def drop_left(self, dataset_id: int, path: str) -> None:
+        self._do("DELETE FROM left_objects WHERE dataset_id = %s AND path = %s", (dataset_id, path.encode()))
 
     def _retire(self, dataset_id: int, leaving: Iterable[str], version: int) -> tuple[int, int]:
         """Move current rows to history; returns by how much files and bytes grew (they shrink)."""

@@ -12,6 +12,7 @@ from metadata.core.datasets import Dataset, LastListing, Mount, Specification
 from metadata.core.entries import Entry, Kind
 from metadata.core.fences import Fence
 from metadata.core.held import HeldFile, HeldTally, Turn
+from metadata.core.left import LeftObject
 from metadata.core.listing_progress import ListingOrigin, ListingProgress, UnfinishedListing
 from metadata.core.workers import Registration
 
@@ -32,6 +33,7 @@ _tally = msgspec.json.Decoder(HeldTally)
 _fences = msgspec.json.Decoder(tuple[Fence, ...])
 _held = msgspec.json.Decoder(HeldFile)
 _turn = msgspec.json.Decoder(Turn)
+_left = msgspec.json.Decoder(LeftObject)
 encode = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -80,6 +82,11 @@ def held(blob: bytes) -> HeldFile:
 def turn(blob: bytes) -> Turn:
     """The turn of a row's blob."""
     return _turn.decode(blob)
+
+
+def left(blob: bytes) -> LeftObject:
+    """The left object of a row's blob."""
+    return _left.decode(blob)
 
 
 def unfinished_listing(listing_id: int, origin: bytes, progress: bytes) -> UnfinishedListing | None:

@@ -8,6 +8,7 @@ from metadata.core import paths
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Entry, Kind
 from metadata.core.held import HeldFile, Turn
+from metadata.core.left import LeftObject
 from metadata.core.listing_progress import UnfinishedListing
 from metadata.core.workers import Registration
 from metadata.stores import rows
@@ -125,6 +126,26 @@ class SqliteReader:
             "SELECT record FROM turns WHERE dataset_id = ? AND path = ?", (dataset_id, path)
         ).fetchone()
         return rows.turn(row[0]) if row else None
+
+    def left(self, dataset_id: int) -> list[LeftObject]:
+        cursor = self._connection.execute(
+            "SELECT record FROM left_objects WHERE dataset_id = ? ORDER BY path", (dataset_id,)
+        )
+        return [rows.left(blob) for (blob,) in cursor]
+
+    def left_at(self, dataset_id: int, path: str) -> LeftObject | None:
+        row = self._connection.execute(
+            "SELECT record FROM left_objects WHERE dataset_id = ? AND path = ?", (dataset_id, path)
+        ).fetchone()
+        return rows.left(row[0]) if row else None
+
+    def all_left(self) -> dict[str, list[LeftObject]]:
+        found: dict[str, list[LeftObject]] = {}
+        for uid, blob in self._connection.execute(
+            "SELECT datasets.uid, record FROM left_objects JOIN datasets ON datasets.id = dataset_id"
+        ):
+            found.setdefault(uid, []).append(rows.left(blob))
+        return found
 
 
 def _span(path: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from metadata.core import paths
 from metadata.core.datasets import Dataset
 from metadata.core.entries import Changes, Entry, Kind
 from metadata.core.held import HeldFile, Turn
+from metadata.core.left import LeftObject
 from metadata.core.listing_progress import ListingOrigin, ListingProgress
 from metadata.core.workers import Registration
 from metadata.stores import rows
@@ -21,6 +22,7 @@ PURGED = (
     ("removed_entries", "removed_version, parent, name"),
     ("held", "etag"),
     ("turns", "path"),
+    ("left_objects", "path"),
 )
 """Tables of a dataset's rows, and what tells them apart."""
 
@@ -204,6 +206,15 @@ class SqliteTransaction(SqliteReader):
 
     def end_turn(self, dataset_id: int, turn_id: str) -> None:
         self._connection.execute("DELETE FROM turns WHERE dataset_id = ? AND turn_id = ?", (dataset_id, turn_id))
+
+    def put_left(self, dataset_id: int, left: LeftObject) -> None:
+        self._connection.execute(
+            "INSERT INTO left_objects VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET record = excluded.record",
+            (dataset_id, left.path, rows.encode(left)),
+        )
+
+    def drop_left(self, dataset_id: int, path: str) -> None:
+        self._connection.execute("DELETE FROM left_objects WHERE dataset_id = ? AND path = ?", (dataset_id, path))
 
     def _retire(self, dataset_id: int, leaving: Iterable[str], version: int) -> tuple[int, int]:
         """Move current rows to history; returns by how much files and bytes grew (they shrink)."""

@@ -99,4 +99,6 @@ def a_cluster(nodes: int = 40, datasets: int = 14) -> Objects:
     placed = {"local": {"SSD": 700 * GIB}, "peers": 120 * GIB, "origin": 15 * GIB}
     pods = [a_pod("p0", node="gpu-001", sources=placed), a_pod("p1", message="0/40 nodes are available: 40 too small.")]
     loads = [a_load("warm-images", "images-03", 52 * GIB, 80 * GIB)]
-    return Objects(caches, [a_dataset(name, size) for name, size in sizes.items()], loads, jobs, groups, pods)
+    shown = [a_dataset(name, size) for name, size in sizes.items()]
+    shown[0]["status"]["writeBack"] = {"files": 12, "bytes": 90 * GIB}
+    return Objects(caches, shown, loads, jobs, groups, pods)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,6 +167,7 @@ class WorkerProcess:
     process: subprocess.Popen[bytes] | None = None
     metrics_port: int = 0
     trust: Path | None = None
+    arguments: tuple[str, ...] = ()
 
     @property
     def socket(self) -> Path:
@@ -194,7 +195,7 @@ class WorkerProcess:
                 options["--trust"] = str(self.trust)
             words = [word for option in options.items() for word in option]
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cacheruntime", "worker", *words, *tiers],
+                [sys.executable, "-m", "cacheruntime", "worker", *words, *tiers, *self.arguments],
                 cwd=ROOT,
                 env={**os.environ, **TUNABLES, **self.environment},
                 stdout=log,
@@ -207,6 +208,11 @@ class WorkerProcess:
     def _is_ready(self) -> bool:
         assert self.process is not None and self.process.poll() is None, self.log
         return self.log.rpartition("worker_starts")[2].count('"worker_ready"') > 0
+
+    def serving_pids(self) -> list[int]:
+        """Processes that were ready to serve, in their order: of a keeper's worker, another than its own."""
+        lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{") and line.endswith("}")]
+        return [line["pid"] for line in lines if line["event"] == "worker_ready"]
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         assert self.process is not None
@@ -319,12 +325,14 @@ class CacheCluster:
         tiers: list[str] | None = None,
         is_ready: bool = True,
         environment: dict[str, str] | None = None,
+        arguments: Sequence[str] = (),
     ) -> WorkerProcess:
         folder = self.folder / node
         default = [f"MEM:{folder}/mem:64Mi", f"SSD:{folder}/ssd:256Mi"]
         worker = WorkerProcess(
             node, folder, tiers or default, self.address, self.credentials, {**self.environment, **(environment or {})}
         )
+        worker.arguments = tuple(arguments)
         if self.is_trusting:
             worker.trust = self.trust_folder(Identity(Role.WORKER, node))
         self.workers[node] = worker

@@ -27,7 +27,9 @@ from cacheruntime.worker.held_copies import HeldCopies
 from cacheruntime.worker.held_reader import HeldReader
 from cacheruntime.worker.held_uploads import HeldUploads
 from cacheruntime.worker.holding import Holding
+from cacheruntime.worker.left_objects import LeftObjects
 from cacheruntime.worker.metrics import Metrics
+from cacheruntime.worker.path_order import PathOrder
 from cacheruntime.worker.renames import Renames
 from cacheruntime.worker.rooms import TierFolder
 from cacheruntime.worker.turns import Turns
@@ -432,7 +434,8 @@ class Node:
             holding=self.holding,
             turns=self.turns,
         )
-        self.renames = Renames(self.cache, self.writes, me, metadata)
+        left = LeftObjects(node=self.name, datasets=me, metadata=metadata, order=PathOrder(), turns=self.turns)
+        self.renames = Renames(self.cache, self.writes, me, metadata, left)
 
     # What is asked of Workers, Datasets and Filler
 

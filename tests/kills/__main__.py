@@ -42,10 +42,13 @@ def main() -> int:
         print(row.line())
     if options.calls is not None:
         long = [each for report in outcome.reports for each in report["long"]]
-        options.calls.write_text(json.dumps({"calls": long, "deaths": [astuple(each) for each in outcome.deaths]}))
+        deaths = [astuple(each) for each in [*outcome.deaths, *outcome.worker_deaths]]
+        options.calls.write_text(json.dumps({"calls": long, "deaths": deaths}))
     if options.worker:
-        print(f"Objects that a worker's death left over, unseen: {len(outcome.left_over)}")
-        print(f"Calls that met a worker's death are not in this; the longest: {outcome.worker_stall():.2f} s")
+        print(f"Calls that met a worker's death are not in this, but here; the longest: {outcome.worker_stall():.2f} s")
+        print(HEAD)
+        for row in outcome.worker_rows():
+            print(row.line())
     counts = ", ".join(f"{count} × {way}" for way, count in sorted(outcome.kills.items()))
     print(f"{counts}; {time.monotonic() - began:.0f} s")
     print(outcome.line())

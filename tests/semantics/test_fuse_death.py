@@ -235,6 +235,28 @@ def test_death_of_the_keeper(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
+def test_keeper_that_is_stopped(site: Site, tmp_path: Path) -> None:
+    """While the keeper is stopped the mount goes on; after some two thousand files were created another one is ENFILE,
+    five seconds later, and nothing else waits for that."""
+    with site.mounted(tmp_path) as (top, keeper):
+        place = top / "work" / "kept"
+        place.mkdir()
+        os.kill(keeper.popen.pid, signal.SIGSTOP)
+        try:
+            created = 0
+            with pytest.raises(OSError) as caught:
+                while created < 5000:
+                    (place / f"{created}").write_bytes(b"x")
+                    created += 1
+            assert caught.value.errno == errno.ENFILE
+            assert created > 1000
+            assert (place / "0").read_bytes() == b"x" and len(list(place.iterdir())) >= created
+        finally:
+            os.kill(keeper.popen.pid, signal.SIGCONT)
+        eventually(lambda: (place / "more").write_bytes(b"y") == 1)
+
+
+@pytest.mark.nightly
 def test_processes_that_hang(site: Site, tmp_path: Path) -> None:
     """When no process of a mount answers any more, although none has ended, who waits gets an error after
     `--request-timeout-seconds` (two hours), from Linux 6.15 on."""

@@ -12,7 +12,7 @@ from typing import Final
 from fuse.core.mount_table import Mount
 from fuse.csi.core.owners import NOBODY_ELSE, Owner
 from fuse.csi.core.volumes import shown
-from fuse.csi.errors import Conflict, NotPossible
+from fuse.csi.errors import BadRequest, Conflict, NotPossible
 
 STACK_MAX: Final = 64
 """Mounts at one point that are taken away one by one; more is somebody's accident, and is said."""
@@ -24,7 +24,8 @@ class Step(Enum):
     NOTHING = "nothing"
     MOUNT = "mount"
     REPLACE = "replace"
-    """A daemon died under it: the new mount must come where pods that run now will see it."""
+    """A daemon died under it, or its directory was made again: the new mount must come where pods that run now will see
+    it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +49,24 @@ def at_publish(target: str, stack: Sequence[Mount], wanted: Wanted) -> Step:
             f"target_path {shown(target)} already has a mount of type {shown(top.fs_type)}, which is not ours; it must "
             "be unmounted first"
         )
-    if top.device != wanted.device:
-        return Step.REPLACE
-    if top.root != wanted.root or top.read_only != wanted.read_only:
-        have, want = _described(top.root, top.read_only), _described(wanted.root, wanted.read_only)
+    # Also of a dead one: its pod was given this and nothing else.
+    if top.directory != wanted.root or top.read_only != wanted.read_only:
+        have, want = described(top.directory, top.read_only), described(wanted.root, wanted.read_only)
         raise Conflict(
             f"target_path {shown(target)} is published as {have}, and {want} is asked for; unpublish it first"
         )
-    return Step.NOTHING
+    return Step.REPLACE if top.device != wanted.device or top.is_gone else Step.NOTHING
+
+
+def check_outside(target: str, around: Sequence[Mount]) -> None:
+    """BadRequest when a target is inside one of these mounts that is ours: making and removing it would change the
+    dataset, and wait for its daemon."""
+    for mount in around:
+        if mount.is_ours:
+            raise BadRequest(
+                f"target_path {shown(target)} is inside the dataset mounted at {shown(mount.point)}; it must be in no "
+                "volume"
+            )
 
 
 def at_unpublish(target: str, stack: Sequence[Mount]) -> int:
@@ -74,5 +85,6 @@ def at_unpublish(target: str, stack: Sequence[Mount]) -> int:
     return len(stack)
 
 
-def _described(root: str, read_only: bool) -> str:
+def described(root: str, read_only: bool) -> str:
+    """Return how a directory is published, as an error shows it."""
     return f"{shown(root)} ({'read-only' if read_only else 'for writing'})"

@@ -91,11 +91,17 @@ class DatasetFolders:
 
     async def life(self, key: str, seconds: float = ANSWER_SECONDS) -> Life:
         """Tell whether a dataset's mount is there and answers."""
-        if self.mounted(key) is None:
+        mounted = self.mounted(key)
+        if mounted is None:
             return Life.ABSENT
         mount = str(self.mount(key))
         try:
-            await in_thread(lambda: kernel.ask(mount), what=f"stat of {mount}", seconds=seconds)
+            await in_thread(
+                lambda: kernel.ask(mount),
+                what=f"stat of {mount}",
+                seconds=seconds,
+                shared=f"stat {mounted.device} {mount}",
+            )
         except TooSlow:
             return Life.SILENT
         except OSError as error:

@@ -14,10 +14,10 @@ from typing import Final
 
 import structlog
 
-from fuse.core.mount_table import MountTable
+from fuse.core.mount_table import Mount, MountTable
 from fuse.csi.core import capabilities, volumes
 from fuse.csi.core.capabilities import Capability
-from fuse.csi.core.decisions import Wanted
+from fuse.csi.core.decisions import Wanted, described
 from fuse.csi.core.owners import NOBODY_ELSE, Owner
 from fuse.csi.core.volumes import DatasetRef, VolumeRequest, shown
 from fuse.csi.errors import BadRequest, Conflict, NoSuchVolume, NotNow, NotPossible, Refusal
@@ -98,6 +98,7 @@ class NodeVolumes:
                 "namespaces and FUSE daemons of the raw backend"
             )
         relative = self._targets.relative(path, "target_path")
+        self._targets.check_outside(relative)
         async with self._target_locks.hold(path, LOCK_SECONDS):
             use = await self._use(volume, path, capability, owner, readonly=readonly, is_staging=False)
             was_empty = not self._targets.stack(relative)
@@ -113,6 +114,7 @@ class NodeVolumes:
         """Have nothing at a target any more. Never asks the file system, which may be dead."""
         volumes.check_volume_id(volume_id)
         relative = self._targets.relative(path, "target_path")
+        self._targets.check_outside(relative)
         async with self._target_locks.hold(path, LOCK_SECONDS):
             use = self._known(volume_id, path)
             stack = self._targets.detach(relative)
@@ -138,8 +140,18 @@ class NodeVolumes:
         if use is None or use.volume_id != volume_id:
             raise NoSuchVolume(f"volume {shown(volume_id)} is not published at volume_path {shown(path)} on this node")
         where = str(self._folders.mount(use.ref.key)) if use.is_staging else path
+        mounted = self._folders.mounted(use.ref.key) if use.is_staging else self._top(path)
+        if mounted is None or not mounted.is_ours:
+            # Else the figures would be of the disk behind it, or of somebody else's mount.
+            what = "nothing is" if mounted is None else f"a file system of type {shown(mounted.fs_type)} is"
+            return Statistics(problem=f"{what} mounted where dataset {use.ref} should be, at {shown(where)}")
         try:
-            room = await in_thread(lambda: os.statvfs(where), what=f"statfs of {where}", seconds=ANSWER_SECONDS)
+            room = await in_thread(
+                lambda: os.statvfs(where),
+                what=f"statfs of {where}",
+                seconds=ANSWER_SECONDS,
+                shared=f"statfs {mounted.device} {where}",
+            )
         except (OSError, Refusal) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             return Statistics(problem=f"the FUSE mount of dataset {use.ref} does not answer: {reason}")
@@ -152,6 +164,10 @@ class NodeVolumes:
             available_files=room.f_favail,
             used_files=room.f_files - room.f_ffree,
         )
+
+    def _top(self, path: str) -> Mount | None:
+        stack = self._targets.stack(self._targets.relative(path, "volume_path"))
+        return stack[-1] if stack else None
 
     def has_pod(self, uid: str) -> bool:
         """Whether a pod has any volume of ours on this node."""
@@ -255,7 +271,7 @@ class NodeVolumes:
             writable = known.writable
         else:
             writable = await self._catalogue.is_writable(volume.dataset)
-        return Use(
+        use = Use(
             path=path,
             volume_id=volume.volume_id,
             namespace=volume.dataset.namespace,
@@ -267,6 +283,11 @@ class NodeVolumes:
             uid=owner.uid,
             gid=owner.gid,
         )
+        if known is not None and use != known:
+            # Before anything is started for it: the record names the daemon that ends with this use.
+            have, want = (described(each.root, each.read_only) for each in (known, use))
+            raise Conflict(f"path {shown(path)} is in use for {have}, and {want} is asked for; unpublish it first")
+        return use
 
     @asynccontextmanager
     async def _using(self, use: Use) -> AsyncIterator[None]:
@@ -301,8 +322,7 @@ class NodeVolumes:
         mounted = self._folders.mounted(key)
         if mounted is None:
             raise NotNow(f"the FUSE daemon of dataset {use.ref} has just ended; trying again is safe")
-        root = VolumeRequest(use.volume_id, use.ref, use.sub_path, is_inline=False).root
-        wanted = Wanted(mounted.device, root, use.read_only, use.owner)
+        wanted = Wanted(mounted.device, use.root, use.read_only, use.owner)
         await self._targets.publish(relative, str(self._folders.mount(key)), wanted)
 
     async def _release(self, ref: DatasetRef, path: str) -> None:

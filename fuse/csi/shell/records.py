@@ -14,7 +14,8 @@ from pathlib import Path
 import structlog
 
 from fuse.csi.core.owners import Owner
-from fuse.csi.core.volumes import DatasetRef
+from fuse.csi.core.volumes import DatasetRef, VolumeRequest, shown
+from fuse.csi.errors import NotNow
 
 log = structlog.get_logger()
 
@@ -40,6 +41,11 @@ class Use:
     def owner(self) -> Owner:
         """Who its files are shown to belong to."""
         return Owner(self.uid, self.gid)
+
+    @property
+    def root(self) -> str:
+        """The directory inside the FUSE mount."""
+        return VolumeRequest(self.volume_id, self.ref, self.sub_path, is_inline=False).root
 
     @property
     def ref(self) -> DatasetRef:
@@ -77,17 +83,33 @@ class Records:
         return list(self._uses.values())
 
     def put(self, use: Use) -> None:
-        """Remember a use; when this returns it outlives the process. OSError."""
+        """Remember a use; when this returns it outlives the process. NotNow when there is no room for it."""
         file = self._file(use.path)
         temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(asdict(use)), encoding="utf-8")
-        temporary.replace(file)
+        try:
+            try:
+                temporary.write_text(json.dumps(asdict(use)), encoding="utf-8")
+                temporary.replace(file)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise self._refusal(use.path, error) from error
         self._uses[use.path] = use
 
     def drop(self, path: str) -> None:
-        """Forget a use, if there is one. OSError."""
-        self._file(path).unlink(missing_ok=True)
+        """Forget a use, if there is one. NotNow when its file cannot be removed."""
+        try:
+            self._file(path).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._refusal(path, error) from error
         self._uses.pop(path, None)
+
+    def _refusal(self, path: str, error: OSError) -> NotNow:
+        return NotNow(
+            f"who uses path {shown(path)} cannot be written down in {self._folder} ({error.strerror}); that folder "
+            "must take files, trying again is safe"
+        )
 
     def _file(self, path: str) -> Path:
         return self._folder / hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()

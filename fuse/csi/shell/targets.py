@@ -48,13 +48,19 @@ class Targets:
         """Return the uid of the pod whose target a path is; "" = it is no pod's."""
         return paths.pod_of(self._folder, path)
 
+    def check_outside(self, relative: str) -> None:
+        """BadRequest when a target is inside a mount of ours."""
+        path = f"{self._real}/{relative}"
+        decisions.check_outside(f"{self._folder}/{relative}", mounts.read_mount_table().around(path))
+
     def stack(self, relative: str, table: MountTable | None = None) -> list[Mount]:
         """Return what is mounted at a target, the top last; by a table that was just read, if there is one."""
         return (table or mounts.read_mount_table()).at(f"{self._real}/{relative}")
 
     async def publish(self, relative: str, source: str, wanted: Wanted) -> None:
         """Have `wanted` at a target; `source` is where its file system is mounted whole. A Refusal, OSError."""
-        step = decisions.at_publish(f"{self._folder}/{relative}", self.stack(relative), wanted)
+        stack = self.stack(relative)
+        step = decisions.at_publish(f"{self._folder}/{relative}", stack, wanted)
         if step is Step.NOTHING:
             return
         tree = await self._clone(source, wanted)
@@ -62,16 +68,29 @@ class Targets:
             if step is Step.REPLACE:
                 # The lowest dead mount stays: pods that run were given exactly that one, and what is mounted on top
                 # of it reaches them (with mountPropagation: HostToContainer). Dead ones above it only pile up.
-                for _ in self.stack(relative)[1:]:
+                for _ in stack[1:]:
                     kernel.detach(self._root, relative)
+                self._attach_over(tree, relative, stack[0])
                 log.warning("dead_mount_replaced", target=relative)
             else:
                 self._make(relative)
-            kernel.attach(tree, self._root, relative)
+                kernel.attach(tree, self._root, relative)
         except OSError as error:
             raise self._refusal(relative, error) from error
         finally:
             os.close(tree)
+
+    def _attach_over(self, tree: int, relative: str, dead: Mount) -> None:
+        try:
+            kernel.attach(tree, self._root, relative)
+        except OSError as error:
+            if error.errno != errno.ENOENT or not dead.is_ours:
+                raise
+            # The kernel mounts on nothing that is gone from its own file system, such as a directory that was removed.
+            # Pods that run keep what they have; containers that start get what is mounted now.
+            log.warning("dead_mount_taken_away", target=relative)
+            kernel.detach(self._root, relative)
+            kernel.attach(tree, self._root, relative)
 
     async def _clone(self, source: str, wanted: Wanted) -> int:
         inside = wanted.root.lstrip("/")

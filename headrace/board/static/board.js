@@ -1,7 +1,6 @@
 "use strict";
 // Draws the picture the server sends (/api/events). Names come from the cluster: they are only ever set as text.
 
-const COLUMNS_MAX = 120, ROWS_MAX = 60;
 const ACTIVITIES = { queued: "in its queue", placing: "waiting for nodes", staging: "waiting for data", starting: "starting",
   training: "training", lost: "done again after a failure" };
 const byId = (id) => document.getElementById(id);
@@ -30,6 +29,11 @@ function duration(seconds) {
     }
   }
   return whole + "s";
+}
+
+// Only when it changed: a screen reader says again what is set again.
+function say(id, text) {
+  if (byId(id).textContent !== text) byId(id).textContent = text;
 }
 
 const percent = (share) => Math.round(100 * share) + " %";
@@ -63,9 +67,9 @@ function fill(id, rows) {
 
 function drawMap(picture) {
   const wanted = (text, filter) => text.toLowerCase().includes(filter.trim().toLowerCase());
-  const allNodes = picture.nodes.filter((node) => wanted(node.name, byId("node-filter").value));
-  const allDatasets = picture.datasets.filter((one) => wanted(one.key, byId("dataset-filter").value));
-  const nodes = allNodes.slice(0, COLUMNS_MAX), datasets = allDatasets.slice(0, ROWS_MAX);
+  // The server looks among all there are; this is for the moment until it has answered.
+  const nodes = picture.nodes.filter((node) => wanted(node.name, byId("node-filter").value));
+  const datasets = picture.datasets.filter((one) => wanted(one.key, byId("dataset-filter").value));
   const head = make("tr");
   head.append(make("td"));
   for (const node of nodes) {
@@ -98,10 +102,9 @@ function drawMap(picture) {
   thead.append(head);
   byId("map").replaceChildren(thead, body);
   const hidden = [];
-  const over = (shown, all, name) => { const rest = all - shown; if (rest > 0) hidden.push(`${rest} more ${name}`); };
-  over(nodes.length, allNodes.length + (picture.more.nodes ?? 0), "nodes");
-  over(datasets.length, allDatasets.length + (picture.more.datasets ?? 0), "datasets");
-  byId("map-note").textContent = !picture.datasets.length ? "No datasets yet."
+  for (const name of ["nodes", "datasets"]) if (picture.more[name]) hidden.push(`${picture.more[name]} more ${name}`);
+  const looking = byId("dataset-filter").value.trim() || byId("node-filter").value.trim();
+  byId("map-note").textContent = !datasets.length || !nodes.length ? (looking ? "None has that in its name." : "No datasets yet.")
     : hidden.length ? `Not shown: ${hidden.join(", ")}; name a part of them above.` : "";
   const kept = focused && byId("map").querySelector(`[data-at="${focused}"]`);
   const entry = kept ?? byId("map").querySelector("td[data-at]");
@@ -145,14 +148,14 @@ function drawCaches(picture) {
 function draw(answer) {
   latest = answer;
   const picture = answer.picture;
-  const tiers = picture.nodes.flatMap((node) => node.tiers);
-  const used = tiers.reduce((sum, tier) => sum + tier.usedBytes, 0), room = tiers.reduce((sum, tier) => sum + tier.capacityBytes, 0);
-  byId("summary").textContent = `${picture.nodes.filter((node) => node.isServing).length} of ${picture.nodes.length} caches serve, `
-    + `${size(used)} of ${size(room)} used; ${picture.jobs.filter((job) => !["Succeeded", "Failed"].includes(job.state)).length} jobs, `
-    + `${picture.waiting.length + (picture.more.waiting ?? 0)} waiting`;
-  byId("state").textContent = answer.missing.length ? `not shown by the API server: ${answer.missing.join(", ")}` : "";
+  const all = picture.totals;
+  say("summary", `${all.serving} of ${all.nodes} caches serve, ${size(all.usedBytes)} of ${size(all.capacityBytes)} used; `
+    + `${all.jobs} jobs, ${all.waiting} waiting`);
+  say("state", answer.trouble || (answer.missing.length ? `not shown by the API server: ${answer.missing.join(", ")}` : ""));
   byId("waiting-section").hidden = !picture.waiting.length;
   fill("waiting", picture.waiting.map((row) => [row.key, row.kind, duration(row.sinceSeconds), row.why]));
+  byId("held-section").hidden = !picture.held.length;
+  fill("held", picture.held.map((row) => [row.key, `${row.files}`, size(row.bytes)]));
   drawMap(picture);
   drawJobs(picture);
   fill("loads", picture.loads.map((load) => {
@@ -165,16 +168,21 @@ function draw(answer) {
   const from = picture.arrived;
   const sources = [[from.localBytes, "on the node itself", "var(--training)"], [from.peerBytes, "from peers", "var(--staging)"],
     [from.originBytes, "from under stores", "var(--placing)"]];
-  const all = sources.reduce((sum, [bytes]) => sum + bytes, 0);
+  const arrived = sources.reduce((sum, [bytes]) => sum + bytes, 0);
   const said = sources.map(([bytes, name]) => `${size(bytes)} ${name}`).join(", ");
-  byId("bytes-note").textContent = all ? `Expected when ${from.pods} pods were placed: ${said}.` : "No placed pod names data.";
+  byId("bytes-note").textContent = arrived ? `Expected when ${from.pods} pods were placed: ${said}.` : "No placed pod names data.";
   const drawn = bar(sources.map(([value, name, color]) => ({ value, color, title: `${size(value)} ${name}` })), said);
   byId("bytes").replaceChildren(...drawn.childNodes);
   byId("bytes").setAttribute("aria-label", said);
 }
 
 byId("filters").addEventListener("submit", (event) => event.preventDefault());
-byId("filters").addEventListener("input", () => { if (latest) drawMap(latest.picture); });
+let later = 0;
+byId("filters").addEventListener("input", () => {
+  if (latest) drawMap(latest.picture);
+  clearTimeout(later);
+  later = setTimeout(listen, 300);
+});
 byId("map").addEventListener("focusin", (event) => {
   if (!event.target.dataset.at) return;
   byId("map").querySelectorAll('td[tabindex="0"]').forEach((cell) => { cell.tabIndex = -1; });
@@ -191,6 +199,12 @@ byId("map").addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-const source = new EventSource("/api/events");
-source.onmessage = (event) => draw(JSON.parse(event.data));
-source.onerror = () => { byId("state").textContent = "the dashboard does not answer; asking again…"; };
+let source = null;
+function listen() {
+  if (source) source.close();
+  const query = new URLSearchParams({ nodes: byId("node-filter").value, datasets: byId("dataset-filter").value });
+  source = new EventSource(`/api/events?${query}`);
+  source.onmessage = (event) => draw(JSON.parse(event.data));
+  source.onerror = () => say("state", "the dashboard does not answer; asking again…");
+}
+listen();

@@ -13,6 +13,7 @@ from api.held import HeldName
 from metadata.core.datasets import Dataset, LastListing, Mount, Specification
 from metadata.core.entries import Changes, Entry, Kind
 from metadata.core.held import HeldFile, HeldState, HeldTally, Turn
+from metadata.core.left import LeftObject
 from metadata.core.listing import ListingCounts
 from metadata.core.listing_progress import ListingOrigin, ListingProgress, UnfinishedListing
 from metadata.core.workers import Registration, Tier
@@ -347,6 +348,10 @@ def _put_held(dataset_id: int, row: HeldFile, transaction: Transaction) -> None:
     transaction.put_held(dataset_id, row)
 
 
+def _put_left(dataset_id: int, left: LeftObject, transaction: Transaction) -> None:
+    transaction.put_left(dataset_id, left)
+
+
 def _put_turn(dataset_id: int, path: str, turn: Turn, transaction: Transaction) -> None:
     transaction.put_turn(dataset_id, path, turn)
 
@@ -383,6 +388,31 @@ def test_held_versions_and_turns_are_kept_changed_and_forgotten(reopen: Reopen) 
     assert reopen().read(lambda reader: reader.dataset("u1")).held == HeldTally(1, 5)  # type: ignore[union-attr]
 
 
+def test_left_objects_are_kept_changed_and_forgotten(reopen: Reopen) -> None:
+    store = reopen()
+    one, other = new_dataset(store, "u1"), new_dataset(store, "u2")
+    first, second = LeftObject("dir/ä", "e", "n1", 3), LeftObject("b", "f", "n2", 4)
+    for left in (first, second, replace(second, etag="g", is_gone=True)):
+        do(store, partial(_put_left, one.id, left))
+    store = reopen()
+    second = replace(second, etag="g", is_gone=True)
+    assert store.read(lambda reader: reader.left(one.id)) == [second, first]
+    assert store.read(lambda reader: reader.left(other.id)) == []
+    assert store.read(lambda reader: (reader.left_at(one.id, "b"), reader.left_at(other.id, "b"))) == (second, None)
+    do(store, lambda tx: tx.put_left(other.id, first))
+    found = store.read(lambda reader: reader.all_left())
+    assert {uid: sorted(left, key=lambda each: each.path) for uid, left in found.items()} == {
+        "u1": [second, first],
+        "u2": [first],
+    }
+    for _ in range(2):
+        do(store, lambda tx: tx.drop_left(one.id, "dir/ä"))
+    assert store.read(lambda reader: reader.left(one.id)) == [second]
+    # A dataset that was removed is nobody's concern any more.
+    do(store, lambda tx: tx.remove_dataset("u2"))
+    assert store.read(lambda reader: list(reader.all_left())) == ["u1"]
+
+
 def test_an_etag_changes_and_the_entry_stays_the_one_it_was(store: Store) -> None:
     dataset = new_dataset(store)
     apply(store, dataset, Changes([directory("d"), file("d/a", etag="old"), file("b")]), 1)
@@ -400,6 +430,7 @@ def test_the_rows_of_a_removed_dataset_go_with_it(reopen: Reopen) -> None:
     for number, etag in enumerate(etags):
         do(store, partial(_put_held, dataset.id, HeldFile(etag, "a", 1)))
         do(store, partial(_put_turn, dataset.id, f"p{number}", Turn("t", "n1", 1)))
+        do(store, partial(_put_left, dataset.id, LeftObject(f"l{number}", "e", "n1", 1)))
     assert do(store, lambda tx: tx.remove_dataset("u1")) == dataset.id
     store = reopen()
     assert do(store, lambda tx: tx.orphans()) == [dataset.id]
@@ -407,3 +438,4 @@ def test_the_rows_of_a_removed_dataset_go_with_it(reopen: Reopen) -> None:
         pass
     assert do(store, lambda tx: tx.orphans()) == []
     assert store.read(lambda reader: reader.held(dataset.id, etags[0])) is None
+    assert store.read(lambda reader: reader.left(dataset.id)) == []

@@ -98,6 +98,23 @@ async def test_empty_directories_are_markers(store: Any, tmp_path: Path) -> None
     assert await keys(store) == ["a/file"]
 
 
+async def test_names_that_went_are_settled_together(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("a/one", "a/two", "b/three"):
+        await store.put(key, io.BytesIO(b""), 0)
+    synced: list[str] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+    )
+    for key in ("a/one", "a/two", "b/three", "b/none"):
+        await store.unlink(key)
+    assert await keys(store) == ["a/", "b/"] and synced == []
+    await store.remove_directory("b")
+    await store.put("c", io.BytesIO(b""), 0)
+    synced.clear()
+    await store.settle(["a/one", "a/two", "b/three", "c/where a file is now"])
+    assert synced == ["a"]
+
+
 async def test_a_file_and_a_directory_do_not_take_each_others_place(store: Any) -> None:
     await store.put("a/b", io.BytesIO(b""), 0)
     with pytest.raises(AlreadyExists):

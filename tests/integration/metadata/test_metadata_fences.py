@@ -1,5 +1,7 @@
 """Fences at the real service: both stores, over restarts, and as who mounts for pods lifts them."""
 
+import asyncio
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,26 @@ async def test_a_change_that_was_applied_before_the_fence_is_confirmed_after_it(
     version = await client.put("u1", "run/w", request_id="r1", node="n1")
     await raise_fence(client, "p1")
     assert await client.put("u1", "run/w", request_id="r1", node="n1") == version
+
+
+async def test_fences_are_counted(
+    metadata_process: Callable[..., Any], connect: Connect, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    client = connect(metadata_process("--metrics", f"127.0.0.1:{unused_tcp_port}"))
+    await client.sync("u1", f"file://{tmp_path}")
+    for pods in (("p1", "p2"), ("p1", "p2"), ("p3",)):
+        await raise_fence(client, *pods)  # again, and for one more pod: the same place
+    await raise_fence(client, "p1", path="other")
+    lifter = FenceLifter(client.channel, "n1")
+    await lifter.lift(lambda pod: pod == "p3")
+
+    def counted() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{unused_tcp_port}/metrics", timeout=30) as answer:
+            return str(answer.read(), "utf-8")
+
+    text = await asyncio.to_thread(counted)
+    assert 'headrace_metadata_fences_total{event="raised"} 2.0' in text
+    assert 'headrace_metadata_fences_total{event="lifted"} 1.0' in text
 
 
 async def test_what_cannot_be_is_refused(process: Any, connect: Connect, tmp_path: Path, refused: Any) -> None:

@@ -100,6 +100,17 @@ async def test_a_second_sync_compares_and_keeps_what_is_the_same(process: Any, c
     assert await client.names("u1", "test") == []
 
 
+async def test_watchers_see_that_a_dataset_may_be_written_now(process: Any, connect: Connect, tree: Path) -> None:
+    client = connect(process)
+    await client.sync("u1", f"file://{tree}", writable=False)
+    watch = client.namespace.Watch(pb.WatchRequest(), timeout=30)
+    assert not (await watch.read()).writable
+    await client.sync("u1", f"file://{tree}", writable=True)
+    told = await watch.read()
+    assert (told.uid, told.writable, told.snapshot_version) == ("u1", True, 1)
+    watch.cancel()
+
+
 async def test_mutations_make_versions_and_watchers_see_them(
     process: Any, connect: Connect, tree: Path, refused: Any
 ) -> None:

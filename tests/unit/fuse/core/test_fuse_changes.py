@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from fuse.core.contracts import Entry
+from fuse.core.inodes import Node
 from fuse.errors import (
     AlreadyExists,
     BadHandle,
@@ -19,6 +20,7 @@ from fuse.errors import (
     NotEmpty,
     NotFound,
     NotPermitted,
+    Stale,
     Unavailable,
     Unsupported,
 )
@@ -281,6 +283,50 @@ async def test_a_removed_file_that_was_committed_is_not_committed_again(mount: K
     await mount.unlink("a")
     await mount.close(number)
     assert mount.origin() == {}
+
+
+@pytest.mark.parametrize("way", ["open", "open and truncate", "truncate"])
+async def test_a_file_that_goes_while_it_is_opened_for_writing_is_stale(mount: KernelLessMount, way: str) -> None:
+    await mount.write_file("a", b"old bytes")
+    inode = await mount.inode("a")
+    mount.operations.watching(is_watching=False)
+    mount.clock.seconds += 1000
+    before = mount.peers.calls["read_directory"]
+    mount.peers.listings = asyncio.Semaphore(0)
+    operations = mount.operations
+    opening: asyncio.Future[object]
+    if way == "truncate":
+        opening = asyncio.ensure_future(operations.changes.setattr(inode, size_bytes=3))
+    else:
+        flags = os.O_WRONLY | (os.O_TRUNC if way == "open and truncate" else 0)
+        opening = asyncio.ensure_future(operations.changes.open(inode, flags))
+    await _until(lambda: mount.peers.calls["read_directory"] == before + 1)
+    operations.state.inodes.detach(operations.state.inodes.get(inode))
+    mount.peers.listings.release()
+    with pytest.raises(Stale):
+        await opening
+    assert mount.peers.stagings_open == 0 and len(operations.state.handles) == 0
+    assert mount.origin() == {"a": b"old bytes"}
+
+
+async def test_a_file_the_kernel_does_not_know_and_that_is_let_go_while_it_is_opened_is_stale(
+    mount: KernelLessMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await mount.write_file("a", b"old bytes")
+    operations, inodes = mount.operations, mount.operations.state.inodes
+    inodes.forget(await mount.inode("a"), 1000)
+
+    async def revalidate(node: Node) -> None:
+        inodes.drop_if_unused(node)  # as the last close of another handle does
+
+    directory = await mount.inode("")
+    with monkeypatch.context() as patch:
+        patch.setattr(operations.reads, "revalidate", revalidate)
+        with pytest.raises(Stale):
+            await operations.changes.create(directory, b"a", 0o644, os.O_WRONLY)
+    number, _, attributes = await operations.changes.create(directory, b"a", 0o644, os.O_WRONLY)
+    assert inodes.find(attributes.inode) is not None, "the kernel is told of nothing that is not known"
+    await mount.close(number)
 
 
 @pytest.mark.parametrize("takes_away", ["unlink", "rename over"])

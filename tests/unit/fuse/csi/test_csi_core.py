@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuse.core import mount_table
-from fuse.core.mount_table import Mount
+from fuse.core.mount_table import Mount, MountTable
 from fuse.csi.core import capabilities, decisions, paths, volumes
 from fuse.csi.core.capabilities import AccessMode, Capability
 from fuse.csi.core.decisions import Step, Wanted
@@ -262,12 +262,27 @@ def test_what_publishing_does_at_a_target() -> None:
     assert decisions.at_publish("/t", [_mount()], WANTED) is Step.NOTHING
     assert decisions.at_publish("/t", [_mount(device="0:49")], WANTED) is Step.REPLACE
     assert decisions.at_publish("/t", [_mount(device="0:49"), _mount()], WANTED) is Step.NOTHING
+    assert decisions.at_publish("/t", [_mount(root="/n/d//deleted")], WANTED) is Step.REPLACE
     with pytest.raises(Conflict, match="for writing"):
         decisions.at_publish("/t", [_mount(read_only=False)], WANTED)
     with pytest.raises(Conflict, match="/n/other"):
         decisions.at_publish("/t", [_mount(root="/n/other")], WANTED)
     with pytest.raises(NotPossible, match="tmpfs"):
         decisions.at_publish("/t", [_mount(fs_type="tmpfs")], WANTED)
+
+
+@pytest.mark.parametrize("dead", [_mount(device="0:49", read_only=False), _mount(device="0:49", root="/n/x//deleted")])
+def test_a_dead_mount_is_not_replaced_by_another_volume(dead: Mount) -> None:
+    with pytest.raises(Conflict, match="unpublish it first"):
+        decisions.at_publish("/t", [dead], WANTED)
+
+
+def test_a_target_is_inside_no_volume() -> None:
+    table = MountTable((Mount("0:1", "/", "/", False, "ext4"), _mount()))
+    decisions.check_outside("/t", table.around("/t"))
+    decisions.check_outside("/tt/x", table.around("/tt/x"))
+    with pytest.raises(BadRequest, match="inside the dataset mounted at '/t'"):
+        decisions.check_outside("/t/x", table.around("/t/x"))
 
 
 def test_what_unpublishing_does_at_a_target() -> None:

@@ -36,7 +36,8 @@ class Served:
         loop.run_until_complete(self.session.wait())
         loop.close()
         self.mount = KernelLessMount(writable=True)
-        self.session.restore(self.mount.operations, Metrics())
+        self.metrics = Metrics()
+        self.session.restore(self.mount.operations, self.metrics)
         self.theirs = theirs
 
     def heard(self) -> list[wire.Message]:
@@ -110,6 +111,25 @@ async def test_a_keeper_that_is_stopped_has_room_for_descriptors(
     assert heard[:2] == [wire.Warm(), wire.Serving()]
     assert heard[-1] == wire.Keep(7)
     assert 10 < heard.count(wire.Beat()) < MANY / 2
+
+
+async def test_a_keeper_that_takes_no_descriptor_is_told_of_once_and_holds_nobody_up(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "BEAT_SECONDS", 0.0)
+    with pytest.raises(BlockingIOError), capture_logs() as logs:
+        served.session.attach(asyncio.Event())
+        for number in range(1, 10 * MANY):
+            served.session.keep(number, served.journal)
+            await asyncio.sleep(0)
+    assert [each["event"] for each in logs] == ["keeper_silent"]
+    assert served.metrics.keeper_unread_bytes > session_module.BEATS_BYTES_MAX
+    served.heard()
+    with capture_logs() as logs:
+        served.session.keep(1, served.journal)
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert [each["event"] for each in logs] == ["keeper_reads_again"]
 
 
 async def test_a_long_journal_is_begun_anew(served: Served) -> None:

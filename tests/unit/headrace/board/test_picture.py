@@ -3,13 +3,14 @@
 import io
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from api.conditions import parse_timestamp
-from headrace.board.picture import DATASETS_MAX, Objects, picture
+from headrace.board.picture import BYTES_MAX, DATASETS_MAX, Objects, Wanted, picture
 from headrace.board.terminal import bar, duration, screen
 from tests.builders.board_objects import CREATED, GIB, a_cluster, a_dataset, a_node_cache, a_pod
 
@@ -61,6 +62,58 @@ def test_what_is_left_out_is_counted() -> None:
     seen = picture(Objects(datasets=[a_dataset(f"d{index}", 1) for index in range(DATASETS_MAX + 3)]), NOW)
     assert len(seen.datasets) == DATASETS_MAX
     assert seen.more == {"datasets": 3}
+
+
+def test_what_only_workers_hold_is_said() -> None:
+    seen = picture(a_cluster(), NOW)
+    assert [(row.key, row.files, row.bytes) for row in seen.held] == [("ml/images-00", 12, 90 * GIB)]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(screen(seen, []))
+    assert "not uploaded yet" in (text := console.export_text()) and "90.0 GiB" in text
+
+
+HUGE = "9" * 400
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        "[]",
+        "null",
+        "{",
+        '{"bytesBySource": [1]}',
+        '{"bytesBySource": {"local": [1]}}',
+        '{"bytesBySource": {"local": {"SSD": "x"}}}',
+        '{"bytesBySource": {"peers": -5}}',
+        '{"bytesBySource": {"origin": 1e300}}',
+        f'{{"bytesBySource": {{"origin": {HUGE}}}}}',
+    ],
+)
+def test_what_a_pods_author_writes_spoils_nothing(annotation: str) -> None:
+    hostile = a_pod("hostile", node="n", message="x" * 100_000)
+    hostile["metadata"]["annotations"] = {"scheduling.headrace.dev/decision": annotation}
+    largest = a_pod("largest", node="n", sources={"peers": (1 << 63) - 1})
+    waits = a_pod("waits", message="y" * 100_000)
+    seen = picture(Objects(pods=[hostile, largest, largest, *a_cluster().pods, waits]), NOW)
+    assert seen.arrived.local_bytes == 700 * GIB and seen.arrived.peer_bytes == BYTES_MAX
+    assert len(msgspec.json.encode(seen)) < 20_000
+
+
+def test_a_thousand_nodes_with_a_thousand_datasets_each_make_a_small_page() -> None:
+    names = [f"d{index}" for index in range(1000)]
+    nodes = [a_node_cache(f"n{index:04}", {name: {"SSD": 1} for name in names}) for index in range(130)]
+    seen = picture(Objects(node_caches=nodes, datasets=[a_dataset(name, 1) for name in names]), NOW)
+    assert seen.totals.nodes == seen.totals.serving == 130 and seen.more == {"nodes": 10, "datasets": 940}
+    assert len(msgspec.json.encode(seen)) < 500_000
+    assert all(row.resident_bytes == row.nodes == 130 for row in seen.datasets), "counted over all nodes"
+
+
+def test_what_is_looked_for_is_found_behind_the_limits() -> None:
+    nodes = [a_node_cache(f"n{index:04}", {"d999": {"SSD": 5}}) for index in range(1000)]
+    datasets = [a_dataset(f"d{index}", 1) for index in range(1000)]
+    seen = picture(Objects(node_caches=nodes, datasets=datasets), NOW, Wanted(" N0999", "d999"))
+    assert [node.name for node in seen.nodes] == ["n0999"] and [row.key for row in seen.datasets] == ["ml/d999"]
+    assert seen.nodes[0].resident == {"ml/d999": {"SSD": 5}} and seen.more == {} and seen.totals.nodes == 1000
 
 
 bare = st.fixed_dictionaries(

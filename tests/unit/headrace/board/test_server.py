@@ -8,10 +8,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from headrace.board.picture import Objects, Picture, picture
+from headrace.board.picture import Objects, Picture, Wanted, picture
 from headrace.board.server import is_loopback, parse_listen, serving
 from headrace.errors import UsageError
-from tests.builders.board_objects import a_cluster
+from tests.builders.board_objects import a_cluster, a_dataset
 
 
 class Fixed:
@@ -20,19 +20,24 @@ class Fixed:
     def __init__(self) -> None:
         self.objects = a_cluster(nodes=2)
         self.missing = ["podgroups"]
+        self.trouble = ""
+        self.version = self.made = 0
         self._changed = asyncio.Event()
 
-    def picture(self) -> Picture:
-        return picture(self.objects, 0.0)
+    def picture(self, wanted: Wanted) -> Picture:
+        self.made += 1
+        return picture(self.objects, 0.0, wanted)
 
-    async def changed(self, at_most_seconds: float) -> bool:
-        await asyncio.wait_for(self._changed.wait(), at_most_seconds)
-        self._changed.clear()
+    async def changed(self, at_most_seconds: float, since: int) -> bool:
+        while self.version == since:
+            await asyncio.wait_for(self._changed.wait(), at_most_seconds)
         return True
 
     def change(self, objects: Objects) -> None:
         self.objects = objects
+        self.version += 1
         self._changed.set()
+        self._changed = asyncio.Event()
 
 
 @pytest.fixture
@@ -72,6 +77,25 @@ async def _next(stream: aiohttp.ClientResponse) -> dict[str, Any]:
             pass
     found: dict[str, Any] = json.loads(line[6:])
     return found
+
+
+async def test_all_who_look_are_told_of_every_change(site: tuple[Fixed, str, aiohttp.ClientSession]) -> None:
+    source, address, session = site
+    async with session.get(address + "api/events") as one, session.get(address + "api/events") as other:
+        assert [len((await _next(stream))["picture"]["nodes"]) for stream in (one, other)] == [2, 2]
+        for nodes in (3, 4):
+            source.change(a_cluster(nodes=nodes))
+            assert [len((await _next(stream))["picture"]["nodes"]) for stream in (one, other)] == [nodes, nodes]
+
+
+async def test_names_are_looked_for_among_all_there_are(site: tuple[Fixed, str, aiohttp.ClientSession]) -> None:
+    source, address, session = site
+    source.objects = Objects(datasets=[a_dataset(f"d-{index:05}", 1) for index in range(10_000)])
+    source.trouble = "the API server does not answer"
+    async with session.get(address + "api/picture", params={"datasets": " D-0999"}) as answer:
+        seen = await answer.json()
+    assert [row["key"] for row in seen["picture"]["datasets"]] == [f"ml/d-0999{last}" for last in range(10)]
+    assert seen["picture"]["more"] == {} and seen["trouble"] == source.trouble
 
 
 async def test_other_hosts_get_nothing_from_a_loopback_dashboard(
