@@ -4,9 +4,9 @@ Owns the fields, limits and rules. Where Fluid has a field, ours has its name an
 cache controller (status).
 """
 
-from typing import ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from api import names
 from api.conditions import Conditions
@@ -17,23 +17,29 @@ from api.model import (
     Model,
     Name,
     Path,
-    Quantity,
     ShortText,
     StringMap,
     Text,
 )
 
 Medium = Literal["MEM", "SSD", "HDD"]
+Quota = Annotated[
+    str, BeforeValidator(str), Field(max_length=64, json_schema_extra={"x-kubernetes-int-or-string": True})
+]
+"""A quantity of bytes, whatever was written: what is none is said on the object, by the controller."""
 
 
 class TierLevel(Model):
-    """One medium of every worker."""
+    """One folder of every worker; those of one medium are one level, filled evenly."""
 
     mediumtype: Medium
-    path: Path
-    quota: Quantity
+    path: Path = Field(
+        description="folder of the node, one of those the installation allows; of MEM a name only: its bytes are "
+        "memory of the worker's pod"
+    )
+    quota: Quota
     high: ShortText | None = Field(default=None, description="demote above this part of the quota, e.g. 0.95")
-    low: ShortText | None = None
+    low: ShortText | None = Field(default=None, description="demote down to this part of the quota, e.g. 0.85")
 
 
 class TieredStore(Model):
@@ -42,19 +48,23 @@ class TieredStore(Model):
     levels: list[TierLevel] = Field(default_factory=list, max_length=8)
 
 
-class Component(Model):
-    """Pods of one part of the runtime."""
+class PodMetadata(Model):
+    """Added to what the pods have anyway."""
 
-    resources: AnyObject | None = None
-    node_selector: StringMap = Field(default_factory=dict)
-    tolerations: list[AnyObject] = Field(default_factory=list, max_length=32)
-    pod_metadata: AnyObject | None = None
+    labels: StringMap = Field(default_factory=dict)
+    annotations: StringMap = Field(default_factory=dict)
 
 
-class FuseComponent(Component):
-    """The FUSE clients."""
+class Worker(Model):
+    """The workers' pods, beside what the installation says of them."""
 
-    clean_policy: Literal["OnRuntimeDeleted", "OnDemand"] = "OnRuntimeDeleted"
+    resources: AnyObject | None = Field(
+        default=None, description="requests and limits, each in place of the installation's"
+    )
+    tolerations: list[AnyObject] = Field(
+        default_factory=list, max_length=32, description="beside the installation's, which tolerate every taint"
+    )
+    pod_metadata: PodMetadata = Field(default_factory=PodMetadata)
 
 
 CACHE_NODES_MAX: Final = 15000
@@ -73,11 +83,11 @@ class CacheRuntimeSpec(Model):
     node_selector: StringMap = Field(
         default_factory=dict, description="labels of the nodes whose workers may keep its datasets' blocks; none = all"
     )
-    tieredstore: TieredStore = Field(default_factory=TieredStore)
-    worker: Component = Field(default_factory=Component)
-    fuse: FuseComponent = Field(default_factory=FuseComponent)
-    metadata: Component = Field(default_factory=Component)
-    block_size: Quantity = "4Mi"
+    tieredstore: TieredStore = Field(
+        default_factory=TieredStore,
+        description="what its workers keep blocks in, on nodes with the label data.headrace.dev/pool: NAMESPACE.NAME",
+    )
+    worker: Worker = Field(default_factory=Worker, description="their pods, on those nodes")
 
 
 class CacheRuntimeStatus(Model):

@@ -50,8 +50,8 @@ class Mount(Model):
 
     RULES: ClassVar = (
         cel(
-            "self.mountPoint.matches('^(s3|oss|file|hdfs|webhdfs|http|https|pvc|dataset)://.+')",
-            "mountPoint must start with s3://, oss://, file://, hdfs://, webhdfs://, http(s)://, pvc:// or dataset://",
+            "self.mountPoint.matches('^(s3|oss|file|hdfs|webhdfs|http|https|dataset)://.+')",
+            "mountPoint must start with s3://, oss://, file://, hdfs://, webhdfs://, http(s):// or dataset://",
         ),
         cel(
             "!self.mountPoint.matches('^[a-z0-9]+://[^/]*@')",

@@ -121,6 +121,14 @@ cache evict`), taken away by the cache controller once it is done."""
 NODE_DRAIN_ANNOTATION: Final = "data.headrace.dev/drain-cache"
 """On a Node: "true" = its cache worker hands its blocks over and is home of nothing until this is gone again. Written
 by users (`headrace cache drain`), read by the cache controller."""
+POOL_LABEL: Final = "data.headrace.dev/pool"
+"""On a Node: NAMESPACE.NAME of the CacheRuntime whose `tieredstore` and `worker` its cache worker follows, instead of
+the installation's. Written by administrators only: it gives a namespace's CacheRuntime a say over the node. Read by the
+cache controller, and by the installed DaemonSet, which leaves such nodes out."""
+POOL_FOLDERS_ANNOTATION: Final = "data.headrace.dev/pool-folders"
+"""On the installed workers' DaemonSet: folders of the nodes, separated by commas, that levels of CacheRuntimes may
+name. Written by administrators, read by the cache controller and by admission
+(manifests/base/cacheruntime/pools.yaml)."""
 DATASET_SYNC_ANNOTATION: Final = "data.headrace.dev/sync-requested-at"
 """On a Dataset: a time (RFC 3339); a listing that began before it is not new enough. Written by the job controller for
 policy OnJobStart, and by whoever wants a listing now, with any policy; read by the cache controller and the job

@@ -74,6 +74,7 @@ PERSISTENT_VOLUME_CLAIMS = Resource(
 )
 REPLICATION_CONTROLLERS = Resource(CORE_GROUP, "v1", "replicationcontrollers", "ReplicationController", namespaced=True)
 REPLICA_SETS = Resource("apps", "v1", "replicasets", "ReplicaSet", namespaced=True)
+DAEMON_SETS = Resource("apps", "v1", "daemonsets", "DaemonSet", namespaced=True)
 STATEFUL_SETS = Resource("apps", "v1", "statefulsets", "StatefulSet", namespaced=True)
 SERVICE_ACCOUNTS = Resource(CORE_GROUP, "v1", "serviceaccounts", "ServiceAccount", namespaced=True)
 EVENTS = Resource("events.k8s.io", "v1", "events", "Event", namespaced=True)

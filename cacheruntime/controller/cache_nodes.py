@@ -19,6 +19,7 @@ from api.gen import metadata_pb2, worker_pb2
 from api.nodecache_v1alpha1 import NodeCacheStatus
 from cacheruntime.controller import nodecache, runtime
 from cacheruntime.controller.objects import Key, Objects
+from cacheruntime.controller.pool_workloads import PoolWorkloads
 from cacheruntime.controller.queues import Queues
 from cacheruntime.controller.services import Metadata, Workers
 
@@ -35,11 +36,14 @@ POOL_WORKERS = Gauge("headrace_runtime_workers", "Live workers of a CacheRuntime
 class CacheNodes:
     """Nodes that cache, as metadata told of them last."""
 
-    def __init__(self, objects: Objects, metadata: Metadata, workers: Workers, queues: Queues) -> None:
+    def __init__(
+        self, objects: Objects, metadata: Metadata, workers: Workers, queues: Queues, workloads: PoolWorkloads
+    ) -> None:
         self._objects = objects
         self._metadata = metadata
         self._workers = workers
         self._queues = queues
+        self._workloads = workloads
         self.known: Sequence[metadata_pb2.Worker] = ()
         """Every worker, dead ones too."""
         self._written: dict[str, tuple[NodeCacheStatus, float]] = {}
@@ -75,7 +79,7 @@ class CacheNodes:
             return
         if item is None:
             return
-        status = runtime.status(item, self.known, self._objects.nodes, time.time())
+        status = runtime.status(item, self.known, self._objects.nodes, time.time(), self._workloads.condition(item))
         await self._objects.write_status(item, status)
         CAPACITY_USED.labels(*key).set(status.capacity_used_percent / 100)
         POOL_WORKERS.labels(*key).set(status.worker_number_ready)

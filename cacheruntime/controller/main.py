@@ -57,7 +57,14 @@ async def _serve(settings: ControllerSettings) -> None:
         identity = f"{socket.gethostname()}-{os.getpid()}"
         recorder = EventRecorder(client, COMPONENT, identity)
         reconciler = Reconciler(
-            client, objects, credentials, metadata, workers, recorder=recorder, poll_seconds=settings.poll_seconds
+            client,
+            objects,
+            credentials,
+            metadata,
+            workers,
+            recorder=recorder,
+            poll_seconds=settings.poll_seconds,
+            installed_workers=settings.installed_workers,
         )
         registry = new_registry(config)
         register(registry, objects, reconciler.queues)

@@ -18,6 +18,7 @@ from cacheruntime.controller.credentials import Credentials
 from cacheruntime.controller.dataset_reconciler import DatasetReconciler
 from cacheruntime.controller.load_reconciler import LoadReconciler
 from cacheruntime.controller.objects import Key, Objects
+from cacheruntime.controller.pool_workloads import PoolWorkloads
 from cacheruntime.controller.queues import Queues
 from cacheruntime.controller.services import Metadata, Workers
 from cacheruntime.controller.users import Users
@@ -31,6 +32,8 @@ USERS_CHANGED_SECONDS = 1.0
 """The pods of a job come and go by hundreds; their Dataset's status follows once a second."""
 POLL_SHARE = 9.0
 """A poll rests nine times as long as it took: it is never more than a tenth of what metadata and we do."""
+WORKLOADS_SECONDS = 5.0
+"""How often the DaemonSets of CacheRuntimes' own nodes are looked at: three lists each time."""
 POLL_ERRORS = Counter("headrace_controller_poll_errors", "Polls of residency that failed; by whom.", ["of"])
 
 
@@ -47,12 +50,14 @@ class Reconciler:
         *,
         recorder: EventRecorder,
         poll_seconds: float,
+        installed_workers: tuple[str, str] | None = None,
     ) -> None:
         self._metadata = metadata
         self._poll_seconds = poll_seconds
         self.queues = Queues(objects)
         self._users = Users(client, lambda key: self.queues.datasets.add(key, USERS_CHANGED_SECONDS))
-        self.nodes = CacheNodes(objects, metadata, workers, self.queues)
+        self.workloads = PoolWorkloads(client, installed_workers)
+        self.nodes = CacheNodes(objects, metadata, workers, self.queues, self.workloads)
         self.datasets = DatasetReconciler(
             objects,
             credentials,
@@ -75,8 +80,9 @@ class Reconciler:
             tasks.create_task(self.queues.loads.run(self.loads.reconcile))
             tasks.create_task(self._for_ever(self.nodes.poll))
             tasks.create_task(self._for_ever(self._poll_datasets))
+            tasks.create_task(self._for_ever(self.workloads.turn, WORKLOADS_SECONDS))
 
-    async def _for_ever(self, poll: Callable[[], Awaitable[None]]) -> None:
+    async def _for_ever(self, poll: Callable[[], Awaitable[None]], pause_seconds: float = 0.0) -> None:
         """Poll again and again; what takes long is done more seldom, so that it never is most of what is done."""
         while True:
             began = time.monotonic()
@@ -88,7 +94,7 @@ class Reconciler:
             except KubeError as error:
                 POLL_ERRORS.labels("api-server").inc()
                 log.warning("the API server does not take what was found", error=str(error)[:500])
-            await asyncio.sleep(max(self._poll_seconds, POLL_SHARE * (time.monotonic() - began)))
+            await asyncio.sleep(max(self._poll_seconds, pause_seconds, POLL_SHARE * (time.monotonic() - began)))
 
     async def _poll_datasets(self) -> None:
         told: dict[str, tuple[Key, bytes]] = {}

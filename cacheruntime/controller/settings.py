@@ -21,6 +21,11 @@ class ControllerSettings(BaseSettings):
         default=None,
         description="NAMESPACE/NAME,…: Secrets that get copies of what Datasets name, for pods that mount them",
     )
+    workers: str | None = Field(
+        default=None,
+        description="NAMESPACE/NAME of the workers' DaemonSet, of which those of CacheRuntimes with nodes of their own "
+        "are copies; none = the workers are no pods",
+    )
     trust: Path | None = Field(
         default=None,
         description="folder with ca.crt, tls.crt and tls.key of this controller; none = nothing is checked",
@@ -40,7 +45,12 @@ class ControllerSettings(BaseSettings):
         """(namespace, name) of each Secret of `credentials_secrets`."""
         return [_namespaced(each) for each in (self.credentials_secrets or "").split(",") if each]
 
-    @field_validator("credentials_secrets")
+    @property
+    def installed_workers(self) -> tuple[str, str] | None:
+        """(namespace, name) of `workers`."""
+        return _namespaced(self.workers) if self.workers else None
+
+    @field_validator("credentials_secrets", "workers")
     @classmethod
     def _are_names(cls, value: str | None) -> str | None:
         for each in (value or "").split(","):
@@ -58,5 +68,5 @@ class ControllerSettings(BaseSettings):
 def _namespaced(text: str) -> tuple[str, str]:
     namespace, _, name = text.partition("/")
     if not namespace or not name or "/" in name:
-        raise ValueError(f"{text!r} is not NAMESPACE/NAME; write it like headrace-system/headrace-credentials")
+        raise ValueError(f"{text!r} is not NAMESPACE/NAME; write it like headrace-node/headrace-worker")
     return namespace, name

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from api import names
 from api.quantities import to_int
 from headrace.convert.fields import Body, Fields
 
 FLUID = "data.fluid.io"
 RUNTIMES = ("AlluxioRuntime", "GooseFSRuntime", "JindoRuntime", "JuiceFSRuntime", "EFCRuntime", "VineyardRuntime")
-SCHEMES = ("dataset", "file", "hdfs", "http", "https", "oss", "pvc", "s3", "webhdfs")
+SCHEMES = ("dataset", "file", "hdfs", "http", "https", "oss", "s3", "webhdfs")
 
 
 def convert_dataset(name: str, source: Fields, runtimes: Collection[str]) -> Body:
@@ -37,6 +38,11 @@ def _mount(source: Fields, index: int) -> Body:
     scheme, separator, rest = point.partition("://")
     if separator and scheme == "local":
         point = f"file://{rest}"
+    elif scheme == "pvc":
+        source.note(
+            f"mountPoint {point!r} has no counterpart: pods of another namespace cannot mount a claim; write the "
+            "URL of the store behind it, or file:// of where its file system is mounted for metadata and all workers"
+        )
     elif not separator or scheme not in SCHEMES:
         source.note(f"mountPoint {point!r} has no counterpart; write a URL of {', '.join(SCHEMES)}")
     found["mountPoint"] = point
@@ -82,17 +88,29 @@ def convert_runtime(source: Fields) -> Body:
     if levels:
         spec["tieredstore"] = {"levels": levels}
     worker, fuse = source.part("worker"), source.part("fuse")
-    for part, name in ((worker, "worker"), (fuse, "fuse")):
-        found: Body = {}
-        part.copy(found, "resources", "tolerations", "podMetadata", *(("cleanPolicy",) if name == "fuse" else ()))
-        selector = part.take("nodeSelector")
-        if selector and name == "worker":
-            spec["nodeSelector"] = selector
-        elif selector:
-            found["nodeSelector"] = selector
-        part.finish()
-        if found:
-            spec[name] = found
+    found: Body = {}
+    worker.copy(found, "resources", "tolerations")
+    metadata: Body = {}
+    pods = worker.part("podMetadata")
+    pods.copy(metadata, "labels", "annotations")
+    pods.finish()
+    if metadata:
+        found["podMetadata"] = metadata
+    selector = worker.take("nodeSelector")
+    if selector:
+        spec["nodeSelector"] = selector
+    worker.finish()
+    if found:
+        spec["worker"] = found
+    if levels or found:
+        source.note(
+            f"tieredstore and worker have an effect on nodes with the label {names.POOL_LABEL}: NAMESPACE.NAME of this "
+            "CacheRuntime only"
+        )
+    policy = fuse.take("cleanPolicy", "OnDemand")
+    if policy != "OnDemand":
+        fuse.note(f"cleanPolicy {policy} was left out: a node's client ends with its last pod")
+    fuse.finish()
     source.finish()
     return spec
 

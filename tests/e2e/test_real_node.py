@@ -485,6 +485,79 @@ def test_a_dataset_forced_away_fails_its_readers_at_once_and_leaves_nothing(
     all_is_gone(real_cluster, node)
 
 
+def test_a_cache_runtime_has_workers_of_its_own_on_the_node_it_was_given(
+    real_cluster: RealCluster, corpus: Bucket
+) -> None:
+    node = real_cluster.nodes()[0]
+    label = "data.headrace.dev/pool"
+
+    def workers() -> dict[str, str]:
+        """Ready workers of the node's: by pod, whose they are."""
+        text = real_cluster.kubectl(
+            "get", "pods", "-n", CSI_NAMESPACE, "-o", "json", "--field-selector", f"spec.nodeName={node.name}"
+        )
+        pods = [
+            one
+            for one in json.loads(text)["items"]
+            if one["metadata"]["name"].startswith(("headrace-worker", "headrace-pool"))
+        ]
+        return {one["metadata"]["name"]: one["metadata"]["labels"].get(label, "") for one in pods if is_ready(one)}
+
+    def quota() -> list[tuple[str, int]]:
+        tiers = real_cluster.get("nodecache", node.name).get("status", {}).get("tiers", [])
+        return [(one["medium"], int(one["capacity"])) for one in tiers]
+
+    def applied() -> str:
+        conditions = real_cluster.get("cacheruntime", "fast").get("status", {}).get("conditions", [])
+        return next((f"{one['reason']}: {one['message']}" for one in conditions if one["type"] == "Applied"), "")
+
+    def runtime(quota: str) -> dict[str, Any]:
+        levels = [
+            {"mediumtype": "MEM", "path": "memory", "quota": "64Mi"},
+            {"mediumtype": "SSD", "path": "/var/lib/headrace/cache", "quota": quota},
+        ]
+        return {
+            "apiVersion": "data.headrace.dev/v1alpha1",
+            "kind": "CacheRuntime",
+            "metadata": {"name": "fast"},
+            "spec": {"tieredstore": {"levels": levels}, "worker": {"podMetadata": {"labels": {"team": "vision"}}}},
+        }
+
+    real_cluster.apply(runtime("1Gi"))
+    eventually("it waits for a node", lambda: applied().startswith("NoNodes"))
+    real_cluster.kubectl("label", "node", node.name, f"{label}=default.fast")
+    try:
+        eventually("its worker runs", lambda: list(workers().values()) == ["default.fast"])
+        eventually("its tiers are the worker's", lambda: quota() == [("MEM", 64 << 20), ("SSD", 1 << 30)])
+        eventually("it says so", lambda: applied() == "RolledOut: 1 of 1 workers run as tieredstore and worker say")
+        # Its Datasets are kept and read there.
+        mine = dataset("corpus", corpus)
+        mine["metadata"]["name"] = "pooled"
+        mine["spec"]["runtime"] = "fast"
+        real_cluster.apply(mine)
+        real_cluster.wait_phase("dataset", "pooled", "Bound", never=())
+        real_cluster.apply(pod("pooled", DIGESTS, by_claim("pooled")))
+        real_cluster.wait_phase("pod", "pooled", "Succeeded")
+        seen = json.loads(real_cluster.logs("pooled"))
+        assert seen == {key: hashlib.sha256(data).hexdigest() for key, data in corpus.files.items()}
+        before = set(workers())
+        real_cluster.apply(runtime("2Gi"))
+        eventually("the new quota is the worker's", lambda: quota() == [("MEM", 64 << 20), ("SSD", 2 << 30)])
+        eventually("by another pod", lambda: workers() and not before & set(workers()))
+        real_cluster.kubectl("delete", "dataset", "pooled", "--wait=false")
+        delete(real_cluster, "pooled")
+        eventually("the dataset is gone", lambda: not real_cluster.get("dataset", "pooled"))
+        real_cluster.kubectl("delete", "cacheruntime", "fast")
+        eventually("its node has the installed tiers", lambda: quota() == [("MEM", 128 << 20), ("SSD", 2 << 30)])
+    finally:
+        real_cluster.kubectl("label", "node", node.name, f"{label}-")
+    eventually("the installed worker runs", lambda: list(workers().values()) == [""])
+    sets = json.loads(real_cluster.kubectl("get", "daemonsets", "-n", CSI_NAMESPACE, "-l", label, "-o", "json"))[
+        "items"
+    ]
+    assert not sets
+
+
 def test_down_leaves_nothing_of_a_node(real_cluster: RealCluster, tmp_path: Path) -> None:
     """A second cluster, of Kubernetes only: the first one's nodes must not notice."""
     other = LocalCluster("e2e-bare", tmp_path / "c")

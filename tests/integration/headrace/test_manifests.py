@@ -18,6 +18,8 @@ from urllib.error import HTTPError, URLError
 import pytest
 import yaml
 
+from api.cacheruntime_v1alpha1 import CacheRuntime
+from cacheruntime.controller import pool_workers
 from headrace.cluster import binaries, manifests, ports
 from headrace.cluster.control_plane import ControlPlane
 from tests.builders.api_servers import api_server
@@ -298,6 +300,35 @@ def test_what_the_manifests_start_answers_their_probes(
     assert {
         name: process.returncode for name, process in running.items() if name != "headrace-dashboard"
     } == dict.fromkeys(PROBED - {"headrace-dashboard"}, 0)
+
+
+def test_a_pools_worker_starts_with_its_tiers_and_is_let_in(
+    plane: ControlPlane, kubectl: Kubectl, rendered: Mapping[str, list[Body]], tmp_path: Path
+) -> None:
+    found = workloads(rendered["local"])
+    levels = [
+        {"mediumtype": "MEM", "path": "memory", "quota": "16Mi"},
+        {"mediumtype": "SSD", "path": "/var/lib/headrace/cache", "quota": "32Mi", "high": "0.9"},
+    ]
+    spec = {"tieredstore": {"levels": levels}}
+    runtime = CacheRuntime.model_validate({"metadata": {"namespace": "team", "name": "fast"}, "spec": spec})
+    pool = pool_workers.daemon_set("team.fast", found["headrace-worker"], runtime)
+    dry = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
+    done = kubectl(*dry, stdin=yaml.safe_dump(pool))
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    machine = Machine(tmp_path, plane.kubeconfig, rendered["local"])
+    try:
+        machine.start("headrace-metadata", found["headrace-metadata"])
+        worker = machine.start("worker", pool)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while why := machine.probe(container_of(pool), "readinessProbe"):
+            log = (tmp_path / "worker.log").read_text(errors="replace")
+            assert worker.poll() is None and time.monotonic() < deadline, f"{why}\n{log[-3000:]}"
+            time.sleep(0.2)
+    finally:
+        machine.stop()
+    tiers = {str(one.relative_to(tmp_path)) for one in (tmp_path / "cache").rglob("tier*") if one.is_dir()}
+    assert {"cache/memory/tier-0", "cache/tiers/1/tier"} <= tiers
 
 
 def test_admission_lets_the_pods_of_fluids_class_in(kubectl: Kubectl, rendered: Mapping[str, list[Body]]) -> None:

@@ -28,12 +28,14 @@ from kube.config import load_config
 from kube.errors import NotFound
 from kube.resources import (
     CACHE_RUNTIMES,
+    DAEMON_SETS,
     DATA_LOADS,
     DATASET_GRANTS,
     DATASETS,
     EVENTS,
     NAMESPACES,
     NODE_CACHES,
+    NODES,
     PERSISTENT_VOLUMES,
     POD_GROUPS,
     QUEUES,
@@ -55,11 +57,14 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 Body = dict[str, Any]
 PARTS = ("cacheruntime", "jobcontroller")
 PATIENCE_SECONDS = 180.0
+WORKERS = "headrace-node/headrace-worker"
 MIRRORS = "headrace-system/headrace-credentials,headrace-node/headrace-credentials"
 
 #: What no test can bring about here, with the reason; the code that needs it is named in rbac.yaml.
 UNUSED: Mapping[str, set[audit.Right]] = {
     "cacheruntime": {
+        # Asked by the API server inside of an apply that finds nothing, which is logged as a patch.
+        ("create", "apps", "daemonsets"),
         # The same event once more, which is counted: ../kube/test_kube_api_server.py.
         ("patch", "events.k8s.io", "events"),
     },
@@ -140,7 +145,7 @@ async def gone(client: KubeClient, resource: Resource, name: str, namespace: str
 @asynccontextmanager
 async def cache_controller(kubeconfig: Path, cache: CacheCluster, log: Path) -> AsyncIterator[None]:
     argv = [sys.executable, "-m", "cacheruntime", "controller", "--kubeconfig", str(kubeconfig)]
-    argv += ["--metadata", cache.address, "--credentials-secrets", MIRRORS]
+    argv += ["--metadata", cache.address, "--credentials-secrets", MIRRORS, "--workers", WORKERS]
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(*argv, stdout=output, stderr=output, env=dict(os.environ))
     try:
@@ -167,7 +172,7 @@ async def test_the_cache_controllers(plane: ControlPlane, client: KubeClient, tm
     finally:
         cache.stop()
     folder = manifests.MANIFESTS / "base" / "cacheruntime"
-    check("cacheruntime", plane, [folder / "rbac.yaml", folder / "credentials.yaml"])
+    check("cacheruntime", plane, [folder / "rbac.yaml", folder / "credentials.yaml", folder / "pools.yaml"])
 
 
 async def _use_the_cache(client: KubeClient, namespace: str, cache: CacheCluster) -> None:
@@ -213,6 +218,7 @@ async def _use_the_cache(client: KubeClient, namespace: str, cache: CacheCluster
     await _use_loads(client, namespace, cache)
     await _show_elsewhere(client, namespace)
     await _scale(client, namespace)
+    await _have_workers(client, namespace)
     for name in ("plain", "keyed", "absent"):
         await client.delete(DATASETS, name, namespace)
         await until(f"{name} is gone", lambda name=name: gone(client, DATASETS, name, namespace))  # type: ignore[misc]
@@ -231,6 +237,31 @@ async def _scale(client: KubeClient, namespace: str) -> None:
         patch = {"spec": {"replicas": replicas}}
         await client.patch(CACHE_RUNTIMES, "default", patch, namespace, subresource="scale")
         await until(f"the pool has {nodes}", lambda nodes=nodes: is_bound_on(nodes))  # type: ignore[misc]
+
+
+async def _have_workers(client: KubeClient, namespace: str) -> None:
+    label = f"{namespace}.default"
+    await client.create(NODES, {"metadata": {"name": "n1", "labels": {names.POOL_LABEL: label}}})
+    levels = [{"mediumtype": "SSD", "path": "/var/lib/headrace/cache", "quota": "1Gi"}]
+    patch = {"spec": {"tieredstore": {"levels": levels}}}
+    await client.patch(CACHE_RUNTIMES, "default", patch, namespace)
+
+    async def pools() -> list[str]:
+        found = (await client.list(DAEMON_SETS, "headrace-node", label_selector=names.POOL_LABEL)).items
+        return [one["metadata"]["labels"][names.POOL_LABEL] for one in found]
+
+    async def is_told(reason: str) -> bool:
+        status = (await client.get(CACHE_RUNTIMES, "default", namespace))["status"]
+        return any((one["type"], one["reason"]) == ("Applied", reason) for one in status["conditions"])
+
+    await until("its node's workers are its own", lambda: is_told("RollingOut"))
+    assert await pools() == [label]
+    await client.delete(NODES, "n1")
+
+    async def is_gone() -> bool:
+        return await is_told("NoNodes") and not await pools()
+
+    await until("they go with the node", is_gone)
 
 
 async def _show_elsewhere(client: KubeClient, owner: str) -> None:

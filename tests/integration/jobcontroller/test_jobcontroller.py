@@ -387,6 +387,7 @@ async def test_the_example_manifests_are_accepted(cluster: Cluster) -> None:
     ("mount_point", "words"),
     [
         ("ftp://host/data", "mountPoint must start with"),
+        ("pvc://claim/path", "mountPoint must start with"),
         ("https://user:secret@host/data", "must not hold a user or password"),
         ("https://host/data?signature=x", "must not hold a query or fragment"),
     ],

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pytest
+from pydantic import ValidationError
+
 from api import names
 from api.cacheruntime_v1alpha1 import CacheRuntime
 from api.data_v1alpha1 import Dataset
 from api.gen import metadata_pb2
 from cacheruntime.controller.dataset_reconciler import SYNC_POLL_SECONDS
 from cacheruntime.controller.objects import Objects
+from cacheruntime.controller.pool_workloads import PoolWorkloads
 from cacheruntime.controller.reconciler import Reconciler
-from kube.errors import AlreadyExists
+from cacheruntime.controller.settings import ControllerSettings
+from kube.client import ListResult
+from kube.errors import AlreadyExists, Unavailable
 from kube.events import EventRecorder
 from kube.resources import Resource
 
@@ -124,3 +130,47 @@ async def test_a_change_of_the_pool_wakes_its_datasets_and_nobody_elses() -> Non
     await bench.reconciler.nodes.poll()
     await bench.reconciler.nodes.poll()
     assert woken == [KEY]
+
+
+async def test_where_workers_are_no_pods_a_cache_runtime_hears_that_its_tiers_have_no_effect() -> None:
+    bench = Bench()
+    level = {"mediumtype": "SSD", "path": "/var/lib/headrace/cache", "quota": "1Gi"}
+    bench.put("CacheRuntime", "default", {"tieredstore": {"levels": [level]}})
+    await bench.reconciler.workloads.turn()
+    assert await bench.turn() == ("Bound", "3.0 GiB")
+    conditions = {one["type"]: one for one in bench.client.bodies["CacheRuntime"]["status"]["conditions"]}
+    assert (conditions["Applied"]["status"], conditions["Applied"]["reason"]) == ("False", "WorkersAreNoPods")
+
+
+async def test_what_cannot_be_looked_at_is_said_and_looked_at_again() -> None:
+    class Server:
+        down = True
+
+        async def list(self, resource: Resource, namespace: str | None = None, **_: Any) -> Any:
+            if self.down:
+                raise Unavailable(0, "", "no answer")
+            return ListResult([], "1")
+
+    server = Server()
+    workloads = PoolWorkloads(cast(Any, server), ("headrace-node", "headrace-worker"))
+    level = {"mediumtype": "SSD", "path": "/var/lib/headrace/cache", "quota": "1Gi"}
+    spec = {"tieredstore": {"levels": [level]}}
+    body = {"metadata": {"namespace": "ns", "name": "default"}, "spec": spec}
+    asks = CacheRuntime.model_validate(body)
+    assert workloads.condition(asks) is None, "the first turn is not over"
+    with pytest.raises(Unavailable):
+        await workloads.turn()
+    told = workloads.condition(asks)
+    assert told is not None and (told.status, told.reason) == ("Unknown", "NotKnown") and "no answer" in told.message
+    server.down = False
+    await workloads.turn()
+    assert workloads.condition(asks) is None, "it came after the list"
+    assert workloads.condition(CacheRuntime.model_validate(body | {"spec": {"replicas": 1}})) is None
+
+
+def test_the_installed_workers_are_named_by_namespace_and_name() -> None:
+    must: dict[str, Any] = {"metadata": "127.0.0.1:1", "credentials_dir": "/x"}
+    assert ControllerSettings(**must, workers="a/b").installed_workers == ("a", "b")
+    assert ControllerSettings(**must).installed_workers is None
+    with pytest.raises(ValidationError, match="'b' is not NAMESPACE/NAME"):
+        ControllerSettings(**must, workers="b")

@@ -87,12 +87,32 @@ def test_each_path_of_a_tier_becomes_a_level_with_its_own_quota() -> None:
         ("HDD", "/mnt/c", str(4 << 30)),
         ("HDD", "/mnt/d", str(4 << 30)),
     ]
-    assert spec["nodeSelector"] == {"gpu": "true"} and spec["fuse"] == {"cleanPolicy": "OnDemand"}
+    assert spec["nodeSelector"] == {"gpu": "true"} and "fuse" not in spec
+    assert spec["worker"] == {"resources": {"requests": {"cpu": "1"}}}
     assert {note for note in notes if note.startswith("JindoRuntime")} == {
         "JindoRuntime imagenet spec.jindoVersion has no counterpart and was left out",
         "JindoRuntime imagenet spec.fuse.args has no counterpart and was left out",
+        "JindoRuntime imagenet spec: tieredstore and worker have an effect on nodes with the label "
+        "data.headrace.dev/pool: NAMESPACE.NAME of this CacheRuntime only",
     }
     assert bodies["DataLoad/warm"]["spec"]["target"] == [{"path": "/train", "replicas": 2}]
+
+
+def test_a_claim_as_a_mount_is_told_of_with_what_can_be_done() -> None:
+    mounts = [{"mountPoint": "pvc://claim/path", "name": "x"}]
+    body = {"apiVersion": "data.fluid.io/v1alpha1", "kind": "Dataset", "metadata": {"name": "x"}}
+    (note,) = [one for one in convert([body | {"spec": {"mounts": mounts}}]).notes if "pvc://" in one]
+    assert "'pvc://claim/path' has no counterpart" in note and "file:// of where its file system is mounted" in note
+
+
+def test_clients_of_a_runtime_that_should_outlive_their_pods_are_told_of() -> None:
+    for policy, note in (
+        ("OnRuntimeDeleted", "cleanPolicy OnRuntimeDeleted was left out: a node's client ends"),
+        ("OnDemand", ""),
+    ):
+        body = {"apiVersion": "data.fluid.io/v1alpha1", "kind": "JindoRuntime", "metadata": {"name": "x"}}
+        notes = convert([body | {"spec": {"fuse": {"cleanPolicy": policy}}}]).notes
+        assert [note in one for one in notes] == ([True] if note else [])
 
 
 @pytest.mark.parametrize(
