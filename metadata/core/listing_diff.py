@@ -8,7 +8,9 @@ whatever older object the listing shows in its place.
 """
 
 from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from api.held import is_held
 from metadata.core import paths
