@@ -20,6 +20,7 @@
     ├── NoSpace             the worker's disk or the store is full
     ├── TooLarge            beyond the largest file
     ├── Busy                in use elsewhere
+    ├── NoRoom              this node's cache has no room for the bytes even for a moment; they can be sent inline
     └── Unavailable         worker, metadata or under store did not answer in time, or failed
 
 Owns the tree only. Which errno each becomes is in core/errnos.py, and nowhere else.
@@ -104,6 +105,10 @@ class TooLarge(FileSystemError):
 
 class Busy(FileSystemError):
     """In use elsewhere."""
+
+
+class NoRoom(FileSystemError):
+    """This node's cache has no room for the bytes even for a moment; they can be sent inline."""
 
 
 class Unavailable(FileSystemError):

@@ -18,6 +18,7 @@ ERRORS: Final = "headrace_fuse_errors"
 DEFECTS: Final = "headrace_fuse_defects"
 RETRIES: Final = "headrace_fuse_worker_retries"
 ENSURED_BYTES: Final = "headrace_fuse_ensured_bytes"
+INLINE_BYTES: Final = "headrace_fuse_inline_bytes"
 READ_BYTES: Final = "headrace_fuse_read_bytes"
 WRITTEN_BYTES: Final = "headrace_fuse_written_bytes"
 COMMITTED_BYTES: Final = "headrace_fuse_committed_bytes"
@@ -37,6 +38,7 @@ class Metrics(Collector):
         self.defects: Counter[str] = Counter()
         self.retries: Counter[str] = Counter()
         self.ensured_bytes: Counter[str] = Counter()
+        self.inline_bytes: Counter[str] = Counter()
         self.read_bytes = 0
         self.written_bytes = 0
         self.committed_bytes = 0
@@ -57,6 +59,10 @@ class Metrics(Collector):
         self.ensured_bytes["peer"] += peer_bytes
         self.ensured_bytes["origin"] += origin_bytes
 
+    def sent_inline(self, size_bytes: int, *, from_origin: bool) -> None:
+        """The worker sent bytes that its node does not keep."""
+        self.inline_bytes["origin" if from_origin else "cache"] += size_bytes
+
     def committed(self, size_bytes: int) -> None:
         """A written file became durable."""
         self.committed_bytes += size_bytes
@@ -71,6 +77,7 @@ class Metrics(Collector):
         yield _labelled(DEFECTS, "Requests that met a defect of ours (EIO).", "operation", self.defects)
         yield _labelled(RETRIES, "Requests sent again to a new worker.", "op", self.retries)
         yield _labelled(ENSURED_BYTES, "Bytes made resident for readers.", "source", self.ensured_bytes)
+        yield _labelled(INLINE_BYTES, "Bytes sent by a worker that does not keep them.", "source", self.inline_bytes)
         yield CounterMetricFamily(READ_BYTES, "Bytes handed to the kernel.", value=self.read_bytes)
         yield CounterMetricFamily(WRITTEN_BYTES, "Bytes taken from writers.", value=self.written_bytes)
         yield CounterMetricFamily(COMMITTED_BYTES, "Bytes of committed files.", value=self.committed_bytes)

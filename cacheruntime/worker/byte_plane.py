@@ -94,8 +94,7 @@ class ReadAnswerer:
             return None  # `answer` meets it too, and can say so
         if ready is None:
             return None
-        if for_peer:
-            self._metrics.peer_served_bytes.inc(read.length_bytes)
+        self._served(read, Source.LOCAL, for_peer=for_peer)
         data, checksum = ready
         return _reply(header, ReadReply(crc32c=checksum), data), data
 
@@ -104,11 +103,16 @@ class ReadAnswerer:
         read = decode_meta(meta, Read)
         gate.require(read.uid)
         version, _, index = self._checked(read)
-        is_sent = not read.verify and await self._send_kept(link, header, read, version, index)
-        if not is_sent:
-            await self._send_fetched(link, header, read, version, index, for_peer=for_peer)
+        source = Source.LOCAL
+        if read.verify or not await self._send_kept(link, header, read, version, index):
+            source = await self._send_fetched(link, header, read, version, index, for_peer=for_peer)
+        self._served(read, source, for_peer=for_peer)
+
+    def _served(self, read: Read, source: Source, *, for_peer: bool) -> None:
         if for_peer:
             self._metrics.peer_served_bytes.inc(read.length_bytes)
+        else:
+            self._reader.count(read.uid, source, read.length_bytes)
 
     def _checked(self, read: Read) -> tuple[Version, str, int]:
         """The version, its name and the block; BadRequest."""
@@ -228,7 +232,7 @@ class ReadAnswerer:
 
     async def _send_fetched(
         self, link: FrameSocket, header: Header, read: Read, version: Version, index: int, *, for_peer: bool
-    ) -> None:
+    ) -> Source:
         if read.resident_only:
             known = self._store.find(version)
             if known is None or not known.map.has(index) or self._store.is_unread(known):
@@ -242,6 +246,7 @@ class ReadAnswerer:
             self._remember(version, index, fetched.data)
         reply = ReadReply(crc32c=checksum, from_origin=fetched.source is Source.ORIGIN)
         await link.send(_reply(header, reply, data), data)
+        return fetched.source
 
 
 @lru_cache(maxsize=NAMES_MAX)

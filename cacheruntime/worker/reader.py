@@ -217,9 +217,10 @@ class Reader:
         if ahead and not any(ahead.values()):
             del self._ahead[version_name(version)]
         for source, size_bytes in moved.items():
-            self._count(version.uid, source, size_bytes)
+            self.count(version.uid, source, size_bytes)
 
-    def _count(self, uid: str, source: Source, size_bytes: int) -> None:
+    def count(self, uid: str, source: Source, size_bytes: int) -> None:
+        """Bytes of a dataset were handed to a reader of this node."""
         if size_bytes:
             self.counters.by_source[source] += size_bytes
             recent = self.counters.recent

@@ -6,8 +6,10 @@ The socket is read with recvmsg, because a descriptor comes as ancillary data of
 The kernel never merges the bytes of two descriptors into one recvmsg, and keeps their order; so the n-th frame
 with flag FD owns the n-th descriptor.
 
+Data of a reply goes from the socket straight to where who asked wants it.
+
 Invariants: a request ends with its reply, its deadline or the connection, whichever comes first; a descriptor
-nobody waits for any more is closed.
+nobody waits for any more is closed; data is put where somebody wants it only if it has room there.
 """
 
 import array
@@ -18,6 +20,7 @@ from collections import deque
 from typing import Final
 
 from api.byteplane import (
+    BLOCK_SIZE_BYTES,
     HEADER,
     Failure,
     Flag,
@@ -51,13 +54,24 @@ class Refused(Exception):
 
 
 class Reply:
-    """Meta of an answer, and the descriptor that came with it (the receiver's to close)."""
+    """Meta of an answer, the descriptor that came with it (the receiver's to close), and how much data was put where
+    the request wanted it."""
 
-    __slots__ = ("descriptor", "meta")
+    __slots__ = ("data_bytes", "descriptor", "meta")
 
-    def __init__(self, meta: bytes, descriptor: int | None) -> None:
+    def __init__(self, meta: bytes, descriptor: int | None, data_bytes: int = 0) -> None:
         self.meta = meta
         self.descriptor = descriptor
+        self.data_bytes = data_bytes
+
+
+class _Arrival:
+    """A frame whose data is on its way."""
+
+    __slots__ = ("header", "meta", "rest")
+
+    def __init__(self, header: Header, meta: bytes, rest: memoryview) -> None:
+        self.header, self.meta, self.rest = header, meta, rest
 
 
 class Connection:
@@ -68,6 +82,9 @@ class Connection:
         self._loop = loop
         self._next_id = 1
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
+        self._places: dict[int, memoryview] = {}
+        """Where the data of an answer goes, for those who asked for some."""
+        self._arrival: _Arrival | None = None
         self._descriptors: deque[int] = deque()
         self._received = bytearray()
         self._unsent = bytearray()
@@ -76,19 +93,24 @@ class Connection:
         self.is_open = True
         #: Tokens this connection has shown; None: the worker wants none.
         self.shown: Shown | None = None
+        #: No READ asks for more than one of the worker's blocks.
+        self.block_size_bytes = BLOCK_SIZE_BYTES
         #: The worker knows SET_MODE.
         self.sets_modes = False
         loop.add_reader(sock.fileno(), self._readable)
 
-    async def request(self, op: Op, meta: Struct, timeout_seconds: float) -> Reply:
+    async def request(self, op: Op, meta: Struct, timeout_seconds: float, into: memoryview | None = None) -> Reply:
         """Send one request and return its reply. Refused, ConnectionLost (also when the deadline passes: a worker
-        that does not answer is as good as gone, but its late answer is still read)."""
+        that does not answer is as good as gone, but its late answer is still read). Data of the answer goes
+        `into` memory if it has room there, else it is dropped; after a failure some may still be written to it."""
         if not self.is_open:
             raise ConnectionLost("the connection is closed")
         request_id = self._next_id
         self._next_id += 1
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._waiting[request_id] = future
+        if into is not None:
+            self._places[request_id] = into
         self._send(encode(op, request_id, meta))
         timer = self._loop.call_later(timeout_seconds, self._expire, request_id, timeout_seconds, op)
         try:
@@ -96,6 +118,7 @@ class Connection:
         finally:
             timer.cancel()
             self._waiting.pop(request_id, None)
+            self._places.pop(request_id, None)
 
     def notify(self, op: Op, meta: Struct) -> None:
         """Send a request whose reply does not matter, with the next one or a moment later: whoever closes one file
@@ -163,6 +186,9 @@ class Connection:
             self._loop.remove_writer(self._socket.fileno())
 
     def _readable(self) -> None:
+        if self._arrival is not None:
+            self._receive_data(self._arrival)
+            return
         try:
             data, ancillary, _, _ = self._socket.recvmsg(RECEIVE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
@@ -184,20 +210,57 @@ class Connection:
         except FrameError as error:
             self.close(str(error))
 
+    def _receive_data(self, arrival: _Arrival) -> None:
+        # No further than this frame: a descriptor that comes with the next one would be lost here.
+        try:
+            count = self._socket.recv_into(arrival.rest)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.close(f"receive failed: {error.strerror}")
+            return
+        if not count:
+            self.close("the worker hung up")
+            return
+        arrival.rest = arrival.rest[count:]
+        if arrival.rest:
+            return
+        self._arrival = None
+        try:
+            self._deliver(arrival.header, arrival.meta)
+        except FrameError as error:
+            self.close(str(error))
+
     def _take_frames(self) -> None:
         at = 0
         received = self._received
-        while len(received) - at >= HEADER.size:
+        while len(received) - at >= HEADER.size and self._arrival is None:
             header = decode_header(memoryview(received)[at : at + HEADER.size])
-            end = at + HEADER.size + header.meta_bytes + header.data_bytes
+            end = at + HEADER.size + header.meta_bytes
             if len(received) < end:
                 break
-            meta = bytes(received[at + HEADER.size : at + HEADER.size + header.meta_bytes])
+            meta = bytes(received[at + HEADER.size : end])
             at = end
-            self._deliver(header, meta)
+            if not header.data_bytes:
+                self._deliver(header, meta)
+            else:
+                at += self._begin_data(header, meta, memoryview(received)[at : at + header.data_bytes])
             if not self.is_open:
                 return
         del received[:at]
+
+    def _begin_data(self, header: Header, meta: bytes, here: memoryview) -> int:
+        """Take what has come of a frame's data; return its bytes."""
+        with here:
+            place = self._places.get(header.request_id)
+            if place is None or len(place) < header.data_bytes:
+                place = memoryview(bytearray(header.data_bytes))
+            place[: len(here)] = here
+            if len(here) == header.data_bytes:
+                self._deliver(header, meta)
+            else:
+                self._arrival = _Arrival(header, meta, place[len(here) : header.data_bytes])
+            return len(here)
 
     def _deliver(self, header: Header, meta: bytes) -> None:
         descriptor = None
@@ -215,7 +278,7 @@ class Connection:
             message = decode_meta(meta, Failure).message
             future.set_exception(Refused(header.status, message))
         else:
-            future.set_result(Reply(meta, descriptor))
+            future.set_result(Reply(meta, descriptor, header.data_bytes))
 
 
 async def connect(path: str, timeout_seconds: float) -> Connection:

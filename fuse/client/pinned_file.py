@@ -1,7 +1,9 @@
 """One object version read through the worker's sparse file.
 
-Owns the descriptor and what is known of resident ranges. File bytes never cross the socket: the worker makes a
-range resident and the descriptor it passed is read here.
+Owns the descriptor and what is known of resident ranges. The worker makes a range resident and the descriptor it
+passed is read here: file bytes do not cross the socket. Those of a file the node may not keep do, when they are read in
+order or the node has no room for them even for a moment: written to its disk only to be read once, they would take
+longer and wear it out.
 
 Invariants:
 - Nothing is asked of the worker before the first `ensure`; one OPEN serves every reader of the version, and brings a
@@ -15,16 +17,17 @@ import asyncio
 import mmap
 import os
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
 
-from api.byteplane import Ensure, Ensured, Handle, Op, Open, Opened, decode_meta
+from api.byteplane import Ensure, Ensured, Handle, Op, Open, Opened, Read, ReadReply, decode_meta
 from fuse.client.connection import Connection, ConnectionLost
 from fuse.core.contracts import Bytes
-from fuse.core.read_plan import WHOLE_FILE_BYTES, Range, ResidentBlocks, whole_pieces
-from fuse.errors import Unavailable
+from fuse.core.read_plan import BLOCK_BYTES, WHOLE_FILE_BYTES, Range, ResidentBlocks, needed_range, whole_pieces
+from fuse.errors import NoRoom, Unavailable
 
 if TYPE_CHECKING:
     from fuse.client.worker_client import WorkerClient
@@ -67,6 +70,7 @@ class PinnedWorkerFile:
         self._client = client
         self._open = Open(uid=uid, path=path, etag=etag, size_bytes=size_bytes)
         self._blocks = ResidentBlocks(size_bytes)
+        self._inline = client.inline.file()
         self._descriptor: int | None = None
         self._is_kept = False
         self._handle = 0
@@ -78,9 +82,28 @@ class PinnedWorkerFile:
 
     def is_resident(self, offset_bytes: int, length_bytes: int) -> bool:
         """True while the range can be read at once."""
-        if self._descriptor is None or self._generation != self._client.generation:
+        if self._is_held and self._blocks.covers(offset_bytes, length_bytes):
+            return True
+        if not self._inline:
             return False
-        return self._blocks.covers(offset_bytes, length_bytes)
+        is_held = self._is_held
+        return all(
+            at // BLOCK_BYTES in self._inline or (is_held and self._blocks.covers(at, length))
+            for at, length in self._pieces(offset_bytes, length_bytes)
+        )
+
+    @property
+    def _is_held(self) -> bool:
+        """What the worker made resident is still promised."""
+        return self._descriptor is not None and self._generation == self._client.generation
+
+    def _pieces(self, offset_bytes: int, length_bytes: int) -> Iterator[Range]:
+        """The parts of a range, clipped to the file, in blocks of their own."""
+        end = min(offset_bytes + length_bytes, self._open.size_bytes)
+        while offset_bytes < end:
+            until = min((offset_bytes // BLOCK_BYTES + 1) * BLOCK_BYTES, end)
+            yield offset_bytes, until - offset_bytes
+            offset_bytes = until
 
     async def whole_file(self) -> int | None:
         """Return a descriptor of the whole version; None while a block is missing on this node."""
@@ -106,16 +129,16 @@ class PinnedWorkerFile:
         """Make the range resident; Stale, Unavailable."""
         await asyncio.shield(self._request((offset_bytes, length_bytes)))
 
-    def ensure_soon(self, offset_bytes: int, length_bytes: int) -> None:
-        """Start making the range resident."""
+    def ensure_soon(self, offset_bytes: int, length_bytes: int, *, in_order: bool = False) -> None:
+        """Start making the range readable; of one block `in_order` also by having it sent."""
         if length_bytes and not self._is_closed:
-            self._request((offset_bytes, length_bytes))
+            self._request((offset_bytes, length_bytes), in_order=in_order)
 
-    def _request(self, wanted: Range) -> asyncio.Task[None]:
+    def _request(self, wanted: Range, *, in_order: bool = False) -> asyncio.Task[None]:
         for known, task in self._under_way.items():
             if known[0] <= wanted[0] and wanted[0] + wanted[1] <= known[0] + known[1]:
                 return task
-        task = self._client.run_soon(self._ensure(wanted))
+        task = self._client.run_soon(self._ensure(wanted, in_order=in_order))
         self._under_way[wanted] = task
         task.add_done_callback(lambda done: self._finished(wanted, done))
         return task
@@ -126,29 +149,78 @@ class PinnedWorkerFile:
             # Seen by whoever awaits the range; readahead that nobody awaits fails again when it is read.
             log.debug("ensure_failed", path=self._open.path, offset_bytes=wanted[0], error=str(task.exception()))
 
-    async def _ensure(self, wanted: Range) -> None:
-        client = self._client
-        deadline: float | None = None
+    async def _ensure(self, wanted: Range, *, in_order: bool) -> None:
         # A small file comes with the answer to its opening.
         first_bytes = wanted[1] if wanted == (0, self._open.size_bytes) and wanted[1] <= WHOLE_FILE_BYTES else 0
+        deadline = 0.0
+        is_inline = False
         while not self.is_resident(*wanted):
-            await self._opened(first_bytes)
-            if self.is_resident(*wanted) or self._connection is None:
-                continue
-            meta = Ensure(handle=self._handle, offset_bytes=wanted[0], length_bytes=wanted[1])
-            generation = self._generation
             try:
-                reply = await client.request(self._connection, Op.ENSURE, meta, uid=self._open.uid)
+                if is_inline:
+                    for piece in self._pieces(*needed_range(*wanted, self._open.size_bytes)):
+                        await self._bring_inline(piece, is_ahead=False)
+                    return
+                await self._opened(first_bytes)
+                if self.is_resident(*wanted) or self._connection is None:
+                    continue
+                if in_order and not self._is_kept and self._inline.may_expect(wanted[1], time.monotonic()):
+                    await self._bring_inline(wanted, is_ahead=True)
+                else:
+                    await self._bring(wanted)
+            except NoRoom:
+                is_inline = True
             except ConnectionLost as lost:
-                deadline = deadline or time.monotonic() + client.patience_seconds
+                deadline = deadline or time.monotonic() + self._client.patience_seconds
                 if time.monotonic() > deadline:
                     raise Unavailable(f"the worker was lost while {self._open.path} was read: {lost}") from lost
-                client.metrics.retried("ENSURE")
-                continue
-            ensured = decode_meta(reply.meta, Ensured)
-            client.metrics.ensured(ensured.local_bytes, ensured.peer_bytes, ensured.origin_bytes)
-            if generation == self._generation:
-                self._blocks.add(*wanted, is_whole=ensured.is_resident)
+                self._client.metrics.retried("READ" if is_inline else "ENSURE")
+
+    async def _bring(self, wanted: Range) -> None:
+        """Have a range made resident; ConnectionLost, NoRoom, Stale, Unavailable."""
+        assert self._connection is not None
+        meta = Ensure(handle=self._handle, offset_bytes=wanted[0], length_bytes=wanted[1])
+        generation = self._generation
+        reply = await self._client.request(self._connection, Op.ENSURE, meta, uid=self._open.uid)
+        ensured = decode_meta(reply.meta, Ensured)
+        self._client.metrics.ensured(ensured.local_bytes, ensured.peer_bytes, ensured.origin_bytes)
+        if generation == self._generation:
+            self._blocks.add(*wanted, is_whole=ensured.is_resident)
+
+    async def _bring_inline(self, wanted: Range, *, is_ahead: bool) -> None:
+        """Have one block sent, which needs no handle; ConnectionLost, Stale, Unavailable."""
+        inline, (offset, length) = self._client.inline, wanted
+        memory = inline.take(length)
+        try:
+            connection, _ = await self._client.connected()
+            at = offset
+            while at < offset + length:
+                end = min((at // connection.block_size_bytes + 1) * connection.block_size_bytes, offset + length)
+                await self._read_inline(connection, at, memory[at - offset : end - offset])
+                at = end
+        except BaseException:
+            if is_ahead:
+                self._inline.failed(length)
+            # Not to be used again: what is still coming may be written to it.
+            inline.lose(length)
+            raise
+        self._inline.arrived(offset // BLOCK_BYTES, memory, time.monotonic(), is_ahead=is_ahead)
+        if self._is_closed:
+            self._inline.clear()
+
+    async def _read_inline(self, connection: Connection, offset_bytes: int, target: memoryview) -> None:
+        opened = self._open
+        meta = Read(
+            uid=opened.uid,
+            path=opened.path,
+            etag=opened.etag,
+            size_bytes=opened.size_bytes,
+            offset_bytes=offset_bytes,
+            length_bytes=len(target),
+        )
+        reply = await self._client.request(connection, Op.READ, meta, uid=opened.uid, into=target)
+        if reply.data_bytes != len(target):
+            raise Unavailable(f"the worker sent {reply.data_bytes} bytes of {opened.path} instead of {len(target)}")
+        self._client.metrics.sent_inline(len(target), from_origin=decode_meta(reply.meta, ReadReply).from_origin)
 
     async def _opened(self, first_bytes: int = 0) -> None:
         """Have the file open; who opens it may ask for its first bytes too. Only for tasks nobody cancels."""
@@ -194,6 +266,8 @@ class PinnedWorkerFile:
 
     async def read(self, offset_bytes: int, length_bytes: int) -> Bytes:
         """Return the bytes of a resident range, good until the caller next waits."""
+        if self._inline and (sent := self._sent(offset_bytes, length_bytes)) is not None:
+            return sent
         descriptor = self._descriptor
         if descriptor is None:
             return b""
@@ -213,11 +287,29 @@ class PinnedWorkerFile:
             raise Unavailable(f"the cached {self._open.path} is shorter than its {self._open.size_bytes} bytes")
         return data
 
+    def _sent(self, offset_bytes: int, length_bytes: int) -> Bytes | None:
+        """The range, if bytes that were sent are among it and the others can be read at once."""
+        now, found = time.monotonic(), list[Bytes]()
+        if offset_bytes // BLOCK_BYTES == (offset_bytes + length_bytes - 1) // BLOCK_BYTES:
+            return self._inline.piece(offset_bytes, length_bytes, now)
+        pieces = list(self._pieces(offset_bytes, length_bytes))
+        if not any(at // BLOCK_BYTES in self._inline for at, _ in pieces):
+            return None
+        for at, length in pieces:
+            one: Bytes | None = self._inline.piece(at, length, now)
+            if one is None and self._descriptor is not None:
+                one = os.pread(self._descriptor, length, at)
+            if one is None or len(one) != length:
+                return None
+            found.append(one)
+        return b"".join(found)
+
     def close(self) -> None:
         """Let the version go."""
         if self._is_closed:
             return
         self._is_closed = True
+        self._inline.clear()
         if self._connection is not None and self._generation == self._client.generation:
             self._connection.notify(Op.CLOSE, Handle(handle=self._handle, is_silent=True))
         self._drop_descriptor()

@@ -37,6 +37,7 @@ from api.byteplane import (
 )
 from api.trust.source import Shown, TokenSource
 from fuse.client.connection import Connection, ConnectionLost, Refused, Reply, connect
+from fuse.client.inline_blocks import InlineBlocks
 from fuse.client.pinned_file import PinnedWorkerFile
 from fuse.client.staging_file import StagedWorkerFile
 from fuse.client.vault import NoVault, Vault
@@ -84,6 +85,7 @@ class WorkerClient:
         self._request_seconds = request_seconds
         self.commit_seconds = commit_seconds
         self._vault: Vault = vault or NoVault()
+        self.inline = InlineBlocks()
         self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
         self._generation = 0
@@ -120,27 +122,35 @@ class WorkerClient:
         uid: str,
         write: bool = False,
         timeout_seconds: float | None = None,
+        into: memoryview | None = None,
     ) -> Reply:
-        """Send on this very connection: for requests that name a handle of it. `uid` is the dataset it is about.
-        ConnectionLost, domain errors."""
+        """Send on this very connection: for requests that name a handle of it. `uid` is the dataset it is about,
+        data of the answer goes `into` memory. ConnectionLost, domain errors."""
         try:
-            return await self._asked(
-                connection, op, meta, uid=uid, write=write, timeout_seconds=timeout_seconds or self._request_seconds
-            )
+            seconds = timeout_seconds or self._request_seconds
+            return await self._asked(connection, op, meta, uid=uid, write=write, timeout_seconds=seconds, into=into)
         except Refused as refused:
             raise error_of(refused.number, str(refused)) from refused
 
     async def _asked(
-        self, connection: Connection, op: Op, meta: Struct, *, uid: str, write: bool, timeout_seconds: float
+        self,
+        connection: Connection,
+        op: Op,
+        meta: Struct,
+        *,
+        uid: str,
+        write: bool,
+        timeout_seconds: float,
+        into: memoryview | None = None,
     ) -> Reply:
         """Send, with a token for the dataset shown before; a token that is refused is replaced once."""
         shown = connection.shown
         if shown is None:
-            return await connection.request(op, meta, timeout_seconds)
+            return await connection.request(op, meta, timeout_seconds, into)
         try:
             if not shown.is_good(uid, write=write):
                 await self._show(shown, uid, write=write)
-            return await connection.request(op, meta, timeout_seconds)
+            return await connection.request(op, meta, timeout_seconds, into)
         except Refused as refused:
             if refused.number not in TOKEN_ERRNOS:
                 raise
@@ -149,7 +159,7 @@ class WorkerClient:
         shown.forget(uid)
         try:
             await self._show(shown, uid, write=write)
-            return await connection.request(op, meta, timeout_seconds)
+            return await connection.request(op, meta, timeout_seconds, into)
         except Refused as refused:
             if refused.number not in TOKEN_ERRNOS:
                 raise
@@ -204,6 +214,7 @@ class WorkerClient:
             connection.close("hello failed")
             raise
         connection.sets_modes = hello.sets_modes
+        connection.block_size_bytes = hello.block_size_bytes
         if hello.needs_tokens:
             if self._tokens is None:
                 connection.close("no tokens")

@@ -93,8 +93,9 @@ class PinnedFile(Protocol):
         """Make the range resident; joins a request for it that is under way. Stale, Unavailable."""
         ...
 
-    def ensure_soon(self, offset_bytes: int, length_bytes: int) -> None:
-        """Start making the range resident; failures show when the range is read. Returns at once."""
+    def ensure_soon(self, offset_bytes: int, length_bytes: int, *, in_order: bool = False) -> None:
+        """Start making the range readable; failures show when it is read. Returns at once. `in_order`: it is one block,
+        of a reader who comes to it soon and does not come back."""
         ...
 
     async def read(self, offset_bytes: int, length_bytes: int) -> Bytes:

@@ -30,6 +30,8 @@ ERRNOS: Final[dict[type[errors.FileSystemError], int]] = {
     errors.NoSpace: errno.ENOSPC,
     errors.TooLarge: errno.EFBIG,
     errors.Busy: errno.EBUSY,
+    # Not ENOBUFS, which programs do not expect of a read; it is asked for another way before anybody sees it.
+    errors.NoRoom: errno.EIO,
     # EIO, not ETIMEDOUT or EAGAIN: programs know that a read may give EIO, and must not spin on it.
     errors.Unavailable: errno.EIO,
     errors.FileSystemError: errno.EIO,
@@ -39,6 +41,7 @@ _SAME_MEANING: Final[dict[int, type[errors.FileSystemError]]] = {
     errno.EDQUOT: errors.NoSpace,
     errno.EOPNOTSUPP: errors.Unsupported,
     errno.ENOSYS: errors.Unsupported,
+    errno.ENOBUFS: errors.NoRoom,
 }
 
 ERRORS: Final[dict[int, type[errors.FileSystemError]]] = {

@@ -152,7 +152,7 @@ class Reads:
             # First in the queue, so that what is read now does not wait behind what may be read later.
             pin.ensure_soon(*needed)
         for ahead in handle.window.ahead(offset_bytes, length_bytes, size_bytes):
-            pin.ensure_soon(*ahead)
+            pin.ensure_soon(*ahead, in_order=True)
         if is_missing:
             await pin.ensure(*needed)
 

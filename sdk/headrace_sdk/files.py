@@ -1,7 +1,8 @@
 """Open files: reading through the worker's descriptor, writing into its staging file.
 
 A reader holds one version of an object from open to close, whatever is written meanwhile. Bytes come from the
-cached file itself: the worker is asked to make a range resident, and the descriptor it passed is read.
+cached file itself: the worker is asked to make a range resident, and the descriptor it passed is read. What the node
+does not keep, and is read in order, is sent (stream.py).
 
 Invariant: bytes are returned only if the worker held them while they were read. A file that is wholly resident
 keeps its bytes as long as the descriptor is open; else the connection is looked at after the read, and when the
@@ -12,9 +13,11 @@ import errno
 import io
 import mmap
 import os
+import threading
 import time
 from typing import Any
 
+from headrace_sdk.stream import BEGIN_BYTES, Stream
 from headrace_sdk.worker import (
     CLOSE,
     COMMIT,
@@ -47,7 +50,12 @@ class Pinned(io.RawIOBase):
         self._connection: Connection | None = None
         self._handle = 0
         self._is_whole = False
+        self._is_kept = False
         self._ready = (0, 0)
+        self._in_order = (0, 0)
+        """From where, and to where, it was read in order at last."""
+        self._stream: Stream | None = None
+        self._streaming = threading.Lock()
         self._open()
 
     def _open(self) -> None:
@@ -58,6 +66,7 @@ class Pinned(io.RawIOBase):
         self._descriptor, self._connection = reply.descriptor, connection
         self._handle = reply.meta["handle"]
         self._is_whole = bool(reply.meta["is_resident"])
+        self._is_kept = bool(reply.meta.get("is_kept", False))
         self._ready = (0, 0)
 
     def _drop(self) -> None:
@@ -108,8 +117,43 @@ class Pinned(io.RawIOBase):
         view = view[: max(0, min(len(view), self.size_bytes - offset))]
         done = 0
         while done < len(view):
-            done += self._read_some(view[done:], offset + done)
+            at = offset + done
+            count = self._read_streamed(view[done:], at) or self._read_some(view[done:], at)
+            self._in_order = (self._in_order[0] if at == self._in_order[1] else at, at + count)
+            done += count
         return done
+
+    def _read_streamed(self, view: memoryview, offset: int) -> int:
+        """Read from the stream of a file that this node does not keep, if it is read in order; else 0."""
+        if self._is_whole or self._is_kept or not self._streaming.acquire(blocking=False):
+            return 0
+        try:
+            if self._stream is not None and self._stream.at != offset:
+                self._end_stream()
+            if self._stream is None:
+                if self._ready[0] <= offset and offset + len(view) <= self._ready[1]:
+                    return 0  # It is here already.
+                run = len(view) + (offset - self._in_order[0] if offset == self._in_order[1] else 0)
+                if run < BEGIN_BYTES:
+                    return 0
+                self._stream = Stream(self._worker.another(), self.version, offset)
+            count = self._stream.read_into(view)
+            if self._stream.at >= self.size_bytes:
+                self._end_stream()
+        except OSError:
+            # Whatever it was, the file's own connection meets it too, and goes on with the next worker.
+            self._end_stream()
+            self._in_order = (offset, offset)
+            return 0
+        else:
+            return count
+        finally:
+            self._streaming.release()
+
+    def _end_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
     def _read_some(self, view: memoryview, offset: int) -> int:
         ahead = max(len(view), self._readahead_bytes if offset == self._ready[1] or not offset else len(view))
@@ -168,6 +212,7 @@ class Pinned(io.RawIOBase):
             except OSError:
                 connection.close()  # Its end lets every handle go.
         self._drop()
+        self._end_stream()
         super().close()
 
 

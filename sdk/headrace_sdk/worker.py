@@ -14,7 +14,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +50,15 @@ _META_BYTES_MAX, _DATA_BYTES_MAX = 1 << 20, 64 << 20
 
 class ConnectionLost(ConnectionError):
     """The worker hung up or did not answer in time; the request may or may not have been carried out."""
+
+
+class _Answer(NamedTuple):
+    """What an answer's header says."""
+
+    request_id: int
+    status: int
+    meta_bytes: int
+    data_bytes: int
 
 
 class Reply(NamedTuple):
@@ -116,44 +126,84 @@ class Connection:
 
     def _call(self, op: int, meta: dict[str, Any], timeout_seconds: float) -> Reply:
         with self._lock:
-            if not self.is_open or self.process != os.getpid():
-                raise ConnectionLost(errno.ECONNRESET, "the connection to the worker is closed")
-            request_id, self._next_id = self._next_id, self._next_id + 1
-            body = pack(meta)
-            try:
-                self._socket.settimeout(timeout_seconds)
-                self._socket.sendall(_HEADER.pack(_MAGIC, _VERSION, op, 0, 0, request_id, len(body), 0) + body)
+            request_id = self.ask(op, meta, timeout_seconds)
+            with self._ends_when_lost(timeout_seconds):
                 status, reply = self._receive(op, request_id)
-            except TimeoutError as error:
-                self.close()
-                raise ConnectionLost(errno.ETIMEDOUT, f"the worker did not answer in {timeout_seconds} s") from error
-            except (OSError, Malformed) as error:
-                self.close()
-                if isinstance(error, ConnectionLost):
-                    raise
-                raise ConnectionLost(errno.ECONNRESET, f"the worker was lost: {error}") from error
-            except BaseException:
-                # Interrupted between question and answer: the next answer would be the wrong one.
-                self.close()
-                raise
         if status:
             raise OSError(status, str(reply.meta.get("message", "the worker refused")))
         return reply
 
-    def _receive(self, op: int, request_id: int) -> tuple[int, Reply]:
+    def ask(self, op: int, meta: dict[str, Any], timeout_seconds: float = REQUEST_SECONDS) -> int:
+        """Send a request and return its number; `answer` returns its answer. Only for a connection that nobody else
+        calls on. ConnectionLost."""
+        if not self.is_open or self.process != os.getpid():
+            raise ConnectionLost(errno.ECONNRESET, "the connection to the worker is closed")
+        request_id, self._next_id = self._next_id, self._next_id + 1
+        body = pack(meta)
+        with self._ends_when_lost(timeout_seconds):
+            self._socket.settimeout(timeout_seconds)
+            self._socket.sendall(_HEADER.pack(_MAGIC, _VERSION, op, 0, 0, request_id, len(body), 0) + body)
+        return request_id
+
+    def answer(self, op: int, place: Callable[[int, int], memoryview]) -> int:
+        """Receive the next answer to one of several questions of one kind; return the number of its question. Its data
+        is put where `place` says, given that number and its length. OSError when the worker refuses; ConnectionLost."""
+        if not self.is_open or self.process != os.getpid():
+            raise ConnectionLost(errno.ECONNRESET, "the connection to the worker is closed")
+        with self._ends_when_lost(REQUEST_SECONDS):
+            header, descriptor = self._header(op)
+            if descriptor is not None:
+                os.close(descriptor)
+                raise Malformed("it sent a descriptor nobody asked for")
+            meta = unpack(self._exactly(header.meta_bytes))
+            if not header.status:
+                self._fill(place(header.request_id, header.data_bytes))
+        if header.status:
+            raise OSError(header.status, str(meta.get("message", "the worker refused")))
+        return header.request_id
+
+    @contextmanager
+    def _ends_when_lost(self, timeout_seconds: float) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError as error:
+            self.close()
+            raise ConnectionLost(errno.ETIMEDOUT, f"the worker did not answer in {timeout_seconds} s") from error
+        except (OSError, Malformed) as error:
+            self.close()
+            if isinstance(error, ConnectionLost):
+                raise
+            raise ConnectionLost(errno.ECONNRESET, f"the worker was lost: {error}") from error
+        except BaseException:
+            # Interrupted between question and answer: the next answer would be the wrong one.
+            self.close()
+            raise
+
+    def _header(self, op: int) -> tuple[_Answer, int | None]:
         raw, descriptor = self._first()
         try:
             magic, version, got_op, status, flags, got_id, meta_bytes, data_bytes = _HEADER.unpack(raw)
             if (magic, version) != (_MAGIC, _VERSION):
                 raise Malformed("it speaks another protocol; install the headrace-sdk of its version")
-            if (got_op, got_id) != (op, request_id) or not flags & _REPLY:
+            if got_op != op or not flags & _REPLY:
                 raise Malformed("it answered another request")
             if meta_bytes > _META_BYTES_MAX or data_bytes > _DATA_BYTES_MAX:
                 raise Malformed(f"its frame of {meta_bytes}+{data_bytes} bytes is too large")
             if bool(flags & _DESCRIPTOR) != (descriptor is not None):
                 raise Malformed("its descriptor is missing")
-            meta = unpack(self._exactly(meta_bytes))
-            return status, Reply(meta, self._exactly(data_bytes), descriptor)
+            return _Answer(got_id, status, meta_bytes, data_bytes), descriptor
+        except BaseException:
+            if descriptor is not None:
+                os.close(descriptor)
+            raise
+
+    def _receive(self, op: int, request_id: int) -> tuple[int, Reply]:
+        header, descriptor = self._header(op)
+        try:
+            if header.request_id != request_id:
+                raise Malformed("it answered another request")
+            meta = unpack(self._exactly(header.meta_bytes))
+            return header.status, Reply(meta, self._exactly(header.data_bytes), descriptor)
         except BaseException:
             if descriptor is not None:
                 os.close(descriptor)
@@ -180,13 +230,15 @@ class Connection:
 
     def _exactly(self, size_bytes: int) -> bytes:
         whole = bytearray(size_bytes)
-        view = memoryview(whole)
+        self._fill(memoryview(whole))
+        return bytes(whole)
+
+    def _fill(self, view: memoryview) -> None:
         while view:
             count = self._socket.recv_into(view)
             if not count:
                 raise ConnectionLost(errno.ECONNRESET, "the worker hung up")
             view = view[count:]
-        return bytes(whole)
 
     @property
     def is_alive(self) -> bool:
@@ -242,6 +294,10 @@ class Worker:
                 time.sleep(BACKOFF_SECONDS)
             else:
                 return made
+
+    def another(self) -> Connection:
+        """Return a connection of one's own; OSError."""
+        return Connection(self.path, self.tokens)
 
     def ask(self, op: int, meta: dict[str, Any]) -> Reply:
         """Call, going on with the next worker when this one dies: for requests that may be sent twice."""

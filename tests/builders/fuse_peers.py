@@ -248,7 +248,7 @@ class FakePin:
         self.ensured.append((offset_bytes, length_bytes))
         self._blocks.add(offset_bytes, length_bytes)
 
-    def ensure_soon(self, offset_bytes: int, length_bytes: int) -> None:
+    def ensure_soon(self, offset_bytes: int, length_bytes: int, *, in_order: bool = False) -> None:
         self._peers.calls["ensure_soon"] += 1
 
     async def read(self, offset_bytes: int, length_bytes: int) -> Bytes:

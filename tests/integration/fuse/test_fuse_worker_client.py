@@ -14,7 +14,7 @@ from fuse.client import staging_file
 from fuse.client.vault import NoVault
 from fuse.client.worker_client import WorkerClient
 from fuse.client.write_back import WRITE_BYTES_MAX
-from fuse.core.read_plan import WHOLE_FILE_BYTES
+from fuse.core.read_plan import BLOCK_BYTES, WHOLE_FILE_BYTES, needed_range
 from fuse.errors import AccessDenied, Ended, NoSpace, NotFound, Stale, Unavailable, Unsupported
 from fuse.metrics import Metrics
 from tests.builders.socket_worker import SocketWorker
@@ -177,6 +177,96 @@ async def test_of_a_large_file_only_what_is_read_is_brought(client: WorkerClient
     assert (worker.calls["OPEN"], worker.calls["ENSURE"]) == (1, 1)
     assert not pin.is_resident(0, size_bytes)
     pin.close()
+
+
+LARGE = os.urandom(5 * BLOCK_BYTES + 77)
+
+
+def _sent(client: WorkerClient) -> int:
+    return sum(client.metrics.inline_bytes.values())
+
+
+@pytest.mark.parametrize("block_bytes", [BLOCK_BYTES // 4, BLOCK_BYTES, BLOCK_BYTES * 4])
+async def test_a_reader_in_order_is_sent_what_the_node_does_not_keep(
+    client: WorkerClient, worker: SocketWorker, block_bytes: int
+) -> None:
+    """Whatever the size of the worker's own blocks is."""
+    worker.files[("u", "large")] = LARGE
+    worker.block_size_bytes = block_bytes
+    pin = client.pin("u", "large", "e", len(LARGE))
+    for at in range(0, len(LARGE), BLOCK_BYTES):
+        length = min(BLOCK_BYTES, len(LARGE) - at)
+        pin.ensure_soon(at, length, in_order=True)
+        await pin.ensure(at, length)
+        assert bytes(await pin.read(at, length)) == LARGE[at : at + length]
+    assert (worker.calls["ENSURE"], _sent(client)) == (0, len(LARGE))
+    assert client.inline.taken_bytes < 5 * BLOCK_BYTES, "blocks that were read make room"
+    # Across two blocks, one of which was sent.
+    at = len(LARGE) - 77 - 10
+    await pin.ensure(at, 20)
+    assert bytes(await pin.read(at, 20)) == LARGE[at : at + 20]
+    pin.close()
+    assert client.inline.taken_bytes == 0
+
+
+@pytest.mark.parametrize("name", ["a", "large"])
+@pytest.mark.parametrize("refused", [Op.OPEN, Op.ENSURE])
+async def test_where_the_cache_has_no_room_even_for_a_moment_bytes_are_sent(
+    client: WorkerClient, worker: SocketWorker, name: str, refused: Op
+) -> None:
+    worker.files[("u", "large")] = LARGE
+    worker.refusals[refused] = errno.ENOBUFS
+    data = worker.files[("u", name)]
+    worker.brings = refused is Op.OPEN
+    pin = client.pin("u", name, "e", len(data))
+    for at in (0, len(data) // 2, len(data) - 10):
+        length = min(100, len(data) - at)
+        await pin.ensure(*needed_range(at, length, len(data)))
+        assert pin.is_resident(at, length)
+        assert bytes(await pin.read(at, length)) == data[at : at + length]
+    assert _sent(client) > 0
+    pin.close()
+    assert client.inline.taken_bytes == 0
+
+
+async def test_a_worker_that_dies_while_it_sends_is_followed_by_the_next(
+    client: WorkerClient, worker: SocketWorker
+) -> None:
+    worker.files[("u", "large")] = LARGE
+    pin = client.pin("u", "large", "e", len(LARGE))
+    worker.sends_bytes_max = BLOCK_BYTES // 2
+    reading = asyncio.create_task(pin.ensure(0, BLOCK_BYTES))
+    worker.refusals[Op.ENSURE] = errno.ENOBUFS
+    await _until(lambda: not client.generation)
+    worker.start()
+    await reading
+    assert bytes(await pin.read(0, BLOCK_BYTES)) == LARGE[:BLOCK_BYTES]
+    assert client.metrics.retries["READ"] == 1
+    pin.close()
+    assert client.inline.taken_bytes == 0
+
+
+async def test_what_comes_after_its_deadline_harms_nothing(worker: SocketWorker, tmp_path: Path) -> None:
+    worker.files[("u", "large")] = LARGE
+    hasty = WorkerClient(
+        str(tmp_path / "worker.sock"), node="n", metrics=Metrics(), patience_seconds=10.0, request_seconds=0.3
+    )
+    try:
+        worker.refusals[Op.ENSURE] = errno.ENOBUFS
+        worker.held_op = Op.READ
+        worker.hold.clear()
+        pin = hasty.pin("u", "large", "e", len(LARGE))
+        reading = asyncio.create_task(pin.ensure(0, BLOCK_BYTES))
+        await _until(lambda: worker.calls["READ"] >= 2)
+        worker.hold.set()
+        await reading
+        assert bytes(await pin.read(0, BLOCK_BYTES)) == LARGE[:BLOCK_BYTES]
+        await pin.ensure(BLOCK_BYTES, BLOCK_BYTES)
+        assert bytes(await pin.read(BLOCK_BYTES, BLOCK_BYTES)) == LARGE[BLOCK_BYTES : 2 * BLOCK_BYTES]
+        pin.close()
+        assert hasty.inline.taken_bytes == 0
+    finally:
+        await hasty.close()
 
 
 async def test_a_close_goes_with_the_next_request(client: WorkerClient, worker: SocketWorker) -> None:

@@ -19,6 +19,7 @@ import pytest
 import safetensors.numpy
 
 from headrace_sdk import File, FileDataset, HeadraceFileSystem, checkpoint
+from headrace_sdk.stream import BEGIN_BYTES
 from metadata.core.formats.marker import marker_format
 from tests.builders.cache_cluster import CacheCluster
 
@@ -328,6 +329,41 @@ def test_a_cache_without_room_gives_the_bytes_all_the_same(tmp_path: Path, tempo
             memory.close()
             with pytest.raises(OSError, match=r"no room for all of big\.bin"):
                 file.local_path()
+    finally:
+        cluster.stop()
+
+
+def test_a_file_that_is_not_kept_is_streamed_to_who_reads_it_in_order(tmp_path: Path) -> None:
+    """Also through the death of the worker, and beside readers of other places of the same open file."""
+    cluster = CacheCluster(tmp_path, environment={"HEADRACE_WORKER_BLOCK_SIZE_BYTES": str(BLOCK)})
+    large = random.Random(5).randbytes(9 * BEGIN_BYTES + 321)
+    try:
+        cluster.put_origin({"large.bin": large})
+        worker = cluster.add_worker("a", tiers=[f"SSD:{tmp_path}/ssd:{4 * BLOCK}"])
+        cluster.sync()
+        fs = HeadraceFileSystem(socket=str(worker.socket), skip_instance_cache=True)
+        with fs.open(f"{ROOT}/large.bin") as file:
+            piece, streamed = 3 * BLOCK + 17, 0
+            for at in range(0, len(large), piece):
+                if at // piece == 50:
+                    assert file.raw._stream is not None
+                    worker.kill()
+                    worker.start()
+                assert file.raw.pread_into(buffer := bytearray(piece), at) == min(piece, len(large) - at)
+                assert buffer[: len(large) - at] == large[at : at + piece]
+                streamed += file.raw._stream is not None
+                if at // piece == 140:
+                    assert file.pread(100, len(large) - at - 100) == large[len(large) - at - 100 : len(large) - at]
+            assert streamed > 20
+            assert file.raw._stream is None, "at its end the connection is given back"
+
+            def whole(start: int) -> bool:
+                return all(file.pread(BLOCK, at) == large[at : at + BLOCK] for at in range(start, len(large), BLOCK))
+
+            with ThreadPoolExecutor(4) as pool:
+                assert all(pool.map(whole, (0, 0, 12345, 2 * BEGIN_BYTES)))
+        with fs.open(f"{ROOT}/large.bin") as file:
+            assert file.read() == large
     finally:
         cluster.stop()
 
