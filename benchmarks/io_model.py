@@ -10,9 +10,9 @@ later ones; 10 % is the goal. The model knows nothing of processors, so speeds a
 import math
 import random
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,7 @@ from benchmarks.file_system import make_file
 from benchmarks.frame import Case, Run
 from benchmarks.origin_process import MOUNT, OriginProcess
 from benchmarks.training import READERS, Workload, epoch
+from headrace.cli.progress import Bar
 from headrace.cluster.ports import pick_free
 from simulations.io_model import TOLERANCE, Epoch, Readers, apart, bytes_apart, expected, mean
 
@@ -85,25 +86,36 @@ QUICK: Final = Sizes(32, 2, (Shape(1, 0.5),))
 def main(arguments: list[str]) -> int:
     """Measure and report."""
     parser = frame.parser("io-model", __doc__ or "")
+    parser.add_argument(
+        "--slower",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="readers and origin at an N-th of their speeds: seconds then depend less on a processor others use too",
+    )
     parser.add_argument("--only", choices=[shape.name for shape in FULL.shapes], help="one of the cases")
     options = parser.parse_args(arguments)
+    if not 1.0 <= options.slower < math.inf:
+        parser.error(f"--slower is {options.slower}; give a number from 1 on")
     sizes = QUICK if options.quick else FULL
     cases: list[Case] = []
-    for shape in sizes.shapes:
-        if options.only in (None, shape.name):
-            cases += _cases(shape.name, _readers(sizes, shape), options.runs)
+    chosen = [shape for shape in sizes.shapes if options.only in (None, shape.name)]
+    with Bar() as bar:
+        next_is = bar.counted(len(chosen) * options.runs * sizes.epochs)
+        for shape in chosen:
+            cases += _cases(shape.name, _readers(sizes, shape, options.slower), options.runs, next_is)
     frame.report("io-model", cases, options.json, options.plot)
     return 0
 
 
-def _readers(sizes: Sizes, shape: Shape) -> Readers:
+def _readers(sizes: Sizes, shape: Shape, slower: float) -> Readers:
     return Readers(
         shape.nodes,
         shape.fraction,
         sizes.files * JOB.file_bytes,
         sizes.epochs,
-        WANTED_BYTES_PER_SECOND,
-        ORIGIN_BYTES_PER_SECOND,
+        WANTED_BYTES_PER_SECOND / slower,
+        ORIGIN_BYTES_PER_SECOND / slower,
         idle_nodes=shape.idle,
         first_part=shape.first_part,
         file_bytes=JOB.file_bytes,
@@ -112,13 +124,14 @@ def _readers(sizes: Sizes, shape: Shape) -> Readers:
     )
 
 
-def _cases(name: str, readers: Readers, runs: int) -> list[Case]:
+def _cases(name: str, readers: Readers, runs: int, next_is: Callable[[str], None]) -> list[Case]:
+    """`next_is` hears of each epoch of the real readers before it begins."""
     model = expected(readers)
     made: dict[str, tuple[list[Run], list[Run], str]] = {}
     for number in range(runs):
         frame.progress(f"{name}: run {number + 1} of {runs}")
         with TemporaryDirectory(prefix="headrace-bench-io-model-") as folder:
-            real = measured(Path(folder), readers, number)
+            real = measured(Path(folder), readers, number, lambda epoch: next_is(f"{name}: {epoch}"))
         for which, ours, theirs in (("first", model[0], real[0]), ("later", mean(model[1:]), mean(real[1:]))):
             by_bytes, by_seconds, _ = made.get(which, ([], [], ""))
             by_bytes.append((bytes_apart(ours, theirs),))
@@ -136,12 +149,15 @@ def _text(found: Epoch) -> str:
     return " + ".join(f"{part / 1e6:.0f}" for part in parts) + f" MB local, peers, origin, {found.seconds:.1f} s"
 
 
-def measured(directory: Path, readers: Readers, run: int = 0) -> list[Epoch]:
+def measured(
+    directory: Path, readers: Readers, run: int = 0, next_is: Callable[[str], None] = lambda _: None
+) -> list[Epoch]:
     """The same readers on real workers, epoch by epoch; each run has other homes and other orders."""
     files = readers.dataset_bytes // JOB.file_bytes
     room = math.ceil(readers.fraction * readers.dataset_bytes)
     nodes = [f"node-{number}" for number in range(readers.nodes + readers.idle_nodes)]
     reading = nodes[: readers.nodes]
+    job = replace(JOB, batch_seconds=JOB.batch * JOB.file_bytes / readers.reader_bytes_per_second)
     with (
         OriginProcess(directory / "origin", readers.origin_bytes_per_second) as origin,
         DataPlane(directory / "plane", tier_bytes=room) as plane,
@@ -160,18 +176,19 @@ def measured(directory: Path, readers: Readers, run: int = 0) -> list[Epoch]:
         sources = [CachedReader(plane.socket(node), uid, entries) for node in reading]
         found: list[Epoch] = []
         for number in range(readers.epochs):
+            next_is(f"epoch {number + 1} of {readers.epochs}")
             sent, local = origin.sent_bytes(), _local_bytes(ports)
             seeds = [1000 * run + number * len(reading) + index for index in range(len(reading))]
             count = files if number else round(readers.first_part * files)
-            seconds = max(pool.map(partial(_epoch, sorted(entries), count), sources, seeds))
+            seconds = max(pool.map(partial(_epoch, job, sorted(entries), count), sources, seeds))
             fetched, here = origin.sent_bytes() - sent, _local_bytes(ports) - local
             read = len(reading) * count * JOB.file_bytes
             found.append(Epoch(here, read - here - fetched, fetched, seconds))
         return found
 
 
-def _epoch(paths: Sequence[str], count: int, source: CachedReader, seed: int) -> float:
-    return epoch(JOB, source, random.Random(seed).sample(paths, count), seed)
+def _epoch(job: Workload, paths: Sequence[str], count: int, source: CachedReader, seed: int) -> float:
+    return epoch(job, source, random.Random(seed).sample(paths, count), seed)
 
 
 def _local_bytes(ports: Sequence[int]) -> float:

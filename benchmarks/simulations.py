@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import frame
+from headrace.cli.progress import Bar
 from simulations.engine.outcome import Outcome
 from simulations.engine.simulation import Simulation
 from simulations.policies.registry import POLICIES
-from simulations.scenarios.build import NO_TRACES, build
+from simulations.run import teller
+from simulations.scenarios.build import build
 from simulations.scenarios.schema import Scenario, find, load
 from simulations.traces.readers import Traces, read
 
@@ -32,23 +34,19 @@ def main(arguments: list[str]) -> int:
     traces = read(options.trace)
     runs = 1 if options.quick else options.runs
     cases: list[frame.Case] = []
-    for name in ("sweep", "philly"):
-        cases += data_cases(_loaded(name, quick=options.quick), runs, traces)
-    cases += allocation_cases(_loaded("gangs-fragmented", quick=options.quick), runs, traces)
-    if options.scale:
-        cases.append(scale_case())
+    with Bar() as bar:
+        for name in ("sweep", "philly"):
+            cases += data_cases(_loaded(name, quick=options.quick), runs, traces, bar)
+        cases += allocation_cases(_loaded("gangs-fragmented", quick=options.quick), runs, traces, bar)
+        if options.scale:
+            cases.append(scale_case(bar))
     frame.report("simulations", cases, options.json, options.plot)
     return 0
 
 
-def data_cases(scenario: Scenario, runs: int, traces: Traces = NO_TRACES) -> list[frame.Case]:
+def data_cases(scenario: Scenario, runs: int, traces: Traces, bar: Bar) -> list[frame.Case]:
     """Bytes from the origin or across racks, and mean completion, against each reading of Fluid's rule."""
-    made: dict[str, list[Outcome]] = {name: [] for name in ("headrace", *FLUIDS)}
-    for seed in range(runs):
-        world = build(scenario, seed, traces)
-        for name, outcomes in made.items():
-            frame.progress(f"{scenario.name}: {name}, seed {seed}")
-            outcomes.append(Simulation(world, POLICIES[name]).run())
+    made = _made(scenario, ("headrace", *FLUIDS), runs, traces, bar)
     cases = []
     for yardstick in FLUIDS:
         # The goals are set against Fluid as it is deployed; the other readings are told beside it.
@@ -71,15 +69,10 @@ def data_cases(scenario: Scenario, runs: int, traces: Traces = NO_TRACES) -> lis
     return cases
 
 
-def allocation_cases(scenario: Scenario, runs: int, traces: Traces = NO_TRACES) -> list[frame.Case]:
+def allocation_cases(scenario: Scenario, runs: int, traces: Traces, bar: Bar) -> list[frame.Case]:
     """GPU allocation while jobs come, without data, against kube-scheduler with and without coscheduling."""
     names = ("headrace", "kube-scheduler", "coscheduling")
-    made: dict[str, list[Outcome]] = {name: [] for name in names}
-    for seed in range(runs):
-        world = build(scenario, seed, traces)
-        for name, outcomes in made.items():
-            frame.progress(f"{scenario.name}: {name}, seed {seed}")
-            outcomes.append(Simulation(world, POLICIES[name]).run())
+    made = _made(scenario, names, runs, traces, bar)
     return [
         frame.Case(
             f"allocation-{scenario.name}-{yardstick}",
@@ -93,13 +86,14 @@ def allocation_cases(scenario: Scenario, runs: int, traces: Traces = NO_TRACES) 
     ]
 
 
-def scale_case() -> frame.Case:
+def scale_case(bar: Bar) -> frame.Case:
     """Wall time of a simulated month."""
     world = build(load(find("month-at-scale")), 0)
     assert (len(world.nodes), len(world.jobs)) == (SCALE_NODES, SCALE_JOBS)
     frame.progress(f"month-at-scale: {SCALE_NODES} nodes, {SCALE_JOBS} jobs")
     started, used = time.perf_counter(), time.process_time()
-    outcome = Simulation(world, POLICIES["headrace"]).run()
+    tell = teller("month-at-scale", 0, 1, time.monotonic(), bar.tell)
+    outcome = Simulation(world, POLICIES["headrace"]).run(tell)
     seconds, used = time.perf_counter() - started, time.process_time() - used
     gar = 100 * (outcome.figures["gar"] or 0.0)
     return frame.Case(
@@ -110,6 +104,20 @@ def scale_case() -> frame.Case:
         goal=SCALE_GOAL_SECONDS,
         note=f"{used:.0f} s of one core; {outcome.figures['jobs_finished']:.0f} jobs finished, GAR {gar:.0f} %",
     )
+
+
+def _made(scenario: Scenario, names: Sequence[str], runs: int, traces: Traces, bar: Bar) -> dict[str, list[Outcome]]:
+    """Outcomes by policy, one a seed."""
+    made: dict[str, list[Outcome]] = {name: [] for name in names}
+    began, tell = time.monotonic(), bar.part(scenario.name)
+    for seed in range(runs):
+        world = build(scenario, seed, traces)
+        for name, outcomes in made.items():
+            frame.progress(f"{scenario.name}: {name}, seed {seed}")
+            done = sum(map(len, made.values()))
+            steps = teller(f"{name}, seed {seed}", done, runs * len(names), began, tell)
+            outcomes.append(Simulation(world, POLICIES[name]).run(steps))
+    return made
 
 
 def _loaded(name: str, *, quick: bool) -> Scenario:

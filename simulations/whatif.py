@@ -4,8 +4,9 @@ Owns how objects become a world. What no object says is assumed and told: run ti
 run keep their room for good, since nobody knows when they end; what is asked is where the waiting jobs go.
 """
 
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from msgspec import structs
@@ -21,7 +22,7 @@ from simulations.engine.webhook import ZONE
 from simulations.errors import ScenarioError
 from simulations.kwok.invariants import is_over, requests
 from simulations.policies.registry import POLICIES
-from simulations.run import Result
+from simulations.run import Result, Step, teller
 from simulations.scenarios.schema import Cluster, NodePool, Scenario
 
 AS_IT_IS = "as it is"
@@ -123,7 +124,9 @@ class Questions:
     cordons: tuple[str, ...] = ()
 
 
-def ask(live: Live, assumed: Assumed, questions: Questions) -> Result:
+def ask(
+    live: Live, assumed: Assumed, questions: Questions, *, progress: Callable[[Step], None] | None = None
+) -> Result:
     """The waiting jobs under Headrace's scheduler, in the cluster as it is and in each changed one."""
     world, notes = world_of(live, assumed)
     worlds = {AS_IT_IS: world}
@@ -131,14 +134,19 @@ def ask(live: Live, assumed: Assumed, questions: Questions) -> Result:
     worlds |= {f"SSD × {factor:g}": with_ssd(world, factor) for factor in questions.ssd_factors}
     worlds |= {f"without {label}": world_of(cordoned(live, label), assumed)[0] for label in questions.cordons}
     policy = POLICIES["headrace"]
-    runs = {name: [Simulation(changed, policy).run()] for name, changed in worlds.items()}
+    started = time.monotonic()
+    runs, walls = {}, {}
+    for done, (name, changed) in enumerate(worlds.items()):
+        began = time.monotonic()
+        runs[name] = [Simulation(changed, policy).run(teller(name, done, len(worlds), started, progress))]
+        walls[name] = time.monotonic() - began
     scenario = Scenario(
         name="whatif",
         question="Where would the pods that wait now go, and how soon would their jobs be done?",
         cluster=Cluster(pools=(NodePool(count=len(world.nodes)),)),
         seeds=1,
     )
-    return Result(scenario, (), runs, dict.fromkeys(runs, 0.0), dict.fromkeys(runs, policy.about), notes)
+    return Result(scenario, (), runs, walls, dict.fromkeys(runs, policy.about), notes)
 
 
 def _nodes(live: Live) -> tuple[NodeSpec, ...]:

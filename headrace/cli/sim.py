@@ -5,6 +5,7 @@ Owns options and output. What is simulated lives in simulations/."""
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from headrace.cli.progress import Bar
 from headrace.cli.tables import console
 from headrace.cli.whatif import whatif
 from headrace.errors import HeadraceError, UsageError
@@ -78,6 +80,10 @@ def run_scenario(
     ] = False,
     nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="scale the scenario to so many nodes")] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="and to so many jobs; default: as nodes")] = None,
+    origin_price: Annotated[
+        float | None,
+        typer.Option("--origin-price", help="of a GiB that leaves the origin; default: the scenario's"),
+    ] = None,
     trace: Annotated[list[Path] | None, typer.Option("--trace", help="a CSV of openb or Philly; repeatable")] = None,
     output: Annotated[str, typer.Option("-o", "--output", help="table, json or yaml")] = "table",
     report: Annotated[Path | None, typer.Option("--report", help=REPORT)] = None,
@@ -103,12 +109,16 @@ def run_scenario(
         raise UsageError("--scheduler, --without-gangs and --training-jobs are for --engine kwok; use --policies")
     if engine == "kwok" and policies:
         raise UsageError("--policies is for the event engine; --engine kwok takes --scheduler")
+    if origin_price is not None and not 0 <= origin_price < math.inf:
+        raise UsageError(f"--origin-price {origin_price} is no price; give a number from 0 on")
     try:
         loaded, notes = scaled(load(find(scenario)), nodes=nodes, jobs=jobs)
+        if origin_price is not None:
+            loaded = loaded.model_copy(update={"origin_price_per_gib": origin_price})
         traces = read(trace or [])
         for note in notes:
             print(note, file=sys.stderr)
-        with _Bar() as bar:
+        with Bar() as bar:
             if engine == "kwok":
                 from headrace.cluster.bare import bare_cluster
                 from simulations.kwok import runs
@@ -175,9 +185,10 @@ def calibrate(
         raise UsageError(f"--scheduler {scheduler!r} is in one engine only; choose {' or '.join(ABOUT)}")
     try:
         loaded, notes = scaled(load(find(scenario)), nodes=nodes, jobs=jobs)
-        event = run(loaded, policies=[scheduler], seeds=seeds)
-        with _Bar() as bar:
-            kwok = run_kwok(loaded, wanted([scheduler], []), bare_cluster, seeds=seeds, progress=bar.tell)
+        with Bar() as bar:
+            event = run(loaded, policies=[scheduler], seeds=seeds, progress=bar.part("event"))
+            tell = bar.part("kwok")
+            kwok = run_kwok(loaded, wanted([scheduler], []), bare_cluster, seeds=seeds, progress=tell)
     except ScenarioError as error:
         raise UsageError(str(error)) from None
     except (InvariantViolation, SchedulerDied, KubeError) as error:
@@ -231,15 +242,19 @@ def report_file(
 def write_pictures(result: Any, report: Path | None, plots: Path | None) -> None:
     """The HTML file and the folder of pictures that were asked for."""
     try:
-        if report is not None:
-            from simulations.report.page import page
+        with Bar() as bar:
+            if report is not None:
+                from simulations.report.page import page
 
-            report.write_text(page(result, shlex.join(["headrace", *sys.argv[1:]])), encoding="utf-8")
-        if plots is not None:
-            from simulations.report.plots import write
+                command = shlex.join(["headrace", *sys.argv[1:]])
+                report.write_text(page(result, command, bar.counted), encoding="utf-8")
+            files = []
+            if plots is not None:
+                from simulations.report.plots import write
 
-            for file in write(result, plots):
-                print(file, file=sys.stderr)
+                files = write(result, plots, bar.counted)
+        for file in files:
+            print(file, file=sys.stderr)
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}; name what can be written") from None
 
@@ -273,32 +288,3 @@ def _print(values: dict[str, Any], output: str) -> None:
     print(json.dumps(values, indent=1) if output == "json" else yaml.safe_dump(values, sort_keys=False), end="")
     if output == "json":
         print()
-
-
-class _Bar:
-    """Progress with the time left, on standard error when that is a terminal."""
-
-    def __enter__(self) -> _Bar:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        )
-        self._progress.start()
-        self._task = self._progress.add_task("starting", total=1.0, left="")
-        return self
-
-    def tell(self, step: Any) -> None:
-        """Show a step."""
-        left = f"{step.seconds_left:,.0f} s left" if step.seconds_left != float("inf") else ""
-        self._progress.update(self._task, completed=step.share, description=step.label, left=left)
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()

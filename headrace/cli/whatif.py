@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from headrace.cli.connection import run
+from headrace.cli.progress import Bar
 from headrace.errors import UsageError
 from kube.client import KubeClient
 from kube.errors import NotFound
@@ -53,9 +54,11 @@ def whatif(
         asked = Questions((2,), (2.0,))
     live = run(_read, cluster)
     try:
-        show(ask(live, Assumed(compute_seconds, read_speed), asked), output)
+        with Bar() as bar:
+            found = ask(live, Assumed(compute_seconds, read_speed), asked, progress=bar.tell)
     except ScenarioError as error:
         raise UsageError(str(error)) from None
+    show(found, output)
 
 
 async def _read(client: KubeClient) -> Any:

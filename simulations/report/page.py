@@ -5,8 +5,8 @@ from html import escape
 
 import yaml
 
-from simulations.report.plots import figures
-from simulations.report.tables import by_size, cells_of
+from simulations.report.plots import Counted, figures, silent
+from simulations.report.tables import by_size, cells_of, meanings
 from simulations.run import Result
 
 STYLE = (
@@ -17,13 +17,16 @@ STYLE = (
 )
 
 
-def page(result: Result, command: str) -> str:
-    """The report as HTML; `command` made it."""
+def page(result: Result, command: str, counted: Counted = silent) -> str:
+    """The report as HTML; `command` made it; `counted` hears of each picture."""
     names = list(result.runs)
     about = "".join(f"<li><b>{escape(name)}</b>: {escape(text)}</li>" for name, text in result.about.items())
+    meant = "".join(f"<dt>{escape(title)}</dt><dd>{escape(text)}</dd>" for title, text in meanings(result))
     notes = "".join(f"<p>{escape(note)}</p>" for note in result.notes)
     faults = {name: runs[0].faults for name, runs in result.runs.items() if runs and runs[0].faults}
-    pictures = "".join(f"<h2>{escape(title)}</h2><img alt='' src='{uri}'>" for title, uri in figures(result).items())
+    pictures = "".join(
+        f"<h2>{escape(title)}</h2><img alt='' src='{uri}'>" for title, uri in figures(result, counted).items()
+    )
     traces = ", ".join(result.traces) or "none: synthetic, with published marginals where the scenario names a trace"
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(result.scenario.name)}</title>"
@@ -31,6 +34,7 @@ def page(result: Result, command: str) -> str:
         f"<p>Made by <code>{escape(command)}</code>. Traces: {escape(traces)}.</p>{notes}<ul>{about}"
         "<li><b>bound</b>: no waiting, each byte from the origin once; not a schedule, nothing can do better</li></ul>"
         f"<h2>Figures, means over seeds ± half of the 95 % interval</h2>{_table(names, cells_of(result))}"
+        f"<details><summary>What they mean</summary><dl>{meant}</dl></details>"
         f"<h2>By job size</h2>{_table(names, by_size(result))}"
         f"<h2>Faults that took place (first seed)</h2><pre>{escape(yaml.safe_dump(faults) if faults else 'none')}</pre>"
         f"{pictures}<h2>Scenario</h2><pre>"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,30 @@ SOURCES = (
 )
 
 
-def figures(result: Result) -> dict[str, str]:
+# Called with how many pictures there will be; what it gives is called before each, with its title.
+Counted = Callable[[int], Callable[[str], None]]
+
+
+def silent(_: int) -> Callable[[str], None]:
+    """Nobody hears."""
+    return lambda _: None
+
+
+def figures(result: Result, counted: Counted = silent) -> dict[str, str]:
     """PNG pictures as data URIs, by title."""
     pyplot = _pyplot()
     return {
         title: "data:image/png;base64," + base64.b64encode(_image(pyplot, figure, "png")).decode()
-        for title, _, figure in _drawn(pyplot, result)
+        for title, _, figure in _drawn(pyplot, result, counted)
     }
 
 
-def write(result: Result, folder: Path) -> list[Path]:
+def write(result: Result, folder: Path, counted: Counted = silent) -> list[Path]:
     """Every picture as PNG and as SVG in a folder, which is made; returns the files. Raises OSError."""
     pyplot = _pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for _, name, figure in _drawn(pyplot, result):
+    for _, name, figure in _drawn(pyplot, result, counted):
         images = {kind: _image(pyplot, figure, kind) for kind in ("png", "svg")}
         for kind, image in images.items():
             file = folder / f"{result.scenario.name}-{name}.{kind}"
@@ -46,14 +55,22 @@ def write(result: Result, folder: Path) -> list[Path]:
     return files
 
 
-def _drawn(pyplot: Any, result: Result) -> Iterator[tuple[str, str, Any]]:
+def _drawn(pyplot: Any, result: Result, counted: Counted) -> Iterator[tuple[str, str, Any]]:
     """Titles, names for files, and figures."""
+    with_nodes = [
+        name
+        for name, runs in result.runs.items()
+        if runs and any(picture.shares and picture.shares[0] for picture in runs[0].pictures)
+    ]
+    next_is = counted(2 + len(with_nodes))
+    next_is("Bytes by source")
     yield "Bytes by source", "bytes", _bytes(pyplot, result)
+    next_is("Completion times")
     yield "Completion times", "completion", _completion(pyplot, result)
-    for name, runs in result.runs.items():
-        if runs and any(picture.shares and picture.shares[0] for picture in runs[0].pictures):
-            word = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
-            yield f"Nodes × datasets over time: {name}", f"nodes-{word}", _residency(pyplot, runs[0].pictures)
+    for name in with_nodes:
+        word, title = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-"), f"Nodes × datasets over time: {name}"
+        next_is(title)
+        yield title, f"nodes-{word}", _residency(pyplot, result, result.runs[name][0].pictures)
 
 
 def _pyplot() -> Any:
@@ -104,13 +121,24 @@ def _completion(pyplot: Any, result: Result) -> Any:
     return figure
 
 
-def _residency(pyplot: Any, pictures: list[Any]) -> Any:
-    figure, axes = pyplot.subplots(1, len(pictures), figsize=(12, 3.2), squeeze=False, sharey=True)
+def _residency(pyplot: Any, result: Result, pictures: list[Any]) -> Any:
+    figure, axes = pyplot.subplots(
+        1, len(pictures), figsize=(12, 3.4), squeeze=False, sharey=True, layout="constrained"
+    )
     for axis, picture in zip(axes[0], pictures, strict=True):
-        axis.imshow(picture.shares, aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
+        image = axis.imshow(picture.shares, aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
         axis.set_title(f"{picture.at / 3600:.1f} h", fontsize=8)
         axis.set_xlabel("node", fontsize=7)
         axis.tick_params(labelsize=6)
     axes[0][0].set_ylabel("dataset")
-    figure.tight_layout()
+    figure.colorbar(image, ax=axes[0], label="share of the dataset on the node")
+    figure.suptitle(_shown(result, pictures[0]), fontsize=8)
     return figure
+
+
+def _shown(result: Result, picture: Any) -> str:
+    """How much of all there is a picture shows: the first ones."""
+    scenario, datasets = result.scenario, len(picture.shares)
+    there = scenario.workload.jobs if scenario.workload.reads == "own" else scenario.datasets.count
+    nodes = scenario.cluster.openb_nodes + sum(pool.count for pool in scenario.cluster.pools)
+    return f"{datasets} of {max(datasets, there)} datasets, {len(picture.shares[0])} of {nodes} nodes"

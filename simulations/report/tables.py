@@ -61,6 +61,24 @@ ROWS: Final[tuple[Row, ...]] = (
 )
 
 
+ABOUT: Final = {
+    "origin_or_far_bytes": "bytes that the origin or nodes of other racks sent to readers",
+    "origin_egress_cost": "bytes that left the origin, at the scenario's price of a GiB (or --origin-price)",
+    "stage_in_seconds_mean": "seconds by which waiting for data, checkpoints too, made a job longer",
+    "gpu_hours_waiting_for_data": "a job's GPUs times its stall, all jobs",
+    "gpu_hours_in_partial_gangs": "GPUs that placed pods hold while the rest of their gang has no node",
+    "gpu_hours_lost": "a job's GPUs times the work since its last checkpoint, when a fault stops it",
+    "makespan_seconds": "until the last job ended",
+    "gar": "GPU allocation ratio: GPUs bound to pods, of those on nodes that are up, mean over time",
+    "gar_loaded": "the same until the last job is submitted",
+    "gar_pressed": "the same while a job waits",
+    "sor": "scheduling occupancy ratio: GPU time of work that counted (not stalled, not lost), of all there was",
+    "gfr": "GPU fragmentation ratio: GPU nodes with some but not all GPUs taken, of all, mean over time",
+    "goodput": "GPU time of work that counted, of what was allocated",
+    "fairness": "Jain's index, (sum x)² / (n · sum x²) over users; x: completion by run time, mean of their jobs",
+}
+"""What figures are whose titles do not say it."""
+
 BY_SIZE: Final = (
     ("completion, mean", "completion_seconds_mean"),
     *((f"completion, p{share}", f"completion_seconds_p{share}") for share in PERCENTILES),
@@ -86,8 +104,14 @@ def cells_of(result: Result) -> list[tuple[str, list[str]]]:
     for row in ROWS:
         cells = [_cell(result.statistic(name, row.figure), row) for name in result.runs]
         if any(cell.strip("0.- ") for cell in cells):
-            found.append((f"{row.title} [{row.unit}]" if row.unit else row.title, cells))
+            found.append((_title(row), cells))
     return found
+
+
+def meanings(result: Result) -> list[tuple[str, str]]:
+    """What the rows that `cells_of` gives are, where their titles do not say."""
+    shown = {title for title, _ in cells_of(result)}
+    return [(_title(row), ABOUT[row.figure]) for row in ROWS if row.figure in ABOUT and _title(row) in shown]
 
 
 def by_size(result: Result) -> list[tuple[str, list[str]]]:
@@ -102,6 +126,10 @@ def by_size(result: Result) -> list[tuple[str, list[str]]]:
                 cells.append(f"{sum(values) / len(values):,.0f}" if values else "-")
             found.append((f"{size}: {title} [s]", cells))
     return found
+
+
+def _title(row: Row) -> str:
+    return f"{row.title} [{row.unit}]" if row.unit else row.title
 
 
 def _cell(statistic: tuple[float, float] | None, row: Row) -> str:

@@ -14,7 +14,6 @@ from simulations.engine.model import BLOCK_BYTES
 from simulations.errors import ScenarioError
 from simulations.policies.registry import POLICIES
 
-BASELINES = ("fluid", "fluid-wide", "fluid-labels", "coscheduling", "random", "gpu-best-fit")
 BUILT_IN = Path(__file__).parent
 
 
@@ -172,17 +171,10 @@ class Scenario(Model):
     datasets: Datasets = Datasets()
     workload: Workload = Workload()
     faults: tuple[FaultPlan, ...] = ()
-    policies: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "headrace",
-        "fluid",
-        "fluid-wide",
-        "fluid-labels",
-        "coscheduling",
-        "random",
-        "gpu-best-fit",
-    )
+    policies: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(POLICIES)
+    """Run side by side; without any: all that `headrace sim list` has."""
     seeds: Count = 3
-    origin_price_per_gib: Annotated[float, Field(ge=0)] = 0.05
+    origin_price_per_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
     tick_seconds: Seconds = 1.0
     end_spread_seconds: Seconds = 0.0
     """The pods of a job that is done leave their nodes within so long; 0: all at once."""

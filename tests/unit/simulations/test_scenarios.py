@@ -186,3 +186,8 @@ def test_a_wrong_trace_is_refused_by_line(tmp_path: Path) -> None:
 )
 def test_kube_scheduler_scores_as_many_nodes_as_it_says(nodes: int, scored: int) -> None:
     assert nodes_to_find(nodes) == scored
+
+
+def test_a_scenario_that_names_no_policies_is_run_under_every_one() -> None:
+    assert load(built_in()["sweep"]).policies == tuple(POLICIES)
+    assert "kube-scheduler" in load(built_in()["philly"]).policies

@@ -104,6 +104,7 @@ def test_changes_are_what_they_say() -> None:
 def test_a_cordoned_rack_costs_what_it_must() -> None:
     found = ask(a_cluster(), Assumed(), Questions(cordons=("topology.headrace.dev/rack=r0",), ssd_factors=(2.0,)))
     assert list(found.runs) == [AS_IT_IS, "SSD × 2", "without topology.headrace.dev/rack=r0"]
+    assert all(seconds > 0 for seconds in found.wall_seconds.values())
     here, _, without = (runs[0].figures for runs in found.runs.values())
     assert here["jobs_finished"] == without["jobs_finished"] == 3
     # Three nodes are homes and only one has anything: the other two fetch their shares from the origin, once, whatever
