@@ -374,6 +374,9 @@ class OssStore:
             failure = self._without_answer(key, oss_client.fault(error))
         except UnicodeEncodeError:
             failure = InvalidKey(f"{key!r} is not text that OSS can hold.")
+        except ValueError:
+            # oss2 reads times and numbers out of headers as it makes a result of them.
+            failure = StoreFailed(f"{self._where(key)} came with headers that make no sense.", retryable=True)
         raise failure
 
     def _without_answer(self, key: str, fault: oss_client.Fault) -> UnderStoreError:

@@ -134,7 +134,7 @@ def verify(
 def _parts(token: str) -> tuple[bytes, bytes, bytes]:
     """What is signed, the body, the signature."""
     pieces = token.split(".")
-    if len(token) > TOKEN_CHARACTERS_MAX or len(pieces) != 3 or pieces[0] != PREFIX:
+    if not token.isascii() or len(token) > TOKEN_CHARACTERS_MAX or len(pieces) != 3 or pieces[0] != PREFIX:
         raise TokenRefused("malformed", f"that is no token: it must be {PREFIX}.CLAIMS.SIGNATURE")
     return f"{pieces[0]}.{pieces[1]}".encode(), _decoded(pieces[1]), _decoded(pieces[2])
 

@@ -8,11 +8,13 @@ the directory wins; what is left out is counted, never lost silently. After `fin
 makes one of them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec import structs
+
 from metadata.core import paths
-from metadata.core.entries import DIRECTORY_MODE, FILE_MODE, Entry, Kind
+from metadata.core.entries import DIRECTORY_MODE, FILE_MODE, TIME_NS_MAX, TIME_NS_MIN, Entry, Kind
 from understores.base import ObjectInfo
 
 
@@ -54,11 +56,30 @@ class ListingBuilder:
         self._enter(self._mount_path, mtime_ns, entries)
         return entries
 
-    def add(self, page: Iterable[ObjectInfo]) -> list[Entry]:
+    def add(self, page: Sequence[ObjectInfo]) -> list[Entry]:
         """Entries that are certain now; a file waits until no later key can make it a directory."""
         entries: list[Entry] = []
-        for info in page:
-            self._add(info, entries)
+        pending, counts = self._pending, self.counts
+        may_be_short = not self._mount_path and not self._covered
+        for info in _with_times(page):
+            key = info.key
+            # Nearly all of a store comes this short way: a plain name, behind one that waits for nothing.
+            if may_be_short and len(pending) < 2 and paths.is_plain(key):
+                if pending:
+                    waiting = pending[0]
+                    if key.startswith(waiting.path):
+                        self._add(info, entries)
+                        continue
+                    counts.files += 1
+                    counts.bytes += waiting.size_bytes
+                    entries.append(waiting)
+                    pending.clear()
+                parent = key.rpartition("/")[0]
+                if parent != self._directory:
+                    self._enter(parent, info.mtime_ns, entries)
+                pending.append(Entry(key, Kind.FILE, info.size_bytes, info.etag, info.mtime_ns, FILE_MODE))
+            else:
+                self._add(info, entries)
         return entries
 
     def finish(self) -> list[Entry]:
@@ -117,3 +138,11 @@ class ListingBuilder:
             self.counts.directories += 1
             entries.append(Entry("/".join(names[:depth]), Kind.IMPLIED, mtime_ns=mtime_ns, mode=DIRECTORY_MODE))
         self._branch = names
+
+
+def _with_times(page: Sequence[ObjectInfo]) -> Sequence[ObjectInfo]:
+    """The page with times that a namespace can keep; nothing depends on those, so that none is worth a refusal."""
+    times = [info.mtime_ns for info in page]
+    if not times or (min(times) >= TIME_NS_MIN and max(times) <= TIME_NS_MAX):
+        return page
+    return [structs.replace(info, mtime_ns=min(max(info.mtime_ns, TIME_NS_MIN), TIME_NS_MAX)) for info in page]

@@ -8,8 +8,10 @@ whatever older object the listing shows in its place; an object that a rename le
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from msgspec.structs import replace
 
 from api.held import is_held
 from metadata.core import paths

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from operator import lt
 from typing import Final
 
+from metadata.core.entries import FILE_BYTES_MAX
 from understores.base import ObjectInfo
 from understores.errors import StoreFailed
 
@@ -64,9 +65,12 @@ class ListingRanges:
     def take(self, keys: KeyRange, page: Sequence[ObjectInfo]) -> Sequence[ObjectInfo]:
         """The objects of a page that are the range's; the range begins behind them from now on.
 
-        StoreFailed when the page is not in key order: ranges would lose objects without anybody noticing.
+        StoreFailed when the page is not in key order: ranges would lose objects without anybody noticing; and when it
+        has impossible sizes.
         """
         names = [info.key for info in page]
+        if not 0 <= min(sizes := [info.size_bytes for info in page]) <= max(sizes) <= FILE_BYTES_MAX:
+            raise StoreFailed("the store lists an object with a size that no object has.")
         if names[0] <= keys.after or not all(map(lt, names, names[1:])):
             raise StoreFailed("the store does not list its keys in order, which a listing in parts needs.")
         keys.pages += 1

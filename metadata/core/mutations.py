@@ -6,12 +6,13 @@ result is a tree; an empty Changes means that nothing has to happen and no versi
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from metadata.core import paths
 from metadata.core.datasets import Mount
-from metadata.core.entries import DIRECTORY_MODE, Changes, Entry, Kind
+from metadata.core.entries import DIRECTORY_MODE, FILE_BYTES_MAX, Changes, Entry, Kind
 from metadata.errors import AlreadyExists, InvalidRequest, NotFound, Precondition
 
 MODE_MAX = 0o7777
@@ -39,6 +40,8 @@ def put_file(view: View, entry: Entry) -> Changes:
     _check_mode(entry.mode)
     if not entry.etag:
         raise InvalidRequest("etag is empty; it must be the etag the under store gave the object.")
+    if not 0 <= entry.size_bytes <= FILE_BYTES_MAX:
+        raise InvalidRequest(f"size_bytes is {entry.size_bytes}; a file has 0 to {FILE_BYTES_MAX}.")
     current = view.entry(entry.path)
     if current is not None and current.is_directory:
         raise Precondition(f"{entry.path!r} is a directory; a file cannot take its place.")

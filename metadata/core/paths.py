@@ -14,7 +14,7 @@ PATH_BYTES_MAX: Final = 4096  # PATH_MAX
 
 def problem(path: str) -> str | None:
     """Say in words what is wrong with `path`, or None when it is well formed. The root is well formed."""
-    if not path or _is_plain(path):
+    if not path or is_plain(path):
         return None
     try:
         encoded = path.encode()
@@ -34,10 +34,11 @@ def problem(path: str) -> str | None:
     return None
 
 
-def _is_plain(path: str) -> bool:
-    """Whether a few fast looks already show that nothing is wrong; nearly all keys of a bucket are like this."""
+def is_plain(path: str) -> bool:
+    """Whether a few fast looks already show that nothing is wrong; nearly all keys of a bucket are like this. The root
+    is not plain."""
     return (
-        len(path) <= NAME_BYTES_MAX
+        0 < len(path) <= NAME_BYTES_MAX
         and path.isascii()
         and "//" not in path
         and "/." not in path

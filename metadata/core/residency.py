@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from metadata.core import paths
+from metadata.core.entries import FILE_BYTES_MAX
+from metadata.errors import InvalidRequest
 
 GROUPS_MAX = 64
 
@@ -34,6 +36,16 @@ class Residence:
     path: str
     etag: str
     held: Held
+
+
+def check(files: Iterable[Residence]) -> None:
+    """InvalidRequest when a line of a report has more bytes than any file."""
+    for one in files:
+        if max(one.held.size_bytes, one.held.resident_bytes) > FILE_BYTES_MAX:
+            raise InvalidRequest(
+                f"{one.path[:200]!r} of the report has {one.held.resident_bytes} of {one.held.size_bytes} bytes; "
+                f"a file has at most {FILE_BYTES_MAX}."
+            )
 
 
 @dataclass(frozen=True, slots=True)

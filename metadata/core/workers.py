@@ -151,6 +151,11 @@ class Workers:
         state.sequence = sequence
         return Use.APPLY
 
+    def missed(self, node: str) -> None:
+        """A report that was accepted was not counted to its end: a full one is needed, whatever is sent again."""
+        if (state := self._states.get(node)) is not None:
+            state.sequence = None
+
     def stood_still(self, seconds: float, now: float) -> None:
         """Nobody could be heard for so long until now, because this process did not run: it counts for no lease."""
         for state in self._states.values():

@@ -54,7 +54,7 @@ class Catalog:
     def info(self, dataset: Dataset) -> pb.DatasetInfo:
         """The dataset's state at this moment."""
         message = convert.dataset_message(dataset)
-        message.cached_bytes, message.cached_copy_bytes = self.residency.ledger.totals(dataset.uid)
+        message.cached_bytes, message.cached_copy_bytes = map(convert.uint64, self.residency.ledger.totals(dataset.uid))
         if (reads := self.residency.workers.reads_of(dataset.uid)) is not None:
             message.reads.CopyFrom(convert.counters_message(reads))
         message.groups.update(self.group_sizes.of(dataset))
@@ -75,15 +75,16 @@ class Catalog:
                 return found
 
     async def mutate(
-        self, uid: str, request_id: str, written_path: str, decide: Decide, *, node: str, turn: str = ""
+        self, uid: str, request_key: str, written_path: str, decide: Decide, *, node: str, turn: str = ""
     ) -> int:
-        """Apply what `decide` says as one version, durable on return; a request id seen before is not applied.
-        `node` asks for it; `turn` is the caller's, if it took one. Returns the snapshot version that shows it."""
+        """Apply what `decide` says as one version, durable on return; a request seen before (`edge.request_key`) is
+        not applied. `node` asks for it; `turn` is the caller's, if it took one. Returns the snapshot version that shows
+        it."""
         standing = self.residency.standing()
 
         def work(transaction: Transaction) -> tuple[int, Changes]:
             dataset = require_dataset(transaction, uid)
-            if request_id and (version := transaction.request_version(request_id)) is not None:
+            if request_key and (version := transaction.request_version(request_key)) is not None:
                 return version, Changes()
             datasets.require_writable(dataset, written_path)
             fences.require_none(dataset.fences, node, written_path, time.time_ns())
@@ -100,8 +101,8 @@ class Catalog:
                 )
                 if version % FORGET_EVERY == 0:
                     transaction.forget_history(dataset.id, version - self._kept_versions)
-            if request_id:
-                transaction.remember_request(request_id, version)
+            if request_key:
+                transaction.remember_request(request_key, version)
             return version, changes
 
         version, changes = await self.database.write(work)

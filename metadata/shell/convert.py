@@ -1,6 +1,7 @@
 """Protobuf messages ↔ the core's data. Owns field-by-field copying; checks nothing."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from api.gen import metadata_pb2 as pb
 from metadata.core.checkpoints import Checkpoint
@@ -9,6 +10,13 @@ from metadata.core.entries import Entry
 from metadata.core.fences import Fence
 from metadata.core.residency import Held, Residence
 from metadata.core.workers import ReadCounters, Registration, Tier, Worker, WorkerReadings
+
+UINT64_MAX: Final = (1 << 64) - 1
+
+
+def uint64(number: int) -> int:
+    """A sum for a field that holds no more: too large only where workers lie, which is no reason to answer nobody."""
+    return min(number, UINT64_MAX)
 
 
 def specification(request: pb.SyncRequest) -> Specification:

@@ -81,10 +81,16 @@ class Database:
             context = self._store.snapshot()
             try:
                 reader = await loop.run_in_executor(thread, context.__enter__)
+                failure: Exception | None = None
                 try:
                     yield Snapshot(reader, thread)
+                except Exception as error:
+                    failure = error
+                    raise
                 finally:
-                    await loop.run_in_executor(thread, context.__exit__, None, None, None)
+                    # The store says what its own errors mean.
+                    told = (None, None, None) if failure is None else (type(failure), failure, failure.__traceback__)
+                    await loop.run_in_executor(thread, context.__exit__, *told)
             finally:
                 thread.shutdown(wait=False)
 

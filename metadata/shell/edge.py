@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import wraps
+from hashlib import sha256
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -58,6 +59,15 @@ def node_of(request: Any, context: Context) -> str:
     """Return whose worker asks: by its certificate, without one by the request's `node`."""
     caller = caller_of(context)
     return caller.name if caller is not None and caller.role is Role.WORKER else str(request.node)
+
+
+def request_key(request: Any, node: str) -> str:
+    """What a mutation is known by when it is sent again: its id, whose worker asks, and all that it asks for; "" = it
+    has no id. Under an id that somebody used for something else it is another mutation, not one that was done."""
+    if not request.request_id:
+        return ""
+    what = (type(request).__name__.encode(), node.encode(), request.SerializeToString(deterministic=True))
+    return sha256(b"\0".join(what)).hexdigest()
 
 
 def unary(

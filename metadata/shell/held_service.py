@@ -9,6 +9,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from msgspec import structs
+
 from api.gen import metadata_pb2 as pb
 from api.gen import metadata_pb2_grpc
 from api.held import is_held
@@ -43,8 +45,9 @@ class HeldService(metadata_pb2_grpc.HeldServicer):
     @edge.unary
     async def PutHeld(self, request: pb.PutFileRequest, context: Context) -> pb.Mutation:
         _check(request.etag)
-        await self._database.read(partial(_require_new, request))
-        return await put_file(self._catalog, request, node=edge.node_of(request, context), turn="")
+        node = edge.node_of(request, context)
+        await self._database.read(partial(_require_new, request, edge.request_key(request, node)))
+        return await put_file(self._catalog, request, node=node, turn="")
 
     @edge.unary
     async def TakeTurn(self, request: pb.TakeTurnRequest, context: Context) -> pb.Turn:
@@ -152,14 +155,14 @@ def _finish(
         transaction.forget_held(dataset.id, now_ns - held.KEPT_NS)
     tally = HeldTally(dataset.held.files - 1, dataset.held.bytes - row.size_bytes)
     dataset = transaction.put_dataset(replace(dataset, version=version, held=tally))
-    return _message(row), (dataset, replace(entry, etag=request.object_etag))
+    return _message(row), (dataset, structs.replace(entry, etag=request.object_etag))
 
 
-def _require_new(request: pb.PutFileRequest, reader: Reader) -> None:
+def _require_new(request: pb.PutFileRequest, request_key: str, reader: Reader) -> None:
     dataset = datasets.require_snapshot(require_dataset(reader, request.uid))
     if not dataset.specification.write_back:
         raise Precondition(f"dataset {dataset.label} is not written back: its writePolicy is not WriteBack.")
-    if request.request_id and reader.request_version(request.request_id) is not None:
+    if request_key and reader.request_version(request_key) is not None:
         return  # a retry, and it may have been uploaded since
     row = reader.held(dataset.id, request.etag)
     if row is not None and row.state is not HeldState.WAITING:

@@ -150,37 +150,40 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
 
     @edge.unary
     async def MakeDirectory(self, request: pb.MakeDirectoryRequest, context: Context) -> pb.Mutation:
+        node = edge.node_of(request, context)
         mtime_ns = request.mtime_ns or time.time_ns()
         version = await self._catalog.mutate(
             request.uid,
-            request.request_id,
+            edge.request_key(request, node),
             request.path,
             lambda view, _: mutations.make_directory(view, request.path, request.mode or DIRECTORY_MODE, mtime_ns),
-            node=edge.node_of(request, context),
+            node=node,
         )
         return pb.Mutation(snapshot_version=version)
 
     @edge.unary
     async def SetMode(self, request: pb.SetModeRequest, context: Context) -> pb.Mutation:
+        node = edge.node_of(request, context)
         version = await self._catalog.mutate(
             request.uid,
-            request.request_id,
+            edge.request_key(request, node),
             request.path,
             lambda view, _: mutations.set_mode(view, request.path, request.mode),
-            node=edge.node_of(request, context),
+            node=node,
         )
         return pb.Mutation(snapshot_version=version)
 
     @edge.unary
     async def Remove(self, request: pb.RemoveRequest, context: Context) -> pb.Mutation:
+        node = edge.node_of(request, context)
         version = await self._catalog.mutate(
             request.uid,
-            request.request_id,
+            edge.request_key(request, node),
             request.path,
             lambda view, dataset: mutations.remove(
                 view, request.path, directory=request.directory, mounts=dataset.specification.mounts
             ),
-            node=edge.node_of(request, context),
+            node=node,
             turn=request.turn,
         )
         return pb.Mutation(snapshot_version=version)
@@ -204,7 +207,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
             )
 
         version = await self._catalog.mutate(
-            request.uid, request.request_id, request.target, decide, node=node, turn=request.turn
+            request.uid, edge.request_key(request, node), request.target, decide, node=node, turn=request.turn
         )
         return pb.Mutation(snapshot_version=version)
 
@@ -294,7 +297,7 @@ async def put_file(catalog: Catalog, request: pb.PutFileRequest, *, node: str, t
     )
     version = await catalog.mutate(
         request.uid,
-        request.request_id,
+        edge.request_key(request, node),
         request.path,
         lambda view, _: mutations.put_file(view, entry),
         node=node,

@@ -74,7 +74,12 @@ class ResidencyService(metadata_pb2_grpc.ResidencyServicer):
             paths.checked("paths", path, may_be_root=True)
         tops = paths.without_nested(request.paths) or [""]
         total = await self._database.read(lambda reader: _total_bytes(reader, request.uid, tops))
-        return pb.LocateResponse(resident_bytes=self._residency.ledger.below(request.uid, tops), total_bytes=total)
+        return pb.LocateResponse(
+            resident_bytes={
+                node: convert.uint64(count) for node, count in self._residency.ledger.below(request.uid, tops).items()
+            },
+            total_bytes=total,
+        )
 
 
 def known_datasets(reader: Reader, wanted: Set[str]) -> dict[str, Dataset]:
@@ -90,8 +95,8 @@ def _dataset_on_node(dataset: Dataset, counts: NodeBytes) -> pb.DatasetOnNode:
         namespace=dataset.specification.namespace,
         name=dataset.specification.name,
         snapshot_version=dataset.version,
-        resident_bytes=counts.by_medium,
-        groups=counts.by_group,
+        resident_bytes={medium: convert.uint64(count) for medium, count in counts.by_medium.items()},
+        groups={group: convert.uint64(count) for group, count in counts.by_group.items()},
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final
 
+from metadata.core import residency
 from metadata.core.entries import Changes
 from metadata.core.held import Standing
 from metadata.core.residency import Ledger, Residence
@@ -67,6 +68,7 @@ class ResidencyState:
         files: Sequence[Residence],
     ) -> bool:
         """Take a report; True when a full one is needed instead."""
+        residency.check(files)
         async with self._lock(node):
             now = self._clock()
             use = self.workers.report(node, epoch, sequence, full=full, readings=readings, now=now)
@@ -74,7 +76,11 @@ class ResidencyState:
             if use is Use.REPLACE:
                 self.ledger.forget_node(node)
             if use in (Use.REPLACE, Use.APPLY):
-                await self._take(node, files)
+                try:
+                    await self._take(node, files)
+                except BaseException:  # also the end of the caller's patience
+                    self.workers.missed(node)
+                    raise
         return use is Use.NEED_FULL
 
     def announce(self, uid: str, version: int, changes: Changes) -> None:

@@ -19,7 +19,7 @@ import psycopg
 from psycopg import Connection, errors
 from psycopg.conninfo import conninfo_to_dict
 
-from metadata.errors import MetadataError, SettingsError, Unavailable
+from metadata.errors import InvalidRequest, MetadataError, SettingsError, Unavailable
 from metadata.stores.base import Reader, StoreBroken, Transaction
 from metadata.stores.postgres_migrations import MIGRATIONS
 from metadata.stores.postgres_reader import PostgresReader
@@ -33,6 +33,20 @@ WRITE_MILLISECONDS: Final = 600_000
 SERIALIZATION_TRIES: Final = 5
 """A database that resolves conflicts by refusing one side (CockroachDB always, SQLSTATE 40001) asks to be tried
 again; there is one writer, so that conflicts come from a process that is being replaced."""
+
+_TROUBLE: Final = (
+    psycopg.OperationalError,
+    errors.ReadOnlySqlTransaction,
+    errors.IdleInTransactionSessionTimeout,
+    errors.InsufficientPrivilege,
+    errors.InternalError_,
+    errors.DataCorrupted,
+    errors.IndexCorrupted,
+)
+"""What the server, its settings and the way to it are to blame for; other errors are bugs of ours."""
+_REFUSED: Final = (psycopg.DataError, errors.ProgramLimitExceeded)
+"""A value that no column or index holds: NUL in a text, a path of more than an index row. It will not hold it later
+either, so that whoever sent it is told, and nobody else."""
 
 T = TypeVar("T")
 
@@ -69,7 +83,9 @@ class PostgresStore:
                     connection = self._own.connection = self._connect(READ_MILLISECONDS)
                 with _reading(connection):
                     return work(PostgresReader(connection))
-            except psycopg.OperationalError as error:
+            except _REFUSED as error:
+                raise _cannot_hold(error) from None
+            except _TROUBLE as error:
                 if connection is not None:
                     self._own.connection = None
                     self._drop(connection)
@@ -86,6 +102,8 @@ class PostgresStore:
         try:
             with _reading(connection):
                 yield PostgresReader(connection)
+        except _TROUBLE as error:
+            raise Unavailable(f"the metadata database cannot be read: {_sentence(error)}.") from None
         finally:
             self._drop(connection)
 
@@ -115,8 +133,11 @@ class PostgresStore:
         except (errors.SerializationFailure, errors.DeadlockDetected):
             self._roll_back(writer)
             raise
-        except psycopg.OperationalError as error:
+        except _TROUBLE as error:
             self._roll_back(writer)
+            if isinstance(error, errors.ReadOnlySqlTransaction):
+                # Of several servers another one writes now: the next connection finds it.
+                self._drop(writer)
             raise Unavailable(f"the metadata database cannot be written: {_sentence(error)}.") from None
         except BaseException:
             self._roll_back(writer)
@@ -213,6 +234,9 @@ def _attempt(writer: Connection, work: Callable[[Transaction], T]) -> T | Metada
     except MetadataError as error:
         writer.execute("ROLLBACK TO SAVEPOINT work")
         result = error
+    except _REFUSED as error:
+        writer.execute("ROLLBACK TO SAVEPOINT work")
+        result = _cannot_hold(error)
     writer.execute("RELEASE SAVEPOINT work")
     return result
 
@@ -253,7 +277,11 @@ def _sentence(error: psycopg.Error) -> str:
     return (str(error).strip().splitlines() or ["no reason was given"])[0].rstrip(".")
 
 
-def _is_lost(error: psycopg.OperationalError) -> bool:
+def _cannot_hold(error: psycopg.Error) -> InvalidRequest:
+    return InvalidRequest(f"the metadata database cannot hold that: {_sentence(error)}.")
+
+
+def _is_lost(error: psycopg.Error) -> bool:
     """Whether the connection is gone (class 08, a shutdown, no answer at all) rather than the statement at fault."""
     code = error.sqlstate
     return code is None or code.startswith(("08", "57P"))

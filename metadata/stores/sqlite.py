@@ -29,6 +29,21 @@ CACHE_KIB: Final = 32 << 10
 """Page cache of one connection: the upper levels of the tree of tens of millions of entries."""
 BUSY_MILLISECONDS: Final = 10_000
 
+_DAMAGED: Final = (apsw.CorruptError, apsw.NotADBError)
+_TROUBLE: Final = (
+    *_DAMAGED,
+    apsw.BusyError,
+    apsw.CantOpenError,
+    apsw.FullError,
+    apsw.IOError,
+    apsw.LockedError,
+    apsw.NoMemError,
+    apsw.PermissionsError,
+    apsw.ProtocolError,
+    apsw.ReadOnlyError,
+)
+"""What the file, the disk and the machine are to blame for; every other error is a bug of ours."""
+
 log = structlog.get_logger()
 
 T = TypeVar("T")
@@ -58,7 +73,7 @@ class SqliteStore:
             if not _has_unfinished(self._listing_path):
                 for suffix in ("", "-wal", "-shm"):
                     Path(f"{self._listing_path}{suffix}").unlink(missing_ok=True)
-            self._writer = self._connect()
+            self._writer = self._connect(may_create=True)
             _migrate(self._writer)
             _clear_staging(self._writer)
         except (apsw.Error, OSError) as error:
@@ -69,27 +84,31 @@ class SqliteStore:
             raise
 
     def read(self, work: Callable[[Reader], T]) -> T:
-        connection = self._thread_connection()
-        with _reading(connection):
-            return work(SqliteReader(connection))
+        try:
+            connection = self._thread_connection()
+            with _reading(connection):
+                return work(SqliteReader(connection))
+        except _TROUBLE as error:
+            raise _unavailable("read", error) from error
 
     @contextmanager
     def snapshot(self) -> Iterator[Reader]:
-        connection = self._connect()
         try:
-            with _reading(connection):
-                yield SqliteReader(connection)
-        finally:
-            with self._connections_lock:
-                self._connections.remove(connection)
-            connection.close()
+            connection = self._connect()
+            try:
+                with _reading(connection):
+                    yield SqliteReader(connection)
+            finally:
+                self._drop(connection)
+        except _TROUBLE as error:
+            raise _unavailable("read", error) from error
 
     def write(self, works: Sequence[Callable[[Transaction], T]]) -> list[T | MetadataError]:
         writer = self._writer
         try:
             writer.execute("BEGIN IMMEDIATE")
         except apsw.Error as error:
-            raise Unavailable(f"the metadata database cannot be written: {error}.") from error
+            raise _unavailable("written", error) from error
         try:
             results = [self._attempt(work) for work in works]
             writer.execute("COMMIT")
@@ -99,6 +118,9 @@ class SqliteStore:
         except apsw.IOError as error:
             # After a failed fsync the kernel may have dropped the pages: a second try would lie.
             raise StoreBroken(f"the disk of the metadata database failed: {error}") from error
+        except _TROUBLE as error:
+            self._roll_back()
+            raise _unavailable("written", error) from error
         except BaseException:
             self._roll_back()
             raise
@@ -133,18 +155,29 @@ class SqliteStore:
             connection = self._own.connection = self._connect()
         return connection
 
-    def _connect(self) -> apsw.Connection:
-        connection = apsw.Connection(str(self._path))
+    def _connect(self, *, may_create: bool = False) -> apsw.Connection:
+        """Without `may_create` a file that was taken away is an error, never a new and empty database."""
+        flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if may_create else 0)
+        connection = apsw.Connection(str(self._path), flags=flags)
         with self._connections_lock:
             self._connections.append(connection)
-        connection.set_busy_timeout(BUSY_MILLISECONDS)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        connection.execute("ATTACH ? AS staging", (str(self._listing_path),))
-        connection.execute("PRAGMA staging.journal_mode = WAL")
-        connection.execute("PRAGMA staging.synchronous = NORMAL")
+        try:
+            connection.set_busy_timeout(BUSY_MILLISECONDS)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            connection.execute("ATTACH ? AS staging", (str(self._listing_path),))
+            connection.execute("PRAGMA staging.journal_mode = WAL")
+            connection.execute("PRAGMA staging.synchronous = NORMAL")
+        except apsw.Error:
+            self._drop(connection)
+            raise
         return connection
+
+    def _drop(self, connection: apsw.Connection) -> None:
+        with self._connections_lock:
+            self._connections.remove(connection)
+        connection.close()
 
 
 @contextmanager
@@ -181,7 +214,15 @@ def _reading(connection: apsw.Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a disk that fails may have ended it
+            connection.execute("ROLLBACK")
+
+
+def _unavailable(done: str, error: apsw.Error) -> Unavailable:
+    """`done`: what cannot be done with the database."""
+    if isinstance(error, _DAMAGED):
+        return Unavailable(f"the metadata database is damaged ({error}); stop the service and restore a backup.")
+    return Unavailable(f"the metadata database cannot be {done}: {error}.")
 
 
 def _take_lock(path: Path) -> Any:

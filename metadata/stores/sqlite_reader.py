@@ -57,25 +57,20 @@ class SqliteReader:
     def below(self, dataset_id: int, path: str) -> Iterator[Entry]:
         if path:
             yield from self.children(dataset_id, path)
-        low, high = _span(path)
+        condition, parameters = _below(path)
         cursor = self._connection.execute(
-            f"SELECT {rows.ENTRY_COLUMNS} FROM entries"
-            " WHERE dataset_id = ? AND parent >= ? AND parent < ? ORDER BY parent, name",
-            (dataset_id, low, high),
+            f"SELECT {rows.ENTRY_COLUMNS} FROM entries WHERE dataset_id = ?{condition} ORDER BY parent, name",
+            (dataset_id, *parameters),
         )
         for row in cursor:
             yield rows.entry(row)
 
     def bytes_below(self, dataset_id: int, path: str) -> int:
-        low, high = _span(path)
-        total = 0
-        for condition, parameters in (("parent = ?", (path,)), ("parent >= ? AND parent < ?", (low, high))):
-            if not path and condition == "parent = ?":
-                continue
-            total += self._connection.execute(
-                f"SELECT coalesce(sum(size_bytes), 0) FROM entries WHERE dataset_id = ? AND {condition}",
-                (dataset_id, *parameters),
-            ).get
+        query = "SELECT coalesce(sum(size_bytes), 0) FROM entries WHERE dataset_id = ?"
+        condition, parameters = _below(path)
+        total: int = self._connection.execute(query + condition, (dataset_id, *parameters)).get
+        if path:
+            total += self._connection.execute(f"{query} AND parent = ?", (dataset_id, path)).get
         return total
 
     def etags(self, dataset_id: int, paths: Iterable[str]) -> dict[str, str]:
@@ -148,8 +143,8 @@ class SqliteReader:
         return found
 
 
-def _span(path: str) -> tuple[str, str]:
-    """Bounds [low, high) of `parent` for everything deeper than the directory's own children."""
+def _below(path: str) -> tuple[str, tuple[str, ...]]:
+    """Condition on `parent` for everything deeper than the directory's own children; of the root, everything."""
     if not path:
-        return "", "\U0010ffff"
-    return f"{path}/", f"{path}0"  # "0" follows "/"
+        return "", ()  # no name sorts behind all others
+    return " AND parent >= ? AND parent < ?", (f"{path}/", f"{path}0")  # "0" follows "/"

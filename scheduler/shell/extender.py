@@ -88,9 +88,10 @@ def _handler(
             return web.Response(status=503, text="the scheduler's state is not synced yet\n")
         try:
             answered = answer(_decoder.decode(await request.read()))
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
             metrics.EXTENDER.labels(verb, "bad_request").inc()
-            return web.Response(status=400, text=f"not the arguments of a scheduler extender (v1): {error}\n")
+            why = "nested too deeply" if isinstance(error, RecursionError) else error
+            return web.Response(status=400, text=f"not the arguments of a scheduler extender (v1): {why}\n")
         metrics.EXTENDER.labels(verb, "answered").inc()
         return web.Response(body=msgspec.json.encode(answered), content_type="application/json")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import apsw
 import pytest
+from msgspec import structs
 
 from api.held import HeldName
 from metadata.core.datasets import Dataset, LastListing, Mount, Specification
@@ -104,7 +105,7 @@ def test_entries_are_found_by_path_by_directory_and_by_subtree(store: Store) -> 
     entries = [directory("a"), file("a/b", 2), directory("a/d"), file("a/d/e", 3), file("a-b", 4), file("ä", 5)]
     assert do(store, lambda tx: tx.apply(one.id, Changes(entries), 1)) == (4, 14)
     do(store, lambda tx: tx.apply(other.id, Changes([file("a")]), 1))
-    stored = {entry.path: replace(entry, version=1) for entry in entries}
+    stored = {entry.path: structs.replace(entry, version=1) for entry in entries}
 
     def check(reader: Any) -> None:
         assert reader.entry(one.id, "a/d/e") == stored["a/d/e"]
@@ -123,7 +124,7 @@ def test_changes_replace_remove_and_remember_what_was(store: Store) -> None:
     dataset = new_dataset(store)
     do(store, lambda tx: tx.apply(dataset.id, Changes([file("a", 1), file("b", 2), file("c", 3)]), 1))
     assert do(store, lambda tx: tx.apply(dataset.id, Changes([file("a", 10)], ["b"]), 2)) == (-1, 7)
-    assert store.read(lambda reader: reader.entry(dataset.id, "a")) == replace(file("a", 10), version=2)
+    assert store.read(lambda reader: reader.entry(dataset.id, "a")) == structs.replace(file("a", 10), version=2)
     assert store.read(lambda reader: reader.replaced_since(dataset.id, 1)) == {"a", "b"}
     assert store.read(lambda reader: reader.replaced_since(dataset.id, 2)) == set()
     do(store, lambda tx: tx.forget_history(dataset.id, 2))
@@ -154,7 +155,7 @@ def test_a_staged_listing_is_sorted_deduplicated_adopted_and_dropped(store: Stor
         "d/y",
         "x/z",
     ]
-    assert store.read(lambda reader: reader.entry(dataset.id, "d/y")) == replace(file("d/y", 2), version=1)
+    assert store.read(lambda reader: reader.entry(dataset.id, "d/y")) == structs.replace(file("d/y", 2), version=1)
 
 
 def test_a_listing_and_the_namespace_are_read_side_by_side(store: Store) -> None:
@@ -418,7 +419,9 @@ def test_an_etag_changes_and_the_entry_stays_the_one_it_was(store: Store) -> Non
     apply(store, dataset, Changes([directory("d"), file("d/a", etag="old"), file("b")]), 1)
     apply(store, dataset, Changes([file("b", 2)]), 2)
     do(store, lambda tx: tx.set_etag(dataset.id, "d/a", "new", 3))
-    assert store.read(lambda reader: reader.entry(dataset.id, "d/a")) == replace(file("d/a", etag="new"), version=1)
+    assert store.read(lambda reader: reader.entry(dataset.id, "d/a")) == structs.replace(
+        file("d/a", etag="new"), version=1
+    )
     assert store.read(lambda reader: reader.replaced_since(dataset.id, 2)) == {"d/a"}
     assert store.read(lambda reader: reader.replaced_since(dataset.id, 3)) == set()
 

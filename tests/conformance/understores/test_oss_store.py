@@ -1,5 +1,6 @@
 """What only OSS has: signature V4, STS tokens, copies in parts, markers, its error codes, what is left behind."""
 
+import gc
 import io
 import os
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests.builders.loopback_server import LoopbackServer
 from tests.builders.oss_server import REGION, OssServer, OssUser, signature
@@ -185,8 +187,6 @@ async def test_bytes_that_change_on_the_way_are_refused(
 
 
 async def test_a_redirect_is_not_followed_with_credentials(oss: OssServer, served: LoopbackServer) -> None:
-    from aiohttp import web
-
     async def redirect(request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(status=307, headers={"Location": f"{served.url}{request.raw_path}"})
 
@@ -196,6 +196,29 @@ async def test_a_redirect_is_not_followed_with_credentials(oss: OssServer, serve
             await store.head("k")
         await store.close()
     assert not oss.keys_seen
+
+
+# oss2 drops the answer it could not read, and its connection with it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("headers", [{"Last-Modified": "yesterday"}, {"ETag": ""}])
+async def test_headers_that_make_no_sense_are_an_error_of_the_store(headers: dict[str, str]) -> None:
+    """Never one of oss2: a task that only knows our errors would end with it."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        good = {"Last-Modified": "Fri, 02 Jan 2026 03:04:05 GMT", "ETag": '"e"', "Content-Range": "bytes 0-0/1"}
+        return web.Response(status=200 if request.method == "HEAD" else 206, body=b"x", headers={**good, **headers})
+
+    fields = {"fs.oss.region": REGION, "fs.oss.accessKeyId": "id", "fs.oss.accessKeySecret": "secret"}
+    with LoopbackServer(answer) as lying:
+        store: Any = open_store("oss://a-bucket", {**fields, "fs.oss.endpoint": lying.url}, SecretOptions())
+        try:
+            for ask in (store._store.head("k"), store._store.get_range("k", 0, memoryview(bytearray(1)), etag="x")):
+                with pytest.raises(UnderStoreError) as error:
+                    await ask
+                assert error.value.retryable or isinstance(error.value, Changed)
+        finally:
+            await store.close()
+            gc.collect()
 
 
 async def test_a_read_that_was_given_up_writes_to_nobodys_memory(oss: OssServer, served: LoopbackServer) -> None:

@@ -215,6 +215,56 @@ async def test_a_repeated_request_id_is_applied_once(process: Any, connect: Conn
     assert (await client.lookup("u1", "x")).etag == "e2"
 
 
+async def test_a_request_id_that_somebody_used_for_something_else_does_not_swallow_a_change(
+    process: Any, connect: Connect, tree: Path
+) -> None:
+    client = connect(process)
+    await client.sync("u1", f"file://{tree}")
+    await client.sync("u2", f"file://{tree}")
+    await client.put("u1", "x", request_id="r1")
+    await client.put("u1", "y", request_id="r1")
+    await client.put("u2", "x", request_id="r1")
+    await client.put("u1", "x", etag="e2", request_id="r1", node="n2")
+    version = await client.put("u1", "x", etag="e2", request_id="r1", node="n3")
+    assert (await client.lookup("u1", "x")).etag == "e2"
+    assert await client.put("u1", "x", etag="e2", request_id="r1", node="n3") == version
+    await client.namespace.Remove(pb.RemoveRequest(uid="u1", path="x", request_id="r1"), timeout=10)
+    assert {"y"} == {"x", "y"} & set(await client.names("u1"))
+    assert (await client.lookup("u2", "x")).etag == "e"
+
+
+async def test_numbers_that_nothing_holds_are_refused_and_harm_nobody(
+    process: Any, connect: Connect, tree: Path, refused: Any
+) -> None:
+    client = connect(process)
+    await client.sync("u1", f"file://{tree}")
+    for size in ((1 << 53) + 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1):
+        with refused(StatusCode.INVALID_ARGUMENT, f"size_bytes is {size}; a file has 0 to"):
+            await client.put("u1", "x", size=size)
+    largest = 1 << 53
+    for node in ("n1", "n2"):
+        register = pb.RegisterRequest(node=node, epoch=1, data_endpoint="d", control_endpoint="c")
+        await client.residency.Register(register, timeout=5)
+        # As many bytes as a lie may have, and more of them together than a message's field.
+        lies = [
+            pb.ResidentFile(uid="u1", path=f"lie{number}", etag="e", size_bytes=largest, resident_bytes=largest)
+            for number in range(2_100)
+        ]
+        for start in range(0, len(lies), 100) if node == "n1" else ():
+            await asyncio.gather(*(client.put("u1", lie.path) for lie in lies[start : start + 100]))
+        await client.residency.Report(report(1, *lies, node=node, full=True), timeout=20)
+        with refused(StatusCode.INVALID_ARGUMENT, "'top' of the report has"):
+            await client.residency.Report(
+                report(2, pb.ResidentFile(uid="u1", path="top", size_bytes=1, resident_bytes=1 << 63), node=node),
+                timeout=5,
+            )
+    assert (await client.get("u1")).cached_bytes == (1 << 64) - 1
+    assert len((await client.namespace.ListDatasets(pb.ListDatasetsRequest(), timeout=5)).datasets) == 1
+    located = await client.residency.Locate(pb.LocateRequest(uid="u1"), timeout=5)
+    assert set(located.resident_bytes.values()) == {(1 << 64) - 1}
+    assert len((await client.residency.ByNode(pb.ByNodeRequest(), timeout=5)).nodes) == 2
+
+
 async def test_a_restart_keeps_all_and_a_kill_keeps_what_was_acknowledged(
     process: Any, connect: Connect, tree: Path
 ) -> None:

@@ -78,6 +78,15 @@ async def test_arguments_of_another_form_are_refused(url: str, verb: str, body: 
     assert text.startswith("not the arguments of a scheduler extender (v1): ")
 
 
+async def test_arguments_nested_too_deeply_are_refused_like_others(url: str) -> None:
+    body = b'{"Pod": {}, "Nodes": {"items": ' + b"[" * 100_000
+    async with aiohttp.ClientSession() as session, session.post(f"{url}/filter", data=body) as answer:
+        assert (answer.status, await answer.text()) == (
+            400,
+            "not the arguments of a scheduler extender (v1): nested too deeply\n",
+        )
+
+
 @pytest.mark.parametrize("body", [{"Pod": {}}, {"Pod": {}, "Nodes": {"items": None}}, {"Pod": {}, "NodeNames": []}])
 async def test_no_nodes_are_no_nodes(url: str, body: Any) -> None:
     assert await _ask(f"{url}/prioritize", body) == (200, [])

@@ -6,11 +6,12 @@ with its close, a killed program's open files as far as they were written, each 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from metadata.core import paths
 from metadata.core.checkpoints import Checkpoint, contents_wanted, judged, scene
@@ -64,7 +65,7 @@ class Namespace:
         self.version += 1
         for path in [one for one in self.entries if paths.is_at_or_below(one, source)]:
             moved = target + path[len(source) :]
-            self.entries[moved] = replace(self.entries.pop(path), path=moved, version=self.version)
+            self.entries[moved] = structs.replace(self.entries.pop(path), path=moved, version=self.version)
             if path in self.bytes_of:
                 self.bytes_of[moved] = self.bytes_of.pop(path)
 
@@ -146,7 +147,7 @@ def test_a_dcp_checkpoint_whose_shard_is_cut_off_or_gone_is_not_complete() -> No
         namespace.perform(operation)
     shard = "step-5/__1_0.distcp"
     whole = namespace.entries[shard]
-    namespace.entries[shard] = replace(whole, size_bytes=SHARD_BYTES - 1)
+    namespace.entries[shard] = structs.replace(whole, size_bytes=SHARD_BYTES - 1)
     (found,) = namespace.checkpoints("auto")
     assert (found.complete, found.problem) == (
         False,
@@ -155,7 +156,7 @@ def test_a_dcp_checkpoint_whose_shard_is_cut_off_or_gone_is_not_complete() -> No
     del namespace.entries[shard]
     (found,) = namespace.checkpoints("TorchDCP")
     assert (found.complete, found.problem) == (False, "it lacks the file __1_0.distcp, which .metadata lists")
-    namespace.entries[shard] = replace(whole, version=namespace.version + 1)
+    namespace.entries[shard] = structs.replace(whole, version=namespace.version + 1)
     (found,) = namespace.checkpoints("TorchDCP")
     assert (found.complete, found.problem) == (False, "its file __1_0.distcp was written after .metadata")
 

@@ -1,10 +1,10 @@
 """Listing and comparison, against models that are slow and plain."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from metadata.core import paths
 from metadata.core.entries import Entry, Kind
@@ -75,7 +75,8 @@ def test_a_sync_gives_a_tree_that_is_the_listing_but_for_what_changed_meanwhile(
     old: dict[str, Entry], listed: dict[str, Entry], gone: set[str], keeps_made: bool
 ) -> None:
     listed = {
-        path: replace(entry, kind=Kind.IMPLIED) if entry.is_directory else entry for path, entry in listed.items()
+        path: structs.replace(entry, kind=Kind.IMPLIED) if entry.is_directory else entry
+        for path, entry in listed.items()
     }
     removed_since = gone - set(old)
     plan = plan_sync(

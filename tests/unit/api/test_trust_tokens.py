@@ -63,6 +63,13 @@ def test_a_token_with_any_other_byte_is_refused(claims: Claims, data: st.DataObj
         ]
 
 
+@pytest.mark.parametrize("text", ["hr1.\ud800.AAAA", "hr1.é.AAAA", "hr1.AAAA.\ud800"])
+def test_characters_that_no_token_has_are_no_error_of_another_kind(text: str) -> None:
+    with pytest.raises(TokenRefused) as caught:
+        verify(text, KEYS, audience=ME, now_seconds=0)
+    assert caught.value.reason == "malformed"
+
+
 @settings(deadline=None)
 @given(st.one_of(st.text(), st.binary().map(lambda raw: "hr1." + base64.urlsafe_b64encode(raw).decode() + ".AAAA")))
 def test_anything_else_is_refused_in_a_sentence_without_it(text: str) -> None:

@@ -69,3 +69,14 @@ def test_what_another_mount_covers_is_hidden() -> None:
     assert entries == {"b2": Kind.FILE, "c": Kind.FILE}
     assert counts.hidden == 2
     assert built("x", mount_path="b", mounts=("", "b"))[1].hidden == 0
+
+
+@pytest.mark.parametrize("mount_path", ["", "in/here"])
+def test_times_that_no_column_holds_are_cut_to_the_nearest_that_does(mount_path: str) -> None:
+    """Of a file from the year 9999: the rest of its store is listed all the same."""
+    builder = ListingBuilder(mount_path)
+    times = [0, 253_402_300_799 * 10**9, -(1 << 70), 7]
+    found = (
+        builder.add([ObjectInfo(f"d/{number}", 1, "e", time) for number, time in enumerate(times)]) + builder.finish()
+    )
+    assert [entry.mtime_ns for entry in found if not entry.is_directory] == [0, (1 << 63) - 1, -(1 << 63), 7]

@@ -14,6 +14,7 @@ from metadata.core.listing_progress import (
 )
 from metadata.core.listing_ranges import PAGES_BEFORE_CUTTING, KeyRange, ListingRanges
 from understores.base import ObjectInfo
+from understores.errors import StoreFailed
 
 MOUNT = Mount("s3://b")
 DATASET = Dataset(Specification("u", "ns", "n", (MOUNT,)), id=3, version=7)
@@ -31,6 +32,16 @@ def test_a_small_store_is_never_asked_for_places_to_cut() -> None:
     assert keys is not None
     pages(ranges, keys, PAGES_BEFORE_CUTTING - 1)
     assert ranges.worth_cutting() is None
+
+
+@pytest.mark.parametrize("size", [-1, (1 << 53) + 1, 1 << 63, 1 << 70])
+def test_sizes_that_no_object_has_are_refused_with_their_page(size: int) -> None:
+    ranges = ListingRanges()
+    keys = ranges.claim()
+    assert keys is not None
+    with pytest.raises(StoreFailed, match="a size that no object has"):
+        ranges.take(keys, [ObjectInfo("a", 1, "e", 1), ObjectInfo("b", size, "e", 1)])
+    assert ranges.left == [("", "")]
 
 
 def test_a_look_that_found_nothing_is_repeated_ever_more_seldom() -> None:
