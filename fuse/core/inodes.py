@@ -189,19 +189,21 @@ class InodeTable:
             return True
         return known.entry.etag == entry.etag
 
-    def move(self, node: Node, parent: Node, name: str) -> None:
-        """Give the node another place; whatever was there is detached."""
+    def move(self, node: Node, parent: Node, name: str) -> bool:
+        """Give the node another place; whatever was there is detached. False when the node lost its own place while the
+        rename was waited for: what has the new name now the next lookup finds out."""
         replaced = parent.children.get(name)
         if replaced is not None and replaced is not node:
             self.detach(replaced)
         old_parent = node.parent
-        if old_parent is not None:
-            old_parent.children.pop(node.name, None)
+        if old_parent is None or old_parent.children.get(node.name) is not node:
+            return False
+        del old_parent.children[node.name]
         node.parent, node.name = parent, name
         parent.children[name] = node
         self.note(node)
-        if old_parent is not None:
-            self._drop_if_unused(old_parent)
+        self._drop_if_unused(old_parent)
+        return True
 
     def detach(self, node: Node) -> None:
         """Take the node off its place: its name is free. May be called twice."""

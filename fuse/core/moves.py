@@ -173,7 +173,7 @@ class Moves:
         state = self._state
         source, target = node.path, join(new_parent.path, new_name)
         version, etag = await state.worker.rename(dataset.uid, source, target)
-        await self._moved(dataset, node, new_parent, new_name, (version, etag))
+        await self._moved(dataset, node, source, (new_parent, new_name), (version, etag))
 
     async def renamed_before(
         self, parent_inode: int, raw_name: bytes, new_parent_inode: int, raw_new_name: bytes
@@ -193,7 +193,7 @@ class Moves:
             node = known
         elif known is not None and known is not node:
             await self.removed_before(known)
-        await self._moved(dataset, node, new_parent, new_name, (entry.version, entry.etag))
+        await self._moved(dataset, node, node.path, (new_parent, new_name), (entry.version, entry.etag))
 
     async def removed_before(self, node: Node) -> None:
         """The name was taken away by an earlier daemon, which did not live to note it: who has the file open goes on,
@@ -217,13 +217,15 @@ class Moves:
         return False
 
     async def _moved(
-        self, dataset: Dataset, node: Node, new_parent: Node, new_name: str, renamed: tuple[int, str]
+        self, dataset: Dataset, node: Node, source: str, place: tuple[Node, str], renamed: tuple[int, str]
     ) -> None:
-        """Our tables follow a rename: snapshot version and, for a file, etag after it."""
+        """Our tables follow a rename of `source`: snapshot version and, for a file, etag after it. The node may have
+        lost that place meanwhile."""
         state = self._state
         version, etag = renamed
-        source, target = node.path, join(new_parent.path, new_name)
-        old_directory, old_name = source.rpartition("/")[0], node.name
+        new_parent, new_name = place
+        target = join(new_parent.path, new_name)
+        old_directory, _, old_name = source.rpartition("/")
         if node.is_directory:
             entry = node.entry
             state.directories.drop_below(dataset.uid, source)
@@ -234,7 +236,8 @@ class Moves:
             entry = _with_etag(node.entry, etag, version)
         changes: list[Change] = [(old_directory, old_name, None), (new_parent.path, new_name, entry)]
         state.directories.changed_here(dataset.uid, version, changes)
-        state.inodes.move(node, new_parent, new_name)
+        if not state.inodes.move(node, new_parent, new_name):
+            return
         self._follow(node, entry)
         for each in list(state.inodes.below(node)):
             if each.kind is Kind.FILE and (each.handles or each.writing is not None):

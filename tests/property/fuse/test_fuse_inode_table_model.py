@@ -21,6 +21,9 @@ class InodeTableModel(RuleBasedStateMachine):
         self.handles: dict[int, int] = {}
         self.pinned: dict[int, str] = {}
         self.numbers: set[int] = set()
+        self.untold: list[Node] = []
+        self.renaming: list[tuple[Node, Node, str]] = []
+        """Renames the namespace is asked for: what else happens meanwhile is not waited for."""
 
     @initialize()
     def mount(self) -> None:
@@ -90,6 +93,24 @@ class InodeTableModel(RuleBasedStateMachine):
             self.table.move(node, target, name)
             assert node.path == (f"{target.path}/{name}" if target.path else name)
 
+    @rule(data=st.data(), name=NAMES, to=NAMES, is_directory=st.booleans())
+    def begin_rename(self, data: st.DataObject, name: str, to: str, is_directory: bool) -> None:
+        """The namespace may know another file under the name than the kernel does: a node nobody was told of."""
+        parent, target = (data.draw(st.sampled_from(self.directories())) for _ in range(2))
+        entry = DIRECTORY_ENTRY if is_directory else Entry(False, 1, "3")
+        node = self.table.child(parent, name, Kind.DIRECTORY if is_directory else Kind.FILE, DATASET, entry)
+        self.untold.append(node)
+        if node is not target and node not in _ancestors(target):
+            self.renaming.append((node, target, to))
+
+    @precondition(lambda self: self.renaming)
+    @rule()
+    def end_rename(self) -> None:
+        node, target, name = self.renaming.pop(0)
+        if node in _ancestors(target) or target.children.get(name) in _ancestors(node):
+            return
+        self.table.move(node, target, name)
+
     @invariant()
     def everything_referred_to_is_in_the_table(self) -> None:
         for inode in {*self.lookups, *self.handles}:
@@ -106,6 +127,7 @@ class InodeTableModel(RuleBasedStateMachine):
     @invariant()
     def the_tree_is_consistent(self) -> None:
         for node in self.table.below(self.table.root):
+            assert self.table.find(node.inode) is node, "a lookup would tell the kernel of a number nobody knows"
             assert node.parent is not None and node.parent.children[node.name] is node
             assert not node.is_detached
 
@@ -115,6 +137,8 @@ class InodeTableModel(RuleBasedStateMachine):
                 self.table.released(self.table.get(inode))
         for inode, count in self.lookups.items():
             self.table.forget(inode, count)
+        for node in self.untold:
+            self.table.drop_if_unused(node)
         assert len(self.table) == 1
 
 
