@@ -44,7 +44,7 @@ class InlineBlocks:
         return InlineFile(self)
 
     def take(self, size_bytes: int) -> memoryview:
-        """Return memory for a block that arrives."""
+        """Return memory for a block that is asked for."""
         self.taken_bytes += size_bytes
         if size_bytes == BLOCK_BYTES and self._spare:
             return self._spare.pop()
@@ -63,18 +63,15 @@ class InlineBlocks:
 
     def has_room(self, file: "InlineFile", size_bytes: int, now_seconds: float) -> bool:
         """Whether so much more may be asked for ahead, for this file; files nobody reads make room for it."""
-        while self._asked_bytes() + size_bytes > self._budget_bytes:
+        while self.taken_bytes + size_bytes > self._budget_bytes:
             oldest = next(iter(self._files), None)
             if oldest is None or oldest is file or self._files[oldest] + IDLE_SECONDS > now_seconds:
                 return False
             oldest.clear()
         return True
 
-    def _asked_bytes(self) -> int:
-        return self.taken_bytes + sum(file.expected_bytes for file in self._files)
-
     def touched(self, file: "InlineFile", now_seconds: float) -> None:
-        """The file is read, or has asked."""
+        """The file is read, or a block of it has come."""
         self._files[file] = now_seconds
         self._files.move_to_end(file)
 
@@ -91,8 +88,6 @@ class InlineFile:
         self._blocks: dict[int, memoryview] = {}
         self._read: OrderedDict[int, None] = OrderedDict()
         self._waited_for: OrderedDict[int, None] = OrderedDict()
-        self.expected_bytes = 0
-        """Asked for ahead and not here."""
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -100,22 +95,12 @@ class InlineFile:
     def __contains__(self, block: int) -> bool:
         return block in self._blocks
 
-    def may_expect(self, size_bytes: int, now_seconds: float) -> bool:
-        """Whether a block may be asked for ahead; then `arrived` or `failed` follows."""
-        if not self._all.has_room(self, size_bytes, now_seconds):
-            return False
-        self.expected_bytes += size_bytes
-        self._all.touched(self, now_seconds)
-        return True
-
-    def failed(self, size_bytes: int) -> None:
-        """What was expected does not come."""
-        self.expected_bytes -= size_bytes
+    def has_room(self, size_bytes: int, now_seconds: float) -> bool:
+        """Whether a block may be asked for ahead."""
+        return self._all.has_room(self, size_bytes, now_seconds)
 
     def arrived(self, block: int, memory: memoryview, now_seconds: float, *, is_ahead: bool) -> None:
         """A block is here, in memory of `InlineBlocks.take`; blocks that were read make room."""
-        if is_ahead:
-            self.expected_bytes -= len(memory)
         if block in self._blocks:
             self._all.give_back(memory)
             return

@@ -163,11 +163,13 @@ class PinnedWorkerFile:
                 await self._opened(first_bytes)
                 if self.is_resident(*wanted) or self._connection is None:
                     continue
-                if in_order and not self._is_kept and self._inline.may_expect(wanted[1], time.monotonic()):
+                if in_order and not self._is_kept and self._inline.has_room(wanted[1], time.monotonic()):
                     await self._bring_inline(wanted, is_ahead=True)
                 else:
                     await self._bring(wanted)
             except NoRoom:
+                if is_inline:
+                    raise
                 is_inline = True
             except ConnectionLost as lost:
                 deadline = deadline or time.monotonic() + self._client.patience_seconds
@@ -198,8 +200,6 @@ class PinnedWorkerFile:
                 await self._read_inline(connection, at, memory[at - offset : end - offset])
                 at = end
         except BaseException:
-            if is_ahead:
-                self._inline.failed(length)
             # Not to be used again: what is still coming may be written to it.
             inline.lose(length)
             raise

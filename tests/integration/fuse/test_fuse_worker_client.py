@@ -237,7 +237,11 @@ async def test_a_worker_that_dies_while_it_sends_is_followed_by_the_next(
     worker.sends_bytes_max = BLOCK_BYTES // 2
     reading = asyncio.create_task(pin.ensure(0, BLOCK_BYTES))
     worker.refusals[Op.ENSURE] = errno.ENOBUFS
-    await _until(lambda: not client.generation)
+
+    def has_died() -> bool:
+        return worker.sends_bytes_max is None and not client.generation
+
+    await _until(has_died)
     worker.start()
     await reading
     assert bytes(await pin.read(0, BLOCK_BYTES)) == LARGE[:BLOCK_BYTES]

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fuse.client.inline_blocks import READ_KEPT, WAITED_FOR_MAX, InlineBlocks
+from fuse.client.inline_blocks import READ_KEPT, InlineBlocks
 from fuse.core.read_plan import BLOCK_BYTES
 
 FILES = 3
@@ -20,35 +20,35 @@ class Mount(RuleBasedStateMachine):
         super().__init__()
         self.all = InlineBlocks(BUDGET_BLOCKS * BLOCK_BYTES)
         self.files = [self.all.file() for _ in range(FILES)]
-        self.expected: list[tuple[int, int, int]] = []
+        self.expected: list[tuple[int, int, memoryview]] = []
         self.lengths: dict[tuple[int, int], int] = {}
         self.now = 0.0
 
-    def _arrive(self, file: int, block: int, length: int, *, is_ahead: bool) -> None:
-        memory = self.all.take(length)
+    def _arrive(self, file: int, block: int, memory: memoryview, *, is_ahead: bool) -> None:
         memory[:MARK_BYTES] = _mark(file, block)
         if block not in self.files[file]:
-            self.lengths[file, block] = length
+            self.lengths[file, block] = len(memory)
         self.files[file].arrived(block, memory, self.now, is_ahead=is_ahead)
         assert block in self.files[file], "what has just come can be read"
 
     @rule(file=st.integers(0, FILES - 1), block=st.integers(0, 20), length=LENGTHS)
     def ask_ahead(self, file: int, block: int, length: int) -> None:
-        if self.files[file].may_expect(length, self.now):
-            self.expected.append((file, block, length))
+        if self.files[file].has_room(length, self.now):
+            self.expected.append((file, block, self.all.take(length)))
+            assert self.all.taken_bytes <= BUDGET_BLOCKS * BLOCK_BYTES
 
     @precondition(lambda self: self.expected)
     @rule(data=st.data(), fails=st.booleans())
     def answer(self, data: st.DataObject, fails: bool) -> None:
-        file, block, length = self.expected.pop(data.draw(st.integers(0, len(self.expected) - 1)))
+        file, block, memory = self.expected.pop(data.draw(st.integers(0, len(self.expected) - 1)))
         if fails:
-            self.files[file].failed(length)
+            self.all.lose(len(memory))
         else:
-            self._arrive(file, block, length, is_ahead=True)
+            self._arrive(file, block, memory, is_ahead=True)
 
     @rule(file=st.integers(0, FILES - 1), block=st.integers(0, 20), length=LENGTHS)
     def wait_for(self, file: int, block: int, length: int) -> None:
-        self._arrive(file, block, length, is_ahead=False)
+        self._arrive(file, block, self.all.take(length), is_ahead=False)
 
     @rule(file=st.integers(0, FILES - 1), block=st.integers(0, 20))
     def read(self, file: int, block: int) -> None:
@@ -78,19 +78,12 @@ class Mount(RuleBasedStateMachine):
             for block in range(21)
             if block in file
         )
-        assert self.all.taken_bytes == held
-
-    @invariant()
-    def what_is_ahead_keeps_to_the_budget(self) -> None:
-        ahead = sum(file.expected_bytes for file in self.files)
-        assert ahead == sum(length for _, _, length in self.expected)
-        waited_for = FILES * WAITED_FOR_MAX * BLOCK_BYTES
-        assert self.all.taken_bytes + ahead <= BUDGET_BLOCKS * BLOCK_BYTES + waited_for
+        assert self.all.taken_bytes == held + sum(len(memory) for _, _, memory in self.expected)
 
     def teardown(self) -> None:
         for file in self.files:
             file.clear()
-        assert self.all.taken_bytes == 0
+        assert self.all.taken_bytes == sum(len(memory) for _, _, memory in self.expected)
 
 
 def _mark(file: int, block: int) -> bytes:
@@ -107,7 +100,7 @@ def test_of_blocks_that_were_read_only_the_last_few_stay(order: list[int]) -> No
     file = blocks.file()
     for block in order:
         if block not in file:
-            assert file.may_expect(4096, 0.0)
+            assert file.has_room(4096, 0.0)
             file.arrived(block, blocks.take(4096), 0.0, is_ahead=True)
         assert file.piece(block * BLOCK_BYTES, 4096, 0.0) is not None
         assert len(file) <= READ_KEPT + 1
