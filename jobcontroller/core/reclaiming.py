@@ -55,25 +55,57 @@ def reclaim(quotas: Iterable[Quota], claims: Iterable[Claim], admissions: Admiss
     spare = pool.free + sum(claim.gpus for claim in leaving)
     for claim in leaving:
         pool.used[claim.queue] -= claim.gpus
-    victims: dict[JobKey, Reclaim] = {}
-    waiting: dict[JobKey, Hold] = {}
+    taken: list[tuple[Claim, Sequence[Claim]]] = []
+    """Who takes back, and from whom."""
+    gone = {one.key for one in leaving}
     for head in heads:
         # What stands before a queue's own in its line, and borrows, is worth nobody's end.
         if head is None or not pool.is_own_size(head) or not _quota(pool, head.queue).takes_back:
             continue
         chosen: Sequence[Claim] = ()
         if head.gpus > spare:
-            candidates = [one for one in ordered if one.is_admitted and not one.is_leaving and one.key not in victims]
+            candidates = [one for one in ordered if one.is_admitted and one.key not in gone]
             chosen = _choose(pool, candidates, head.gpus - spare, now)
-            gone = victims.keys() | {one.key for one in (*chosen, *leaving)}
-            if not chosen or not _is_served(head, pool.quotas, ordered, admissions, gone):
+            then = gone | {one.key for one in chosen}
+            if not chosen or not _are_served([head], pool.quotas, ordered, admissions, then):
                 continue
-        waiting[head.key] = _hold(head, chosen, leaving, pool)
-        for victim in chosen:
-            victims[victim.key] = _reclaim(head, victim, pool, now)
+        taken.append((head, chosen))
+        gone |= {one.key for one in chosen}
         for victim in chosen:
             pool.used[victim.queue] -= victim.gpus
         spare += sum(victim.gpus for victim in chosen) - head.gpus
+    ending = [victim for _, chosen in taken for victim in chosen]
+    for victim in ending:
+        pool.used[victim.queue] += victim.gpus
+    # A later one's victims may be larger than it needs, and do for an earlier one too.
+    spared: set[JobKey] = set()
+    for victim in sorted(ending, key=lambda one: _cost(pool, one, now), reverse=True) if len(taken) > 1 else ():
+        without = gone - spared - {victim.key}
+        if _are_served([head for head, _ in taken], pool.quotas, ordered, admissions, without):
+            spared.add(victim.key)
+    return _told(taken, spared, leaving, pool, now)
+
+
+def _told(
+    taken: Sequence[tuple[Claim, Sequence[Claim]]],
+    spared: Set[JobKey],
+    leaving: Sequence[Claim],
+    pool: Pool,
+    now: float,
+) -> Reclaims:
+    """Say to each whom it ends for, or waits for; `pool` is as it was before anybody ended."""
+    victims: dict[JobKey, Reclaim] = {}
+    waiting: dict[JobKey, Hold] = {}
+    everybody = [victim for _, chosen in taken for victim in chosen if victim.key not in spared]
+    for head, chosen in taken:
+        own = [victim for victim in chosen if victim.key not in spared]
+        # Who has none of its own gets what others' leave over, or what is on its way out already.
+        theirs = everybody if chosen or not leaving else ()
+        waiting[head.key] = _hold(head, own or theirs, leaving, pool)
+        for victim in own:
+            victims[victim.key] = _reclaim(head, victim, pool, now)
+        for victim in own:
+            pool.used[victim.queue] -= victim.gpus
     return Reclaims(victims, waiting)
 
 
@@ -99,14 +131,18 @@ def _choose(pool: Pool, candidates: Iterable[Claim], wanted_gpus: int, now: floa
     return chosen
 
 
-def _is_served(
-    head: Claim, quotas: Mapping[str, Quota], claims: Iterable[Claim], admissions: Admissions, gone: Set[JobKey]
+def _are_served(
+    heads: Iterable[Claim],
+    quotas: Mapping[str, Quota],
+    claims: Iterable[Claim],
+    admissions: Admissions,
+    gone: Set[JobKey],
 ) -> bool:
-    """Whether the job would be admitted with these gone.
+    """Whether the jobs would be admitted with these gone.
 
     One that stands before it in its line, and fits only when they are, would borrow what they left."""
     then = [replace(one, is_admitted=one.key in admissions.admitted and one.key not in gone) for one in claims]
-    return head.key in decide(quotas.values(), then).admitted
+    return {head.key for head in heads} <= decide(quotas.values(), then).admitted
 
 
 def lost_gpu_seconds(claim: Claim, now: float) -> float:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from jobcontroller.core.queueing import Claim, JobKey, Quota, decide
 from jobcontroller.core.reclaiming import Reclaims, reclaim
@@ -93,7 +93,18 @@ def test_nobody_ends_in_vain_and_it_terminates(quotas: tuple[Quota, ...], jobs: 
             assert winner in after.admitted
 
 
+ONE_DOES_FOR_TWO = (Quota("a", 6), Quota("b", 1, priority=1), Quota("c", 6, takes_back=False))
+"""What queue a has to take from queue c is more than it needs, and does for queue b too."""
+
+
 @given(quotas=QUOTAS, jobs=JOBS)
+@example(
+    quotas=ONE_DOES_FOR_TWO,
+    jobs=[
+        ("a", 1, True, 0), ("a", 2, False, 0), ("a", 3, True, 0), ("b", 1, False, 0), ("c", 2, True, 0),
+        ("c", 7, True, 0),
+    ],
+)  # fmt: skip
 @settings(deadline=None, max_examples=200)
 def test_one_victim_less_would_not_do(quotas: tuple[Quota, ...], jobs: Jobs) -> None:
     claims, found = look(quotas, tenants(quotas, jobs))
@@ -104,6 +115,14 @@ def test_one_victim_less_would_not_do(quotas: tuple[Quota, ...], jobs: Jobs) -> 
             for key, one in claims.items()
         }
         assert not winners <= decide(quotas, left.values()).admitted
+
+
+def test_who_gets_what_others_victims_leave_over_is_told_whom_it_waits_for() -> None:
+    jobs = [("a", 4, True, 0), ("a", 2, False, 0), ("b", 1, False, 0), ("c", 2, True, 0), ("c", 7, True, 0)]
+    _, found = look(ONE_DOES_FOR_TWO, tenants(ONE_DOES_FOR_TWO, jobs))
+    assert set(found.victims) == {("ns", "j04")}
+    assert "waits until ns/j04 gave theirs back" in found.waiting["ns", "j01"].message
+    assert "waits until ns/j04 gave theirs back" in found.waiting["ns", "j02"].message
 
 
 def test_the_job_that_loses_the_least_work_ends() -> None:

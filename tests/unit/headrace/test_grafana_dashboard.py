@@ -29,7 +29,8 @@ NOT_DRAWN = frozenset(
     """
     headrace_controller_listings headrace_controller_poll_errors headrace_controller_reclaimed_bytes
     headrace_csi_daemons headrace_csi_request_seconds headrace_fuse_ensured_bytes headrace_fuse_inline_bytes
-    headrace_fuse_inodes headrace_fuse_journal_bytes headrace_fuse_passthrough_opens headrace_fuse_read_bytes
+    headrace_fuse_inodes headrace_fuse_journal_bytes headrace_fuse_keeper_unread_bytes
+    headrace_fuse_passthrough_opens headrace_fuse_read_bytes
     headrace_fuse_requests headrace_fuse_resent_requests headrace_fuse_worker_retries
     headrace_fuse_written_bytes headrace_jobcontroller_actions headrace_jobcontroller_first_pod_launch_seconds
     headrace_jobcontroller_queue_depth headrace_jobcontroller_reconcile_seconds

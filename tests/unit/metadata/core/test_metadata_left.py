@@ -1,8 +1,9 @@
 """Objects renames leave: no listing shows them, and somebody takes them away."""
 
-from dataclasses import replace
+import dataclasses
 
 import pytest
+from msgspec import structs
 
 from api.held import HeldName
 from metadata.core.entries import Changes, Entry, Kind
@@ -18,13 +19,13 @@ ALIVE = Standing({"n1": (5, True), "n2": (3, True)}, is_settled=True)
 
 
 def test_a_listing_does_not_show_what_a_rename_left() -> None:
-    plan = plan_sync([DIRECTORY, NEW], [DIRECTORY, replace(NEW, version=0), OLD], base_version=9, left=LEFT)
+    plan = plan_sync([DIRECTORY, NEW], [DIRECTORY, structs.replace(NEW, version=0), OLD], base_version=9, left=LEFT)
     assert not plan.changes and plan.listed == 2
 
 
 def test_a_listing_shows_another_object_of_that_name() -> None:
-    found = replace(OLD, etag="of somebody else")
-    plan = plan_sync([DIRECTORY, NEW], [DIRECTORY, replace(NEW, version=0), found], base_version=9, left=LEFT)
+    found = structs.replace(OLD, etag="of somebody else")
+    plan = plan_sync([DIRECTORY, NEW], [DIRECTORY, structs.replace(NEW, version=0), found], base_version=9, left=LEFT)
     assert plan.changes == Changes([found])
 
 
@@ -45,12 +46,12 @@ def test_a_directory_that_took_the_name_stays() -> None:
     ],
 )
 def test_a_worker_takes_its_own_away_and_those_of_the_dead(node: str, standing: Standing, is_asked: bool) -> None:
-    assert to_take_away([ONE, replace(ONE, is_gone=True)], node, standing) == ([ONE] if is_asked else [])
+    assert to_take_away([ONE, dataclasses.replace(ONE, is_gone=True)], node, standing) == ([ONE] if is_asked else [])
 
 
 def test_what_a_listing_may_have_seen_is_remembered_until_it_ends() -> None:
     assert gone(ONE, is_listing=False) is None
-    assert gone(ONE, is_listing=True) == replace(ONE, is_gone=True)
+    assert gone(ONE, is_listing=True) == dataclasses.replace(ONE, is_gone=True)
 
 
 def test_a_held_file_over_a_left_object_knows_of_it() -> None:
