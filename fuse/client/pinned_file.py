@@ -26,7 +26,7 @@ import structlog
 from api.byteplane import Ensure, Ensured, Handle, Op, Open, Opened, Read, ReadReply, decode_meta
 from fuse.client.connection import Connection, ConnectionLost
 from fuse.core.contracts import Bytes
-from fuse.core.read_plan import BLOCK_BYTES, WHOLE_FILE_BYTES, Range, ResidentBlocks, needed_range, whole_pieces
+from fuse.core.read_plan import BLOCK_BYTES, WHOLE_FILE_BYTES, Range, ResidentBlocks, needed_range, split, whole_pieces
 from fuse.errors import NoRoom, Unavailable
 
 if TYPE_CHECKING:
@@ -99,11 +99,7 @@ class PinnedWorkerFile:
 
     def _pieces(self, offset_bytes: int, length_bytes: int) -> Iterator[Range]:
         """The parts of a range, clipped to the file, in blocks of their own."""
-        end = min(offset_bytes + length_bytes, self._open.size_bytes)
-        while offset_bytes < end:
-            until = min((offset_bytes // BLOCK_BYTES + 1) * BLOCK_BYTES, end)
-            yield offset_bytes, until - offset_bytes
-            offset_bytes = until
+        return split((offset_bytes, max(0, min(length_bytes, self._open.size_bytes - offset_bytes))))
 
     async def whole_file(self) -> int | None:
         """Return a descriptor of the whole version; None while a block is missing on this node."""
@@ -194,11 +190,8 @@ class PinnedWorkerFile:
         memory = inline.take(length)
         try:
             connection, _ = await self._client.connected()
-            at = offset
-            while at < offset + length:
-                end = min((at // connection.block_size_bytes + 1) * connection.block_size_bytes, offset + length)
-                await self._read_inline(connection, at, memory[at - offset : end - offset])
-                at = end
+            for at, count in split(wanted, connection.block_size_bytes):
+                await self._read_inline(connection, at, memory[at - offset : at - offset + count])
         except BaseException:
             # Not to be used again: what is still coming may be written to it.
             inline.lose(length)

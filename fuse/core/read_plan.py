@@ -10,6 +10,7 @@ Owns arithmetic on ranges and one reader's window. Does no I/O and holds no byte
   as sequential: they fall into the slack around the expected place.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 BLOCK_BYTES: Final = 4 << 20
@@ -41,6 +42,15 @@ def needed_range(offset_bytes: int, length_bytes: int, size_bytes: int) -> Range
 def whole_pieces(size_bytes: int) -> list[Range]:
     """Return the ranges to ask for when a whole file is waited for: few requests, of which the first ends soon."""
     return [(at, min(PIECE_BYTES, size_bytes - at)) for at in range(0, size_bytes, PIECE_BYTES)]
+
+
+def split(wanted: Range, block_bytes: int = BLOCK_BYTES) -> Iterator[Range]:
+    """Yield the parts of a range, each within one block."""
+    offset_bytes, end = wanted[0], wanted[0] + wanted[1]
+    while offset_bytes < end:
+        until = min((offset_bytes // block_bytes + 1) * block_bytes, end)
+        yield offset_bytes, until - offset_bytes
+        offset_bytes = until
 
 
 class ReadWindow:
