@@ -5,6 +5,7 @@ is what a liveness probe is to find. Holds nothing secret and takes nothing in; 
 """
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -70,6 +71,8 @@ async def listening(
     try:
         try:
             await web.TCPSite(runner, host, port, ssl_context=context).start()
+        except socket.gaierror as error:
+            raise ConfigError(f"{option} {address}: {error.strerror}; name an address of this machine") from None
         except OSError as error:
             raise ConfigError(f"{option} {address}: {error.strerror}; choose another port") from None
         yield

@@ -5,12 +5,14 @@ variables), printed at start; nothing in here is secret.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from reprlib import Repr
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from api import names
@@ -37,8 +39,44 @@ def _dns(text: str) -> str:
 
 QualifiedName = Annotated[str, AfterValidator(_qualified)]
 ObjectName = Annotated[str, AfterValidator(_dns)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Weight = Annotated[float, Field(ge=0, le=10_000)]
+
+
+def _no_switch(value: Any) -> Any:
+    # True is a number to Python, and 1 to whoever reads it as one: `binds_in_flight: yes` would be 1.
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not yes or no")
+    return value
+
+
+IsNumber = BeforeValidator(_no_switch)
+Positive = Annotated[float, IsNumber, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, IsNumber, Field(ge=0, le=10_000)]
+# Longer is a slip of the pen, and more than timers take.
+Seconds = Annotated[float, IsNumber, Field(gt=0, le=365 * 86_400)]
+AtOnce = Annotated[int, IsNumber, Field(ge=1, le=1024)]
+FewAtOnce = Annotated[int, IsNumber, Field(ge=1, le=64)]
+# What pydantic says, for people who write YAML.
+_SAID = {
+    "missing": "it must be given",
+    "float_type": "a number is needed",
+    "float_parsing": "a number is needed",
+    "float_parsing_size": "a smaller number is needed",
+    "finite_number": "a finite number is needed",
+    "int_type": "a whole number is needed",
+    "int_parsing": "a whole number is needed",
+    "int_parsing_size": "a smaller number is needed",
+    "int_from_float": "a whole number is needed",
+    "bool_type": "true or false is needed",
+    "bool_parsing": "true or false is needed",
+    "string_type": "a text is needed; put it in quotes if it looks like something else",
+    "tuple_type": "a list is needed, like [a, b]",
+    "model_type": "a mapping is needed, like {name: value}",
+    "dict_type": "a mapping is needed, like {name: value}",
+    "path_type": "the path of a file is needed",
+}
+# Of a value only as much is said as a line holds: YAML's aliases write lists of lists without end in a few bytes.
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
 
 
 class Weights(BaseModel):
@@ -111,13 +149,13 @@ class Settings(BaseSettings):
     profiles: Annotated[tuple[Profile, ...], Field(max_length=16)] = ()
     """More scheduler names with other weights: for packing, say, beside one for data."""
     speeds: Speeds = Field(default_factory=Speeds)
-    stage_in_floor_seconds: Positive = 1.0
+    stage_in_floor_seconds: Seconds = 1.0
     """A cold start shorter than this counts as this long: below, spreading matters more than data."""
-    min_saving_seconds: Positive = 1.0
+    min_saving_seconds: Seconds = 1.0
     """maxWaitSeconds: waiting for a warm node must save at least this."""
-    gang_bind_seconds: Positive = 30.0
+    gang_bind_seconds: Seconds = 30.0
     """A gang that is not whole this long after its first bind was sent is taken back."""
-    volume_bind_seconds: Positive = 600.0
+    volume_bind_seconds: Seconds = 600.0
     """Claims that wait for their first consumer must be bound this long after a node was chosen, or the pod is tried
     again: kube-scheduler's default."""
     topology_keys: Annotated[tuple[QualifiedName, ...], Field(max_length=8)] = (
@@ -135,25 +173,25 @@ class Settings(BaseSettings):
     reads_fluid: bool = False
     """Where Fluid is installed: its Datasets and its labels on nodes count as Datasets and caches of ours do, and pods
     with its volumes are placed by them. Needs list and watch of datasets in data.fluid.io."""
-    gated_grace_seconds: Positive = 5.0
+    gated_grace_seconds: Seconds = 5.0
     """A gang's members are told what they wait for after this, as kube-scheduler does since 1.35."""
-    first_backoff_seconds: Positive = 1.0
-    max_backoff_seconds: Positive = 10.0
+    first_backoff_seconds: Seconds = 1.0
+    max_backoff_seconds: Seconds = 10.0
     """Backoff of a refused pod: kube-scheduler's defaults."""
-    flush_seconds: Positive = 300.0
+    flush_seconds: Seconds = 300.0
     """A refused pod is tried again after this whatever happened: kube-scheduler's default."""
-    binds_in_flight: Annotated[int, Field(ge=1, le=1024)] = 64
+    binds_in_flight: AtOnce = 64
     """Bind calls at once; more only lengthens the API server's queue (measured on 2 cores)."""
-    evictions_in_flight: Annotated[int, Field(ge=1, le=1024)] = 16
+    evictions_in_flight: AtOnce = 16
     """Evictions at once: kube-scheduler's parallelism."""
-    publishers: Annotated[int, Field(ge=1, le=64)] = 4
+    publishers: FewAtOnce = 4
     """Condition and PodGroup patches at once, off the bind path."""
-    event_senders: Annotated[int, Field(ge=1, le=64)] = 2
+    event_senders: FewAtOnce = 2
     """Events at once; few, so that they fill the gaps binds leave."""
-    qps: Annotated[float, Field(gt=0)] | None = None
+    qps: Positive | None = None
     """Requests a second to the API server; None: the API server's own limits are enough."""
-    burst: Annotated[int, Field(ge=1)] = 1000
-    request_seconds: Positive = 30.0
+    burst: Annotated[int, IsNumber, Field(ge=1, le=1_000_000)] = 1000
+    request_seconds: Seconds = 30.0
     """Deadline of one request, its retries included."""
     leader_elect: bool = True
     lease_namespace: ObjectName = "kube-system"
@@ -245,10 +283,31 @@ def load(config: Path | None, overrides: dict[str, Any]) -> Settings:
 
 
 def _problem(item: Mapping[str, Any]) -> str:
-    where = ".".join(map(str, item["loc"]))
+    where, kind = ".".join(map(str, item["loc"])), item["type"]
+    got = f"(got {_SHORT.repr(item['input'])})"
+    if kind == "extra_forbidden":
+        return f"{where}: {_no_such(item['loc'])} {got}"
+    if kind == "missing":
+        return f"{where}: {_SAID[kind]}"
+    if kind == "string_pattern_mismatch":
+        return f"{where}: one of {', '.join(item['ctx']['pattern'].strip('^()$').split('|'))} is needed {got}"
     # A validator of the whole names what it is about itself.
-    said = str(item["ctx"]["error"]) if item["type"] == "value_error" else item["msg"]
-    return f"{where}: {said} (got {item['input']!r})" if where else said
+    said = str(item["ctx"]["error"]) if kind == "value_error" else _SAID.get(kind, item["msg"])
+    said = said.replace("Input should be", "it must be")
+    return f"{where}: {said} {got}" if where else said
+
+
+def _no_such(path: Sequence[int | str]) -> str:
+    """There is no such setting; those that may be meant."""
+    name = str(path[-1])
+    if name in ("apiVersion", "kind"):
+        return "this is a file of settings, not an object of the API or a KubeSchedulerConfiguration; leave it out"
+    models: dict[str, type[BaseModel]] = {"weights": Weights, "profiles": Profile, "speeds": Speeds}
+    # The nearest mapping it stands in: profiles.0.weights.x is one of Weights.
+    known = next((models[word] for word in map(str, reversed(path[:-1])) if word in models), Settings).model_fields
+    # gpuFit and gpu-fit are gpu_fit.
+    near = get_close_matches(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).replace("-", "_").lower(), known, n=1)
+    return f"there is no such setting; {f'is {near[0]} meant?' if near else 'known are ' + ', '.join(known)}"
 
 
 def _read(config: Path) -> dict[str, Any]:

@@ -1,32 +1,27 @@
-"""Commands on jobs and data: submit, get, describe, explain, suspend, resume, delete.
+"""Commands on jobs and data: submit, get, describe, suspend, resume, delete; explain is in why.py.
 
-Owns the command line and what is fetched; layouts and wordings are in tables.py, describe.py, explain.py."""
+Owns the command line and what is fetched; layouts and wordings are in tables.py, describe.py."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
-from api import names
-from headrace.cli import describe, explain, fences, tables, user_files
+from headrace.cli import describe, fences, tables, user_files, why
 from headrace.cli.connection import Kubeconfig, Namespace, run, sentences
-from headrace.cli.follow import Follower, pod_order
+from headrace.cli.follow import Follower
 from headrace.cli.user_files import UserObject
 from headrace.cli.waiting import bar
 from headrace.errors import HeadraceError, UsageError
 from kube.client import KubeClient, PatchKind
 from kube.errors import AlreadyExists, Invalid, NotFound
-from kube.objects import Pod
 from kube.resources import DATA_LOADS, DATASETS, EVENTS, PODS, TRAINING_JOBS, Resource
-from scheduler.shell.outlook import outlooks
 
 FIELD_MANAGER = "headrace-submit"
 #: kinds that do one thing once: submitting one again is a mistake, not an update
@@ -42,7 +37,7 @@ def register(app: typer.Typer) -> None:
     for command in (submit, get, suspend, resume, delete):
         app.command()(command)
     app.command(name="describe")(describe_command)
-    app.command(name="explain")(explain_command)
+    app.command(name="explain")(why.explain_command)
 
 
 def submit(
@@ -145,7 +140,7 @@ def describe_command(
 
     async def work(client: KubeClient) -> tuple[Body, list[Body], list[Body]]:
         body = await client.get(resource, name, namespace if resource.namespaced else None)
-        pods = await _pods(client, body) if what == "job" else []
+        pods = await why.pods_of(client, body) if what == "job" else []
         return body, pods, await _events(client, resource, body) if resource.namespaced else []
 
     body, pods, events = run(work, kubeconfig)
@@ -174,42 +169,6 @@ async def _events(client: KubeClient, resource: Resource, body: Body) -> list[Bo
     events = (await client.list(EVENTS, meta["namespace"], field_selector=selector)).items
     own = [event for event in events if event.get("regarding", {}).get("uid") == meta["uid"]]
     return sorted(own, key=lambda event: str(event.get("eventTime") or ""))
-
-
-def explain_command(
-    what: What,
-    name: Name,
-    *,
-    namespace: Namespace = "default",
-    kubeconfig: Kubeconfig = None,
-) -> None:
-    """Say why a pod, or each pod of a job, is on its node, and what others would have cost; of a pod without a node,
-    what keeps it off every node now, and what would make it fit."""
-    _expect(what, "pod", "job")
-
-    async def work(client: KubeClient) -> list[str]:
-        if what == "pod":
-            pod = await client.get(PODS, name, namespace)
-            return explain.explain_pod(pod) + await _outlook(client, [pod])
-        job = await client.get(TRAINING_JOBS, name, namespace)
-        attempt = job.get("status", {}).get("attempt", 0)
-        pods = [pod for pod in await _pods(client, job) if pod_order(pod)[1] == attempt]
-        if not pods:
-            message = job.get("status", {}).get("message", "the job controller has not seen it yet; is it running?")
-            return [f"{name} has no pods: {message}"]
-        return explain.explain_pods(pods) + await _outlook(client, pods)
-
-    for line in run(work, kubeconfig):
-        typer.echo(line)
-
-
-async def _outlook(client: KubeClient, pods: Sequence[Body]) -> list[str]:
-    """Sentences on the first pod without a node: members of a job mostly wait for the same."""
-    waiting = next((pod for pod in pods if not pod.get("spec", {}).get("nodeName")), None)
-    if waiting is None or waiting.get("status", {}).get("phase") in ("Succeeded", "Failed"):
-        return []
-    (found,) = await outlooks(client, [msgspec.convert(waiting, Pod)])
-    return explain.explain_outlook(waiting["metadata"]["name"], found)
 
 
 def suspend(what: What, name: Name, *, namespace: Namespace = "default", kubeconfig: Kubeconfig = None) -> None:
@@ -249,12 +208,6 @@ def _set_suspend(what: str, name: str, value: bool, namespace: str, kubeconfig: 
 
     run(work, kubeconfig)
     typer.echo(f"TrainingJob {name} {'suspended' if value else 'resumed'}")
-
-
-async def _pods(client: KubeClient, job: Body) -> list[Body]:
-    selector = f"{names.JOB_UID_LABEL}={job['metadata']['uid']}"
-    pods = (await client.list(PODS, job["metadata"]["namespace"], label_selector=selector)).items
-    return sorted(pods, key=pod_order)
 
 
 def _expect(what: str, *known: str) -> None:

@@ -8,7 +8,8 @@ members are one vector pass: capacities say how many fit where, and
 Shapes are placed biggest first. If minimising stage-in for one shape leaves no room for the next, all are
 placed once more for room alone: being placed comes before being placed well. If that does not help, those with the
 fewest nodes to choose from go first. Where more members wait than are needed and the biggest leave too little room,
-those needed are placed before the others. Members with terms about
+those needed are placed before the others. Where all that fails a bounded exact search looks for an arrangement of those
+needed (core/gang_exact.py). Members with terms about
 each other are placed one by one instead (core/gang_one_by_one.py). A gang that wants topology is placed in views
 narrowed to domains, the best first (core/gang_topology.py).
 """
@@ -23,6 +24,7 @@ import numpy as np
 
 from api import names
 from scheduler.core.cluster_view import ClusterView
+from scheduler.core.gang_exact import place_exactly
 from scheduler.core.gang_one_by_one import are_entangled, place_one_by_one
 from scheduler.core.gang_topology import MAX_TRIES, NO_WISH, Kind, Search, Wish
 from scheduler.core.node_table import IntArray
@@ -67,7 +69,8 @@ def place_gang(
     """Place as many members as fit, at least `needed`, and of each role as many as the wish says; with fewer, nothing
     is placed. Members come in the order in which they are to be preferred."""
     if not wish.is_about_topology:
-        return _place(placer, view, members, needed, wish)
+        result = _place(placer, view, members, needed, wish)
+        return result if result.placed else _exactly(placer, view, members, needed, wish, domains=[view]) or result
     kinds = []
     for group in _by_signature(members):
         found = placer.compute(group[0], wish.confined(view))
@@ -75,13 +78,41 @@ def place_gang(
         kinds.append(Kind(len(group), capacity, found.seconds))
     search = Search(kinds, needed, wish, _with_slack)
     best: GangPlacement | None = None
+    tried: list[ClusterView] = []
     for narrow in islice(search.views(view), MAX_TRIES):
+        tried.append(narrow)
         result = _place(placer, narrow, members, needed, wish)
         if result.placed:
             return result
         if best is None or result.fitting > best.fitting:
             best = result
-    return _nowhere(placer, view, members, search, best)
+    exact = _exactly(placer, view, members, needed, wish, domains=tried)
+    return exact or _nowhere(placer, view, members, search, best)
+
+
+def _exactly(
+    placer: Placer,
+    view: ClusterView,
+    members: Sequence[PodRequest],
+    needed: int,
+    wish: Wish,
+    *,
+    domains: Sequence[ClusterView],
+) -> GangPlacement | None:
+    """What core/gang_exact.py finds for as many members as are needed: those to be preferred, or else the smallest.
+    The others are tried when these are placed."""
+    if not domains or len({pod.signature for pod in members}) == 1 or are_entangled(view, members):
+        return None
+    smallest = [pod for group in reversed(_by_signature(members)) for pod in group]
+    choices = [
+        required_first(preferred, wish.by_role, lambda pod: pod.role)[:needed]
+        for preferred in ((members,) if needed == len(members) else (members, smallest))
+    ]
+    found = place_exactly(placer, view, domains=domains, choices=choices, capacities=capacities)
+    if found is None:
+        return None
+    placed = tuple(Placed(pod, row, seen) for pod, row, seen in found)
+    return GangPlacement(placed, len(placed), needed) if has_roles(placed, wish) else None
 
 
 def required_first(

@@ -12,13 +12,14 @@ import numpy as np
 from api.quantities import format_bytes
 from scheduler.core import requests
 from scheduler.core.cluster_view import ClusterView
+from scheduler.core.data_request import DataRequest
 from scheduler.core.engine_state import EngineState
 from scheduler.core.node_table import BoolArray
 from scheduler.core.plugin import FilterPlugin
 from scheduler.core.pod_request import PodRequest
 from scheduler.core.verdicts import judge
+from scheduler.core.waits import some, waits
 
-NAMES_SHOWN = 3
 REMEDIES_SHOWN = 5
 
 
@@ -26,16 +27,17 @@ REMEDIES_SHOWN = 5
 class Outlook:
     """`message`: as the scheduler tells it, "" when some node would do; `feasible`: nodes that would; `groups`: why
     not, by the nodes that have just these reasons, most nodes first; `remedies`: what would make the pod fit, what
-    helps on most nodes first."""
+    helps on most nodes first; `waits`: what it waits for beside that (core/waits.py)."""
 
     message: str
     feasible: tuple[str, ...]
     groups: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
     remedies: tuple[str, ...]
+    waits: tuple[str, ...] = ()
 
 
-def outlook(state: EngineState, request: PodRequest) -> Outlook:
-    """Look at one unbound pod and the cluster as it is."""
+def outlook(state: EngineState, request: PodRequest, now: float = 0.0) -> Outlook:
+    """Look at one unbound pod and the cluster as it is at `now`."""
     verdict = judge(state, request)
     by_reasons: dict[tuple[str, ...], list[str]] = {}
     for node, reasons in verdict.nodes.items():
@@ -51,13 +53,8 @@ def outlook(state: EngineState, request: PodRequest) -> Outlook:
         verdict.feasible,
         tuple((reasons, tuple(sorted(nodes))) for reasons, nodes in groups),
         remedies,
+        waits(state, pod, now),
     )
-
-
-def some(names: Sequence[str]) -> str:
-    """A few names of many: `a, b, c and 4 more`."""
-    shown = ", ".join(names[:NAMES_SHOWN])
-    return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"
 
 
 def _remedies(state: EngineState, pod: PodRequest) -> list[str]:
@@ -119,8 +116,17 @@ def _tolerate(view: ClusterView, pod: PodRequest, rows: Sequence[int], nodes: st
 
 
 def _load(view: ClusterView, pod: PodRequest, rows: Sequence[int], nodes: str) -> str:
-    wanted = ", ".join(f"{item.namespace}/{item.name}" for item in pod.data if item.is_required)
-    return f"load {wanted} onto {_one_of(rows)}{nodes}, or do not require it"
+    required = [item for item in pod.data if item.is_required]
+    absent = [item for item in required if view.residency.size_of(item.key) is None]
+    if absent:
+        return f"create {_datasets(absent)} and load it, or do not require it: there is no such Dataset"
+    # What every one of these nodes holds already is not in the way.
+    wanted = [item for item in required if not view.residency.is_resident(item)[rows].all()]
+    return f"load {_datasets(wanted)} onto {_one_of(rows)}{nodes}, or do not require it"
+
+
+def _datasets(items: Sequence[DataRequest]) -> str:
+    return ", ".join(f"{item.namespace}/{item.name}" for item in items)
 
 
 _SPECIAL: dict[str, Callable[[ClusterView, PodRequest, Sequence[int], str], str]] = {

@@ -117,10 +117,11 @@ class ResidencyTable:
         # Speeds and room by row, of a version of the table, and whose NodeCaches changed since they were looked at.
         self._speeds_cache: tuple[int, _Speeds] | None = None
         self._unseen: set[str] = set()
-        # Both are good for one (version, version of the table).
+        # All are good for one (version, version of the table).
         self._priced_at = (-1, -1)
         self._sources_cache: dict[object, Sources] = {}
         self._coming_cache: dict[object, Coming] = {}
+        self._whole_cache: dict[DataRequest, NDArray[np.bool_]] = {}
 
     def put_cache(self, cache: NodeCache) -> bool:
         """Take a NodeCache; returns whether anything that counts changed."""
@@ -227,6 +228,14 @@ class ResidencyTable:
 
     def is_resident(self, item: DataRequest) -> NDArray[np.bool_]:
         """Per row: whether everything that is asked of the dataset's current snapshot is resident there."""
+        self._drop_stale()
+        found = self._whole_cache.get(item)
+        if found is None:
+            found = self._whole_cache[item] = self._whole(item)
+            found.flags.writeable = False
+        return found
+
+    def _whole(self, item: DataRequest) -> NDArray[np.bool_]:
         size = self._wanted(item)
         if size is None or not size.snapshot:
             return np.zeros(self._table.size, dtype=np.bool_)
@@ -251,12 +260,16 @@ class ResidencyTable:
                 mask[row] = True
         return mask
 
-    def _speeds(self) -> "_Speeds":
+    def _drop_stale(self) -> None:
         versions = (self.version, self._table.version)
         if self._priced_at != versions:
             self._priced_at = versions
             self._sources_cache.clear()
             self._coming_cache.clear()
+            self._whole_cache.clear()
+
+    def _speeds(self) -> "_Speeds":
+        self._drop_stale()
         if self._speeds_cache is None or self._speeds_cache[0] != self._table.version:
             speeds = _Speeds(self._table.size, self._defaults)
             self._speeds_cache = (self._table.version, speeds)

@@ -3,8 +3,10 @@
 Owns the reading. Does not bind, write or keep anything.
 """
 
+import time
 from collections.abc import Sequence
 
+from api import names
 from kube.client import KubeClient
 from kube.errors import NotFound
 from kube.objects import Pod
@@ -22,11 +24,13 @@ async def outlooks(client: KubeClient, pods: Sequence[Pod]) -> list[Outlook]:
     """What stands between each of these pods and the cluster's nodes now. Raises KubeError."""
     settings = Settings()
     engine = Engine(build(settings), engine_settings(settings))
-    # Of unbound pods only those asked about count: others hold nothing.
-    for kind in kinds(PodTranslator((), 0.0)):
-        engine.handle(await _listed(client, kind), 0.0)
+    now = time.time()
+    # Others that wait count too: they are the pods' gangs, and nominated ones hold room.
+    ours = {names.DEFAULT_SCHEDULER_NAME, *(pod.spec.scheduler_name for pod in pods)}
+    for kind in kinds(PodTranslator(ours, 0.0)):
+        engine.handle(await _listed(client, kind), now)
     shapes = ShapeCache()
-    return [outlook(engine.state, pod_request(pod, shapes)) for pod in pods]
+    return [outlook(engine.state, pod_request(pod, shapes), now) for pod in pods]
 
 
 async def _listed(client: KubeClient, kind: Kind) -> list[Event]:

@@ -1,5 +1,6 @@
 """The shell's pure edges: objects into events, relists into deletions, settings, addresses."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,8 @@ from scheduler.shell.translate import PodTranslator
 from scheduler.shell.watches import Follower, kinds
 from tests.builders.scheduler_objects import PodBuilder, a_node, a_pod
 
+#: nine lists of ten of the one before: written out, more than a machine holds
+ALIASES = "a: &a [x]\n" + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 10)}]\n" for a, b in pairwise("abcdefghij"))
 TRANSLATOR = PodTranslator(["headrace-scheduler"], 100.0)
 
 
@@ -129,14 +132,14 @@ def test_settings_from_a_file_and_arguments(tmp_path: Path) -> None:
         ("- a", "must hold a mapping"),
         ("a: [", "not valid YAML"),
         ("speeds: {origin_bytes_per_second: 0}", "speeds.origin_bytes_per_second"),
-        ("1: 2", "1: Extra inputs are not permitted"),
+        ("1: 2", "settings: 1: there is no such setting; known are scheduler_name, weights, "),
         ("a: b: c", "is not valid YAML at line 1, column 5: mapping values are not allowed here"),
         ("weights:\n\t- 1", "is not valid YAML at line 2, column 1: found character"),
         ("[" * 5000, "is not valid YAML: nested too deeply"),
         ("qps: 1\xe9", "is not UTF-8 (byte 6)"),
         ("first_backoff_seconds: .inf", "first_backoff_seconds"),
         ("weights: {stage_in: .nan}", "weights.stage_in"),
-        ("topology_keys: zone", "topology_keys: Input should be a valid tuple (got 'zone')"),
+        ("topology_keys: zone", "topology_keys: a list is needed, like [a, b] (got 'zone')"),
         ("topology_keys: [a, b, a]", "topology_keys: a, b, a: every level needs a key of its own"),
         ("topology_keys: ['']", "topology_keys.0: a qualified name is needed, like"),
         ("first_backoff_seconds: 20", "first_backoff_seconds 20 is more than max_backoff_seconds 10"),
@@ -147,6 +150,29 @@ def test_settings_from_a_file_and_arguments(tmp_path: Path) -> None:
         ("weights:\n  gpu_fit: 1\n  gpu_fit: 2", "is not valid YAML at line 3, column 3: 'gpu_fit' is given twice"),
         ("extender_key: k.pem", "extender_certificate and extender_key must be given together"),
         ("{extender_key: k, extender_certificate: c}", "extender_certificate is given, but extender"),
+        ("weights: {gpuFit: 1}", "weights.gpuFit: there is no such setting; is gpu_fit meant? (got 1)"),
+        ("binds-in-flight: 1", "binds-in-flight: there is no such setting; is binds_in_flight meant?"),
+        (
+            "profiles: [{scheduler_name: a, weights: {sprad: 1}}]",
+            "profiles.0.weights.sprad: there is no such",
+        ),
+        ("profiles: [{scheduler_name: a, wieghts: {}}]", "wieghts: there is no such setting; is weights meant?"),
+        ("profiles: [{}]", "settings: profiles.0.scheduler_name: it must be given"),
+        ("profiles: [null]", "profiles.0: a mapping is needed, like {name: value} (got None)"),
+        ("kind: KubeSchedulerConfiguration", "kind: this is a file of settings, not an object of the API"),
+        ("weights: null", "settings: weights: a mapping is needed, like {name: value} (got None)"),
+        ("binds_in_flight: yes", "binds_in_flight: a number is needed, not yes or no (got True)"),
+        ("binds_in_flight: 1.5", "binds_in_flight: a whole number is needed (got 1.5)"),
+        ("weights: {balance: on}", "weights.balance: a number is needed, not yes or no (got True)"),
+        ("qps: .inf", "qps: a finite number is needed (got inf)"),
+        ("qps: .nan", "settings: qps: "),
+        ("flush_seconds: 1.0e+30", "flush_seconds: it must be less than or equal to 31536000 (got 1e+30)"),
+        ("burst: 99999999999999999999", "burst: it must be less than or equal to 1000000"),
+        ("leader_elect: maybe", "leader_elect: true or false is needed (got 'maybe')"),
+        ("metrics: 9090", "metrics: a text is needed; put it in quotes"),
+        ("log_format: xml", "log_format: one of console, json is needed (got 'xml')"),
+        ("extender_key: [k]", "extender_key: the path of a file is needed"),
+        (ALIASES, "settings: a: there is no such setting"),
         ("profiles: [{scheduler_name: headrace-scheduler}]", "settings: profiles: scheduler_name headrace-scheduler"),
     ],
 )
