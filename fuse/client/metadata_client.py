@@ -40,8 +40,8 @@ WATCH_PAUSE_SECONDS: Final = 1.0
 CONNECTED_SECONDS: Final = 10.0
 """So often a daemon that waits to serve looks after its connection."""
 WATCH_SECONDS: Final = 600.0
-"""A stream is opened anew after half of that to all of it, and tells everything again, as the watches of Kubernetes' own
-clients do: what a fault lost is not lost for good."""
+"""A stream is opened anew after half of that to all of it, and tells everything again, as those of Kubernetes' own
+clients are: what a fault lost is not lost for good."""
 MESSAGE_BYTES_MAX: Final = 64 << 20
 
 _RETRYABLE: Final = {
