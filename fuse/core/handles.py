@@ -74,6 +74,7 @@ class DirectoryHandle:
         "filling",
         "given",
         "has_more",
+        "is_kept_by_kernel",
         "last_name",
         "listing",
         "node",
@@ -91,6 +92,8 @@ class DirectoryHandle:
         self.version: int | None = None
         #: What the kernel keeps for later readers of what this one is given.
         self.filling: KernelListing | None = None
+        #: Whatever begins at the directory's beginning and is given to this reader the kernel may keep.
+        self.is_kept_by_kernel = False
         self.has_more = True
         #: Last name of the last page, "" before the first.
         self.last_name = ""

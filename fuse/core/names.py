@@ -200,11 +200,12 @@ class Names:
         good_seconds = state.timeouts.read_only_seconds / 2
         if kept is not None and kept.is_whole and kept.listing is handle.listing and now - kept.since <= good_seconds:
             # Should the kernel have dropped it meanwhile, its first question is for what is there now.
-            handle.was_read = True
+            handle.was_read = handle.is_kept_by_kernel = True
             return Caching.KEEP
         if node.handles > 1:
             return Caching.NONE
         node.kernel_listing = handle.filling = KernelListing(now)
+        handle.is_kept_by_kernel = True
         return Caching.FILL
 
     async def directory_page(self, number: int, start: int) -> tuple[Node, list[DirectoryItem]]:
@@ -214,6 +215,10 @@ class Names:
         if (start == 0 and handle.was_read) or start < handle.resumed_at:
             # Going back to before another daemon's end finds its place by counting, in what is there now.
             handle.rewind()
+        if start == 0 and handle.is_kept_by_kernel and handle.node.kernel_listing is None:
+            # A snapshot took it back, and now it is filled again. By how many readers is not known, so that none is
+            # answered from it who opens the directory later.
+            handle.node.kernel_listing = KernelListing(self._state.monotonic())
         handle.was_read = True
         while handle.has_more and start >= len(handle.entries):
             await self._fetch(handle)

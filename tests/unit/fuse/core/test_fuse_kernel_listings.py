@@ -118,6 +118,39 @@ async def test_a_new_snapshot_takes_back_what_is_being_filled(books: KernelLessM
     assert await filled(books) == ["a", "b", "c", "new"]
 
 
+async def test_a_reader_that_begins_again_fills_it_again_and_a_new_snapshot_takes_that_back_too(
+    books: KernelLessMount,
+) -> None:
+    inode = await books.inode("d")
+    await filled(books)
+    filling = await opened(books)
+    keeping = await opened(books)
+    assert (filling.caching, keeping.caching) == (Caching.KEEP, Caching.KEEP)
+    for number, reader in enumerate((filling, keeping, filling)):
+        books.peers.put(books.dataset, f"d/new{number}", b"x")
+        assert (inode, b"") in books.published()
+        # It has nothing any more, asks for the beginning, and adds the answer to what it keeps: so it does for a
+        # directory that was opened so, until that is closed.
+        reader.position = 0
+        assert (await reader.rest())[-1] == f"new{number}"
+    beside = await opened(books)
+    assert beside.caching is Caching.NONE, "what two added may be of two snapshots"
+
+
+async def test_a_reader_that_is_not_to_add_to_it_adds_nothing(books: KernelLessMount) -> None:
+    first, second = await opened(books), await opened(books)
+    assert (first.caching, second.caching) == (Caching.FILL, Caching.NONE)
+    books.published()
+    first.close()
+    inode = await books.inode("d")
+    books.peers.put(books.dataset, "d/new", b"x")
+    books.published()
+    second.position = 0
+    await second.rest()
+    books.peers.put(books.dataset, "d/newer", b"x")
+    assert (inode, b"") not in books.published()
+
+
 async def test_a_dataset_that_ends_takes_it_back(books: KernelLessMount) -> None:
     await filled(books)
     inode = await books.inode("d")
