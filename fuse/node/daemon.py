@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -201,6 +201,20 @@ class Daemon:
         self.operations.watching(is_watching=is_watching)
 
 
+async def keep_watching(
+    watch: Callable[[Daemon], Awaitable[None]], daemon: Daemon, metrics: Metrics, pause_seconds: float = 1.0
+) -> None:
+    """Be told of datasets, for ever: a defect that ended that would leave a mount that shows the past."""
+    while True:
+        try:
+            await watch(daemon)
+        except Exception as defect:
+            metrics.defects["watch"] += 1
+            log.error("defect", operation="watch", error=repr(defect), exc_info=defect)
+        daemon.watching(False)
+        await asyncio.sleep(pause_seconds)
+
+
 def _trust(settings: Settings) -> TrustFiles | None:
     """Return who we are and whom we believe; MountError."""
     if settings.trust is None:
@@ -264,7 +278,7 @@ async def run(settings: Settings, session: Session | None = None) -> None:
         request_timeout_seconds=settings.request_timeout_seconds,
         session=session,
     )
-    watching = asyncio.ensure_future(namespace.watch(daemon))
+    watching = asyncio.ensure_future(keep_watching(namespace.watch, daemon, metrics))
     try:
         await daemon.run(stopping)
     finally:

@@ -13,9 +13,9 @@ import fuse.client.metadata_client as of_mount
 from api.gen import metadata_pb2 as pb
 from api.gen import metadata_pb2_grpc
 from fuse.core.catalogue import Catalogue
-from fuse.core.contracts import Worker
+from fuse.core.contracts import Dataset, Worker
 from fuse.metrics import Metrics
-from fuse.node.daemon import Daemon
+from fuse.node.daemon import Daemon, keep_watching
 
 
 class Watching(Daemon):
@@ -106,6 +106,31 @@ async def test_a_stream_is_opened_anew_and_nothing_of_it_shows(
             version = await bare.put("u1", f"f{version}", 1, "e")
             await daemon.until_it_knows_version("u1", version)
         assert set(daemon.stands) == {True}
+
+
+async def test_a_defect_in_what_is_told_does_not_end_it(
+    metadata_process: Callable[..., Any], connect: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    process = metadata_process()
+    await connect(process).sync("u1", f"file://{tmp_path}")
+    client, metrics = of_mount.MetadataClient(process.address), Metrics()
+    daemon = Watching(client)
+    tell, told = daemon.operations.dataset_changed, 0
+
+    def fail_once(dataset: Dataset) -> list[tuple[int, bytes]]:
+        nonlocal told
+        told += 1
+        if told == 1:
+            raise RuntimeError("a defect")
+        return tell(dataset)
+
+    daemon.operations.dataset_changed = fail_once  # type: ignore[method-assign]
+    task = asyncio.create_task(keep_watching(client.watch, daemon, metrics, pause_seconds=0.01))
+    await daemon.until_it_knows({"u1"})
+    assert (metrics.defects["watch"], daemon.stands) == (1, [False, True])
+    task.cancel()
+    await asyncio.wait({task})
+    await client.close()
 
 
 class InPortions(metadata_pb2_grpc.NamespaceServicer):
