@@ -11,12 +11,14 @@ import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 from random import Random
 from typing import Final, Self
 from weakref import WeakSet
 
 import aiohttp
 from aiohttp.connector import AddrInfoType
+from prometheus_client import Counter, Histogram
 from yarl import URL
 
 from kube import metrics
@@ -78,7 +80,7 @@ class Transport:
         self._timeout_seconds = timeout_seconds
         self._retries = retries
         self._jitter = jitter or Random()
-        self._base = URL(config.server.rstrip("/"), encoded=True)
+        self._server = config.server.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
         self._sockets: WeakSet[socket.socket] = WeakSet()
         self._token = config.token
@@ -98,7 +100,7 @@ class Transport:
             socket_factory=self._new_socket,
         )
         headers = {"User-Agent": self._user_agent, "Accept": "application/json"}
-        if self._base.host in {"127.0.0.1", "::1", "localhost"}:
+        if URL(self._server, encoded=True).host in {"127.0.0.1", "::1", "localhost"}:
             # Compressing for a peer on the same machine only costs CPU.
             headers["Accept-Encoding"] = "identity"
         self._session = aiohttp.ClientSession(connector=connector, headers=headers, cookie_jar=aiohttp.DummyCookieJar())
@@ -237,8 +239,8 @@ class Transport:
             code = "0"
             raise _no_answer(method, path, error, seconds) from error
         finally:
-            metrics.REQUESTS.labels(method, code).inc()
-            metrics.REQUEST_SECONDS.labels(method).observe(time.monotonic() - sent_at)
+            _requests(method, code).inc()
+            _request_seconds(method).observe(time.monotonic() - sent_at)
 
     @property
     def _open_session(self) -> aiohttp.ClientSession:
@@ -247,7 +249,7 @@ class Transport:
         return self._session
 
     def _url(self, path: str) -> URL:
-        return URL(f"{self._base}{path}", encoded=True)
+        return URL(self._server + path, encoded=True)
 
     def _delay_before_retry(self, error: KubeError, repeatable: bool, failures: int) -> float | None:
         if isinstance(error, Unauthorized):
@@ -292,6 +294,17 @@ class Transport:
                 ) from None
         self._token_read_at = time.monotonic()
         return self._token != before
+
+
+# Looked up with every request otherwise, which costs more than the counting.
+@cache
+def _requests(method: str, code: str) -> Counter:
+    return metrics.REQUESTS.labels(method, code)
+
+
+@cache
+def _request_seconds(method: str) -> Histogram:
+    return metrics.REQUEST_SECONDS.labels(method)
 
 
 def _no_answer(method: str, path: str, error: BaseException, seconds: float) -> Unavailable:
