@@ -1,5 +1,5 @@
 """What benchmarks on a real API server share: many creations at a time, the least of an object that its watch needs,
-and what a process has cost. Owns no measurement.
+an account to run a scheduler as, and what a process has cost. Owns no measurement.
 """
 
 import asyncio
@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import yaml
 
 from kube.client import KubeClient
 from kube.errors import AlreadyExists
-from kube.resources import Resource
+from kube.resources import SERVICE_ACCOUNTS, Resource
 
 CREATE_IN_FLIGHT = 32
+TOKEN_SECONDS = 86_400
+_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
 
 
 class Meta(msgspec.Struct, gc=False):
@@ -46,6 +49,41 @@ async def create_all(
     async with asyncio.TaskGroup() as tasks:
         for _ in range(CREATE_IN_FLIGHT):
             tasks.create_task(create())
+
+
+async def account_kubeconfig(client: KubeClient, kubeconfig: Path, name: str, namespace: str) -> Path:
+    """Make the service account `name`, an administrator, and a file beside `kubeconfig` that signs in as it.
+
+    A secondary scheduler is a Deployment, and so has a token. The API server remembers one for ten seconds, whereas it
+    verifies a client certificate's signature anew with every request.
+    """
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
+    binding = {
+        "apiVersion": _BINDINGS.api_version,
+        "kind": _BINDINGS.kind,
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
+    }
+    await create_all(client, SERVICE_ACCOUNTS, [account], namespace)
+    await create_all(client, _BINDINGS, [binding], None)
+    asked = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"expirationSeconds": TOKEN_SECONDS},
+    }
+    answer = await client.request(
+        "POST", SERVICE_ACCOUNTS.path(namespace, name, "token"), body=msgspec.json.encode(asked)
+    )
+    config = yaml.safe_load(kubeconfig.read_text(encoding="utf-8"))
+    config["users"] = [
+        {"name": user["name"], "user": {"token": msgspec.json.decode(answer)["status"]["token"]}}
+        for user in config["users"]
+    ]
+    made = kubeconfig.with_name(f"{name}.kubeconfig")
+    made.touch(mode=0o600)
+    made.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return made
 
 
 def peak_mib(pid: int) -> float:

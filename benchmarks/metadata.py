@@ -3,6 +3,7 @@
 Owns a database file in a temporary directory for as long as it runs. The page cache is warm: what is read was just
 written. Goal: 100,000 objects/s into the store, from entries in memory: an under store's own speed is not in it.
 `bucket-listing` is the whole way instead: a bucket that answers at once, the metadata process, a snapshot in SQLite.
+`watch-…` is metadata_watch.py's.
 Lookups and opening have no goal here, since the figures asked for (1 ms, 5 s) are the service's, with gRPC and a new
 process.
 """
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 from benchmarks import frame
 from benchmarks.bucket_listing import DIRECTORY_FILES, BucketProcess, listed_by_boto3, listed_by_us
+from benchmarks.metadata_watch import watch_cases
 from metadata.core.datasets import Dataset, Specification
 from metadata.core.entries import Entry, Kind
 from metadata.errors import MetadataError
@@ -70,6 +72,7 @@ def main(arguments: list[str]) -> int:
         frame.Case("store-lookup-p99", "ms", lookups, higher_is_better=False, note=note),
         frame.Case("store-open-to-first-answer", "s", opening, higher_is_better=False, note=note),
     ]
+    cases += watch_cases(quick=options.quick, runs=options.runs)
     frame.report("metadata", cases, options.json, options.plot)
     return 0
 

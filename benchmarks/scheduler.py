@@ -2,8 +2,8 @@
 
 Owns the cluster of the run (etcd and kube-apiserver as processes, nodes as plain objects, no controllers)
 and the clock: an independent watch sees the binds. Every scheduler gets the same nodes, fresh pods created
-beforehand, and the same client limits. Nothing runs the pods, so they stay Pending after the bind.
-A scheduler is a command; {kubeconfig} and {name} (the pods' schedulerName) are filled in."""
+beforehand, the same client limits and the same way to sign in. Nothing runs the pods, so they stay Pending
+after the bind. A scheduler is a command; {kubeconfig} and {name} (the pods' schedulerName) are filled in."""
 
 import argparse
 import asyncio
@@ -19,7 +19,7 @@ import msgspec
 
 from api import names
 from benchmarks import frame
-from benchmarks.cluster import Meta, create_all
+from benchmarks.cluster import Meta, account_kubeconfig, create_all
 from benchmarks.scheduler_core import core_cases
 from benchmarks.scheduler_restart import bound_pods, restart_cases
 from benchmarks.scheduler_scale import scale_cases
@@ -35,6 +35,7 @@ from kube.watch import list_watch
 from simulations.kwok.process import QPS, Scheduler, headrace_scheduler, kube_scheduler, running
 
 NAMESPACE = "default"
+ACCOUNT = "bench-scheduler"
 SETTLE_SECONDS = 3.0
 # A scheduler that binds nothing more for so long is stuck; the case then fails with what it did.
 STUCK_SECONDS = 60.0
@@ -100,6 +101,13 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", choices=KINDS, default="", help="run only this kind of case")
     shapes = tuple(shape.name for shape in SHAPES)
     parser.add_argument("--shape", choices=shapes, default="", help="of the shaped cases, run only this one")
+    parser.add_argument(
+        "--sign-in",
+        choices=("token", "certificate"),
+        default="token",
+        help="how every scheduler signs in: a service account's token, as a secondary scheduler in the cluster does "
+        "(default), or a client certificate",
+    )
     if "--quick" in arguments:
         parser.set_defaults(runs=1)
     options = parser.parse_args(arguments)
@@ -127,15 +135,18 @@ def _cluster_cases(folder: Path, options: argparse.Namespace) -> list[frame.Case
 
 
 async def _measure(plane: ControlPlane, binary: str, folder: Path, options: argparse.Namespace) -> list[frame.Case]:
-    ours = headrace_scheduler()
-    theirs = [kube_scheduler(binary, plane.kubeconfig, folder, name="kube-scheduler 1.36")]
-    theirs += [Scheduler(name, command, name, options.gang_api) for name, command in options.yardstick]
     plain = Load(f"plain-{options.nodes}-nodes", options.pods)
     cases: list[frame.Case] = []
     async with KubeClient(load_config(plane.kubeconfig), user_agent="headrace-bench") as client:
+        kubeconfig = plane.kubeconfig
+        if options.sign_in == "token":
+            kubeconfig = await account_kubeconfig(client, kubeconfig, ACCOUNT, NAMESPACE)
+        ours = headrace_scheduler()
+        theirs = [kube_scheduler(binary, kubeconfig, folder, name="kube-scheduler 1.36")]
+        theirs += [Scheduler(name, command, name, options.gang_api) for name, command in options.yardstick]
         frame.progress(f"creating {options.nodes} nodes")
         await create_all(client, NODES, [_node(index) for index in range(options.nodes)], None)
-        bench = Bench(client, plane.kubeconfig, folder)
+        bench = Bench(client, kubeconfig, folder, options.sign_in)
         if options.only in ("", "plain"):
             cases += await _plain(bench, ours, theirs, plain, options.runs)
         if options.only in ("", "shaped"):
@@ -182,7 +193,7 @@ async def _plain(
         for scheduler in order:
             figures[scheduler.name].append(await bench.pods_per_second(scheduler, load))
     note = (
-        f"{load.pods} pods; QPS {QPS} each; all nodes scored by ours; "
+        f"{load.pods} pods; QPS {QPS} each, signed in by {bench.sign_in}; all nodes scored by ours; "
         "events (off the bind path, as theirs; ours wait for binds, 5 s at most) and decision annotations on"
     )
     return [
@@ -235,6 +246,7 @@ class Bench:
     client: KubeClient
     kubeconfig: Path
     folder: Path
+    sign_in: str
     rounds: int = 0
 
     async def pods_per_second(self, scheduler: Scheduler, load: Load) -> float:

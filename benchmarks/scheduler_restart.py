@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import frame
+from benchmarks.cluster import peak_mib
 from kube.client import KubeClient
 from kube.resources import PODS
 from simulations.kwok.process import Scheduler, running
@@ -88,13 +89,6 @@ async def _once(
             while not (await client.get(PODS, name, NAMESPACE))["spec"].get("nodeName"):
                 await asyncio.sleep(LOOK_SECONDS)
         seconds = time.monotonic() - started
-        held = _peak_mebibytes(process.pid)
+        held = peak_mib(process.pid)
     await client.delete(PODS, name, NAMESPACE, grace_period_seconds=0)
     return seconds, held
-
-
-def _peak_mebibytes(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("this kernel does not tell VmHWM")

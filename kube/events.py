@@ -6,17 +6,18 @@ table are bounded, what does not fit is dropped and counted; the same event repe
 6 minutes is one object whose `series.count` grows.
 
 What matters more goes first: while `is_busy` says so, events wait, for PATIENCE_SECONDS at most and only as
-long as the queue is not half full. A repeat is written with the next sweep (every few seconds), so a loop that
+long as the queue is not half full; while it is, RELIEF_SENDERS help, so that what comes in for minutes on end is
+written and not dropped. A repeat is written with the next sweep (every few seconds), so a loop that
 reports the same thing a thousand times a second costs one call a sweep.
 """
 
 import asyncio
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from random import Random
 from typing import Any, Literal
 
 import msgspec
@@ -37,9 +38,13 @@ NAME_MAX_CHARACTERS = 128
 # client-go ends a series after 6 minutes without a repeat.
 SERIES_SECONDS = 360.0
 MAX_SERIES = 4096
-QUEUE_LIMIT = 10_000
+# Some 30 MB of them: what a burst of as many binds leaves to be told.
+QUEUE_LIMIT = 50_000
 # Events share the API server with binds; a few in flight keep up with thousands a second.
 SENDERS = 8
+# As many as would have a fair share beside the scheduler's binds.
+RELIEF_SENDERS = 32
+RELIEF_LOOK_SECONDS = 0.2
 SWEEP_SECONDS = 5.0
 # How late an event may be for the sake of what it tells about: a person hardly notices, and a burst of
 # thousands of binds is over by then.
@@ -100,9 +105,11 @@ class EventRecorder:
         self._sweep_seconds = sweep_seconds
         self._clock = clock
         self._is_busy = is_busy
-        self._half_full = queue_limit // 2
+        self._half_full = max(1, queue_limit // 2)
         self._queue: asyncio.Queue[_Series] = asyncio.Queue(maxsize=queue_limit)
         self._series: OrderedDict[tuple[str, ...], _Series] = OrderedDict()
+        # Seeded by the system: two replicas may report on one object in the same microsecond.
+        self._names = Random()
         self.dropped = 0
 
     def record(
@@ -134,7 +141,7 @@ class EventRecorder:
             known.is_changed = True
             self._series.move_to_end(record.key)
             return
-        series = _Series(record, _event_name(record), 1, now, record.at, since=now)
+        series = _Series(record, self._event_name(record), 1, now, record.at, since=now)
         try:
             self._queue.put_nowait(series)
         except asyncio.QueueFull:
@@ -151,6 +158,7 @@ class EventRecorder:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._senders):
                 tasks.create_task(self._send())
+            tasks.create_task(self._relieve_for_ever())
             tasks.create_task(self._sweep_for_ever())
 
     async def drain(self, timeout_seconds: float) -> bool:
@@ -190,6 +198,22 @@ class EventRecorder:
             finally:
                 self._queue.task_done()
 
+    async def _relieve_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(RELIEF_LOOK_SECONDS)
+            if self._queue.qsize() >= self._half_full:
+                async with asyncio.TaskGroup() as tasks:
+                    for _ in range(RELIEF_SENDERS):
+                        tasks.create_task(self._send_down_to_half())
+
+    async def _send_down_to_half(self) -> None:
+        while self._queue.qsize() >= self._half_full:
+            series = self._queue.get_nowait()
+            try:
+                await self._create(series)
+            finally:
+                self._queue.task_done()
+
     def _may_wait(self, series: _Series) -> bool:
         is_late = self._clock() - series.since >= PATIENCE_SECONDS
         return not is_late and self._queue.qsize() < self._half_full and self._is_busy()
@@ -214,7 +238,7 @@ class EventRecorder:
             await self._client.patch(EVENTS, series.name, body, namespace)
         except NotFound:
             # The server forgets events after an hour; a series that still grows starts a new one.
-            series.name = _event_name(series.record)
+            series.name = self._event_name(series.record)
             await self._create(series)
         except KubeError as error:
             self._failed(series, error)
@@ -225,6 +249,10 @@ class EventRecorder:
         # An event is a courtesy: it must not hold up or stop its part.
         metrics.EVENTS.labels("failed").inc()
         _log.info("event_not_written", reason=series.record.reason, error=str(error))
+
+    def _event_name(self, record: _Record) -> str:
+        stem = record.regarding.name[:220].rstrip(".-")
+        return f"{stem}.{self._names.getrandbits(64):016x}"
 
     def _body(self, series: _Series) -> dict[str, Any]:
         record = series.record
@@ -258,9 +286,3 @@ def truncate_note(note: str) -> str:
 def micro_time(at: datetime) -> str:
     """A datetime in UTC as Kubernetes' MicroTime."""
     return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _event_name(record: _Record) -> str:
-    # Random, not a clock: two replicas may report on one object in the same microsecond.
-    stem = record.regarding.name[:220].rstrip(".-")
-    return f"{stem}.{secrets.token_hex(8)}"

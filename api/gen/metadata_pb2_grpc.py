@@ -104,10 +104,10 @@ class NamespaceStub:
                 request_serializer=api_dot_gen_dot_metadata__pb2.LeftObjects.SerializeToString,
                 response_deserializer=api_dot_gen_dot_metadata__pb2.ForgetLeftResponse.FromString,
                 _registered_method=True)
-        self.Watch = channel.unary_stream(
-                '/headrace.v1.Namespace/Watch',
-                request_serializer=api_dot_gen_dot_metadata__pb2.WatchRequest.SerializeToString,
-                response_deserializer=api_dot_gen_dot_metadata__pb2.DatasetInfo.FromString,
+        self.WatchDatasets = channel.unary_stream(
+                '/headrace.v1.Namespace/WatchDatasets',
+                request_serializer=api_dot_gen_dot_metadata__pb2.WatchDatasetsRequest.SerializeToString,
+                response_deserializer=api_dot_gen_dot_metadata__pb2.DatasetStates.FromString,
                 _registered_method=True)
 
 
@@ -207,9 +207,9 @@ class NamespaceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Watch(self, request, context):
-        """One message a dataset whose snapshot version or record changes, starting with the current state of each; one with
-        `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
+    def WatchDatasets(self, request, context):
+        """The current state of every dataset first, in one message or several, then each that changes in its newest state, and
+        with `removed` one that is removed while the stream stands. The first message comes also where there is no dataset.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -288,10 +288,10 @@ def add_NamespaceServicer_to_server(servicer, server):
                     request_deserializer=api_dot_gen_dot_metadata__pb2.LeftObjects.FromString,
                     response_serializer=api_dot_gen_dot_metadata__pb2.ForgetLeftResponse.SerializeToString,
             ),
-            'Watch': grpc.unary_stream_rpc_method_handler(
-                    servicer.Watch,
-                    request_deserializer=api_dot_gen_dot_metadata__pb2.WatchRequest.FromString,
-                    response_serializer=api_dot_gen_dot_metadata__pb2.DatasetInfo.SerializeToString,
+            'WatchDatasets': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchDatasets,
+                    request_deserializer=api_dot_gen_dot_metadata__pb2.WatchDatasetsRequest.FromString,
+                    response_serializer=api_dot_gen_dot_metadata__pb2.DatasetStates.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -683,7 +683,7 @@ class Namespace:
             _registered_method=True)
 
     @staticmethod
-    def Watch(request,
+    def WatchDatasets(request,
             target,
             options=(),
             channel_credentials=None,
@@ -696,9 +696,9 @@ class Namespace:
         return grpc.experimental.unary_stream(
             request,
             target,
-            '/headrace.v1.Namespace/Watch',
-            api_dot_gen_dot_metadata__pb2.WatchRequest.SerializeToString,
-            api_dot_gen_dot_metadata__pb2.DatasetInfo.FromString,
+            '/headrace.v1.Namespace/WatchDatasets',
+            api_dot_gen_dot_metadata__pb2.WatchDatasetsRequest.SerializeToString,
+            api_dot_gen_dot_metadata__pb2.DatasetStates.FromString,
             options,
             channel_credentials,
             insecure,

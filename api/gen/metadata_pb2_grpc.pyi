@@ -62,9 +62,9 @@ class NamespaceStub:
     """
     ForgetLeft: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.LeftObjects, _metadata_pb2.ForgetLeftResponse]
     """They are gone, or their names have other objects by now: by uid, path and version. Idempotent."""
-    Watch: _grpc.UnaryStreamMultiCallable[_metadata_pb2.WatchRequest, _metadata_pb2.DatasetInfo]
-    """One message a dataset whose snapshot version or record changes, starting with the current state of each; one with
-    `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
+    WatchDatasets: _grpc.UnaryStreamMultiCallable[_metadata_pb2.WatchDatasetsRequest, _metadata_pb2.DatasetStates]
+    """The current state of every dataset first, in one message or several, then each that changes in its newest state, and
+    with `removed` one that is removed while the stream stands. The first message comes also where there is no dataset.
     """
 
 @_typing.type_check_only
@@ -96,9 +96,9 @@ class NamespaceAsyncStub(NamespaceStub):
     """
     ForgetLeft: _aio.UnaryUnaryMultiCallable[_metadata_pb2.LeftObjects, _metadata_pb2.ForgetLeftResponse]  # type: ignore[assignment]
     """They are gone, or their names have other objects by now: by uid, path and version. Idempotent."""
-    Watch: _aio.UnaryStreamMultiCallable[_metadata_pb2.WatchRequest, _metadata_pb2.DatasetInfo]  # type: ignore[assignment]
-    """One message a dataset whose snapshot version or record changes, starting with the current state of each; one with
-    `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
+    WatchDatasets: _aio.UnaryStreamMultiCallable[_metadata_pb2.WatchDatasetsRequest, _metadata_pb2.DatasetStates]  # type: ignore[assignment]
+    """The current state of every dataset first, in one message or several, then each that changes in its newest state, and
+    with `removed` one that is removed while the stream stands. The first message comes also where there is no dataset.
     """
 
 class NamespaceServicer(metaclass=_abc_1.ABCMeta):
@@ -213,13 +213,13 @@ class NamespaceServicer(metaclass=_abc_1.ABCMeta):
         """They are gone, or their names have other objects by now: by uid, path and version. Idempotent."""
 
     @_abc_1.abstractmethod
-    def Watch(
+    def WatchDatasets(
         self,
-        request: _metadata_pb2.WatchRequest,
+        request: _metadata_pb2.WatchDatasetsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_metadata_pb2.DatasetInfo], _abc.AsyncIterator[_metadata_pb2.DatasetInfo]]:
-        """One message a dataset whose snapshot version or record changes, starting with the current state of each; one with
-        `removed` when a dataset is removed while the stream stands. A new stream names only what there is.
+    ) -> _typing.Union[_abc.Iterator[_metadata_pb2.DatasetStates], _abc.AsyncIterator[_metadata_pb2.DatasetStates]]:
+        """The current state of every dataset first, in one message or several, then each that changes in its newest state, and
+        with `removed` one that is removed while the stream stands. The first message comes also where there is no dataset.
         """
 
 def add_NamespaceServicer_to_server(servicer: NamespaceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

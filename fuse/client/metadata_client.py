@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 import structlog
@@ -39,6 +39,9 @@ BACKOFF_MAX_SECONDS: Final = 1.0
 WATCH_PAUSE_SECONDS: Final = 1.0
 CONNECTED_SECONDS: Final = 10.0
 """So often a daemon that waits to serve looks after its connection."""
+WATCH_SECONDS: Final = 600.0
+"""A stream is opened anew after half of that to all of it, and tells everything again: what a fault lost is not lost for
+good, as with the watches of Kubernetes' own clients."""
 MESSAGE_BYTES_MAX: Final = 64 << 20
 
 _RETRYABLE: Final = {
@@ -58,6 +61,25 @@ _ERRORS: Final[dict[grpc.StatusCode, type[FileSystemError]]] = {
 }
 
 _T = TypeVar("_T")
+
+
+class Watcher(Protocol):
+    """Who is told of datasets."""
+
+    def watch_begins(self) -> None:
+        """A stream is about to be opened: `all_datasets` will have what was there at this moment, or is gone."""
+
+    async def all_datasets(self, datasets: list[Dataset]) -> None:
+        """These are all there are, in their state of now."""
+
+    async def dataset_changed(self, dataset: Dataset) -> None:
+        """One is new, or has a new snapshot or another record."""
+
+    async def dataset_removed(self, uid: str) -> None:
+        """One is gone."""
+
+    def watching(self, is_watching: bool) -> None:
+        """The stream stands and has told of all datasets, or it was lost."""
 
 
 class MetadataClient:
@@ -95,10 +117,17 @@ class MetadataClient:
         self._next: dict[tuple[Any, ...], asyncio.Task[Any]] = {}
         """Calls that begin when the one under way has ended."""
 
-    async def list_datasets(self) -> list[Dataset]:
-        """Return every dataset; Unavailable."""
-        response = await self._once(("list",), lambda: self._call(self._stub.ListDatasets, pb.ListDatasetsRequest()))
+    async def list_datasets(self, namespace: str = "") -> list[Dataset]:
+        """Return every dataset, or those of a namespace; Unavailable."""
+        request = pb.ListDatasetsRequest(namespace=namespace)
+        response = await self._once(("list", namespace), lambda: self._call(self._stub.ListDatasets, request))
         return [_dataset(info) for info in response.datasets]
+
+    async def get_dataset(self, namespace: str, name: str) -> Dataset:
+        """Return one dataset; NotFound, Unavailable."""
+        request = pb.DatasetRequest(namespace=namespace, name=name)
+        call = self._once(("dataset", namespace, name), lambda: self._call(self._stub.GetDataset, request))
+        return _dataset(await call)
 
     async def lookup(self, uid: str, path: str) -> Entry:
         """Return the entry at `path`; NotFound, Unavailable."""
@@ -162,28 +191,32 @@ class MetadataClient:
             await asyncio.sleep(pause * random.uniform(0.75, 1.25))
             pause = min(pause * 2, BACKOFF_MAX_SECONDS)
 
-    async def watch(
-        self,
-        changed: Callable[[Dataset], Awaitable[None]],
-        removed: Callable[[str], Awaitable[None]],
-        watching: Callable[[bool], None],
-    ) -> None:
-        """Tell of every dataset now, of each new snapshot and of the uid of each dataset that is removed, for ever;
-        `watching` says whether the stream stands."""
+    async def watch(self, watcher: Watcher) -> None:
+        """Tell the watcher of every dataset and of what changes, for ever."""
         while True:
+            watcher.watch_begins()
+            first: list[Dataset] | None = []
+            ends_at = time.monotonic() + WATCH_SECONDS * random.uniform(0.5, 1.0)
+            pause_seconds = WATCH_PAUSE_SECONDS * random.uniform(0.75, 1.25)
             try:
-                async for info in self._stub.Watch(pb.WatchRequest()):
-                    if info.removed:
-                        await removed(info.uid)
-                    else:
-                        await changed(_dataset(info))
-                    watching(True)
+                call = self._stub.WatchDatasets(pb.WatchDatasetsRequest(), timeout=ends_at - time.monotonic())
+                async for message in call:
+                    if first is None:
+                        await _tell(watcher, message)
+                        continue
+                    first += [_dataset(state) for state in message.datasets]
+                    if not message.more:
+                        await watcher.all_datasets(first)
+                        first = None
+                        watcher.watching(True)
                 reason = "the service ended the stream"
             except grpc.aio.AioRpcError as error:
+                if first is None and time.monotonic() >= ends_at:
+                    continue  # what is told is as it was, until the next stream tells all of it
                 reason = error.details() or error.code().name
-            watching(False)
+            watcher.watching(False)
             log.warning("watch_interrupted", reason=reason)
-            await asyncio.sleep(WATCH_PAUSE_SECONDS * random.uniform(0.75, 1.25))
+            await asyncio.sleep(pause_seconds)
 
     async def stay_connected(self) -> None:
         """Have a connection at hand before anything is asked, for ever."""
@@ -199,7 +232,15 @@ class MetadataClient:
         await self.channel.close()
 
 
-def _dataset(info: pb.DatasetInfo) -> Dataset:
+async def _tell(watcher: Watcher, message: pb.DatasetStates) -> None:
+    for state in message.datasets:
+        if state.removed:
+            await watcher.dataset_removed(state.uid)
+        else:
+            await watcher.dataset_changed(_dataset(state))
+
+
+def _dataset(info: pb.DatasetInfo | pb.DatasetState) -> Dataset:
     return Dataset(
         uid=info.uid,
         namespace=info.namespace,

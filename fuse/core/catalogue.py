@@ -1,22 +1,20 @@
 """Which datasets there are: the two top levels of the tree.
 
-Owns the table of datasets, fed by ListDatasets (which shows all, also what happened while nobody told us) and by the
-watch (which is faster). While the watch stands, what it has not taken back is there: only a name that is not known, and
-who wants to see all names, has the list read again.
+Owns the table of datasets, fed by the watch, which tells of all of them when it comes up and then of what changes, and,
+while there is none, by ListDatasets. While the watch stands only a name that is not known is asked for: it may be so
+new that the watch is about to tell of it.
 
 Invariants: once a list was read, a failing metadata service leaves the last good one in place; a list does not undo
 what the watch told while it was read.
 """
 
-import math
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from fuse.core.contracts import Dataset, Namespace
 from fuse.errors import NotFound, Unavailable
 
-WATCHED_SECONDS: Final = 30.0
-"""While the watch stands: for what it may have lost."""
+_T = TypeVar("_T")
 
 
 class Catalogue:
@@ -34,14 +32,16 @@ class Catalogue:
         """What the watch told since each list that is being read was asked for, by uid; None = removed."""
 
     def watching(self, *, is_watching: bool) -> None:
-        """The watch came up or went down. One that comes up does not tell what was removed before."""
-        if is_watching and not self._is_watched and self._loaded_at is not None:
-            self._loaded_at = -math.inf
+        """The watch has told of all datasets, or it was lost."""
+        if is_watching or self._is_watched:
+            # What it told until now was true until now.
+            self._loaded_at = self._monotonic()
         self._is_watched = is_watching
 
     async def datasets(self) -> dict[tuple[str, str], Dataset]:
-        """Return every dataset, at most `fresh_seconds` old. Unavailable when there was never a list."""
-        if not self._is_younger(self._fresh_seconds):
+        """Return every dataset: as the watch told, or at most `fresh_seconds` old. Unavailable when there was never a
+        list."""
+        if not self._is_watched and not self._is_younger(self._fresh_seconds):
             told: dict[str, Dataset | None] = {}
             self._told.append(told)
             asked_at = self._monotonic()
@@ -70,23 +70,33 @@ class Catalogue:
         self._by_uid = found
         self._datasets = {(each.namespace, each.name): each for each in found.values()}
 
-    @property
-    def _is_known_by_watch(self) -> bool:
-        return self._is_watched and self._is_younger(WATCHED_SECONDS)
-
     async def find(self, namespace: str, name: str) -> Dataset:
         """Return one dataset; NotFound."""
-        known = self._datasets.get((namespace, name)) if self._is_known_by_watch else None
-        dataset = known or (await self.datasets()).get((namespace, name))
+        dataset = (await self.datasets()).get((namespace, name))
+        if dataset is None and self._is_watched:
+            dataset = await self._ask(self._namespace.get_dataset(namespace, name))
         if dataset is None:
             raise NotFound(f"no dataset {namespace}/{name}")
         return dataset
 
     async def has_namespace(self, name: str) -> bool:
         """Whether a dataset is in the namespace."""
-        if self._is_known_by_watch and any(namespace == name for namespace, _ in self._datasets):
+        if any(namespace == name for namespace, _ in await self.datasets()):
             return True
-        return any(namespace == name for namespace, _ in await self.datasets())
+        return self._is_watched and bool(await self._ask(self._namespace.list_datasets(name)))
+
+    async def _ask(self, question: Awaitable[_T]) -> _T | None:
+        """Ask for what the watch has not told of; None when the service does not know it either, or does not answer.
+
+        The answer is not kept: by the time it comes the watch may have told that it is gone."""
+        try:
+            return await question
+        except (NotFound, Unavailable):
+            return None
+
+    def uids(self) -> frozenset[str]:
+        """The datasets known now."""
+        return frozenset(self._by_uid)
 
     def by_uid(self, uid: str) -> Dataset | None:
         """Return the dataset as last heard of."""

@@ -59,8 +59,12 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
 class Namespace(Protocol):
     """Names and attributes. Each call has a deadline of its own and raises Unavailable past it."""
 
-    async def list_datasets(self) -> list[Dataset]:
-        """Return every dataset."""
+    async def list_datasets(self, namespace: str = "") -> list[Dataset]:
+        """Return every dataset, or those of a namespace."""
+        ...
+
+    async def get_dataset(self, namespace: str, name: str) -> Dataset:
+        """Return one dataset; NotFound."""
         ...
 
     async def lookup(self, uid: str, path: str) -> Entry:

@@ -10,7 +10,7 @@ do nothing else. Raises only errors of fuse/errors.py; anything else is a defect
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Set
 
 from fuse.core.attrs import Timeouts
 from fuse.core.catalogue import Catalogue
@@ -55,6 +55,7 @@ class Operations:
             group_rights=group_rights,
             inodes=InodeTable(one_version=not has_opens),
         )
+        self._known_before: Set[str] = frozenset()
         self.names = Names(self.state)
         self.reads = Reads(self.state, self.names)
         self.changes = Changes(self.state, self.names, self.reads)
@@ -65,6 +66,14 @@ class Operations:
         if flags & os.O_TRUNC and not writes:
             await self.changes.setattr(inode, size_bytes=0)
         return await (self.changes.open(inode, flags) if writes else self.reads.open(inode))
+
+    def watch_begins(self) -> None:
+        """A watch is about to be opened: `gone` asks what it does not show of what is known now."""
+        self._known_before = self.state.catalogue.uids()
+
+    def gone(self, datasets: Iterable[Dataset]) -> list[str]:
+        """The watch told of all `datasets` there are; return the uids of those that were removed unseen."""
+        return sorted(self._known_before - {each.uid for each in datasets})
 
     def dataset_changed(self, dataset: Dataset) -> list[Invalidation]:
         """The watch told of a dataset. Return what the kernel must be told to ask for again: the known

@@ -161,6 +161,18 @@ class Daemon:
             log.warning("requests_abandoned", waited_seconds=DRAIN_SECONDS)
         log.info("unmounted", mount=str(self._mount_point))
 
+    def watch_begins(self) -> None:
+        """The watch is about to be opened."""
+        self.operations.watch_begins()
+
+    async def all_datasets(self, datasets: list[Dataset]) -> None:
+        """The watch told of all there are: those that were removed while nobody told us first, whose names may have
+        been given away since."""
+        for uid in self.operations.gone(datasets):
+            await self.dataset_removed(uid)
+        for each in datasets:
+            await self.dataset_changed(each)
+
     async def dataset_changed(self, dataset: Dataset) -> None:
         """The watch told of a snapshot: drop what it makes stale, here at once and in the kernel soon."""
         entries = self.operations.dataset_changed(dataset)
@@ -252,7 +264,7 @@ async def run(settings: Settings, session: Session | None = None) -> None:
         request_timeout_seconds=settings.request_timeout_seconds,
         session=session,
     )
-    watching = asyncio.ensure_future(namespace.watch(daemon.dataset_changed, daemon.dataset_removed, daemon.watching))
+    watching = asyncio.ensure_future(namespace.watch(daemon))
     try:
         await daemon.run(stopping)
     finally:

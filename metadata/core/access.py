@@ -21,7 +21,7 @@ CALLERS: Final[dict[str, frozenset[Role]]] = {
     "NamespaceService.Lookup": _READERS,
     "NamespaceService.ReadDirectory": _READERS,
     "NamespaceService.Manifest": _READERS,
-    "NamespaceService.Watch": _READERS,
+    "NamespaceService.WatchDatasets": _READERS,
     # By the worker that made them durable in the under store.
     "NamespaceService.PutFile": _WORKERS,
     "NamespaceService.MakeDirectory": _WORKERS,

@@ -6,8 +6,7 @@ Owns checking requests and answering; what a mutation means is `core/mutations.p
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Iterator
 from itertools import islice
 from typing import Final
 
@@ -55,7 +54,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
             wanted = datasets.with_specification(known, specification)
             has_new_mounts = known is None or known.specification.mounts != specification.mounts
             stored = known if known == wanted and known is not None else transaction.put_dataset(wanted)
-            return stored, has_new_mounts, known is not None and known != stored
+            return stored, has_new_mounts, known != stored
 
         listings = self._catalog.listings
         async with self._control:
@@ -242,23 +241,15 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
         return pb.ForgetLeftResponse()
 
     @edge.stream
-    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.DatasetInfo]:
-        with self._catalog.watchers.subscribe() as subscription:
-            told = set()
-            for dataset in await self._catalog.read(lambda reader: reader.datasets()):
-                told.add(dataset.uid)
-                yield self._catalog.info(dataset)
+    async def WatchDatasets(
+        self, request: pb.WatchDatasetsRequest, context: Context
+    ) -> AsyncIterator[pb.DatasetStates]:
+        watchers = self._catalog.watchers
+        with watchers.subscribe() as subscription:
             while not subscription.is_closed:
-                # Only these are read: one of ten thousand changes, and every mount listens.
-                read = partial(_datasets, await subscription.next_changed())
-                for uid, found in await self._catalog.read(read):
-                    if found is not None:
-                        told.add(uid)
-                        yield self._catalog.info(found)
-                    elif uid in told:
-                        # It was removed; who never heard of it need not hear of its end.
-                        told.remove(uid)
-                        yield pb.DatasetInfo(uid=uid, removed=True)
+                for message in await subscription.next_messages():
+                    yield message
+                await asyncio.sleep(watchers.pause_seconds)
 
     async def resume_purges(self) -> None:
         """Go on deleting rows of datasets whose removal a restart interrupted."""
@@ -323,10 +314,6 @@ def files_in_order(reader: Reader, dataset: Dataset, tops: list[str]) -> Iterato
                 yield entry
 
     return walk()
-
-
-def _datasets(uids: Sequence[str], reader: Reader) -> list[tuple[str, Dataset | None]]:
-    return [(uid, reader.dataset(uid)) for uid in uids]
 
 
 def _with_snapshot(reader: Reader, uid: str) -> Dataset:

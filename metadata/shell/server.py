@@ -97,6 +97,7 @@ class MetadataServer:
         tasks = [
             asyncio.create_task(self._database.run(), name="commits"),
             asyncio.create_task(self._watch_leases(), name="leases"),
+            asyncio.create_task(self._watchers.run(self._database.read), name="watches"),
         ]
         try:
             await self._residency.restore()

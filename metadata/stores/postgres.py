@@ -11,8 +11,10 @@ writes nothing more. A password comes from a file (`passfile=` of the URL), neve
 
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final, TypeVar
 
 import psycopg
@@ -31,6 +33,8 @@ READ_MILLISECONDS: Final = 60_000
 WRITE_MILLISECONDS: Final = 600_000
 """Taking over a listing of tens of millions of entries is one statement."""
 SERIALIZATION_TRIES: Final = 5
+START_TRIES: Final = 20
+START_PAUSE_SECONDS: Final = 0.1
 """A database that resolves conflicts by refusing one side (CockroachDB always, SQLSTATE 40001) asks to be tried
 again; there is one writer, so that conflicts come from a process that is being replaced."""
 
@@ -44,6 +48,15 @@ _TROUBLE: Final = (
     errors.IndexCorrupted,
 )
 """What the server, its settings and the way to it are to blame for; other errors are bugs of ours."""
+_DONE_MEANWHILE: Final = (
+    errors.UniqueViolation,  # of a record, and of PostgreSQL's own list of tables
+    errors.DuplicateTable,
+    errors.DuplicateColumn,
+    errors.DuplicateObject,
+    errors.SerializationFailure,
+    errors.DeadlockDetected,
+)
+"""Another process that starts did the same."""
 _REFUSED: Final = (psycopg.DataError, errors.ProgramLimitExceeded)
 """A value that no column or index holds: NUL in a text, a path of more than an index row. It will not hold it later
 either, so that whoever sent it is told, and nobody else."""
@@ -65,8 +78,8 @@ class PostgresStore:
         try:
             writer = self._connect(WRITE_MILLISECONDS)
             self._writer = writer
-            _migrate(writer)
-            _take_over(writer, self._token)
+            _among_others(writer, _migrate)
+            _among_others(writer, partial(_take_over, token=self._token))
         except psycopg.Error as error:
             self.close()
             raise SettingsError(f"the database {_place(self._url)} cannot be used: {_sentence(error)}.") from None
@@ -285,6 +298,21 @@ def _is_lost(error: psycopg.Error) -> bool:
     """Whether the connection is gone (class 08, a shutdown, no answer at all) rather than the statement at fault."""
     code = error.sqlstate
     return code is None or code.startswith(("08", "57P"))
+
+
+def _among_others(connection: Connection, work: Callable[[Connection], None]) -> None:
+    """Do what several processes that start at once all do: who comes second finds it done. Told by its being refused,
+    as not every database has locks for that."""
+    for is_last in (*(False,) * START_TRIES, True):
+        try:
+            work(connection)
+        except _DONE_MEANWHILE:
+            connection.rollback()
+            if is_last:
+                raise
+            time.sleep(START_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _migrate(connection: Connection) -> None:

@@ -31,6 +31,7 @@ async def _main(backend: str, mount: str, tree: str) -> None:
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     daemon = Daemon(peers, peers, Metrics(), Path(mount), allow_other=True, backend=backend)
+    await daemon.all_datasets(await peers.list_datasets())
     daemon.watching(True)
     await daemon.run(stopping)
 

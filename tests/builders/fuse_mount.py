@@ -36,7 +36,14 @@ class KernelLessMount:
         self.clock = Clock()
         self.operations = Operations(self.peers, self.peers, monotonic=self.clock.monotonic, wall_ns=self.clock.wall_ns)
         self.dataset: FakeDataset = self.peers.add_dataset("ns", "data", writable=writable)
-        self.operations.watching(is_watching=watching)
+        if watching:
+            self.watch()
+
+    def watch(self) -> None:
+        """The watch comes up and tells of all datasets."""
+        for each in self.peers.datasets.values():
+            self.operations.dataset_changed(each.info)
+        self.operations.watching(is_watching=True)
 
     def published(self) -> list[tuple[int, bytes]]:
         """The watch tells of the dataset's current version."""
@@ -147,7 +154,7 @@ class MortalMount(KernelLessMount):
         self.peers.pins_open = 0
         old = self.operations
         self.operations = Operations(self.peers, self.peers, monotonic=self.clock.monotonic, wall_ns=self.clock.wall_ns)
-        self.operations.watching(is_watching=True)
+        self.watch()
         self.peers.staged_at_ns = self.clock.wall_ns()
         restore(self.operations.state, image)
         self.recorder = Recorder(self.operations.state, image)

@@ -108,9 +108,16 @@ class FakePeers:
         if name in self.failures:
             raise self.failures[name]
 
-    async def list_datasets(self) -> list[Dataset]:
+    async def list_datasets(self, namespace: str = "") -> list[Dataset]:
         self._called("list_datasets")
-        return [each.info for each in self.datasets.values()]
+        return [each.info for each in self.datasets.values() if namespace in ("", each.info.namespace)]
+
+    async def get_dataset(self, namespace: str, name: str) -> Dataset:
+        self._called("get_dataset")
+        for each in self.datasets.values():
+            if (each.info.namespace, each.info.name) == (namespace, name):
+                return each.info
+        raise NotFound(f"no dataset {namespace}/{name}")
 
     async def lookup(self, uid: str, path: str) -> Entry:
         self._called("lookup")

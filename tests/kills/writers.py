@@ -135,11 +135,12 @@ class Writer(Client):
         except WorkerRefused as refused:
             if refused.errno in UNREACHED:
                 self._cut_off(change)
-            elif refused.errno == errno.ESTALE and change.after.keys() & self._left:
+            elif refused.errno in {errno.ESTALE, errno.ENOENT} and change.after.keys() & self._left:
+                # ENOENT: a removal that was cut off, and not made again, took the object away and not the name.
                 for name in sorted(change.after.keys() & self._left):
                     self._write_again(name)
             else:
-                raise
+                raise AssertionError(f"{change.what}: {refused}") from refused
         except OSError:
             self.lost()
             self._cut_off(change)

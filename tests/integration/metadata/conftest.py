@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,6 +123,16 @@ class Client:
         fields = {"namespace": "ns", "name": uid, "mounts": [mount], "writable": True, **fields}
         info = await self.namespace.Sync(pb.SyncRequest(uid=uid, **fields), timeout=10)
         return await self.settled(uid) if wait else info
+
+    async def watch(self) -> AsyncGenerator[pb.DatasetState]:
+        """What the watch tells, dataset by dataset."""
+        stream = self.namespace.WatchDatasets(pb.WatchDatasetsRequest(), timeout=30)
+        try:
+            async for message in stream:
+                for state in message.datasets:
+                    yield state
+        finally:
+            stream.cancel()
 
     async def settled(self, uid: str) -> pb.DatasetInfo:
         deadline = time.monotonic() + DEADLINE_SECONDS

@@ -36,10 +36,9 @@ async def test_every_change_from_the_node_is_refused_until_its_pods_have_ended(
     client = connect(process)
     await client.sync("u1", f"file://{tmp_path}")
     await client.put("u1", "run/step-1/w", node="n1")
-    watch = client.namespace.Watch(pb.WatchRequest(), timeout=30)
-    assert not (await watch.read()).fences
+    assert not (await client.get("u1")).fences
     await raise_fence(client, "p1", "p2")
-    told = await watch.read()
+    told = await client.get("u1")
     assert [(one.node, one.path, list(one.pods)) for one in told.fences] == [("n1", "run", ["p1", "p2"])]
     version = told.snapshot_version
 

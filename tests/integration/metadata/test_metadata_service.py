@@ -49,17 +49,15 @@ async def test_a_directory_is_listed_looked_up_and_read(process: Any, connect: C
     assert named.uid == "u1"
 
 
-async def test_sizes_by_top_level_directory_come_once_they_are_counted_and_watchers_are_told(
+async def test_sizes_by_top_level_directory_come_once_they_are_counted(
     process: Any, connect: Connect, tree: Path
 ) -> None:
     client = connect(process)
     await client.sync("u1", f"file://{tree}", writable=False)
-    watch = client.namespace.Watch(pb.WatchRequest(), timeout=20)
-    async for change in watch:
-        if change.groups:
-            break
-    assert dict(change.groups) == {"empty": 0, "test": 0, "train": 6}
-    watch.cancel()
+    async with asyncio.timeout(20):
+        while not (counted := await client.get("u1")).groups:
+            await asyncio.sleep(0.02)
+    assert dict(counted.groups) == {"empty": 0, "test": 0, "train": 6}
     (tree / "test" / "c").write_text("123")
     await client.sync("u1", f"file://{tree}", force=True, writable=False)
     async with asyncio.timeout(20):
@@ -103,12 +101,12 @@ async def test_a_second_sync_compares_and_keeps_what_is_the_same(process: Any, c
 async def test_watchers_see_that_a_dataset_may_be_written_now(process: Any, connect: Connect, tree: Path) -> None:
     client = connect(process)
     await client.sync("u1", f"file://{tree}", writable=False)
-    watch = client.namespace.Watch(pb.WatchRequest(), timeout=30)
-    assert not (await watch.read()).writable
+    watch = client.watch()
+    assert not (await anext(watch)).writable
     await client.sync("u1", f"file://{tree}", writable=True)
-    told = await watch.read()
+    told = await anext(watch)
     assert (told.uid, told.writable, told.snapshot_version) == ("u1", True, 1)
-    watch.cancel()
+    await watch.aclose()
 
 
 async def test_mutations_make_versions_and_watchers_see_them(
@@ -116,10 +114,10 @@ async def test_mutations_make_versions_and_watchers_see_them(
 ) -> None:
     client = connect(process)
     await client.sync("u1", f"file://{tree}")
-    watch = client.namespace.Watch(pb.WatchRequest(), timeout=30)
-    assert (await watch.read()).snapshot_version == 1
+    watch = client.watch()
+    assert (await anext(watch)).snapshot_version == 1
     assert await client.put("u1", "ckpt/step-1/w", 100, "e1") == 2
-    assert (await watch.read()).snapshot_version == 2
+    assert (await anext(watch)).snapshot_version == 2
     entry = await client.lookup("u1", "ckpt/step-1/w")
     assert (entry.size_bytes, entry.etag, entry.mtime_ns, entry.mode) == (100, "e1", 5, 0o640)
     make = pb.MakeDirectoryRequest(uid="u1", path="made", mode=0o750)
@@ -155,31 +153,29 @@ async def test_mutations_make_versions_and_watchers_see_them(
         await remove("nothing")
     assert await remove("ckpt/step-2", directory=True) == 6
     assert await remove("top") == 7
-    while (await watch.read()).snapshot_version != 7:
+    while (await anext(watch)).snapshot_version != 7:
         pass
-    watch.cancel()
+    await watch.aclose()
 
 
 async def test_watchers_are_told_of_a_dataset_that_is_removed(process: Any, connect: Connect, tree: Path) -> None:
     client = connect(process)
     await client.sync("u1", f"file://{tree}")
     await client.sync("u2", f"file://{tree}")
-    watch = client.namespace.Watch(pb.WatchRequest(), timeout=30)
-    assert {(await watch.read()).uid for _ in range(2)} == {"u1", "u2"}
+    watch = client.watch()
+    assert {(await anext(watch)).uid for _ in range(2)} == {"u1", "u2"}
     await client.namespace.RemoveDataset(pb.DatasetRequest(uid="u1"), timeout=5)
-    while not (change := await watch.read()).removed:
-        assert change.uid in ("u1", "u2")
-    assert change == pb.DatasetInfo(uid="u1", removed=True)
-    later = client.namespace.Watch(pb.WatchRequest(), timeout=30)
-    assert (await later.read()).uid == "u2"
+    assert await anext(watch) == pb.DatasetState(uid="u1", removed=True)
+    later = client.watch()
+    assert (await anext(later)).uid == "u2"
     for one in (watch, later):
-        one.cancel()
+        await one.aclose()
 
 
 async def test_a_stop_ends_watches_without_an_error(process: Any, connect: Connect) -> None:
     client = connect(process)
-    watch = client.namespace.Watch(pb.WatchRequest(), timeout=60)
-    await client.namespace.ListDatasets(pb.ListDatasetsRequest(), timeout=10)
+    watch = client.namespace.WatchDatasets(pb.WatchDatasetsRequest(), timeout=60)
+    assert await watch.read() == pb.DatasetStates(), "that there is none is told too"
     assert process.stop() == 0
     assert await watch.read() is grpc.aio.EOF
 

@@ -29,11 +29,11 @@ class Service(metadata_pb2_grpc.NamespaceServicer):
         await asyncio.sleep(0.05)
         return pb.ListDatasetsResponse(datasets=[pb.DatasetInfo(name=str(caller_of(context)))])
 
-    async def Watch(self, request: pb.WatchRequest, context: object) -> AsyncIterator[pb.DatasetInfo]:
+    async def WatchDatasets(self, request: pb.WatchDatasetsRequest, context: object) -> AsyncIterator[pb.DatasetStates]:
         number = 0
         while True:
             number += 1
-            yield pb.DatasetInfo(snapshot_version=number)
+            yield pb.DatasetStates(datasets=[pb.DatasetState(snapshot_version=number)])
             await asyncio.sleep(0.01)
 
 
@@ -54,9 +54,10 @@ async def test_calls_and_streams_go_on_while_certificates_change(
     seen = [0]
 
     async def watch() -> None:
-        async for info in stub.Watch(pb.WatchRequest()):
-            assert info.snapshot_version == seen[0] + 1, "it is one stream from beginning to end"
-            seen[0] = info.snapshot_version
+        async for message in stub.WatchDatasets(pb.WatchDatasetsRequest()):
+            (state,) = message.datasets
+            assert state.snapshot_version == seen[0] + 1, "it is one stream from beginning to end"
+            seen[0] = state.snapshot_version
 
     watching = asyncio.create_task(watch())
     try:

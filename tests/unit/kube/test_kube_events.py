@@ -6,12 +6,14 @@ from typing import Any, cast
 
 import pytest
 
+from kube import events
 from kube.client import KubeClient
 from kube.errors import Forbidden, KubeError, NotFound
 from kube.events import NOTE_MAX_BYTES, PATIENCE_SECONDS, SERIES_SECONDS, EventRecorder, truncate_note
 from kube.identity import JsonObject, ObjectRef
 from kube.resources import Resource
 
+LIMIT = 400
 POD = ObjectRef(kind="Pod", namespace="ns", name="p", uid="u")
 
 
@@ -176,6 +178,36 @@ async def test_a_queue_that_fills_up_waits_for_nobody(client: FakeClient, clock:
     assert await recorder.drain(5)
     running.cancel()
     assert len(client.created) == 4
+
+
+async def test_more_senders_help_while_the_queue_is_more_than_half_full(
+    client: FakeClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "RELIEF_LOOK_SECONDS", 0.0)
+    under_way, most = 0, {"over half": 0, "up to half": 0}
+
+    async def create(resource: Resource, body: JsonObject, namespace: str) -> JsonObject:
+        nonlocal under_way
+        under_way += 1
+        queued = LIMIT - len(client.created) - under_way
+        # The helpers under way when the queue has become short end with what they have.
+        state = "over half" if queued >= LIMIT // 2 else "up to half" if queued < LIMIT // 4 else "between"
+        most[state] = max(most.get(state, 0), under_way)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        under_way -= 1
+        client.created.append(body)
+        return body
+
+    monkeypatch.setattr(client, "create", create)
+    recorder = recorder_for(client, clock, queue_limit=LIMIT, senders=2)
+    for number in range(LIMIT):
+        recorder.record(POD, "Scheduled", f"to n{number}")
+    await drain(recorder)
+    assert recorder.dropped == 0
+    assert len(client.created) == LIMIT
+    assert most["over half"] > 2 + events.RELIEF_SENDERS // 2
+    assert most["up to half"] == 2
 
 
 async def test_a_series_the_server_forgot_starts_anew(client: FakeClient, clock: Clock) -> None:

@@ -1,12 +1,12 @@
-"""The table of datasets: when the list is read again, and what it may not undo."""
+"""The table of datasets: when the service is asked, and what a list may not undo."""
 
 from collections.abc import Callable
 
 import pytest
 
-from fuse.core.catalogue import WATCHED_SECONDS, Catalogue
+from fuse.core.catalogue import Catalogue
 from fuse.core.contracts import Dataset
-from fuse.errors import NotFound
+from fuse.errors import NotFound, Unavailable
 from tests.builders.fuse_peers import FakePeers
 
 
@@ -18,9 +18,9 @@ class Listed(FakePeers):
         self.lists = 0
         self.meanwhile: Callable[[], object] = lambda: None
 
-    async def list_datasets(self) -> list[Dataset]:
-        self.lists += 1
-        found = await super().list_datasets()
+    async def list_datasets(self, namespace: str = "") -> list[Dataset]:
+        self.lists += not namespace
+        found = await super().list_datasets(namespace)
         self.meanwhile()
         return found
 
@@ -36,9 +36,11 @@ class Site:
     def add(self, name: str) -> Dataset:
         return self.peers.add_dataset("ns", name).info
 
-    def take(self, dataset: Dataset) -> None:
-        """Remove it at the service."""
-        del self.peers.datasets[dataset.uid]
+    def watch(self) -> None:
+        """The watch comes up and tells of all there are."""
+        for each in self.peers.datasets.values():
+            self.catalogue.update(each.info)
+        self.catalogue.watching(is_watching=True)
 
 
 @pytest.fixture
@@ -46,16 +48,26 @@ def site() -> Site:
     return Site()
 
 
-async def test_what_the_watch_did_not_take_back_is_there(site: Site) -> None:
+async def test_while_the_watch_stands_no_list_is_read(site: Site) -> None:
     dataset = site.add("a")
-    site.catalogue.watching(is_watching=True)
+    site.watch()
     for _ in range(10):
         assert await site.catalogue.find("ns", "a") == dataset and await site.catalogue.has_namespace("ns")
-        site.seconds += 2.0
-    assert site.peers.lists == 1
-    site.seconds += WATCHED_SECONDS
+        assert await site.catalogue.datasets() == {("ns", "a"): dataset}
+        site.seconds += 100.0
+    assert site.peers.lists == 0
+    site.catalogue.watching(is_watching=False)
     assert await site.catalogue.find("ns", "a") == dataset
-    assert site.peers.lists == 2, "for what the watch may have lost"
+    assert site.peers.lists == 0, "it is as fresh as the watch was"
+    site.seconds += 1.1
+    assert await site.catalogue.find("ns", "a") == dataset
+    assert site.peers.lists == 1
+
+
+async def test_a_watch_that_never_stood_is_no_list(site: Site) -> None:
+    dataset = site.add("a")
+    site.catalogue.watching(is_watching=False)
+    assert await site.catalogue.find("ns", "a") == dataset
 
 
 async def test_without_the_watch_the_list_is_read_again_after_a_second(site: Site) -> None:
@@ -66,31 +78,23 @@ async def test_without_the_watch_the_list_is_read_again_after_a_second(site: Sit
     assert site.peers.lists == 3
 
 
-async def test_a_name_that_is_not_known_is_asked_for(site: Site) -> None:
-    site.add("a")
-    site.catalogue.watching(is_watching=True)
-    await site.catalogue.find("ns", "a")
+async def test_a_name_the_watch_has_not_told_of_is_asked_for(site: Site) -> None:
+    site.watch()
+    for _ in range(2):
+        with pytest.raises(NotFound):
+            await site.catalogue.find("ns", "b")
+        assert not await site.catalogue.has_namespace("ns")
+    added = site.add("b")
+    assert await site.catalogue.find("ns", "b") == added
+    assert await site.catalogue.has_namespace("ns")
+    assert site.peers.lists == 0
+    site.peers.failures["get_dataset"] = Unavailable("metadata")
     with pytest.raises(NotFound):
         await site.catalogue.find("ns", "b")
-    added = site.add("b")  # and the watch tells of datasets with a snapshot only
-    site.seconds += 1.1
-    assert await site.catalogue.find("ns", "b") == added
-
-
-async def test_what_was_removed_while_the_watch_was_down_is_seen_when_it_comes_up(site: Site) -> None:
-    dataset = site.add("a")
-    site.catalogue.watching(is_watching=True)
-    await site.catalogue.find("ns", "a")
-    site.catalogue.watching(is_watching=False)
-    site.take(dataset)
-    site.catalogue.watching(is_watching=True)
-    with pytest.raises(NotFound):
-        await site.catalogue.find("ns", "a")
 
 
 async def test_a_list_does_not_undo_what_the_watch_told_meanwhile(site: Site) -> None:
     gone, stays = site.add("gone"), site.add("stays")
-    site.catalogue.watching(is_watching=True)
 
     def meanwhile() -> None:
         site.catalogue.remove(gone.uid)

@@ -134,6 +134,7 @@ async def test_a_reader_of_the_list_of_datasets_goes_on() -> None:
     mount = MortalMount(writable=False)
     for name in ("b", "c", "e"):
         mount.peers.add_dataset("ns", name)
+    mount.watch()
     attributes = await mount.operations.names.lookup(ROOT_INODE, b"ns")
     number = await mount.operations.names.open_directory(attributes.inode)
     _, entries = await mount.operations.names.directory_page(number, 0)
