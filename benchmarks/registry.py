@@ -8,6 +8,7 @@ BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
     "cold-readers": ("benchmarks.cold_readers", "bytes that many readers of one cold dataset cost its origin"),
     "datasets": ("benchmarks.datasets", "many Datasets: how soon one is bound, what the controller costs"),
     "epochs": ("benchmarks.epochs", "accelerator utilisation by the cached fraction, against LRU and no cache"),
+    "extender": ("benchmarks.extender", "the scheduler extender: an answer, and how long it holds the loop that binds"),
     "fuse": ("benchmarks.fuse", "the FUSE mount against ext4, cp and a direct put"),
     "gpu-allocation": ("benchmarks.gpu_allocation", "GPUs that can be given away before pods stop fitting"),
     "io-model": ("benchmarks.io_model", "the simulator's model of the cache, against real workers"),

@@ -96,7 +96,7 @@ def plain_pod(index: int, group: str | None = None) -> Pod:
     )
 
 
-def _data_events(nodes: int) -> list[Event]:
+def data_events(nodes: int) -> list[Event]:
     """Datasets of 100 GB, each wholly on some nodes."""
     size = 100 * 10**9
     events: list[Event] = []
@@ -125,7 +125,7 @@ def _plain(nodes: int, pods: int, *, with_data: bool = False) -> float:
     engine, shapes = engine_with_nodes(nodes), ShapeCache()
     made = [plain_pod(index) for index in range(pods)]
     if with_data:
-        engine.handle(_data_events(nodes), 0.0)
+        engine.handle(data_events(nodes), 0.0)
         for index, pod in enumerate(made):
             pod.spec.containers[0].resources.requests[names.GPU_RESOURCE] = "1"
             pod.metadata.annotations[names.DATASETS_ANNOTATION] = f'[{{"name":"data-{index % DATASETS}"}}]'
