@@ -489,7 +489,7 @@ class DatasetInfo(_message.Message):
     """that two workers hold and the under store does not have yet"""
     held_bytes: _builtins.int
     removed: _builtins.bool
-    """only in Watch: the dataset is gone; all but uid is unset"""
+    """only in Watch and partial lists: the dataset is gone; all but uid is unset"""
     @_builtins.property
     def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]: ...
     @_builtins.property
@@ -604,15 +604,20 @@ class ListDatasetsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAMESPACE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
+    """empty = all"""
+    since: _builtins.str
+    """`revision` of an earlier answer to the same question; empty = everything"""
     def __init__(
         self,
         *,
         namespace: _builtins.str = ...,
+        since: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "since", b"since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -623,16 +628,26 @@ class ListDatasetsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DATASETS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
+    revision: _builtins.str
+    """for `since`; of this process of the service only"""
+    partial: _builtins.bool
+    """Only those that may have changed since then, and one with `removed` for each that is gone, of any namespace. False:
+    all there are, also when `since` is not known (any more).
+    """
     @_builtins.property
     def datasets(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetInfo]: ...
     def __init__(
         self,
         *,
         datasets: _abc.Iterable[Global___DatasetInfo] | None = ...,
+        revision: _builtins.str = ...,
+        partial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "partial", b"partial", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,13 +1,16 @@
 """Who wants to know of new snapshot versions.
 
 Owns the fan-out: a change marks its dataset for every subscriber; a slow one finds each dataset once, in its
-newest state, so what waits for it is bounded by the number of datasets. One event loop.
+newest state, so what waits for it is bounded by the number of datasets. Who asks instead of subscribing finds the same
+changes in `revisions`. One event loop.
 """
 
 import asyncio
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from metadata.core.revisions import Revisions
 from metadata.shell import metrics
 
 
@@ -41,11 +44,14 @@ class Watchers:
     """All subscriptions of the process."""
 
     def __init__(self) -> None:
+        #: Also of changes that subscribers are not told of: what is cached, and what is read.
+        self.revisions = Revisions(secrets.token_hex(8))
         self._subscriptions: set[Subscription] = set()
         self._is_closed = False
 
     def changed(self, uid: str) -> None:
         """Tell everyone that dataset `uid` has a new state."""
+        self.revisions.mark(uid)
         for subscription in self._subscriptions:
             subscription.mark(uid)
 
