@@ -93,6 +93,13 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         help=f"Datasets a second that arrive steadily ({EACH_SECOND:g})",
     )
     parser.add_argument(
+        "--before",
+        type=int,
+        default=0,
+        metavar="N",
+        help="Datasets that are there already: made at once, not measured (0)",
+    )
+    parser.add_argument(
         "--under-way", type=int, default=UNDER_WAY, metavar="N", help=f"in turns, at a time ({UNDER_WAY})"
     )
     parser.set_defaults(runs=1)
@@ -108,6 +115,8 @@ def _percentile(values: list[float], percent: int) -> float:
 def _cases(runs: list[Run], options: argparse.Namespace) -> list[frame.Case]:
     arrival = runs[0].arrival
     name, late = f"datasets-{options.count}-{arrival}", options.count // 10
+    if options.before:
+        name = f"datasets-{options.before}+{options.count}-{arrival}"
     # Those that come all at once wait for each other: what counts then is the rate.
     goal = None if arrival == "at-once" else GOAL_SECONDS
 
@@ -180,9 +189,11 @@ async def _measure(kubeconfig: Path, folder: Path, options: argparse.Namespace, 
         watching = asyncio.create_task(clock.run())
         stack.callback(watching.cancel)
         await clock.make(client, "first", _body("first", folder, 0))
+        await _fill(clock, client, folder, options, arrival="at-once", indices=range(options.before))
         before = {name: cpu_seconds(pid) for name, pid in pids.items()}
         began = time.monotonic()
-        seconds = await _fill(clock, client, folder, options, arrival)
+        wanted = range(options.before, options.before + options.count)
+        seconds = await _fill(clock, client, folder, options, arrival=arrival, indices=wanted)
         rate = options.count / (time.monotonic() - began)
         busy = {name: cpu_seconds(pid) for name, pid in pids.items()}
         frame.progress(f"{options.count} bound, {rate:.0f}/s; looking on for {IDLE_SECONDS:.0f} s")
@@ -198,28 +209,29 @@ async def _measure(kubeconfig: Path, folder: Path, options: argparse.Namespace, 
 
 
 async def _fill(
-    clock: "_Clock", client: KubeClient, folder: Path, options: argparse.Namespace, arrival: str
+    clock: "_Clock", client: KubeClient, folder: Path, options: argparse.Namespace, *, arrival: str, indices: range
 ) -> list[float]:
-    seconds = [0.0] * options.count
-    at_a_time = {"steady": options.count, "turns": options.under_way, "at-once": options.count}[arrival]
-    rooms = asyncio.Semaphore(at_a_time)
+    seconds = [0.0] * len(indices)
+    rooms = asyncio.Semaphore(options.under_way if arrival == "turns" else len(indices))
     began = time.monotonic()
 
     async def make(index: int) -> None:
         name = f"dataset-{index}"
         try:
-            seconds[index] = await clock.make(client, name, _body(name, folder, index))
+            seconds[index - indices.start] = await clock.make(client, name, _body(name, folder, index))
         finally:
             rooms.release()
 
     async with asyncio.TaskGroup() as tasks:
-        for index in range(options.count):
+        for number, index in enumerate(indices):
             await rooms.acquire()
             if arrival == "steady":
-                await asyncio.sleep(began + index / options.each_second - time.monotonic())
+                await asyncio.sleep(began + number / options.each_second - time.monotonic())
             tasks.create_task(make(index))
-            if index and index % 1000 == 0:
-                frame.progress(f"{arrival}: {index} asked for, {clock.bound} bound in {time.monotonic() - began:.0f} s")
+            if number and number % 1000 == 0:
+                frame.progress(
+                    f"{arrival}: {number} asked for, {clock.bound} bound in {time.monotonic() - began:.0f} s"
+                )
     return seconds
 
 

@@ -458,6 +458,7 @@ class DatasetInfo(_message.Message):
     HELD_FILES_FIELD_NUMBER: _builtins.int
     HELD_BYTES_FIELD_NUMBER: _builtins.int
     FENCES_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
@@ -487,6 +488,8 @@ class DatasetInfo(_message.Message):
     held_files: _builtins.int
     """that two workers hold and the under store does not have yet"""
     held_bytes: _builtins.int
+    removed: _builtins.bool
+    """only in partial lists: the dataset is gone; all but uid is unset"""
     @_builtins.property
     def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]: ...
     @_builtins.property
@@ -544,10 +547,11 @@ class DatasetInfo(_message.Message):
         held_files: _builtins.int = ...,
         held_bytes: _builtins.int = ...,
         fences: _abc.Iterable[Global___Fence] | None = ...,
+        removed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["listing", b"listing", "reads", b"reads", "terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "fences", b"fences", "files", b"files", "former_nodes", b"former_nodes", "groups", b"groups", "held_bytes", b"held_bytes", "held_files", b"held_files", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "listing", b"listing", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "reads", b"reads", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "terms", b"terms", "uid", b"uid", "writable", b"writable", "write_back", b"write_back"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_bytes", b"cached_bytes", "cached_copy_bytes", b"cached_copy_bytes", "eligible_nodes", b"eligible_nodes", "error", b"error", "error_reason", b"error_reason", "fences", b"fences", "files", b"files", "former_nodes", b"former_nodes", "groups", b"groups", "held_bytes", b"held_bytes", "held_files", b"held_files", "listed_bytes", b"listed_bytes", "listed_files", b"listed_files", "listing", b"listing", "local_copies", b"local_copies", "mounts", b"mounts", "name", b"name", "namespace", b"namespace", "reads", b"reads", "removed", b"removed", "replicas", b"replicas", "snapshot_version", b"snapshot_version", "synced_at_ns", b"synced_at_ns", "syncing", b"syncing", "terms", b"terms", "uid", b"uid", "writable", b"writable", "write_back", b"write_back"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -600,15 +604,20 @@ class ListDatasetsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAMESPACE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
+    """empty = all"""
+    since: _builtins.str
+    """`revision` of an earlier answer to the same question; empty = everything"""
     def __init__(
         self,
         *,
         namespace: _builtins.str = ...,
+        since: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "since", b"since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -619,16 +628,26 @@ class ListDatasetsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DATASETS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
+    revision: _builtins.str
+    """for `since`; of this process of the service only"""
+    partial: _builtins.bool
+    """Only those that may have changed since then, and one with `removed` for each that is gone, of any namespace. False:
+    all there are, also when `since` is not known (any more).
+    """
     @_builtins.property
     def datasets(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetInfo]: ...
     def __init__(
         self,
         *,
         datasets: _abc.Iterable[Global___DatasetInfo] | None = ...,
+        revision: _builtins.str = ...,
+        partial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "partial", b"partial", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -42,6 +42,7 @@ class NamespaceStub:
     """
     GetDataset: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.DatasetRequest, _metadata_pb2.DatasetInfo]
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ListDatasetsRequest, _metadata_pb2.ListDatasetsResponse]
+    """Every dataset, or what changed since an earlier answer: who asks again and again pays for changes only."""
     RemoveDataset: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.DatasetRequest, _metadata_pb2.RemoveDatasetResponse]
     """Forgets the namespace and residency of a dataset; the under store is not touched. Idempotent."""
     Lookup: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.LookupRequest, _metadata_pb2.Entry]
@@ -76,6 +77,7 @@ class NamespaceAsyncStub(NamespaceStub):
     """
     GetDataset: _aio.UnaryUnaryMultiCallable[_metadata_pb2.DatasetRequest, _metadata_pb2.DatasetInfo]  # type: ignore[assignment]
     ListDatasets: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ListDatasetsRequest, _metadata_pb2.ListDatasetsResponse]  # type: ignore[assignment]
+    """Every dataset, or what changed since an earlier answer: who asks again and again pays for changes only."""
     RemoveDataset: _aio.UnaryUnaryMultiCallable[_metadata_pb2.DatasetRequest, _metadata_pb2.RemoveDatasetResponse]  # type: ignore[assignment]
     """Forgets the namespace and residency of a dataset; the under store is not touched. Idempotent."""
     Lookup: _aio.UnaryUnaryMultiCallable[_metadata_pb2.LookupRequest, _metadata_pb2.Entry]  # type: ignore[assignment]
@@ -124,7 +126,8 @@ class NamespaceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _metadata_pb2.ListDatasetsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_metadata_pb2.ListDatasetsResponse, _abc.Awaitable[_metadata_pb2.ListDatasetsResponse]]: ...
+    ) -> _typing.Union[_metadata_pb2.ListDatasetsResponse, _abc.Awaitable[_metadata_pb2.ListDatasetsResponse]]:
+        """Every dataset, or what changed since an earlier answer: who asks again and again pays for changes only."""
 
     @_abc_1.abstractmethod
     def RemoveDataset(

@@ -71,6 +71,8 @@ class Reconciler:
         self.loads = LoadReconciler(objects, metadata, workers)
         self._told: dict[str, tuple[Key, bytes]] = {}
         """What metadata told last, by uid: whose it is, and a digest of all else."""
+        self._revision = ""
+        """Of metadata's last answer, all of which was looked at."""
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -97,14 +99,21 @@ class Reconciler:
             await asyncio.sleep(max(self._poll_seconds, pause_seconds, POLL_SHARE * (time.monotonic() - began)))
 
     async def _poll_datasets(self) -> None:
+        answer = await self._metadata.datasets_since(self._revision)
         told: dict[str, tuple[Key, bytes]] = {}
-        for info in await self._metadata.datasets():
+        gone: set[str] = set()
+        for info in answer.datasets:
+            if info.removed:
+                gone.add(info.uid)
+                continue
             digest = hashlib.blake2b(info.SerializeToString(deterministic=True), digest_size=16).digest()
             key = (info.namespace, info.name)
             told[info.uid] = (key, digest)
             if self._told.get(info.uid) != told[info.uid]:
                 self.queues.datasets.add(key)
         # A metadata service that lost its database has to be told of them again.
-        for uid in self._told.keys() - told.keys():
-            self.queues.datasets.add(self._told[uid][0])
-        self._told = told
+        gone = self._told.keys() & gone if answer.partial else self._told.keys() - told.keys()
+        for uid in gone:
+            self.queues.datasets.add(self._told.pop(uid)[0])
+        self._told.update(told)
+        self._revision = answer.revision

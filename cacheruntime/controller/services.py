@@ -46,10 +46,10 @@ class Metadata:
             metadata_pb2.DatasetRequest(namespace=namespace, name=name), timeout=self._seconds
         )
 
-    async def datasets(self) -> Sequence[metadata_pb2.DatasetInfo]:
-        """Return every dataset."""
-        answer = await self._namespace.ListDatasets(metadata_pb2.ListDatasetsRequest(), timeout=self._seconds)
-        return answer.datasets
+    async def datasets_since(self, revision: str) -> metadata_pb2.ListDatasetsResponse:
+        """Return what changed since an answer's revision, or every dataset: see ListDatasets."""
+        request = metadata_pb2.ListDatasetsRequest(since=revision)
+        return await self._namespace.ListDatasets(request, timeout=self._seconds)
 
     async def remove(self, uid: str, *, force: bool) -> None:
         """Forget a dataset; no error when it is not known. UNAVAILABLE while files of it are not in the under store

@@ -6,6 +6,7 @@ opened once for equal mounts and lives as long as the worker.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,10 @@ class _Place:
 @dataclass(slots=True)
 class _Record:
     info: pb.DatasetInfo
+    asked_at_seconds: float
+    """For `info`."""
     read_at_seconds: float
+    """When it was asked for last, in vain perhaps."""
     is_confirmed: bool = True
     """Metadata answered then."""
     places: list[_Place] | None = None
@@ -76,6 +80,11 @@ class Datasets:
         self._reading: dict[str, asyncio.Task[pb.DatasetInfo]] = {}
         self._stores: dict[bytes, UnderStore] = {}
         self._has_all = False
+        self._revision = ""
+        """Of the last list."""
+        self._listed_at_seconds = -math.inf
+        """When the last list was asked for: it confirmed every record, those that it did not name too."""
+        self._list_came_seconds = -math.inf
 
     def known(self, uid: str) -> pb.DatasetInfo | None:
         """Return the record as last read, however old; an empty one when there is no such dataset any more. None = it
@@ -86,22 +95,33 @@ class Datasets:
         return pb.DatasetInfo(uid=uid) if self._has_all else None
 
     async def read_all(self) -> None:
-        """Read every record anew; CacheError."""
+        """Know every record as it is now, for the price of what changed since the last call; CacheError. Never twice at
+        a time."""
         asked_at = self._clock()
-        listed = await self._metadata.datasets("")
-        self._records = {info.uid: _Record(info, asked_at) for info in listed}
-        self._has_all = True
+        answer = await self._metadata.datasets_since(self._revision)
+        if not answer.partial:
+            self._records = {}
+        for info in answer.datasets:
+            if info.removed:
+                self._records.pop(info.uid, None)
+            else:
+                self._records[info.uid] = _Record(info, asked_at, asked_at)
+        self._revision, self._has_all = answer.revision, True
+        self._listed_at_seconds, self._list_came_seconds = asked_at, self._clock()
 
     async def get(self, uid: str) -> pb.DatasetInfo:
         """Return the record, at most `fresh_seconds` old while metadata answers; Missing."""
         record = self._records.get(uid)
-        if record is not None and self._clock() - record.read_at_seconds < self._fresh_seconds:
+        if record is not None and self._is_fresh(record):
             return record.info
         task = self._reading.get(uid)
         if task is None:
             task = self._reading[uid] = asyncio.create_task(self._read(uid))
             task.add_done_callback(lambda done: self._done(uid, done))
         return await asyncio.shield(task)
+
+    def _is_fresh(self, record: _Record) -> bool:
+        return self._clock() - max(record.read_at_seconds, self._listed_at_seconds) < self._fresh_seconds
 
     def _done(self, uid: str, task: asyncio.Task[pb.DatasetInfo]) -> None:
         self._reading.pop(uid, None)
@@ -126,10 +146,11 @@ class Datasets:
         return info
 
     def _note(self, uid: str, info: pb.DatasetInfo, asked_at: float) -> None:
-        """Keep an answer, which is as old as the question; a newer one may have come first."""
+        """Keep an answer, which is as old as the question; a newer one may have come first. Lists say only what changed
+        since the one before: what one of them said is never replaced by what may be older."""
         known = self._records.get(uid)
-        if known is None or not known.is_confirmed or known.read_at_seconds <= asked_at:
-            self._records[uid] = _Record(info, asked_at)
+        if asked_at >= self._list_came_seconds and (known is None or known.asked_at_seconds <= asked_at):
+            self._records[uid] = _Record(info, asked_at, asked_at)
 
     async def locate(self, uid: str, path: str) -> Location:
         """Return the store and key of a path; Missing when no mount holds it."""
@@ -157,13 +178,15 @@ class Datasets:
 
     async def _confirmed(self, uid: str) -> pb.DatasetInfo:
         record = self._records.get(uid)
-        is_fresh = record is not None and self._clock() - record.read_at_seconds < self._fresh_seconds
-        if record is None or not is_fresh or not record.is_confirmed:
+        if record is None or not self._is_fresh(record) or not self._is_confirmed(record):
             asked_at = self._clock()
             info = await self._metadata.confirmed_dataset(uid)
             self._note(uid, info, asked_at)
             return info
         return record.info
+
+    def _is_confirmed(self, record: _Record) -> bool:
+        return record.is_confirmed or record.read_at_seconds <= self._listed_at_seconds
 
     def _writable(self, info: pb.DatasetInfo, path: str) -> Location:
         location = self._locate(info, path)

@@ -100,6 +100,11 @@ class MetadataClient:
         answer = await self._call("ListDatasets", self._namespace.ListDatasets(request, timeout=self._call_seconds))
         return list(answer.datasets)
 
+    async def datasets_since(self, revision: str) -> pb.ListDatasetsResponse:
+        """Return what changed since an answer's revision, or everything: see ListDatasets."""
+        request = pb.ListDatasetsRequest(since=revision)
+        return await self._call("ListDatasets", self._namespace.ListDatasets(request, timeout=self._call_seconds))
+
     async def read_page(self, uid: str, path: str, *, after: str, limit: int) -> pb.ReadDirectoryResponse:
         """Return the entries of a directory behind the name `after`, `limit` at most; Missing."""
         request = pb.ReadDirectoryRequest(uid=uid, path=path, after=after, limit=limit)

@@ -80,6 +80,12 @@ class Ledger:
     def __init__(self) -> None:
         self._datasets: dict[str, _Dataset] = {}
         self._by_node: dict[str, set[tuple[str, str]]] = {}  # node → (uid, path)
+        self._changed: set[str] = set()
+
+    def take_changed(self) -> set[str]:
+        """Return the datasets whose counts may have changed since the last call."""
+        changed, self._changed = self._changed, set()
+        return changed
 
     def put(self, node: str, residence: Residence, current_etag: str | None) -> None:
         """Take one line of a report; `current_etag` is the snapshot's for that path, None when it has no such file."""
@@ -89,7 +95,7 @@ class Ledger:
             if not residence.held.resident_bytes:
                 return
             file = dataset.files[residence.path] = _File(current_etag)
-        self._count(dataset, residence.path, file, -1)
+        self._count(residence.uid, dataset, residence.path, file, -1)
         file.current_etag = current_etag
         if residence.held.resident_bytes:
             file.versions[node, residence.etag] = residence.held
@@ -104,7 +110,7 @@ class Ledger:
         for uid, path in self._by_node.pop(node, set()):
             dataset = self._datasets[uid]
             file = dataset.files[path]
-            self._count(dataset, path, file, -1)
+            self._count(uid, dataset, path, file, -1)
             for key in [key for key in file.versions if key[0] == node]:
                 del file.versions[key]
             self._finish(uid, dataset, path, file)
@@ -123,7 +129,7 @@ class Ledger:
             file = dataset.files.get(path) if dataset else None
             if dataset is None or file is None or file.current_etag == etag:
                 continue
-            self._count(dataset, path, file, -1)
+            self._count(uid, dataset, path, file, -1)
             file.current_etag = etag
             self._finish(uid, dataset, path, file)
 
@@ -192,10 +198,11 @@ class Ledger:
         held = _current(file)
         file.distinct = distinct_bytes(held.values())
         file.copies = sum(one.resident_bytes for one in held.values()) - file.distinct
-        self._count(dataset, path, file, +1)
+        self._count(uid, dataset, path, file, +1)
 
-    def _count(self, dataset: _Dataset, path: str, file: _File, sign: int) -> None:
+    def _count(self, uid: str, dataset: _Dataset, path: str, file: _File, sign: int) -> None:
         held = _current(file)
+        self._changed.add(uid)
         dataset.distinct += sign * file.distinct
         dataset.copies += sign * file.copies
         for directory in (*paths.ancestors(path), "") if held else ():

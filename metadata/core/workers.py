@@ -95,6 +95,12 @@ class Workers:
     def __init__(self, lease_seconds: float) -> None:
         self._lease_seconds = lease_seconds
         self._states: dict[str, _State] = {}
+        self._changed: set[str] = set()
+
+    def take_changed(self) -> set[str]:
+        """Return the datasets of which `reads_of` may say something else than at the last call."""
+        changed, self._changed = self._changed, set()
+        return changed
 
     def restore(self, registration: Registration) -> None:
         """After a restart of ours: the worker is known, and dead until it reports."""
@@ -120,10 +126,14 @@ class Workers:
         self.check_registration(registration)
         known = self._states.get(registration.node)
         if known is not None and known.registration.epoch == registration.epoch:
+            if known.last_seen_seconds is None:
+                self._changed.update(known.readings.reads)
             known.registration = registration
             known.last_seen_seconds = now
             return False
         readings = WorkerReadings(tiers=registration.tiers)
+        if known is not None:
+            self._changed.update(known.readings.reads)
         self._states[registration.node] = _State(registration, readings, now, 0)
         return True
 
@@ -138,6 +148,9 @@ class Workers:
             raise Precondition(f"epoch {epoch} of worker {node!r} is not registered; register before reporting.")
         if sequence < 1:
             raise InvalidRequest(f"sequence is {sequence}; reports of an epoch are numbered 1, 2, 3 and so on.")
+        before, after = state.readings.reads, readings.reads
+        is_back = state.last_seen_seconds is None
+        self._changed.update(uid for uid in before.keys() | after if is_back or before.get(uid) != after.get(uid))
         state.last_seen_seconds = now
         state.readings = replace(readings, tiers=readings.tiers or state.readings.tiers)
         if full:
@@ -170,6 +183,7 @@ class Workers:
             if state.last_seen_seconds is not None and now - state.last_seen_seconds > self._lease_seconds
         ]
         for node in dead:
+            self._changed.update(self._states[node].readings.reads)
             self._states[node].last_seen_seconds = None
             self._states[node].sequence = None
         return dead

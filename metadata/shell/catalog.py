@@ -66,6 +66,27 @@ class Catalog:
                 message.files, message.bytes = progress.files, progress.bytes
         return message
 
+    async def list(self, namespace: str, since: str) -> pb.ListDatasetsResponse:
+        """Return the datasets of a namespace (empty: of all), or what may have changed since an answer's revision."""
+        revisions = self.watchers.revisions
+        for uid in self.residency.take_changed():
+            revisions.mark(uid)
+        changed = revisions.since(since)
+        # Before anything is read: what changes from now on is told again.
+        answer = pb.ListDatasetsResponse(revision=revisions.token, partial=changed is not None)
+        if changed is None:
+            found = await self.read(lambda reader: reader.datasets())
+        else:
+            # A listing under way counts on without anybody being told.
+            uids = list(dict.fromkeys((*changed, *self.listings.under_way())))
+            if not uids:
+                return answer
+            records = await self.read(lambda reader: [(uid, reader.dataset(uid)) for uid in uids])
+            found = [record for _, record in records if record is not None]
+            answer.datasets.extend(pb.DatasetInfo(uid=uid, removed=True) for uid, record in records if record is None)
+        answer.datasets.extend(self.info(one) for one in found if namespace in ("", one.specification.namespace))
+        return answer
+
     async def read(self, work: Callable[[Reader], T]) -> T:
         """Read records for `info`: again when a listing ended meanwhile, or one could look settled and be old."""
         while True:

@@ -62,6 +62,8 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
             dataset, has_new_mounts, is_another = await self._database.write(record)
             if is_another:
                 self._catalog.watchers.changed(dataset.uid)
+            elif dataset.version == 0:
+                self._catalog.watchers.revisions.mark(dataset.uid)  # perhaps a new one
             if listings.ended != ended:
                 # Settled and old at once: who sees that lists again for nothing.
                 dataset = await self._catalog.read(lambda reader: require_dataset(reader, dataset.uid))
@@ -77,9 +79,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
 
     @edge.unary
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
-        found = await self._catalog.read(lambda reader: reader.datasets())
-        wanted = [one for one in found if request.namespace in ("", one.specification.namespace)]
-        return pb.ListDatasetsResponse(datasets=[self._catalog.info(one) for one in wanted])
+        return await self._catalog.list(request.namespace, request.since)
 
     @edge.unary
     async def RemoveDataset(self, request: pb.DatasetRequest, context: Context) -> pb.RemoveDatasetResponse:

@@ -99,6 +99,10 @@ class ResidencyState:
             self.ledger.set_current(uid, [(path, etags.get((uid, path))) for path in portion])
             await asyncio.sleep(0)
 
+    def take_changed(self) -> set[str]:
+        """Return the datasets of which something else may be cached, or read, than at the last call."""
+        return self.ledger.take_changed() | self.workers.take_changed()
+
     def forget_dataset(self, uid: str) -> None:
         """The dataset was removed."""
         self.ledger.forget_dataset(uid)

@@ -118,6 +118,10 @@ class Listings:
             else:
                 await self._database.write(partial(_drop, listing.id))
 
+    def under_way(self) -> list[str]:
+        """Return the uids of the datasets that are being listed."""
+        return list(self._running)
+
     async def cancel(self, uid: str) -> None:
         """Stop the dataset's listing, if any, throw away what it staged, and wait for its end."""
         progress = self._running.get(uid)

@@ -3,10 +3,12 @@
 Owns the states of all datasets as mounts know them, while anybody watches, and the fan-out. Does not own the datasets:
 a change only says which of them to read again. Invariants: what changes is read once, however many watch; a watcher
 finds each dataset once, in its newest state, so what waits for a slow one is bounded by the number of datasets; who
-begins to watch is told of everything that was committed before. One event loop.
+begins to watch is told of everything that was committed before. Who asks instead of watching finds the same changes,
+and more, in `revisions`. One event loop.
 """
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +19,7 @@ import structlog
 
 from api.gen import metadata_pb2 as pb
 from metadata.core.datasets import Dataset
+from metadata.core.revisions import Revisions
 from metadata.errors import MetadataError
 from metadata.shell import convert, metrics
 from metadata.stores.base import Reader
@@ -82,6 +85,8 @@ class Watchers:
     """All subscriptions of the process; `run` must run in a task for them to be told anything."""
 
     def __init__(self) -> None:
+        #: Also of changes that subscribers are not told of: what is cached, and what is read.
+        self.revisions = Revisions(secrets.token_hex(8))
         self._subscriptions: set[Subscription] = set()
         self._states: dict[str, pb.DatasetState] | None = None  # None: nobody watches
         self._changed: dict[str, None] = {}
@@ -95,6 +100,7 @@ class Watchers:
 
     def changed(self, uid: str) -> None:
         """Dataset `uid` has a new state, committed."""
+        self.revisions.mark(uid)
         self._changed[uid] = None
         self._wake.set()
 

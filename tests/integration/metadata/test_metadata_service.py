@@ -172,6 +172,57 @@ async def test_watchers_are_told_of_a_dataset_that_is_removed(process: Any, conn
         await one.aclose()
 
 
+async def test_a_list_that_is_asked_for_again_says_what_changed_since(
+    process: Any, connect: Connect, tree: Path
+) -> None:
+    client = connect(process)
+
+    async def ask(since: str, namespace: str = "") -> tuple[bool, dict[str, pb.DatasetInfo], str]:
+        request = pb.ListDatasetsRequest(since=since, namespace=namespace)
+        answer = await client.namespace.ListDatasets(request, timeout=5)
+        return answer.partial, {one.uid: one for one in answer.datasets}, answer.revision
+
+    for uid in ("u1", "u2", "u3"):
+        await client.sync(uid, f"file://{tree}", writable=False)
+
+    async def quiet() -> str:
+        # Sizes by directory are counted in the background, and told of.
+        while not all(one.groups for one in (await ask(""))[1].values()):
+            await asyncio.sleep(0.05)
+        return (await ask(""))[2]
+
+    began = await quiet()
+    assert await ask(began) == (True, {}, began)
+    await client.namespace.RemoveDataset(pb.DatasetRequest(uid="u1"), timeout=5)
+    (tree / "more").write_text("1")
+    await client.sync("u2", f"file://{tree}", writable=False, force=True)
+    partial, found, revision = await ask(began)
+    assert partial
+    assert found["u1"] == pb.DatasetInfo(uid="u1", removed=True)
+    assert (found["u2"].snapshot_version, found["u2"].files, found["u2"].removed) == (2, 5, False)
+    assert "u3" not in found
+    assert (await ask(began, "elsewhere"))[1].keys() == {"u1"}  # whose it was nobody knows any more
+    revision = await quiet()
+    assert await ask(revision) == (True, {}, revision)
+
+    tier = pb.Tier(medium="memory", capacity_bytes=100, used_bytes=0)
+    await client.residency.Register(
+        pb.RegisterRequest(node="n1", epoch=1, data_endpoint="d", control_endpoint="c", tiers=[tier]), timeout=5
+    )
+    etag = (await client.lookup("u3", "train/a")).etag
+    file = pb.ResidentFile(
+        uid="u3", path="train/a", etag=etag, size_bytes=5, resident_bytes=5, medium="memory", block_size_bytes=5
+    )
+    await client.residency.Report(report(1, file, full=True), timeout=5)
+    partial, found, _ = await ask(revision)
+    assert partial
+    assert {uid: one.cached_bytes for uid, one in found.items()} == {"u3": 5}
+
+    partial, found, _ = await ask("another-process.1")
+    assert not partial
+    assert found.keys() == {"u2", "u3"}
+
+
 async def test_a_stop_ends_watches_without_an_error(process: Any, connect: Connect) -> None:
     client = connect(process)
     watch = client.namespace.WatchDatasets(pb.WatchDatasetsRequest(), timeout=60)

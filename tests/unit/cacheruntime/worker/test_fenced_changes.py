@@ -37,8 +37,8 @@ class Metadata:
 
     dataset = confirmed_dataset
 
-    async def datasets(self, namespace: str) -> list[pb.DatasetInfo]:
-        return [await self.confirmed_dataset("u1")]
+    async def datasets_since(self, revision: str) -> pb.ListDatasetsResponse:
+        return pb.ListDatasetsResponse(datasets=[await self.confirmed_dataset("u1")])
 
 
 @pytest.fixture
