@@ -62,8 +62,6 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
             dataset, has_new_mounts, is_another = await self._database.write(record)
             if is_another:
                 self._catalog.watchers.changed(dataset.uid)
-            elif dataset.version == 0:
-                self._catalog.watchers.revisions.mark(dataset.uid)  # perhaps a new one
             if listings.ended != ended:
                 # Settled and old at once: who sees that lists again for nothing.
                 dataset = await self._catalog.read(lambda reader: require_dataset(reader, dataset.uid))
