@@ -133,7 +133,8 @@ class Datasets:
         try:
             info = await self._metadata.dataset(uid)
         except Missing:
-            self._records.pop(uid, None)
+            if asked_at >= self._list_came_seconds:  # or it may have been made since, and a list has told of it
+                self._records.pop(uid, None)
             raise
         except CacheError as error:
             record = self._records.get(uid)

@@ -91,6 +91,32 @@ def unary(
     return answer
 
 
+def change(
+    method: Callable[[Service, Request, Context], Awaitable[Answer]],
+) -> Callable[[Service, Request, Context], Awaitable[Answer]]:
+    """Wrap a method that changes something. It goes on to its end also when its caller gives up: what it has queued is
+    committed all the same, and must be told to all who have to know of it."""
+
+    @wraps(method)
+    async def whole(self: Service, request: Request, context: Context) -> Answer:
+        task = asyncio.ensure_future(method(self, request, context))
+        _changes.add(task)
+        task.add_done_callback(_ended)
+        return await asyncio.shield(task)
+
+    return unary(whole)
+
+
+_changes: set[asyncio.Future[Any]] = set()
+"""Under way. The event loop itself would let go of a task nobody waits for any more."""
+
+
+def _ended(task: asyncio.Future[Any]) -> None:
+    _changes.discard(task)
+    if not task.cancelled():
+        task.exception()  # seen by the caller, unless it has given up
+
+
 def stream(
     method: Callable[[Service, Request, Context], AsyncIterator[Answer]],
 ) -> Callable[[Service, Request, Context], AsyncIterator[Answer]]:

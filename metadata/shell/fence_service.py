@@ -27,7 +27,7 @@ class FenceService(metadata_pb2_grpc.FencesServicer):
         self._catalog = catalog
         self._database = catalog.database
 
-    @edge.unary
+    @edge.change
     async def Raise(self, request: pb.RaiseFencesRequest, context: Context) -> pb.RaiseFencesResponse:
         asked = [fences.check(Fence(one.node, one.path, tuple(one.pods))) for one in request.fences]
         if not asked:
@@ -49,7 +49,7 @@ class FenceService(metadata_pb2_grpc.FencesServicer):
         stands_at_ns = max(one.stands_at_ns for one in dataset.fences if (one.node, one.path) in wanted)
         return pb.RaiseFencesResponse(settle_seconds=max(0.0, (stands_at_ns - time.time_ns()) / 1e9))
 
-    @edge.unary
+    @edge.change
     async def Lift(self, request: pb.LiftFencesRequest, context: Context) -> pb.LiftFencesResponse:
         pods = frozenset(request.pods)
 

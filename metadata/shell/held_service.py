@@ -42,14 +42,14 @@ class HeldService(metadata_pb2_grpc.HeldServicer):
         self._database = catalog.database
         self._uploads = 0
 
-    @edge.unary
+    @edge.change
     async def PutHeld(self, request: pb.PutFileRequest, context: Context) -> pb.Mutation:
         _check(request.etag)
         node = edge.node_of(request, context)
         await self._database.read(partial(_require_new, request, edge.request_key(request, node)))
         return await put_file(self._catalog, request, node=node, turn="")
 
-    @edge.unary
+    @edge.change
     async def TakeTurn(self, request: pb.TakeTurnRequest, context: Context) -> pb.Turn:
         turn = _turn(request.turn, request.node, request.epoch)
         for path in request.paths:
@@ -66,7 +66,7 @@ class HeldService(metadata_pb2_grpc.HeldServicer):
         await self._database.write(take)
         return pb.Turn(turn=turn.id)
 
-    @edge.unary
+    @edge.change
     async def EndTurn(self, request: pb.EndTurnRequest, context: Context) -> pb.EndTurnResponse:
         def end(transaction: Transaction) -> None:
             dataset = require_dataset(transaction, request.uid)
@@ -75,14 +75,14 @@ class HeldService(metadata_pb2_grpc.HeldServicer):
         await self._database.write(end)
         return pb.EndTurnResponse()
 
-    @edge.unary
+    @edge.change
     async def ClaimHeld(self, request: pb.ClaimHeldRequest, context: Context) -> pb.HeldState:
         _check(request.etag)
         turn = replace(_turn(request.turn, request.node, request.epoch), is_upload=True)
         standing = self._catalog.residency.standing()
         return await self._database.write(partial(_claim, request, turn, standing))
 
-    @edge.unary
+    @edge.change
     async def FinishHeld(self, request: pb.FinishHeldRequest, context: Context) -> pb.HeldState:
         _check(request.etag)
         if not request.object_etag or is_held(request.object_etag):
@@ -103,7 +103,7 @@ class HeldService(metadata_pb2_grpc.HeldServicer):
 
         return await self._database.read(find)
 
-    @edge.unary
+    @edge.change
     async def ForgetHeld(self, request: pb.ForgetHeldRequest, context: Context) -> pb.ForgetHeldResponse:
         def forget(transaction: Transaction) -> None:
             dataset = require_dataset(transaction, request.uid)

@@ -45,7 +45,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
         self._control = asyncio.Lock()  # Sync and RemoveDataset: few, and each must see the other's outcome
         self._purges: set[asyncio.Task[None]] = set()
 
-    @edge.unary
+    @edge.change
     async def Sync(self, request: pb.SyncRequest, context: Context) -> pb.DatasetInfo:
         specification = datasets.check(convert.specification(request))
 
@@ -79,7 +79,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
         return await self._catalog.list(request.namespace, request.since)
 
-    @edge.unary
+    @edge.change
     async def RemoveDataset(self, request: pb.DatasetRequest, context: Context) -> pb.RemoveDatasetResponse:
         async with self._control:
             try:
@@ -139,13 +139,13 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
                     snapshot_version=dataset.version,
                 )
 
-    @edge.unary
+    @edge.change
     async def PutFile(self, request: pb.PutFileRequest, context: Context) -> pb.Mutation:
         if is_held(request.etag):
             raise InvalidRequest(f"etag {request.etag!r} is of a file two workers hold; PutHeld shows those.")
         return await put_file(self._catalog, request, node=edge.node_of(request, context), turn=request.turn)
 
-    @edge.unary
+    @edge.change
     async def MakeDirectory(self, request: pb.MakeDirectoryRequest, context: Context) -> pb.Mutation:
         node = edge.node_of(request, context)
         mtime_ns = request.mtime_ns or time.time_ns()
@@ -158,7 +158,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
         )
         return pb.Mutation(snapshot_version=version)
 
-    @edge.unary
+    @edge.change
     async def SetMode(self, request: pb.SetModeRequest, context: Context) -> pb.Mutation:
         node = edge.node_of(request, context)
         version = await self._catalog.mutate(
@@ -170,7 +170,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
         )
         return pb.Mutation(snapshot_version=version)
 
-    @edge.unary
+    @edge.change
     async def Remove(self, request: pb.RemoveRequest, context: Context) -> pb.Mutation:
         node = edge.node_of(request, context)
         version = await self._catalog.mutate(
@@ -185,7 +185,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
         )
         return pb.Mutation(snapshot_version=version)
 
-    @edge.unary
+    @edge.change
     async def Rename(self, request: pb.RenameRequest, context: Context) -> pb.Mutation:
         now_ns, node = time.time_ns(), edge.node_of(request, context)
 
@@ -220,7 +220,7 @@ class NamespaceService(metadata_pb2_grpc.NamespaceServicer):
             ][:LEFT_OBJECTS]
         )
 
-    @edge.unary
+    @edge.change
     async def ForgetLeft(self, request: pb.LeftObjects, context: Context) -> pb.ForgetLeftResponse:
         def forget(transaction: Transaction) -> None:
             listed = {listing.origin.uid for listing in transaction.unfinished_listings()}

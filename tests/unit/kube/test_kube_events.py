@@ -190,7 +190,7 @@ async def test_more_senders_help_while_the_queue_is_more_than_half_full(
         nonlocal under_way
         under_way += 1
         queued = LIMIT - len(client.created) - under_way
-        # The helpers under way when the queue has become short end with what they have.
+        # Senders under way when the queue has become short end with what they have.
         state = "over half" if queued >= LIMIT // 2 else "up to half" if queued < LIMIT // 4 else "between"
         most[state] = max(most.get(state, 0), under_way)
         for _ in range(5):

@@ -28,6 +28,7 @@ class Metadata:
         self.gate = asyncio.Event()
         self.gate.set()
         self.is_away = False
+        self.is_unknown = False
 
     async def datasets_since(self, revision: str) -> pb.ListDatasetsResponse:
         self.since.append(revision)
@@ -39,7 +40,10 @@ class Metadata:
             raise CacheError("metadata is away", is_retryable=True)
         answer = pb.DatasetInfo()
         answer.CopyFrom(self.one)
+        is_unknown = self.is_unknown
         await self.gate.wait()
+        if is_unknown:
+            raise Missing("no dataset u1")
         return answer
 
     confirmed_dataset = dataset
@@ -111,6 +115,27 @@ async def test_a_record_asked_for_before_a_list_came_does_not_replace_what_the_l
     known = datasets.known("u1")
     assert known is not None
     assert known.snapshot_version == (0 if is_removed else 2)
+
+
+async def test_that_it_is_not_known_does_not_undo_a_list_that_came_meanwhile(
+    metadata: Metadata, datasets: Datasets
+) -> None:
+    metadata.is_unknown = True
+    metadata.gate.clear()
+    asked = asyncio.create_task(datasets.get("u1"))
+    while not metadata.asked:
+        await asyncio.sleep(0)
+    metadata.now = 0.5
+    metadata.news = _news("r1", _info("u1", 1), partial=False)
+    await datasets.read_all()
+    metadata.gate.set()
+    with pytest.raises(Missing):
+        await asked
+    assert datasets.known("u1") == _info("u1", 1)
+    metadata.now = 5.0
+    with pytest.raises(Missing):
+        await datasets.get("u1")
+    assert datasets.known("u1") == pb.DatasetInfo(uid="u1"), "asked for since"
 
 
 async def test_a_record_kept_while_metadata_was_away_is_as_good_as_any_once_a_list_came(
