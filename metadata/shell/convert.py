@@ -63,6 +63,20 @@ def mount_message(mount: Mount) -> pb.Mount:
     )
 
 
+def state_message(dataset: Dataset) -> pb.DatasetState:
+    """What a mount must know of a dataset."""
+    specification = dataset.specification
+    return pb.DatasetState(
+        uid=specification.uid,
+        namespace=specification.namespace,
+        name=specification.name,
+        snapshot_version=uint64(dataset.version),
+        writable=specification.writable,
+        files=uint64(dataset.files),
+        bytes=uint64(dataset.bytes),
+    )
+
+
 def dataset_message(dataset: Dataset) -> pb.DatasetInfo:
     """The durable part of a DatasetInfo; progress and residency are added by the caller."""
     specification = dataset.specification

@@ -144,7 +144,9 @@ class Watchers:
             self._states = None
             return
         if self._states is None:
-            self._states = {dataset.uid: _state(dataset) for dataset in await read(lambda reader: reader.datasets())}
+            self._states = {
+                dataset.uid: convert.state_message(dataset) for dataset in await read(lambda reader: reader.datasets())
+            }
         elif uids:
             for uid, dataset in await read(partial(_datasets, uids)):
                 self._take(self._states, uid, dataset)
@@ -159,7 +161,7 @@ class Watchers:
 
     def _take(self, states: dict[str, pb.DatasetState], uid: str, dataset: Dataset | None) -> None:
         if dataset is not None:
-            state = _state(dataset)
+            state = convert.state_message(dataset)
             if states.get(uid) == state:
                 return
             states[uid] = state
@@ -173,19 +175,6 @@ class Watchers:
 
 def _datasets(uids: Sequence[str], reader: Reader) -> list[tuple[str, Dataset | None]]:
     return [(uid, reader.dataset(uid)) for uid in uids]
-
-
-def _state(dataset: Dataset) -> pb.DatasetState:
-    specification = dataset.specification
-    return pb.DatasetState(
-        uid=dataset.uid,
-        namespace=specification.namespace,
-        name=specification.name,
-        snapshot_version=convert.uint64(dataset.version),
-        writable=specification.writable,
-        files=convert.uint64(dataset.files),
-        bytes=convert.uint64(dataset.bytes),
-    )
 
 
 def _messages(states: dict[str, pb.DatasetState]) -> list[pb.DatasetStates]:

@@ -134,7 +134,11 @@ async def test_a_reader_that_begins_again_fills_it_again_and_a_new_snapshot_take
         reader.position = 0
         assert (await reader.rest())[-1] == f"new{number}"
     beside = await opened(books)
-    assert beside.caching is Caching.NONE, "what two added may be of two snapshots"
+    assert beside.caching is Caching.NONE
+    for reader in (filling, keeping, beside):
+        reader.close()
+    after = await opened(books)
+    assert after.caching is Caching.FILL, "what two added may be of two snapshots: nobody is answered from it"
 
 
 async def test_a_reader_that_is_not_to_add_to_it_adds_nothing(books: KernelLessMount) -> None:
